@@ -1,0 +1,145 @@
+"""Builds the compiled library, fastlstm/_C.abi3.so. The package's metadata is in pyproject.toml.
+
+The library uses LibTorch's stable ABI and no Python symbol: one build serves every Python >= 3.10
+and torch >= 2.10. It is loaded by torch.ops.load_library, never imported.
+
+Environment:
+  FASTLSTM_CPP         auto (default): compile if there is a C++ compiler, else pure Python;
+                       1: fail if there is none; 0: pure Python
+  FASTLSTM_CUDA        the same for nvcc and csrc/cuda
+  FASTLSTM_CUDA_ARCHS  GPU architectures, default "80;90a;100a"
+  CXX, MAX_JOBS        the compiler, and how many run at once
+"""
+
+import filecmp
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from glob import glob
+
+from setuptools import setup
+
+STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
+
+
+def say(line):
+    print(f"fastlstm: {line}", flush=True)
+
+
+def switch(name):
+    value = os.environ.get(name, "auto")
+    if value not in ("auto", "0", "1"):
+        raise SystemExit(f"fastlstm: {name}={value!r}: expected auto, 0 or 1")
+    return value
+
+
+def wanted(name, tool, found, without):
+    """Whether to build the part that `tool` compiles; says so where it is left out."""
+    mode = switch(name)
+    if mode == "1" and not found:
+        raise SystemExit(f"fastlstm: {name}=1, but no {tool} was found on PATH")
+    if mode == "0":
+        say(f"{name}=0: {without}")
+    elif not found:
+        say(f"no {tool} found: {without}")
+    return mode != "0" and bool(found)
+
+
+def find_cxx():
+    """The C++ compiler as the user gave it, else the first usual name that exists."""
+    if os.environ.get("CXX"):
+        return os.environ["CXX"]
+    return next((cxx for cxx in ("g++", "c++", "clang++") if shutil.which(cxx)), None)
+
+
+def find_cuda_home():
+    """Root of the toolkit, as nvcc reports it: the nvcc on PATH may be a wrapper script."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None and os.environ.get("CUDA_HOME"):
+        nvcc = shutil.which(os.path.join(os.environ["CUDA_HOME"], "bin", "nvcc"))
+    if nvcc is None:
+        return None
+    dryrun = subprocess.run(
+        [nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True
+    )
+    here = re.search(r"^#\$ _HERE_=(.+)$", dryrun.stderr, re.MULTILINE)
+    return os.path.dirname(here.group(1)) if here else None
+
+
+def cuda_options(home):
+    """Compiler and linker options of the .cu sources; these include no torch header."""
+    archs = os.environ.get("FASTLSTM_CUDA_ARCHS", "80;90a;100a").split(";")
+    nvcc = ["-O3", "-std=c++17", "--threads=2", "-Xptxas=-v", "-Xcompiler=-fvisibility=hidden"]
+    # torch passes the opposite -D's; the kernels use these operators and conversions.
+    undone = ["HALF_OPERATORS", "HALF_CONVERSIONS", "HALF2_OPERATORS", "BFLOAT16_CONVERSIONS"]
+    nvcc += [f"-U__CUDA_NO_{name}__" for name in undone]
+    nvcc += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    return {
+        "nvcc": nvcc,
+        "libraries": ["cudart_static", "rt", "dl", "pthread"],
+        "library_dirs": [f"{home}/lib64", *glob(f"{home}/targets/*/lib")],
+    }
+
+
+def library():
+    """The extension and its build command, as keyword arguments of setup()."""
+    cxx = find_cxx()
+    if not wanted("FASTLSTM_CPP", "C++ compiler", cxx, "nothing is compiled, pure Python only"):
+        return {}
+    os.environ["CXX"] = cxx  # ninja's rule and the link step would each guess on their own
+    # ninja of a virtual environment that is not activated
+    os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")
+    try:
+        import torch.utils.cpp_extension as cpp_extension
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"fastlstm: the build needs torch ({error}). Install torch >= 2.10, then "
+            "`pip install --no-build-isolation .`; FASTLSTM_CPP=0 installs pure Python without it"
+        ) from error
+
+    sources = [s for d in ("", "core/", "cpu/") for s in sorted(glob(f"csrc/{d}*.cpp"))]
+    cxx_flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno"]
+    cxx_flags += ["-ffp-contract=fast", "-Wall", *STABLE_ABI]
+    cuda_sources = sorted(glob("csrc/cuda/*.cu"))
+    cuda_home = find_cuda_home()
+    cuda = {"nvcc": [], "libraries": [], "library_dirs": []}
+    if wanted("FASTLSTM_CUDA", "nvcc", cuda_home, "building without CUDA") and cuda_sources:
+        cpp_extension.CUDA_HOME = cuda_home  # None under a torch without CUDA
+        cuda = cuda_options(cuda_home)
+        sources += cuda_sources
+        cxx_flags.append("-DFASTLSTM_WITH_CUDA")
+
+    class BuildExt(cpp_extension.BuildExtension):
+        def copy_file(self, infile, outfile, *args, **kwargs):
+            """Replace the library in one step and only if it changed: others may be loading it."""
+            if os.path.exists(outfile) and filecmp.cmp(infile, outfile, shallow=False):
+                return outfile, 0
+            partial = f"{outfile}.{os.getpid()}"
+            shutil.copy2(infile, partial)
+            os.replace(partial, outfile)
+            return outfile, 1
+
+    extension = cpp_extension.CppExtension(
+        "fastlstm._C",
+        sources,
+        include_dirs=[os.path.abspath("csrc")],
+        depends=glob("csrc/**/*.h", recursive=True),  # ninja finds these itself
+        py_limited_api=True,
+        extra_compile_args={"cxx": cxx_flags, "nvcc": cuda["nvcc"]},
+        libraries=cuda["libraries"],
+        library_dirs=cuda["library_dirs"],
+        # libtorch.so brings in libtorch_cuda.so; some linkers would drop it as unused
+        extra_link_args=["-Wl,--no-as-needed", "-ltorch"] if sys.platform == "linux" else [],
+    )
+    return {
+        "ext_modules": [extension],
+        "cmdclass": {"build_ext": BuildExt},
+        "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
+    }
+
+
+# The licence stands here: no spelling of it in pyproject.toml suits both old and new setuptools.
+setup(license="BSD-3-Clause", **library())
