@@ -1,0 +1,103 @@
+"""Checks of arguments that stand before every kernel: each error names the argument, what came and what was expected."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def check_lengths(lengths: Tensor | None, T: int, N: int, device: torch.device) -> Tensor | None:
+    """`lengths` as the kernels take it: (N,) int64 on `device`.
+
+    Values outside 0..T raise on the CPU, where looking costs nothing; elsewhere, and inside a compiled graph, they are
+    clamped by the kernels, so that nothing waits for the device.
+    """
+    if lengths is None:
+        return None
+    if not isinstance(lengths, Tensor):
+        raise ValueError(
+            f"lengths: got {type(lengths).__name__}, expected an integer tensor of shape ({N},); wrap it in torch.tensor(...)"
+        )
+    if lengths.dtype not in _INTEGERS:
+        raise ValueError(f"lengths: got dtype {lengths.dtype}, expected an integer dtype; use lengths.long()")
+    if _shape(lengths) != (N,):
+        raise ValueError(f"lengths: got shape {_shape(lengths)}, expected ({N},), one length for each row of the batch")
+    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and N:
+        low, high = (int(v) for v in lengths.aminmax())
+        if low < 0 or high > T:
+            raise ValueError(f"lengths: got values from {low} to {high}, expected 0 to T = {T}")
+    return lengths.to(device=device, dtype=torch.int64)
+
+
+def check_reset_mask(
+    reset_mask: Tensor | None, T: int, N: int, device: torch.device, batch_first: bool = False
+) -> Tensor | None:
+    """`reset_mask`, already time-major, as the kernels take it: (T, N) bool on `device`."""
+    if reset_mask is None:
+        return None
+    layout = f"(N, T) = ({N}, {T})" if batch_first else f"(T, N) = ({T}, {N})"
+    if not isinstance(reset_mask, Tensor):
+        raise ValueError(f"reset_mask: got {type(reset_mask).__name__}, expected a bool tensor of shape {layout}")
+    if reset_mask.dtype != torch.bool:
+        raise ValueError(f"reset_mask: got dtype {reset_mask.dtype}, expected torch.bool; use reset_mask.bool()")
+    if _shape(reset_mask) != (T, N):
+        got = tuple(reversed(_shape(reset_mask))) if batch_first else _shape(reset_mask)
+        raise ValueError(f"reset_mask: got shape {got}, expected {layout}, laid out like the input")
+    return reset_mask.to(device)
+
+
+def _check_tensor(name: str, value: Tensor | None, shape: tuple[int, ...], like: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: got {type(value).__name__}, expected a tensor of shape {shape}")
+    if _shape(value) != shape:
+        raise ValueError(f"{name}: got shape {_shape(value)}, expected {shape}")
+    if value.dtype != like.dtype:
+        raise ValueError(f"{name}: got dtype {value.dtype}, expected the input's, {like.dtype}")
+    if value.device != like.device:
+        raise ValueError(f"{name}: on {value.device}, expected the input's device, {like.device}")
+
+
+def check_stack(input: Tensor, weights: Sequence, hx, D: int, batch_first: bool) -> None:
+    """That input, weights (L*D entries) and hx fit each other; see `functional.lstm` for the shapes."""
+    if not isinstance(input, Tensor) or input.dim() != 3:
+        got = f"shape {_shape(input)}" if isinstance(input, Tensor) else type(input).__name__
+        raise ValueError(f"input: got {got}, expected a tensor of 3 dimensions, (T, N, I) or (N, T, I) with batch_first")
+    if not input.dtype.is_floating_point:
+        raise ValueError(f"input: got dtype {input.dtype}, expected a floating-point dtype")
+    if not weights or len(weights) % D:
+        raise ValueError(
+            f"weights: got {len(weights)} entries, expected one per layer and direction, a multiple of {D} and at least {D}"
+        )
+    first = weights[0]
+    if not isinstance(first.weight_hh, Tensor) or first.weight_hh.dim() != 2 or first.weight_hh.shape[0] % 4:
+        got = _shape(first.weight_hh) if isinstance(first.weight_hh, Tensor) else type(first.weight_hh).__name__
+        raise ValueError(f"weights[0].weight_hh: got {got}, expected shape (4H, P)")
+    H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1]
+    for k, w in enumerate(weights):
+        inputs = input.shape[2] if k < D else D * P
+        _check_tensor(f"weights[{k}].weight_ih", w.weight_ih, (4 * H, inputs), input)
+        _check_tensor(f"weights[{k}].weight_hh", w.weight_hh, (4 * H, P), input)
+        for name in ("bias_ih", "bias_hh"):
+            if getattr(w, name) is not None:
+                _check_tensor(f"weights[{k}].{name}", getattr(w, name), (4 * H,), input)
+        for name in ("bias_ih", "bias_hh", "weight_hr"):
+            if (getattr(w, name) is None) != (getattr(first, name) is None):
+                raise ValueError(f"weights[{k}].{name}: expected in every entry of weights or in none")
+        if w.weight_hr is not None:
+            _check_tensor(f"weights[{k}].weight_hr", w.weight_hr, (P, H), input)
+    if first.weight_hr is None and P != H:
+        raise ValueError(
+            f"weights[0].weight_hh: got shape {_shape(first.weight_hh)}, expected ({4 * H}, {H}) without weight_hr"
+        )
+    if hx is not None:
+        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            raise ValueError(f"hx: got {type(hx).__name__}, expected a pair (h0, c0)")
+        N = input.shape[0 if batch_first else 1]
+        _check_tensor("hx[0] (h0)", hx[0], (len(weights), N, P), input)
+        _check_tensor("hx[1] (c0)", hx[1], (len(weights), N, H), input)

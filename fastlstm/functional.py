@@ -1,0 +1,195 @@
+"""`lstm`: a stack of LSTM layers as a function of its input, states and weights.
+
+Per layer it is one ordinary matrix product for all steps' inputs, x W_ih^T + b, which is torch's own (autograd, autocast
+and the BLAS are already right there), and one op for the recurrence of all directions and steps (ops.py).
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import backends, ops  # noqa: F401  (ops registers what is called below)
+from .checks import check_lengths, check_reset_mask, check_stack
+
+
+class LSTMWeights(NamedTuple):
+    """The weights of one layer and direction, gate order i, f, g, o.
+
+    weight_ih (4H, I), weight_hh (4H, P), biases (4H,) or None, weight_hr (P, H) or None; P = H without weight_hr.
+    """
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None = None
+    bias_hh: Tensor | None = None
+    weight_hr: Tensor | None = None
+
+
+def _bf16_tiles() -> bool:
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(supported and supported())
+
+
+# Without AMX, a 16-bit product on the CPU is slower than the float32 one (measured: half its rate on AVX512-BF16), so the
+# gate inputs are made, and their gradients used, in float32 there: faster, and more exact.
+_WIDE_CPU_PRODUCTS = not _bf16_tiles()
+
+
+def _bias(w: LSTMWeights) -> Tensor | None:
+    if w.bias_ih is None or w.bias_hh is None:
+        return w.bias_hh if w.bias_ih is None else w.bias_ih
+    return w.bias_ih + w.bias_hh
+
+
+def _gate_inputs(x: Tensor, layer: Sequence[LSTMWeights]) -> Tensor:
+    """W_ih x + b_ih + b_hh for all steps and directions: (T, N, I) -> (T, N, D, 4H)."""
+    T, N, _ = x.shape
+    if _WIDE_CPU_PRODUCTS and x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16):
+        x = x.float()
+        layer = [LSTMWeights(*(None if a is None else a.float() for a in w)) for w in layer]
+    if len(layer) == 1:
+        weight, bias = layer[0].weight_ih, _bias(layer[0])
+    else:
+        weight = torch.cat([w.weight_ih for w in layer])
+        biases = [_bias(w) for w in layer]
+        bias = None if biases[0] is None else torch.cat(biases)
+    return F.linear(x, weight, bias).view(T, N, len(layer), -1)
+
+
+def _stack_directions(tensors: list[Tensor]) -> Tensor:
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
+
+
+def run_layers(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    layers: Sequence[Sequence[LSTMWeights]],
+    *,
+    lengths: Tensor | None,
+    reset_mask: Tensor | None,
+    return_cells: bool,
+    between_layers: Callable[[Tensor], Tensor] | None,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The layers one after the other on checked, time-major arguments; `lstm` and the module end here.
+
+    Args:
+        x: (T, N, I). h0: (L*D, N, P). c0: (L*D, N, H). layers: L sequences of D weights.
+        between_layers: applied to each layer's output but the last (dropout), or None.
+
+    Returns:
+        output (T, N, D*P), h_n like h0, c_n like c0, and the last layer's cells (T, N, D*H) or None.
+    """
+    D = len(layers[0])
+    family = backends.select(backend, backends.Call(x.device.type, x.dtype)).family
+    forward = getattr(torch.ops.fastlstm, f"{family}_forward").default
+    h_n, c_n, cells = [], [], None
+    for k, layer in enumerate(layers):
+        last = k == len(layers) - 1
+        gates_x = _gate_inputs(x, layer)
+        weight_hh = _stack_directions([w.weight_hh for w in layer])
+        weight_hr = None
+        if layer[0].weight_hr is not None:
+            weight_hr = _stack_directions([w.weight_hr for w in layer])
+        h, c = h0[k * D : (k + 1) * D], c0[k * D : (k + 1) * D]
+        inputs = (gates_x, h, c, weight_hh) if weight_hr is None else (gates_x, h, c, weight_hh, weight_hr)
+        save_tape = torch.is_grad_enabled() and any(a.requires_grad for a in inputs)
+        x, h, c, cells, _ = forward(
+            gates_x, h, c, weight_hh, weight_hr, lengths, reset_mask, save_tape, return_cells and last
+        )
+        h_n.append(h)
+        c_n.append(c)
+        if between_layers is not None and not last:
+            x = between_layers(x)
+    if len(layers) > 1:
+        h, c = torch.cat(h_n), torch.cat(c_n)
+    return x, h, c, cells.flatten(2).to(x.dtype) if return_cells else None
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype that autocast asks for on this device, or None outside autocast."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
+def lstm(
+    input: Tensor,
+    weights: Sequence[LSTMWeights | Sequence[Tensor | None]],
+    hx: tuple[Tensor, Tensor] | None = None,
+    *,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    lengths: Tensor | None = None,
+    reset_mask: Tensor | None = None,
+    return_cell_sequence: bool = False,
+    backend: str = "auto",
+):
+    """A (multi-layer, bidirectional, projected) LSTM with its weights as arguments.
+
+    T steps, N rows, I inputs, H hidden units, P outputs (H, or the projection's size), L layers, D directions. All
+    tensors are of one dtype (float64, float32, bfloat16 or float16) and on one device; inside autocast they are
+    cast to its dtype. The computation is that of `torch.nn.LSTM`; `fastlstm.reference` has the equations.
+
+    Args:
+        input: (T, N, I), or (N, T, I) with batch_first.
+        weights: L*D entries, layer by layer, forward before reverse: `LSTMWeights` or tuples in its order.
+        hx: (h0, c0) of shapes (L*D, N, P) and (L*D, N, H); zeros if None.
+        dropout, training: dropout between layers, in training only.
+        lengths: (N,) integers in 0..T, unsorted: steps from lengths[n] on do not exist in row n (outputs 0 there).
+        reset_mask: (T, N) bool, laid out like input: True where a new episode begins; no state crosses into step t
+            from t - 1, in either direction.
+        return_cell_sequence: also return every c_t of the last layer.
+        backend: "auto", or a name of `fastlstm.backends.NAMES`.
+
+    Returns:
+        output (T, N, D*P) laid out like input, (h_n (L*D, N, P), c_n (L*D, N, H)), and with return_cell_sequence
+        cells (T, N, D*H), laid out like output.
+
+    Raises:
+        ValueError: an argument's shape, dtype or device does not fit the others; the text names it.
+        RuntimeError: the backend named cannot serve this device or dtype.
+    """
+    D = 2 if bidirectional else 1
+    weights = [w if isinstance(w, LSTMWeights) else LSTMWeights(*w) for w in weights]
+    wanted = autocast_dtype(input.device)
+    if wanted is not None:
+        input = input.to(wanted)
+        weights = [LSTMWeights(*(None if a is None else a.to(wanted) for a in w)) for w in weights]
+        hx = None if hx is None else tuple(s.to(wanted) for s in hx)
+    check_stack(input, weights, hx, D, batch_first)
+    if batch_first:
+        input = input.transpose(0, 1)
+        reset_mask = None if reset_mask is None else reset_mask.t()
+    T, N, _ = input.shape
+    lengths = check_lengths(lengths, T, N, input.device)
+    reset_mask = check_reset_mask(reset_mask, T, N, input.device, batch_first)
+    if hx is None:
+        H = weights[0].weight_hh.shape[0] // 4
+        hx = (
+            input.new_zeros(len(weights), N, weights[0].weight_hh.shape[1]),
+            input.new_zeros(len(weights), N, H),
+        )
+    between = (lambda y: F.dropout(y, dropout, True)) if training and dropout else None
+    with torch.autocast(input.device.type, enabled=False) if wanted else contextlib.nullcontext():
+        output, h_n, c_n, cells = run_layers(
+            input,
+            *hx,
+            [weights[k : k + D] for k in range(0, len(weights), D)],
+            lengths=lengths,
+            reset_mask=reset_mask,
+            return_cells=return_cell_sequence,
+            between_layers=between,
+            backend=backend,
+        )
+    if batch_first:
+        output = output.transpose(0, 1)
+        cells = None if cells is None else cells.transpose(0, 1)
+    return (output, (h_n, c_n), cells) if return_cell_sequence else (output, (h_n, c_n))

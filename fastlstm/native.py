@@ -1,0 +1,39 @@
+"""Loads the compiled library, once, and says what it holds.
+
+The library has no Python in it: it is one file for all Python versions, loaded as torch loads an extension of its ops. A
+package that was installed without a compiler has none, and everything runs on the reference.
+"""
+
+import functools
+import os
+from pathlib import Path
+
+import torch
+
+
+def library_path() -> Path | None:
+    """Where the compiled library lies, or None where none was built."""
+    found = sorted(Path(__file__).parent.glob("_C*.so")) + sorted(
+        Path(__file__).parent.glob("_C*.pyd")
+    )
+    return found[0] if found else None
+
+
+@functools.cache
+def load() -> str | None:
+    """Load the compiled library. Returns None where that worked, else the reason why not."""
+    if os.environ.get("FASTLSTM_NATIVE") == "0":
+        return "FASTLSTM_NATIVE=0 is set"
+    path = library_path()
+    if path is None:
+        return "no compiled library in this installation (it was built without a C++ compiler)"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        return f"the compiled library does not load: {error}"
+    return None
+
+
+def cpu_isa() -> str:
+    """The instruction set that the CPU kernels run on here: 'generic', 'avx2' or 'avx512'. Needs `load()` to be None."""
+    return torch.ops.fastlstm.cpu_isa()

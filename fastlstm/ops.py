@@ -1,0 +1,215 @@
+"""The custom ops: the recurrence of one layer (all directions, all steps), its schema, shapes, autograd and weight gradients.
+
+Each backend family is a pair of ops with one schema, `<family>_forward` and `<family>_backward`:
+
+* `fastlstm::lstm_*` is what runs by default. A device's compiled kernels register themselves for it (csrc/bindings.cpp
+  for the CPU); a device without any runs the reference.
+* `fastlstm::reference_*` is always `reference.py`.
+
+The tape (cells, gates) is the same for all, so a forward of one family can be differentiated by another.
+Argument shapes are those of `reference.lstm_forward` and `reference.lstm_backward`.
+"""
+
+import torch
+from torch import Tensor
+
+from . import reference
+
+FAMILIES = ("lstm", "reference")
+
+_FORWARD = (
+    "{}_forward(Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, Tensor? weight_hr, Tensor? lengths, "
+    "Tensor? reset_mask, bool save_tape, bool save_cells) "
+    "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)"
+)
+_BACKWARD = (
+    "{}_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, Tensor? dgates_out, Tensor h0, Tensor c0, "
+    "Tensor weight_hh, Tensor? weight_hr, Tensor cells, Tensor gates, Tensor? lengths, Tensor? reset_mask, "
+    "bool wide_gates) -> (Tensor dgates_x, Tensor dh0, Tensor dc0, Tensor dhidden)"
+)
+
+
+def _forward_reference(
+    gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, save_cells
+):
+    output, h_n, c_n, cells, gates = reference.lstm_forward(
+        gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask
+    )
+    if not save_tape:
+        gates = gates.new_empty((0,))
+        if not save_cells:
+            cells = cells.new_empty((0,))
+    return output, h_n, c_n, cells, gates
+
+
+def _forward_fake(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, save_cells):
+    T, N, D, H4 = gates_x.shape
+    H, P = c0.shape[-1], h0.shape[-1]
+    wide = reference.accumulation_dtype(h0.dtype)
+    return (
+        h0.new_empty((T, N, D * P)),
+        h0.new_empty(h0.shape),
+        c0.new_empty(c0.shape),
+        h0.new_empty((T, N, D, H) if save_tape or save_cells else (0,), dtype=wide),
+        h0.new_empty((T, N, D, H4) if save_tape else (0,)),
+    )
+
+
+def _backward_fake(
+    doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, cells, gates, lengths,
+    reset_mask, wide_gates,
+):  # fmt: skip
+    T, N, D, _ = gates.shape
+    wide = reference.accumulation_dtype(h0.dtype)
+    return (
+        gates.new_empty(gates.shape, dtype=wide if wide_gates else h0.dtype),
+        h0.new_empty(h0.shape),
+        c0.new_empty(c0.shape),
+        h0.new_empty((T, N, D, h0.shape[-1]) if weight_hr is not None else (0,), dtype=wide),
+    )
+
+
+def _product_of_steps(dy: Tensor, x: Tensor) -> Tensor:
+    """sum over t, n of dy[t, n, :] x[t, n, :]^T: (T, N, A), (T, N, B) -> (A, B), in dy's dtype."""
+    return dy.flatten(0, 1).t() @ x.to(dy.dtype).flatten(0, 1)
+
+
+def _weight_hh_grad(dgates_x, output, h0, lengths, reset_mask):
+    """dW_hh (D, 4H, P): one large product per direction, of dgates with the h that entered each step."""
+    T, _, D, _ = dgates_x.shape
+    P = h0.shape[-1]
+    grads = []
+    for d in range(D):
+        dgates, h, first = dgates_x[:, :, d], output[..., d * P : (d + 1) * P], h0[d]
+        if T == 0:
+            grads.append(dgates.new_zeros((dgates.shape[-1], P)))
+        elif lengths is None and reset_mask is None:
+            # The entering states are the output shifted by a step: views do, save for the first step's h0.
+            start, rest = (T - 1, slice(0, T - 1)) if d else (0, slice(1, T))
+            before = slice(1, T) if d else slice(0, T - 1)
+            grad = dgates[start].t() @ first.to(dgates.dtype)
+            grads.append(grad if T == 1 else grad + _product_of_steps(dgates[rest], h[before]))
+        else:
+            entering = reference.entering_states(h, first, reset_mask, lengths, d == 1)
+            grads.append(_product_of_steps(dgates, entering))
+    return torch.stack(grads)
+
+
+def _weight_hr_grad(dhidden, cells, gates):
+    """dW_hr (D, P, H): of the gradients that arrived at h_t with the unprojected o * tanh(c_t)."""
+    H = cells.shape[-1]
+    unprojected = gates[..., 3 * H :].to(cells.dtype) * cells.tanh()
+    return torch.stack(
+        [
+            _product_of_steps(dhidden[:, :, d], unprojected[:, :, d])
+            for d in range(dhidden.shape[2])
+        ]
+    )
+
+
+def _setup_forward(ctx, inputs, output):
+    gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, _ = inputs
+    y, _, _, cells, gates = output
+    ctx.save_for_backward(
+        h0, c0, weight_hh, weight_hr, lengths, reset_mask, y, cells, gates
+    )
+    ctx.wide_gates = gates_x.dtype != h0.dtype
+    ctx.has_tape = save_tape
+    ctx.set_materialize_grads(False)
+
+
+def _make_forward_autograd(family):
+    def backward(ctx, doutput, dh_n, dc_n, dcells, dgates_out):
+        if not ctx.has_tape:
+            raise RuntimeError(
+                f"fastlstm::{family}_forward was called with save_tape=False, so it cannot be "
+                "differentiated; call it with save_tape=True"
+            )
+        h0, c0, weight_hh, weight_hr, lengths, reset_mask, output, cells, gates = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        if not any(needs[:5]):
+            return (None,) * 9
+        # A gradient for the gates comes from a backward that was itself differentiated; compiled kernels leave it
+        # to the reference.
+        rule = "reference" if dgates_out is not None else family
+        dgates_x, dh0, dc0, dhidden = getattr(torch.ops.fastlstm, f"{rule}_backward")(
+            doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, cells, gates,
+            lengths, reset_mask, ctx.wide_gates,
+        )  # fmt: skip
+        dweight_hh = dweight_hr = None
+        if needs[3]:
+            if lengths is not None:
+                lengths = lengths.clamp(0, gates.shape[0])
+            dweight_hh = _weight_hh_grad(dgates_x, output, h0, lengths, reset_mask)
+            dweight_hh = dweight_hh.to(weight_hh.dtype)
+        if needs[4]:
+            dweight_hr = _weight_hr_grad(dhidden, cells, gates).to(weight_hr.dtype)
+        return dgates_x, dh0, dc0, dweight_hh, dweight_hr, None, None, None, None
+
+    return backward
+
+
+# Which arguments of <family>_backward are differentiable, in order: all that are tensors of numbers.
+_DIFFERENTIABLE = range(11)
+
+
+def _setup_backward(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:13])
+    ctx.wide_gates = inputs[13]
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate_backward(ctx, *grads):
+    """The derivative of a backward: autograd through the reference's reverse loop, itself differentiable again."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [
+            # A fresh view, so that autograd.grad below stops here and not at whatever made the tensor.
+            None if x is None else x.view_as(x) if x.requires_grad else x
+            for x in ctx.saved_tensors
+        ]
+        results = reference.lstm_backward(*inputs, ctx.wide_gates)
+        wanted = [
+            k for k in _DIFFERENTIABLE if ctx.needs_input_grad[k] and inputs[k] is not None
+        ]
+        pairs = [
+            (r, g)
+            for r, g in zip(results, grads, strict=True)
+            if g is not None and r.requires_grad
+        ]
+        found = [None] * len(wanted)
+        if pairs and wanted:
+            found = torch.autograd.grad(
+                [r for r, _ in pairs],
+                [inputs[k] for k in wanted],
+                [g for _, g in pairs],
+                create_graph=create_graph,
+                allow_unused=True,
+            )
+    by_place = dict(zip(wanted, found, strict=True))
+    return tuple(by_place.get(k) for k in range(14))
+
+
+_library = torch.library.Library("fastlstm", "DEF")
+
+for _family in FAMILIES:
+    _library.define(_FORWARD.format(_family))
+    _library.define(_BACKWARD.format(_family))
+    for _name, _impl, _fake in (
+        (f"{_family}_forward", _forward_reference, _forward_fake),
+        (f"{_family}_backward", reference.lstm_backward, _backward_fake),
+    ):
+        _library.impl(_name, _impl, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"fastlstm::{_name}", _fake, lib=_library)
+    torch.library.register_autograd(
+        f"fastlstm::{_family}_forward",
+        _make_forward_autograd(_family),
+        setup_context=_setup_forward,
+        lib=_library,
+    )
+    torch.library.register_autograd(
+        f"fastlstm::{_family}_backward",
+        _differentiate_backward,
+        setup_context=_setup_backward,
+        lib=_library,
+    )
