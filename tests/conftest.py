@@ -1,0 +1,54 @@
+"""What every test shares: the thread count, a seed of its own, the rule for tests on a GPU."""
+
+import os
+import random
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from fastlstm import native
+
+# On a busy machine, more threads than free cores cost a small call a hundred times its time.
+torch.set_num_threads(int(os.environ.get("FASTLSTM_TEST_THREADS", "2")))
+
+
+def pytest_configure(config):
+    if native.load() is not None:  # then "auto" is right to take the reference, and to say so
+        config.addinivalue_line(
+            "filterwarnings", "ignore:fastlstm runs .* slow reference backend:RuntimeWarning"
+        )
+
+
+def pytest_report_header(config):
+    built = f"cpu library: {native.load() or native.cpu_isa()}"
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {built}"
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA GPU, and torch finds none")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def seeded(request):
+    """Seed all generators from the test's id: the same numbers whichever other tests run."""
+    seed = zlib.crc32(request.node.nodeid.encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@pytest.fixture
+def poisoned_empty():
+    """Fill what torch allocates uninitialised, in C++ too, with NaN: a forgotten write shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before, warn_only=warn_only)

@@ -1,0 +1,193 @@
+"""The compiled library keeps to the stable ABI; the build's switches and packages are right."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastlstm
+from fastlstm import _version, native
+
+ROOT = Path(__file__).parents[1]
+RUN = ROOT / "run"
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "setup.py").exists(), reason="tests run outside of a source tree"
+)
+
+
+@pytest.fixture(scope="module")
+def library():
+    path = native.library_path()
+    if path is None:
+        pytest.skip("the compiled library was not built")
+    return path
+
+
+def symbols(library, which):
+    """Dynamic symbols of the library, demangled, without their versions."""
+    if shutil.which("nm") is None:
+        pytest.skip("nm (binutils) is not installed")
+    listing = subprocess.run(
+        ["nm", "-D", "-C", which, library], capture_output=True, text=True, check=True
+    )
+    names = [line[17:].split(" ", 1)[1] for line in listing.stdout.splitlines()]
+    assert names, listing.stderr
+    return [name.split("@")[0] for name in names]
+
+
+def test_library_needs_no_python_symbol(library):
+    needed = symbols(library, "--undefined-only")
+    assert [name for name in needed if re.match(r"_?Py[A-Z_]", name)] == []
+
+
+def test_library_needs_no_cxx_symbol_of_torch(library):
+    needed = symbols(library, "--undefined-only")
+    assert [name for name in needed if re.search(r"(?<![\w:])(at|c10|torch)::", name)] == []
+
+
+def test_library_needs_only_the_declared_stable_shim(library):
+    include = Path(torch.__file__).parent / "include" / "torch" / "csrc"
+    headers = [
+        include / "stable" / "c" / "shim.h",
+        include / "inductor" / "aoti_torch" / "c" / "shim.h",
+    ]
+    if not all(header.exists() for header in headers):
+        pytest.skip("this torch installation has no headers")
+    declared = set(re.findall(r"\w+", "".join(header.read_text() for header in headers)))
+    needed = [n for n in symbols(library, "--undefined-only") if re.match(r"(aoti_)?torch_", n)]
+    assert needed
+    assert set(needed) - declared == set()
+
+
+def test_library_exports_nothing_of_its_own(library):
+    exported = symbols(library, "--defined-only")
+    assert [name for name in exported if name.startswith("PyInit") or "fastlstm" in name] == []
+
+
+def test_library_name_says_abi3(library):
+    assert library.name == "_C.abi3.so"
+
+
+def test_version_stands_once():
+    assert fastlstm.__version__ == _version.__version__
+    assert f"## [{fastlstm.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def setup_py(*arguments, cwd=ROOT, **environment):
+    """Run setup.py, by default as a build without a compiler, which is quick and needs no torch."""
+    inherited = {
+        k: v for k, v in os.environ.items() if k != "CXX" and not k.startswith("FASTLSTM_")
+    }
+    return subprocess.run(
+        [sys.executable, "setup.py", *arguments],
+        cwd=cwd,
+        env={**inherited, "FASTLSTM_CPP": "0", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_setup_py_reads_the_version():
+    assert setup_py("--version").stdout.split()[-1] == fastlstm.__version__
+
+
+def test_setup_py_without_a_compiler_says_so(tmp_path):
+    found = setup_py("--version", FASTLSTM_CPP="auto", PATH=str(tmp_path))
+    assert "no C++ compiler found: nothing is compiled, pure Python only" in found.stdout
+    assert found.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "environment, said",
+    [
+        ({"FASTLSTM_CPP": "1", "PATH": ""}, "FASTLSTM_CPP=1, but no C++ compiler was found"),
+        ({"FASTLSTM_CPP": "yes"}, "FASTLSTM_CPP='yes': expected auto, 0 or 1"),
+    ],
+    ids=["no-compiler", "unknown-value"],
+)
+def test_setup_py_refuses(environment, said):
+    found = setup_py("--version", **environment)
+    assert found.returncode != 0
+    assert said in found.stderr
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of the source tree, with a compiled library in it that some earlier build left."""
+    tree = tmp_path_factory.mktemp("packages") / "tree"
+    left_out = shutil.ignore_patterns(
+        ".*", "build", "dist", "results", "__pycache__", "*.so", "*.egg-info"
+    )
+    shutil.copytree(ROOT, tree, ignore=left_out)
+    (tree / "fastlstm" / "_C.abi3.so").write_bytes(b"")
+    return tree
+
+
+def test_sdist_holds_every_source(tree, tmp_path):
+    built = setup_py("-q", "sdist", "-d", str(tmp_path), cwd=tree)
+    assert built.returncode == 0, built.stderr
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    rooms = ("csrc", "fastlstm", "tests", "benchmarks", "examples")
+    sources = {p for room in rooms for p in (tree / room).rglob("*.[chp]*")}  # .cpp .cu .h .py
+    assert {source.relative_to(tree).as_posix() for source in sources} - held == set()
+    assert {"run", "setup.py", "pyproject.toml", "LICENSE", "CHANGELOG.md"} <= held
+    assert [name for name in held if name.endswith(".so")] == []
+
+
+def test_pure_python_wheel_serves_every_platform(tree, tmp_path):
+    built = setup_py("-q", "bdist_wheel", "-d", str(tmp_path), cwd=tree)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == f"fastlstm-{fastlstm.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        held = archive.namelist()
+    assert "fastlstm/__init__.py" in held
+    assert [name for name in held if not name.startswith("fastlstm")] == []
+    assert [name for name in held if name.endswith(".so")] == []
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [RUN, *arguments],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("help",), ("--help",)], ids=["none", "help", "--help"])
+def test_run_help_names_every_command(arguments):
+    shown = run(*arguments)
+    assert shown.returncode == 0
+    commands = re.findall(r"^    (\w+)\)", RUN.read_text(), re.MULTILINE)
+    assert {"test", "bench", "demo"} <= set(commands)
+    for command in commands:
+        assert re.search(rf"^  {command}\b", shown.stdout, re.MULTILINE), command
+
+
+def test_run_refuses_an_unknown_command():
+    refused = run("tset")
+    assert refused.returncode == 1
+    assert "unknown command: tset" in refused.stderr
+
+
+def test_run_gpu_is_not_there_yet():
+    refused = run("gpu")
+    assert refused.returncode == 2
+    assert "not in this version" in refused.stderr
+
+
+def test_run_refuses_an_interpreter_that_is_none():
+    refused = run("info", FASTLSTM_PYTHON="/nowhere/python")
+    assert refused.returncode == 1
+    assert "FASTLSTM_PYTHON=/nowhere/python is not a Python >= 3.10" in refused.stderr
