@@ -71,12 +71,12 @@ def find_cuda_home():
 
 def cuda_options(home):
     """Compiler and linker options of the .cu sources; these include no torch header."""
-    archs = os.environ.get("FASTLSTM_CUDA_ARCHS", "80;90a;100a").split(";")
     nvcc = ["-O3", "-std=c++17", "--threads=2", "-Xptxas=-v", "-Xcompiler=-fvisibility=hidden"]
     # torch passes the opposite -D's; the kernels use these operators and conversions.
     undone = ["HALF_OPERATORS", "HALF_CONVERSIONS", "HALF2_OPERATORS", "BFLOAT16_CONVERSIONS"]
     nvcc += [f"-U__CUDA_NO_{name}__" for name in undone]
-    nvcc += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    archs = os.environ.get("FASTLSTM_CUDA_ARCHS", "80;90a;100a")
+    nvcc += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs.split(";")]
     return {
         "nvcc": nvcc,
         "libraries": ["cudart_static", "rt", "dl", "pthread"],
@@ -90,8 +90,7 @@ def library():
     if not wanted("FASTLSTM_CPP", "C++ compiler", cxx, "nothing is compiled, pure Python only"):
         return {}
     os.environ["CXX"] = cxx  # ninja's rule and the link step would each guess on their own
-    # ninja of a virtual environment that is not activated
-    os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")
+    os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")  # ninja, venv not activated
     try:
         import torch.utils.cpp_extension as cpp_extension
     except ModuleNotFoundError as error:
@@ -103,8 +102,7 @@ def library():
     sources = [s for d in ("", "core/", "cpu/") for s in sorted(glob(f"csrc/{d}*.cpp"))]
     cxx_flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno"]
     cxx_flags += ["-ffp-contract=fast", "-Wall", *STABLE_ABI]
-    cuda_sources = sorted(glob("csrc/cuda/*.cu"))
-    cuda_home = find_cuda_home()
+    cuda_sources, cuda_home = sorted(glob("csrc/cuda/*.cu")), find_cuda_home()
     cuda = {"nvcc": [], "libraries": [], "library_dirs": []}
     if wanted("FASTLSTM_CUDA", "nvcc", cuda_home, "building without CUDA") and cuda_sources:
         cpp_extension.CUDA_HOME = cuda_home  # None under a torch without CUDA
@@ -113,6 +111,12 @@ def library():
         cxx_flags.append("-DFASTLSTM_WITH_CUDA")
 
     class BuildExt(cpp_extension.BuildExtension):
+        def build_extensions(self):
+            try:
+                super().build_extensions()
+            except RuntimeError as error:  # its traceback would bury the compiler's message
+                raise SystemExit(f"fastlstm: {error}") from None
+
         def copy_file(self, infile, outfile, *args, **kwargs):
             """Replace the library in one step and only if it changed: others may be loading it."""
             if os.path.exists(outfile) and filecmp.cmp(infile, outfile, shallow=False):
