@@ -1,0 +1,56 @@
+// The LSTM cell, forward and backward, once for every compiled backend.
+//
+// V is a number or a vector of numbers in the accumulation type; M gives `sigmoid(V)` and `tanh(V)`. Gates i, f, g, o; the
+// equations stand in fastlstm/reference.py. Included inside the namespace of its user, so that it is compiled for that user's
+// instruction set.
+#pragma once
+
+#if defined(__CUDACC__)
+#define FASTLSTM_INLINE __host__ __device__ __forceinline__
+#else
+#define FASTLSTM_INLINE inline __attribute__((always_inline))
+#endif
+
+template <class V>
+struct Gates {
+  V i, f, g, o;
+};
+
+template <class V>
+struct CellState {
+  V c, h;
+};
+
+// Activates `gates` in place (pre-activations in, activated gates out) and steps the cell; h is before any projection.
+template <class M, class V>
+FASTLSTM_INLINE CellState<V> lstm_cell_forward(Gates<V>& gates, const V& c_in) {
+  gates.i = M::sigmoid(gates.i);
+  gates.f = M::sigmoid(gates.f);
+  gates.g = M::tanh(gates.g);
+  gates.o = M::sigmoid(gates.o);
+  CellState<V> out;
+  out.c = gates.f * c_in + gates.i * gates.g;
+  out.h = gates.o * M::tanh(out.c);
+  return out;
+}
+
+template <class V>
+struct CellGradient {
+  Gates<V> gates;  // of the pre-activations
+  V c_in;
+};
+
+// From the activated gates, c and c_in of the step, the gradient dh of (unprojected) h, and dc, what arrived at c from
+// elsewhere: the later step and the returned cell sequence.
+template <class M, class V>
+FASTLSTM_INLINE CellGradient<V> lstm_cell_backward(const Gates<V>& gates, const V& c, const V& c_in, const V& dh, const V& dc) {
+  const V tanh_c = M::tanh(c);
+  const V dc_all = dc + dh * gates.o * (1 - tanh_c * tanh_c);
+  CellGradient<V> d;
+  d.gates.i = dc_all * gates.g * gates.i * (1 - gates.i);
+  d.gates.f = dc_all * c_in * gates.f * (1 - gates.f);
+  d.gates.g = dc_all * gates.i * (1 - gates.g * gates.g);
+  d.gates.o = dh * tanh_c * gates.o * (1 - gates.o);
+  d.c_in = dc_all * gates.f;
+  return d;
+}

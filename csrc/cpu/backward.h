@@ -1,0 +1,275 @@
+// The backward loop over steps. Included inside a namespace of an instruction set.
+//
+// Acc computes; IO is the tensors' type, GX that of dgates_x (IO or Acc). A step takes, for each row, what came from the later
+// step's gates, dgates_{t+1} W_hh, adds the output's gradient, and goes through the cell. With a projection a step has two
+// halves: the whole gradient of h_t (P wide) first, then, after a meeting, its product with W_hr and the cell.
+
+template <class Acc, class IO, class GX>
+class Backward {
+ public:
+  Backward(const BackwardArgs& args, const Threads& threads, const Plan& plan)
+      : a_(args),
+        s_(args.sizes),
+        threads_(threads),
+        plan_(plan),
+        rec_{s_, plan_, args.reset_mask},
+        hh_panels_((s_.P + L - 1) / L, kPanel, plan_.U, 4 * s_.H, L, 1),
+        hr_panels_(args.weight_hr == nullptr ? 0 : (s_.H + L - 1) / L, kPanel, plan_.U, s_.P, L, 1) {
+    Layout size(nullptr);
+    lay_out(size);
+    Layout layout(Workspace::take(size.used()));
+    lay_out(layout);
+  }
+
+  void run() {
+    pack();
+    run_plan(plan_, threads_, [this](int d, int group, int u0, int u1, Barrier& barrier) {
+      int64_t meetings = 0;
+      const auto meet = [&] {
+        if (plan_.U > 1) barrier.arrive_and_wait(u1 - u0, ++meetings * plan_.U);
+      };
+      rec_.for_chunks(group, [&](int64_t begin, int64_t end) {
+        if (u0 == 0) start_rows(d, begin, end);
+        meet();
+        for (int64_t k = s_.T - 1; k >= 0; --k) {
+          const int64_t t = rec_.step_at(d, k), active = begin + plan_.active(begin, end, t);
+          for (int u = u0; u < u1; ++u) hidden_gradients(d, t, k & 1, begin, active, u);
+          if (projected()) {
+            meet();
+            for (int u = u0; u < u1; ++u) unproject(d, t, k & 1, begin, active, u);
+          }
+          if (u0 == 0) leave_out(d, t, active, end);
+          meet();
+        }
+        if (u0 == 0) gather_last(d, begin, end);
+        meet();
+        for (int u = u0; u < u1; ++u) initial_hidden_gradients(d, begin, end, u);
+        if (u0 == 0) initial_cell_gradients(d, begin, end);
+      });
+    });
+  }
+
+ private:
+  static constexpr int L = lanes<Acc>;
+
+  bool projected() const { return a_.weight_hr != nullptr; }
+
+  void lay_out(Layout& layout) {
+    c_stride_ = padded<Acc>(s_.H);
+    p_stride_ = padded<Acc>(s_.P);
+    packed_hh_ = layout.array<Acc>(s_.D * hh_panels_.elements);
+    packed_hr_ = layout.array<Acc>(s_.D * hr_panels_.elements);
+    dgates_ = layout.array<Acc>(2 * s_.D * s_.N * 4 * s_.H);
+    dc_ = layout.array<Acc>(s_.D * s_.N * c_stride_);
+    dprojected_ = layout.array<Acc>(projected() ? s_.D * s_.N * p_stride_ : 0);
+  }
+
+  Acc* dgates_state(int buffer, int d, int64_t slot) { return dgates_ + ((buffer * s_.D + d) * s_.N + slot) * 4 * s_.H; }
+  Acc* dc_state(int d, int64_t slot) { return dc_ + (d * s_.N + slot) * c_stride_; }
+  Acc* dprojected(int d, int64_t slot) { return dprojected_ + (d * s_.N + slot) * p_stride_; }
+  int64_t at(int64_t t, int64_t row, int d, int64_t width) const { return ((t * s_.N + row) * s_.D + d) * width; }
+  static int buffer_of(int64_t k) { return k & 1; }
+
+  void pack() {
+    const int64_t hh = hh_panels_.panels.size(), hr = hr_panels_.panels.size();
+    share_out(threads_, plan_.workers(), s_.D * (hh + hr), s_.D * 4 * s_.H * s_.P, [&](int64_t n) {
+      const int64_t d = n / (hh + hr), k = n % (hh + hr);
+      if (k < hh) {
+        pack_columns<Acc>(hh_panels_.panels[k], static_cast<const IO*>(a_.weight_hh) + d * 4 * s_.H * s_.P, s_.P, 1, 4 * s_.H,
+                          s_.P, packed_hh_ + d * hh_panels_.elements);
+      } else {
+        pack_columns<Acc>(hr_panels_.panels[k - hh], static_cast<const IO*>(a_.weight_hr) + d * s_.P * s_.H, s_.H, 1, s_.P, s_.H,
+                          packed_hr_ + d * hr_panels_.elements);
+      }
+    });
+  }
+
+  void start_rows(int d, int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      for (int b = 0; b < 2; ++b) __builtin_memset(dgates_state(b, d, slot), 0, 4 * s_.H * sizeof(Acc));
+      Acc* dc = dc_state(d, slot);
+      __builtin_memset(dc, 0, c_stride_ * sizeof(Acc));
+      if (a_.dc_n != nullptr) {
+        const IO* dc_n = static_cast<const IO*>(a_.dc_n) + (d * s_.N + plan_.rows[slot]) * s_.H;
+        for (int64_t j = 0; j < s_.H; ++j) dc[j] = convert<Acc>(dc_n[j]);
+      }
+    }
+  }
+
+  void leave_out(int d, int64_t t, int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      const int64_t row = plan_.rows[slot];
+      __builtin_memset(static_cast<GX*>(a_.dgates_x) + at(t, row, d, 4 * s_.H), 0, 4 * s_.H * sizeof(GX));
+      if (projected()) __builtin_memset(static_cast<Acc*>(a_.dhidden) + at(t, row, d, s_.P), 0, s_.P * sizeof(Acc));
+    }
+  }
+
+  // dh_t = dgates_{t+1} W_hh + doutput_t, and dh_n at a row's last step; on into the cell, or into dprojected.
+  void hidden_gradients(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
+    alignas(64) Acc sums[kMaxRows * kPanel * L];
+    const Acc* packed = packed_hh_ + d * hh_panels_.elements;
+    for (int64_t p = hh_panels_.share_begin[u]; p < hh_panels_.share_begin[u + 1]; ++p) {
+      const Panel& panel = hh_panels_.panels[p];
+      for_row_blocks(end - begin, [&](int64_t first, int rows) {
+        const int64_t slot = begin + first;
+        if (!projected()) prefetch_tape(d, t, slot, rows, panel);
+        product<Acc, Acc>(rows, panel.vectors, dgates_state(1 - buffer, d, slot), 4 * s_.H, packed + panel.offset, 4 * s_.H, sums);
+        for_vectors(rows, panel, s_.P, sums, [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) {
+          dh += arriving<whole.value>(d, t, slot + r, column, columns);
+          if (projected()) {
+            store_raw(dprojected(d, slot + r) + column, dh);
+            store<Acc, whole.value>(static_cast<Acc*>(a_.dhidden) + at(t, plan_.rows[slot + r], d, s_.P) + column, dh, columns);
+          } else {
+            cell<whole.value>(d, t, buffer, slot + r, column, columns, dh);
+          }
+        });
+      });
+    }
+  }
+
+  void unproject(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
+    alignas(64) Acc sums[kMaxRows * kPanel * L];
+    const Acc* packed = packed_hr_ + d * hr_panels_.elements;
+    for (int64_t p = hr_panels_.share_begin[u]; p < hr_panels_.share_begin[u + 1]; ++p) {
+      const Panel& panel = hr_panels_.panels[p];
+      for_row_blocks(end - begin, [&](int64_t first, int rows) {
+        const int64_t slot = begin + first;
+        product<Acc, Acc>(rows, panel.vectors, dprojected(d, slot), p_stride_, packed + panel.offset, s_.P, sums);
+        for_vectors(rows, panel, s_.H, sums, [&](int r, int64_t unit, int64_t units, Vec<Acc> dh, auto whole) {
+          cell<whole.value>(d, t, buffer, slot + r, unit, units, dh);
+        });
+      });
+    }
+  }
+
+  // body(row of the block, first column, columns, sums, whole) for each vector of a product's result.
+  template <class Body>
+  FASTLSTM_INLINE void for_vectors(int rows, const Panel& panel, int64_t width, const Acc* sums, const Body& body) {
+    for (int r = 0; r < rows; ++r) {
+      for (int v = 0; v < panel.vectors; ++v) {
+        const int64_t column = (panel.vector + v) * L, columns = std::min<int64_t>(L, width - column);
+        const Vec<Acc> value = load_raw<Vec<Acc>>(sums + (r * panel.vectors + v) * L);
+        if (columns == L) {
+          body(r, column, columns, value, std::true_type{});
+        } else {
+          body(r, column, columns, value, std::false_type{});
+        }
+      }
+    }
+  }
+
+  void prefetch_tape(int d, int64_t t, int64_t slot, int rows, const Panel& panel) const {
+    for (int r = 0; r < rows; ++r) {
+      const IO* gates = static_cast<const IO*>(a_.gates) + at(t, plan_.rows[slot + r], d, 4 * s_.H) + panel.vector * L;
+      for (int g = 0; g < 4; ++g) {
+        for (int v = 0; v < panel.vectors; ++v) __builtin_prefetch(gates + g * s_.H + v * L);
+      }
+    }
+  }
+
+  template <bool Whole>
+  FASTLSTM_INLINE Vec<Acc> arriving(int d, int64_t t, int64_t slot, int64_t column, int64_t columns) const {
+    const int64_t row = plan_.rows[slot];
+    Vec<Acc> dh = {};
+    if (a_.doutput != nullptr) {
+      const IO* doutput = static_cast<const IO*>(a_.doutput) + t * a_.doutput_stride_t + row * a_.doutput_stride_n;
+      dh += load<Acc, Whole>(doutput + d * s_.P + column, columns);
+    }
+    if (a_.dh_n != nullptr && t == rec_.last_step(d, plan_.lengths[slot])) {
+      dh += load<Acc, Whole>(static_cast<const IO*>(a_.dh_n) + (d * s_.N + row) * s_.P + column, columns);
+    }
+    return dh;
+  }
+
+  template <bool Whole>
+  FASTLSTM_INLINE Vec<Acc> cell_entering(int d, int64_t t, int64_t slot, int64_t unit, int64_t units, bool cut) const {
+    const int64_t row = plan_.rows[slot];
+    if (cut) return Vec<Acc>{};
+    if (t == rec_.first_step(d, plan_.lengths[slot])) {
+      return load<Acc, Whole>(static_cast<const IO*>(a_.c0) + (d * s_.N + row) * s_.H + unit, units);
+    }
+    return load<Acc, Whole>(static_cast<const Acc*>(a_.cells) + at(rec_.step_before(d, t), row, d, s_.H) + unit, units);
+  }
+
+  template <bool Whole>
+  FASTLSTM_INLINE void cell(int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units, Vec<Acc> dh) {
+    using V = Vec<Acc>;
+    const int64_t row = plan_.rows[slot], H = s_.H;
+    const bool cut = rec_.cut_entering(d, t, row, plan_.lengths[slot]);
+    const IO* tape = static_cast<const IO*>(a_.gates) + at(t, row, d, 4 * H) + unit;
+    const Gates<V> gates{load<Acc, Whole>(tape, units), load<Acc, Whole>(tape + H, units), load<Acc, Whole>(tape + 2 * H, units),
+                         load<Acc, Whole>(tape + 3 * H, units)};
+    const V c = load<Acc, Whole>(static_cast<const Acc*>(a_.cells) + at(t, row, d, H) + unit, units);
+    Acc* dc_row = dc_state(d, slot) + unit;
+    V dc = load_raw<V>(dc_row);
+    if (a_.dcells != nullptr) dc += load<Acc, Whole>(static_cast<const Acc*>(a_.dcells) + at(t, row, d, H) + unit, units);
+
+    const CellGradient<V> grad =
+        lstm_cell_backward<Math<Acc>>(gates, c, cell_entering<Whole>(d, t, slot, unit, units, cut), dh, dc);
+
+    GX* dgates_x = static_cast<GX*>(a_.dgates_x) + at(t, row, d, 4 * H) + unit;
+    store<Acc, Whole>(dgates_x, grad.gates.i, units);
+    store<Acc, Whole>(dgates_x + H, grad.gates.f, units);
+    store<Acc, Whole>(dgates_x + 2 * H, grad.gates.g, units);
+    store<Acc, Whole>(dgates_x + 3 * H, grad.gates.o, units);
+    Acc* state = dgates_state(buffer, d, slot) + unit;
+    store<Acc, Whole>(state, cut ? V{} : grad.gates.i, units);
+    store<Acc, Whole>(state + H, cut ? V{} : grad.gates.f, units);
+    store<Acc, Whole>(state + 2 * H, cut ? V{} : grad.gates.g, units);
+    store<Acc, Whole>(state + 3 * H, cut ? V{} : grad.gates.o, units);
+    store_raw(dc_row, cut ? V{} : grad.c_in);
+  }
+
+  // Every row's gates of its first step into buffer 0, whichever buffer the loop left them in.
+  void gather_last(int d, int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      const int64_t length = plan_.lengths[slot];
+      if (length == 0) continue;  // both buffers still hold zeros
+      const int64_t t = rec_.first_step(d, length);
+      if (buffer_of(d == 0 ? t : s_.T - 1 - t) == 1) {
+        __builtin_memcpy(dgates_state(0, d, slot), dgates_state(1, d, slot), 4 * s_.H * sizeof(Acc));
+      }
+    }
+  }
+
+  void initial_hidden_gradients(int d, int64_t begin, int64_t end, int u) {
+    alignas(64) Acc sums[kMaxRows * kPanel * L];
+    const Acc* packed = packed_hh_ + d * hh_panels_.elements;
+    for (int64_t p = hh_panels_.share_begin[u]; p < hh_panels_.share_begin[u + 1]; ++p) {
+      const Panel& panel = hh_panels_.panels[p];
+      for_row_blocks(end - begin, [&](int64_t first, int rows) {
+        const int64_t slot = begin + first;
+        product<Acc, Acc>(rows, panel.vectors, dgates_state(0, d, slot), 4 * s_.H, packed + panel.offset, 4 * s_.H, sums);
+        for_vectors(rows, panel, s_.P, sums, [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) {
+          const int64_t place = (d * s_.N + plan_.rows[slot + r]) * s_.P + column;
+          if (plan_.lengths[slot + r] == 0 && a_.dh_n != nullptr) {
+            dh = load<Acc, whole.value>(static_cast<const IO*>(a_.dh_n) + place, columns);
+          }
+          store<Acc, whole.value>(static_cast<IO*>(a_.dh0) + place, dh, columns);
+        });
+      });
+    }
+  }
+
+  void initial_cell_gradients(int d, int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      IO* dc0 = static_cast<IO*>(a_.dc0) + (d * s_.N + plan_.rows[slot]) * s_.H;
+      const Acc* dc = dc_state(d, slot);
+      int64_t j = 0;
+      for (; j + L <= s_.H; j += L) store<Acc, true>(dc0 + j, load_raw<Vec<Acc>>(dc + j), L);
+      if (j < s_.H) store<Acc, false>(dc0 + j, load_raw<Vec<Acc>>(dc + j), s_.H - j);
+    }
+  }
+
+  const BackwardArgs& a_;
+  const Sizes& s_;
+  const Threads& threads_;
+  const Plan& plan_;
+  const Recurrence rec_;
+  const Panels hh_panels_, hr_panels_;
+  int64_t c_stride_, p_stride_;
+  Acc *packed_hh_, *packed_hr_;
+  Acc* dgates_;      // [2, D, slots, 4H]
+  Acc* dc_;          // [D, slots, H padded]
+  Acc* dprojected_;  // [D, slots, P padded]
+};

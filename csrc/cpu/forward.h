@@ -1,0 +1,223 @@
+// The forward loop over steps. Included inside a namespace of an instruction set.
+//
+// Acc computes; IO is the tensors' type, GX that of gates_x (IO or Acc), W that of the packed weights.
+
+template <class Acc, class IO, class GX, class W>
+class Forward {
+ public:
+  Forward(const ForwardArgs& args, const Threads& threads, const Plan& plan)
+      : a_(args),
+        s_(args.sizes),
+        threads_(threads),
+        plan_(plan),
+        rec_{s_, plan_, args.reset_mask},
+        gate_panels_((s_.H + L - 1) / L, 1, plan_.U, s_.P, L, kPanel),
+        out_panels_(args.weight_hr == nullptr ? 0 : (s_.P + L - 1) / L, kPanel, plan_.U, s_.H, L, 1) {
+    Layout size(nullptr);
+    lay_out(size);
+    Layout layout(Workspace::take(size.used()));
+    lay_out(layout);
+  }
+
+  void run() {
+    pack();
+    run_plan(plan_, threads_, [this](int d, int group, int u0, int u1, Barrier& barrier) {
+      int64_t meetings = 0;
+      const auto meet = [&] {
+        if (plan_.U > 1) barrier.arrive_and_wait(u1 - u0, ++meetings * plan_.U);
+      };
+      rec_.for_chunks(group, [&](int64_t begin, int64_t end) {
+        if (u0 == 0) start_rows(d, begin, end);
+        meet();
+        for (int64_t k = 0; k < s_.T; ++k) {
+          const int64_t t = rec_.step_at(d, k), active = begin + plan_.active(begin, end, t);
+          for (int u = u0; u < u1; ++u) step(d, t, k & 1, begin, active, u);
+          if (u0 == 0) leave_out(d, t, active, end);
+          meet();
+          if (projected()) {
+            for (int u = u0; u < u1; ++u) project(d, t, k & 1, begin, active, u);
+            meet();
+          }
+        }
+      });
+    });
+  }
+
+ private:
+  static constexpr int L = lanes<Acc>;
+
+  bool projected() const { return a_.weight_hr != nullptr; }
+
+  void lay_out(Layout& layout) {
+    h_stride_ = padded<Acc>(s_.P);
+    c_stride_ = padded<Acc>(s_.H);
+    packed_hh_ = layout.array<W>(s_.D * gate_panels_.elements);
+    packed_hr_ = layout.array<Acc>(s_.D * out_panels_.elements);
+    h_ = layout.array<Acc>(2 * s_.D * s_.N * h_stride_);
+    c_ = layout.array<Acc>(s_.D * s_.N * c_stride_);
+    unprojected_ = layout.array<Acc>(projected() ? s_.D * s_.N * c_stride_ : 0);
+  }
+
+  Acc* h_state(int buffer, int d, int64_t slot) { return h_ + ((buffer * s_.D + d) * s_.N + slot) * h_stride_; }
+  Acc* c_state(int d, int64_t slot) { return c_ + (d * s_.N + slot) * c_stride_; }
+  Acc* unprojected(int d, int64_t slot) { return unprojected_ + (d * s_.N + slot) * c_stride_; }
+
+  // The place of (t, row, d) in an array [T, N, D, width].
+  int64_t at(int64_t t, int64_t row, int d, int64_t width) const { return ((t * s_.N + row) * s_.D + d) * width; }
+
+  void pack() {
+    const int64_t gates = gate_panels_.panels.size(), outs = out_panels_.panels.size();
+    share_out(threads_, plan_.workers(), s_.D * (gates + outs), s_.D * 4 * s_.H * s_.P, [&](int64_t n) {
+      const int64_t d = n / (gates + outs), k = n % (gates + outs);
+      if (k < gates) {
+        pack_gates<Acc>(gate_panels_.panels[k], static_cast<const IO*>(a_.weight_hh) + d * 4 * s_.H * s_.P, s_.H, s_.P,
+                        packed_hh_ + d * gate_panels_.elements);
+      } else {
+        pack_columns<Acc>(out_panels_.panels[k - gates], static_cast<const IO*>(a_.weight_hr) + d * s_.P * s_.H, 1, s_.H, s_.H,
+                          s_.P, packed_hr_ + d * out_panels_.elements);
+      }
+    });
+  }
+
+  // The states with which rows enter their first step, in both buffers: a row of the reverse direction may start late.
+  void start_rows(int d, int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      const int64_t row = plan_.rows[slot], length = plan_.lengths[slot];
+      const IO* h0 = static_cast<const IO*>(a_.h0) + (d * s_.N + row) * s_.P;
+      const IO* c0 = static_cast<const IO*>(a_.c0) + (d * s_.N + row) * s_.H;
+      const bool cut = length > 0 && rec_.cut_entering(d, rec_.first_step(d, length), row, length);
+      for (int64_t j = 0; j < s_.P; ++j) {
+        h_state(0, d, slot)[j] = h_state(1, d, slot)[j] = cut ? Acc{0} : convert<Acc>(h0[j]);
+      }
+      for (int64_t j = 0; j < s_.H; ++j) c_state(d, slot)[j] = cut ? Acc{0} : convert<Acc>(c0[j]);
+      if (length == 0) {
+        __builtin_memcpy(static_cast<IO*>(a_.h_n) + (d * s_.N + row) * s_.P, h0, s_.P * sizeof(IO));
+        __builtin_memcpy(static_cast<IO*>(a_.c_n) + (d * s_.N + row) * s_.H, c0, s_.H * sizeof(IO));
+      }
+    }
+  }
+
+  // Rows that do not have step t: zeros in all that is returned for it.
+  void leave_out(int d, int64_t t, int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      const int64_t row = plan_.rows[slot];
+      __builtin_memset(static_cast<IO*>(a_.output) + at(t, row, d, s_.P), 0, s_.P * sizeof(IO));
+      if (a_.cells != nullptr) {
+        __builtin_memset(static_cast<Acc*>(a_.cells) + at(t, row, d, s_.H), 0, s_.H * sizeof(Acc));
+      }
+      if (a_.gates != nullptr) {
+        __builtin_memset(static_cast<IO*>(a_.gates) + at(t, row, d, 4 * s_.H), 0, 4 * s_.H * sizeof(IO));
+      }
+    }
+  }
+
+  void step(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
+    alignas(64) Acc sums[kMaxRows * kPanel * L];
+    const W* packed = packed_hh_ + d * gate_panels_.elements;
+    for (int64_t p = gate_panels_.share_begin[u]; p < gate_panels_.share_begin[u + 1]; ++p) {
+      const Panel& panel = gate_panels_.panels[p];
+      const int64_t unit = panel.vector * L, units = std::min<int64_t>(L, s_.H - unit);
+      for_row_blocks(end - begin, [&](int64_t first, int rows) {
+        const int64_t slot = begin + first;
+        for (int r = 0; r < rows; ++r) {
+          const GX* gates_x = gates_x_at(d, t, plan_.rows[slot + r]) + unit;
+          for (int g = 0; g < 4; ++g) __builtin_prefetch(gates_x + g * s_.H);
+        }
+        product<Acc, W>(rows, kPanel, h_state(buffer, d, slot), h_stride_, packed + panel.offset, s_.P, sums);
+        for (int r = 0; r < rows; ++r) {
+          const Acc* row_sums = sums + r * kPanel * L;
+          if (units == L) {
+            cell<true>(d, t, buffer, slot + r, unit, units, row_sums);
+          } else {
+            cell<false>(d, t, buffer, slot + r, unit, units, row_sums);
+          }
+        }
+      });
+    }
+  }
+
+  const GX* gates_x_at(int d, int64_t t, int64_t row) const {
+    return static_cast<const GX*>(a_.gates_x) + t * a_.gates_stride_t + row * a_.gates_stride_n + d * 4 * s_.H;
+  }
+
+  template <bool Whole>
+  FASTLSTM_INLINE void cell(int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units, const Acc* sums) {
+    using V = Vec<Acc>;
+    const int64_t row = plan_.rows[slot], length = plan_.lengths[slot], H = s_.H;
+    const GX* x = gates_x_at(d, t, row) + unit;
+    Gates<V> gates{load<Acc, Whole>(x, units) + load_raw<V>(sums), load<Acc, Whole>(x + H, units) + load_raw<V>(sums + L),
+                   load<Acc, Whole>(x + 2 * H, units) + load_raw<V>(sums + 2 * L),
+                   load<Acc, Whole>(x + 3 * H, units) + load_raw<V>(sums + 3 * L)};
+    Acc* c_state_row = c_state(d, slot) + unit;
+    const CellState<V> out = lstm_cell_forward<Math<Acc>>(gates, load_raw<V>(c_state_row));
+
+    if (a_.gates != nullptr) {
+      IO* tape = static_cast<IO*>(a_.gates) + at(t, row, d, 4 * H) + unit;
+      store<Acc, Whole>(tape, gates.i, units);
+      store<Acc, Whole>(tape + H, gates.f, units);
+      store<Acc, Whole>(tape + 2 * H, gates.g, units);
+      store<Acc, Whole>(tape + 3 * H, gates.o, units);
+    }
+    if (a_.cells != nullptr) {
+      store<Acc, Whole>(static_cast<Acc*>(a_.cells) + at(t, row, d, H) + unit, out.c, units);
+    }
+    const bool last = t == rec_.last_step(d, length);
+    if (last) store<Acc, Whole>(static_cast<IO*>(a_.c_n) + (d * s_.N + row) * H + unit, out.c, units);
+    const bool cut = !last && rec_.cut_entering(d, rec_.step_after(d, t), row, length);
+    store_raw(c_state_row, cut ? V{} : out.c);
+    if (projected()) {
+      store_raw(unprojected(d, slot) + unit, out.h);
+    } else {
+      emit<Whole>(d, t, buffer, slot, unit, units, out.h, last, cut);
+    }
+  }
+
+  // h_t to the output, to h_n at the row's last step, and, unless it is cut there, to the next step's product.
+  template <bool Whole>
+  FASTLSTM_INLINE void emit(int d, int64_t t, int buffer, int64_t slot, int64_t first, int64_t count, Vec<Acc> h, bool last,
+                            bool cut) {
+    const int64_t row = plan_.rows[slot];
+    store<Acc, Whole>(static_cast<IO*>(a_.output) + at(t, row, d, s_.P) + first, h, count);
+    if (last) store<Acc, Whole>(static_cast<IO*>(a_.h_n) + (d * s_.N + row) * s_.P + first, h, count);
+    store_raw(h_state(1 - buffer, d, slot) + first, cut ? Vec<Acc>{} : rounded_to<Acc, IO>(h));
+  }
+
+  void project(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
+    alignas(64) Acc sums[kMaxRows * kPanel * L];
+    const Acc* packed = packed_hr_ + d * out_panels_.elements;
+    for (int64_t p = out_panels_.share_begin[u]; p < out_panels_.share_begin[u + 1]; ++p) {
+      const Panel& panel = out_panels_.panels[p];
+      for_row_blocks(end - begin, [&](int64_t first, int rows) {
+        const int64_t slot = begin + first;
+        product<Acc, Acc>(rows, panel.vectors, unprojected(d, slot), c_stride_, packed + panel.offset, s_.H, sums);
+        for (int r = 0; r < rows; ++r) {
+          const int64_t row = plan_.rows[slot + r], length = plan_.lengths[slot + r];
+          const bool last = t == rec_.last_step(d, length);
+          const bool cut = !last && rec_.cut_entering(d, rec_.step_after(d, t), row, length);
+          for (int v = 0; v < panel.vectors; ++v) {
+            const int64_t column = (panel.vector + v) * L, columns = std::min<int64_t>(L, s_.P - column);
+            const Vec<Acc> h = load_raw<Vec<Acc>>(sums + (r * panel.vectors + v) * L);
+            if (columns == L) {
+              emit<true>(d, t, buffer, slot + r, column, columns, h, last, cut);
+            } else {
+              emit<false>(d, t, buffer, slot + r, column, columns, h, last, cut);
+            }
+          }
+        }
+      });
+    }
+  }
+
+  const ForwardArgs& a_;
+  const Sizes& s_;
+  const Threads& threads_;
+  const Plan& plan_;
+  const Recurrence rec_;
+  const Panels gate_panels_, out_panels_;
+  int64_t h_stride_, c_stride_;
+  W* packed_hh_;
+  Acc* packed_hr_;
+  Acc* h_;            // [2, D, slots, P padded]
+  Acc* c_;            // [D, slots, H padded]
+  Acc* unprojected_;  // [D, slots, H padded]
+};

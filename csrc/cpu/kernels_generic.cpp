@@ -1,0 +1,23 @@
+// The kernels for any machine: 128-bit vectors, which every compiler here has or emulates.
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "plan.h"
+#include "recurrence.h"
+#include "workspace.h"
+
+#define FASTLSTM_SIMD_BYTES 16
+
+namespace fastlstm {
+namespace generic {
+#include "kernels.h"
+}  // namespace generic
+
+const Kernels& kernels_generic() {
+  static const Kernels kernels{"generic", generic::forward, generic::backward};
+  return kernels;
+}
+}  // namespace fastlstm

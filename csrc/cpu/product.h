@@ -1,0 +1,137 @@
+// The step's matrix product, states x packed weights. Included inside a namespace of an instruction set, after simd.h.
+//
+// Weights are packed once a call into panels of up to kPanel vectors of output columns; for each k the panel's vectors lie
+// next to each other, so that a product reads them as one stream: [panel][k][vector][lane]. In the forward pass the vectors of
+// a panel are the gates i, f, g, o of the same units, so that a product ends with all that the cell needs.
+
+constexpr int kPanel = 4;
+constexpr int kMaxRows = kRegisters == 32 ? 6 : 3;  // rows x kPanel accumulators, and the weights beside them
+
+// out[r][v] = sum over k of a[r][k] * w[k][v], v over NV vectors. `w` holds Acc, or a 16-bit type widened on the way where
+// reading the weights is what takes the time.
+template <class Acc, class W, int MR, int NV>
+__attribute__((noinline)) void product_rows(const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out) {
+  constexpr int L = lanes<Acc>;
+  // With few rows, two sums over every other k, so that additions need not wait for each other.
+  constexpr int kSums = MR * NV * 2 <= kRegisters / 2 ? 2 : 1;
+  Vec<Acc> sum[kSums][MR][NV] = {};
+  int64_t k = 0;
+  for (; k + kSums <= K; k += kSums) {
+#pragma GCC unroll 2
+    for (int s = 0; s < kSums; ++s) {
+      Vec<Acc> weights[NV];
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) weights[v] = Storage<Acc, W>::load(w + ((k + s) * NV + v) * L);
+#pragma GCC unroll 6
+      for (int r = 0; r < MR; ++r) {
+        const Vec<Acc> x = Vec<Acc>{} + a[r * stride + k + s];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) sum[s][r][v] += x * weights[v];
+      }
+    }
+  }
+  if (kSums == 2 && k < K) {
+#pragma GCC unroll 6
+    for (int r = 0; r < MR; ++r) {
+      const Vec<Acc> x = Vec<Acc>{} + a[r * stride + k];
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) sum[0][r][v] += x * Storage<Acc, W>::load(w + (k * NV + v) * L);
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      store_raw(out + (r * NV + v) * L, kSums == 2 ? sum[0][r][v] + sum[kSums - 1][r][v] : sum[0][r][v]);
+    }
+  }
+}
+
+template <class Acc, class W>
+using ProductFn = void (*)(const Acc*, int64_t, const W*, int64_t, Acc*);
+
+template <class Acc, class W, int MR, int NV>
+constexpr ProductFn<Acc, W> product_fn() {
+  if constexpr (MR <= kMaxRows) return product_rows<Acc, W, MR, NV>;
+  return nullptr;
+}
+
+// The product for `rows` (1..kMaxRows) rows and `vectors` (1..kPanel) vectors.
+template <class Acc, class W>
+inline void product(int rows, int vectors, const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out) {
+#define FASTLSTM_ROWS(MR) \
+  { product_fn<Acc, W, MR, 1>(), product_fn<Acc, W, MR, 2>(), product_fn<Acc, W, MR, 3>(), product_fn<Acc, W, MR, 4>() }
+  static constexpr ProductFn<Acc, W> table[6][kPanel] = {FASTLSTM_ROWS(1), FASTLSTM_ROWS(2), FASTLSTM_ROWS(3),
+                                                         FASTLSTM_ROWS(4), FASTLSTM_ROWS(5), FASTLSTM_ROWS(6)};
+#undef FASTLSTM_ROWS
+  table[rows - 1][vectors - 1](a, stride, w, K, out);
+}
+
+// A range of output vectors that one product makes, and where its packed weights start (in elements).
+struct Panel {
+  int64_t vector;
+  int vectors;
+  int64_t offset;
+};
+
+// Panels over `count` output vectors, cut so that each of U shares has whole ones. share_begin: U + 1 entries.
+struct Panels {
+  std::vector<Panel> panels;
+  std::vector<int64_t> share_begin;
+  int64_t elements = 0;
+
+  Panels(int64_t count, int panel_vectors, int U, int64_t K, int lane_count, int stored_vectors) {
+    share_begin.push_back(0);
+    for (int u = 0; u < U; ++u) {
+      const int64_t end = count * (u + 1) / U;
+      for (int64_t v = count * u / U; v < end; v += panel_vectors) {
+        const int vectors = static_cast<int>(std::min<int64_t>(panel_vectors, end - v));
+        panels.push_back({v, vectors, elements});
+        elements += K * lane_count * vectors * stored_vectors;
+      }
+      share_begin.push_back(static_cast<int64_t>(panels.size()));
+    }
+  }
+};
+
+// Panels whose vectors are gates i, f, g, o of the same units: weight [4H, K] of one direction.
+template <class Acc, class IO, class W>
+void pack_gates(const Panel& panel, const IO* weight, int64_t H, int64_t K, W* packed) {
+  constexpr int L = lanes<Acc>;
+  W* out = packed + panel.offset;
+  const int64_t first = panel.vector * L, units = std::min<int64_t>(L, H - first);
+  // In blocks of k, so that a block of each unit's row stays in the cache while lanes are filled one by one.
+  constexpr int64_t kBlock = 16;
+  for (int64_t k0 = 0; k0 < K; k0 += kBlock) {
+    const int64_t k1 = std::min(K, k0 + kBlock);
+    for (int g = 0; g < 4; ++g) {
+      for (int64_t j = 0; j < L; ++j) {
+        const IO* row = weight + (g * H + first + j) * K;
+        for (int64_t k = k0; k < k1; ++k) out[(k * 4 + g) * L + j] = j < units ? convert<W>(row[k]) : W{};
+      }
+    }
+  }
+}
+
+// Panels of consecutive output columns: entry (k, column) of the matrix is weight[k * stride_k + column * stride_column].
+template <class Acc, class IO, class W>
+void pack_columns(const Panel& panel, const IO* weight, int64_t stride_k, int64_t stride_column, int64_t K, int64_t columns,
+                  W* packed) {
+  constexpr int L = lanes<Acc>;
+  W* out = packed + panel.offset;
+  const int64_t first = panel.vector * L, width = int64_t{panel.vectors} * L, real = std::min(width, columns - first);
+  for (int64_t k = 0; k < K; ++k) {
+    const IO* row = weight + k * stride_k + first * stride_column;
+    for (int64_t j = 0; j < width; ++j) out[k * width + j] = j < real ? convert<W>(row[j * stride_column]) : W{};
+  }
+}
+
+// [begin, begin + rows) of `total` rows in blocks as even as can be, none above kMaxRows.
+template <class Body>
+FASTLSTM_INLINE void for_row_blocks(int64_t total, const Body& body) {
+  const int64_t blocks = (total + kMaxRows - 1) / kMaxRows;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t begin = total * b / blocks;
+    body(begin, static_cast<int>(total * (b + 1) / blocks - begin));
+  }
+}

@@ -1,0 +1,71 @@
+// sigmoid and tanh on vectors. Included inside a namespace of an instruction set, after simd.h.
+//
+// Both go through expm1 on a reduced argument: x = k ln2 + r, |r| <= ln2 / 2; expm1(x) = 2^k expm1(r) + (2^k - 1), which keeps
+// the leading digits of small x. NaN comes out as NaN; the clamps pass it on because comparisons with it are false.
+// Errors against float64, over every float (tests/test_math.py): see there for the bounds that are asserted.
+
+template <class Acc>
+struct ExpConstants;
+
+template <>
+struct ExpConstants<float> {
+  static constexpr float log2e = 1.44269504088896341f;
+  static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440054690583e-4f;
+  static constexpr float shifter = 0x1.8p23f;  // adding it rounds to an integer, left in the low bits
+  static constexpr int mantissa_bits = 23, bias = 127;
+  // expm1(r) = r + r^2 (1/2 + r/6 + ...): the Taylor series, whose next term is below 2^-26 of r for |r| <= ln2/2.
+  static constexpr float terms[] = {1.f / 2, 1.f / 6, 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040};
+  static constexpr float sigmoid_limit = 87.f;  // 2^k stays finite and normal up to here
+  static constexpr float tanh_limit = 10.f;     // tanh rounds to 1 before this
+};
+
+template <>
+struct ExpConstants<double> {
+  static constexpr double log2e = 1.44269504088896340736;
+  static constexpr double ln2_high = 6.93147180369123816490e-01, ln2_low = 1.90821492927058770002e-10;
+  static constexpr double shifter = 0x1.8p52;
+  static constexpr int mantissa_bits = 52, bias = 1023;
+  static constexpr double terms[] = {
+      1. / 2,        1. / 6,         1. / 24,         1. / 120,         1. / 720,          1. / 5040,          1. / 40320,
+      1. / 362880,   1. / 3628800,   1. / 39916800,   1. / 479001600,   1. / 6227020800.,  1. / 87178291200.};
+  static constexpr double sigmoid_limit = 708.;
+  static constexpr double tanh_limit = 22.;
+};
+
+template <class Acc>
+struct Math {
+  using V = Vec<Acc>;
+  using Integer = typename VectorOf<Acc>::integer;
+  using C = ExpConstants<Acc>;
+
+  static FASTLSTM_INLINE V clamp(V x, Acc limit) {
+    const V high = V{} + limit;
+    x = x > high ? high : x;
+    return x < -high ? -high : x;
+  }
+
+  // expm1(r) of the reduced argument; 2^k goes to *power.
+  static FASTLSTM_INLINE V expm1_reduced(V x, V* power) {
+    const V shifted = x * C::log2e + C::shifter;
+    const V k = shifted - C::shifter;
+    const V r = (x - k * C::ln2_high) - k * C::ln2_low;
+    constexpr int count = sizeof(C::terms) / sizeof(Acc);
+    V p = V{} + C::terms[count - 1];
+    for (int n = count - 2; n >= 0; --n) p = p * r + C::terms[n];
+    *power = bit_cast<V>((bit_cast<Integer>(shifted) + C::bias) << C::mantissa_bits);
+    return r + r * r * p;
+  }
+
+  static FASTLSTM_INLINE V sigmoid(V x) {
+    V power;
+    const V em1 = expm1_reduced(-clamp(x, C::sigmoid_limit), &power);
+    return 1 / (1 + (power + power * em1));
+  }
+
+  static FASTLSTM_INLINE V tanh(V x) {
+    V power;
+    const V reduced = expm1_reduced(2 * clamp(x, C::tanh_limit), &power);
+    const V em1 = power * reduced + (power - 1);
+    return em1 / (em1 + 2);
+  }
+};
