@@ -2,5 +2,6 @@
 
 from . import functional
 from ._version import __version__
+from .module import FastLSTM
 
-__all__ = ["__version__", "functional"]
+__all__ = ["FastLSTM", "__version__", "functional"]

@@ -36,23 +36,30 @@ def check_lengths(lengths: Tensor | None, T: int, N: int, device: torch.device) 
 
 
 def check_reset_mask(
-    reset_mask: Tensor | None, T: int, N: int, device: torch.device, batch_first: bool = False
+    reset_mask: Tensor | None, T: int, N: int, device: torch.device, layout: str = "(T, N)"
 ) -> Tensor | None:
-    """`reset_mask`, already time-major, as the kernels take it: (T, N) bool on `device`."""
+    """`reset_mask`, which came as `layout` says ("(T, N)", "(N, T)" or, unbatched, "(T,)"), as the kernels take it: (T, N)
+    bool on `device`.
+    """
     if reset_mask is None:
         return None
-    layout = f"(N, T) = ({N}, {T})" if batch_first else f"(T, N) = ({T}, {N})"
+    expected = {"(T, N)": (T, N), "(N, T)": (N, T), "(T,)": (T,)}[layout]
     if not isinstance(reset_mask, Tensor):
-        raise ValueError(f"reset_mask: got {type(reset_mask).__name__}, expected a bool tensor of shape {layout}")
+        raise ValueError(f"reset_mask: got {type(reset_mask).__name__}, expected a bool tensor of shape {layout} = {expected}")
     if reset_mask.dtype != torch.bool:
         raise ValueError(f"reset_mask: got dtype {reset_mask.dtype}, expected torch.bool; use reset_mask.bool()")
-    if _shape(reset_mask) != (T, N):
-        got = tuple(reversed(_shape(reset_mask))) if batch_first else _shape(reset_mask)
-        raise ValueError(f"reset_mask: got shape {got}, expected {layout}, laid out like the input")
+    if _shape(reset_mask) != expected:
+        raise ValueError(
+            f"reset_mask: got shape {_shape(reset_mask)}, expected {layout} = {expected}, laid out like the input"
+        )
+    if layout == "(N, T)":
+        reset_mask = reset_mask.t()
+    elif layout == "(T,)":
+        reset_mask = reset_mask.unsqueeze(1)
     return reset_mask.to(device)
 
 
-def _check_tensor(name: str, value: Tensor | None, shape: tuple[int, ...], like: Tensor) -> None:
+def check_tensor(name: str, value: Tensor | None, shape: tuple[int, ...], like: Tensor) -> None:
     if not isinstance(value, Tensor):
         raise ValueError(f"{name}: got {type(value).__name__}, expected a tensor of shape {shape}")
     if _shape(value) != shape:
@@ -81,23 +88,33 @@ def check_stack(input: Tensor, weights: Sequence, hx, D: int, batch_first: bool)
     H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1]
     for k, w in enumerate(weights):
         inputs = input.shape[2] if k < D else D * P
-        _check_tensor(f"weights[{k}].weight_ih", w.weight_ih, (4 * H, inputs), input)
-        _check_tensor(f"weights[{k}].weight_hh", w.weight_hh, (4 * H, P), input)
+        check_tensor(f"weights[{k}].weight_ih", w.weight_ih, (4 * H, inputs), input)
+        check_tensor(f"weights[{k}].weight_hh", w.weight_hh, (4 * H, P), input)
         for name in ("bias_ih", "bias_hh"):
             if getattr(w, name) is not None:
-                _check_tensor(f"weights[{k}].{name}", getattr(w, name), (4 * H,), input)
+                check_tensor(f"weights[{k}].{name}", getattr(w, name), (4 * H,), input)
         for name in ("bias_ih", "bias_hh", "weight_hr"):
             if (getattr(w, name) is None) != (getattr(first, name) is None):
                 raise ValueError(f"weights[{k}].{name}: expected in every entry of weights or in none")
         if w.weight_hr is not None:
-            _check_tensor(f"weights[{k}].weight_hr", w.weight_hr, (P, H), input)
+            check_tensor(f"weights[{k}].weight_hr", w.weight_hr, (P, H), input)
     if first.weight_hr is None and P != H:
         raise ValueError(
             f"weights[0].weight_hh: got shape {_shape(first.weight_hh)}, expected ({4 * H}, {H}) without weight_hr"
         )
     if hx is not None:
-        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
-            raise ValueError(f"hx: got {type(hx).__name__}, expected a pair (h0, c0)")
         N = input.shape[0 if batch_first else 1]
-        _check_tensor("hx[0] (h0)", hx[0], (len(weights), N, P), input)
-        _check_tensor("hx[1] (c0)", hx[1], (len(weights), N, H), input)
+        check_states(hx, (len(weights), N, P), (len(weights), N, H), input)
+
+
+def check_states(hx, h_shape: tuple[int, ...], c_shape: tuple[int, ...], like: Tensor) -> None:
+    """That hx is a pair (h0, c0) of these shapes, of `like`'s dtype and on its device."""
+    if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+        raise ValueError(f"hx: got {type(hx).__name__}, expected a pair of tensors (h0, c0)")
+    if hx[0] is None or hx[1] is None:
+        got = ", ".join("None" if s is None else type(s).__name__ for s in hx)
+        raise ValueError(
+            f"hx: got ({got}), expected a pair of tensors (h0, c0); for zeros give hx=None itself"
+        )
+    check_tensor("hx[0] (h0)", hx[0], h_shape, like)
+    check_tensor("hx[1] (c0)", hx[1], c_shape, like)

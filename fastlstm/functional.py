@@ -118,6 +118,13 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type)
 
 
+def to_autocast(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """`value` as autocast hands it to an op: in `dtype`, but float64, integers and None as they are."""
+    if not isinstance(value, Tensor) or value.dtype == torch.float64 or not value.is_floating_point():
+        return value
+    return value.to(dtype)
+
+
 def lstm(
     input: Tensor,
     weights: Sequence[LSTMWeights | Sequence[Tensor | None]],
@@ -161,16 +168,19 @@ def lstm(
     weights = [w if isinstance(w, LSTMWeights) else LSTMWeights(*w) for w in weights]
     wanted = autocast_dtype(input.device)
     if wanted is not None:
-        input = input.to(wanted)
-        weights = [LSTMWeights(*(None if a is None else a.to(wanted) for a in w)) for w in weights]
-        hx = None if hx is None else tuple(s.to(wanted) for s in hx)
+        input = to_autocast(input, wanted)
+        weights = [
+            LSTMWeights(*(to_autocast(a, wanted) for a in w)) for w in weights
+        ]
+        hx = None if hx is None else tuple(to_autocast(s, wanted) for s in hx)
     check_stack(input, weights, hx, D, batch_first)
     if batch_first:
         input = input.transpose(0, 1)
-        reset_mask = None if reset_mask is None else reset_mask.t()
     T, N, _ = input.shape
     lengths = check_lengths(lengths, T, N, input.device)
-    reset_mask = check_reset_mask(reset_mask, T, N, input.device, batch_first)
+    reset_mask = check_reset_mask(
+        reset_mask, T, N, input.device, "(N, T)" if batch_first else "(T, N)"
+    )
     if hx is None:
         H = weights[0].weight_hh.shape[0] // 4
         hx = (

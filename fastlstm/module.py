@@ -1,0 +1,416 @@
+"""FastLSTM: the module. It holds the weights and keeps nn.LSTM's contract; the computation is
+functional.py's.
+"""
+
+import contextlib
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx.proxy import Proxy, TraceError
+from torch.nn.utils.rnn import PackedSequence
+
+from . import backends
+from .checks import check_lengths, check_reset_mask, check_states
+from .exchange import rebuild, tell_quantization
+from .functional import LSTMWeights, autocast_dtype, run_layers, to_autocast
+from .packing import packing_of
+
+
+def _proxies(input, hx) -> list[Proxy]:
+    states = hx if isinstance(hx, (tuple, list)) else ()
+    return [a for a in (input, hx, *states) if isinstance(a, Proxy)]
+
+
+class FastLSTM(nn.LSTM):
+    """A faster `torch.nn.LSTM`: same arguments, parameters, state dict, results and errors.
+
+    T steps, N rows, I = input_size, H = hidden_size, P = proj_size or H, L = num_layers, D = 2 if
+    bidirectional, else 1.
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
+        device, dtype:
+            as for `torch.nn.LSTM`.
+        backend: "auto", or a name of `fastlstm.backends.NAMES`: then that backend serves every
+            call or the call fails. `python -m fastlstm` shows which backend serves what.
+
+    Inputs: input, hx=None, *, lengths=None, reset_mask=None, return_cell_sequence=False
+        * **input**: (T, N, I), or (N, T, I) with batch_first; unbatched (T, I); or a
+          `PackedSequence`.
+        * **hx**: (h0, c0) of shapes (L*D, N, P) and (L*D, N, H), without the N for unbatched
+          input; zeros if None.
+        * **lengths**: (N,) integers in 0..T, in any order, on any device: row n ends after
+          lengths[n] steps. Its output is 0 from there on, its final states are those of its last
+          step, and its reverse direction starts there. For unbatched input () or (1,). Not with a
+          `PackedSequence`, which has its own.
+        * **reset_mask**: (T, N) bool, (N, T) with batch_first, unbatched (T,): True at t begins a
+          new episode in that row, and nothing crosses from t - 1 to t. The forward direction
+          enters step t with zeros (at t = 0 instead of h0, c0), the reverse direction step t - 1.
+          With a `PackedSequence`: T of its longest row, rows in the order in which the user packed
+          them, and what it says of steps that do not exist is ignored.
+        * **return_cell_sequence**: also return every c_t.
+
+    Outputs: output, (h_n, c_n), and with return_cell_sequence cells
+        * **output**: (T, N, D*P), laid out like input; a `PackedSequence` for one.
+        * **h_n, c_n**: like h0 and c0.
+        * **cells**: (T, N, D*H), the last layer's c_t, laid out like output.
+
+    Where this is not as `torch.nn.LSTM`: T = 0 gives an output of no steps and hx itself (there an
+    error); an hx of the wrong dtype, hx = (None, None), and a wrong hx beside a `PackedSequence`
+    are a ValueError that names the argument. `flatten_parameters()` has nothing to do and never
+    warns. `torch.jit.script` puts an nn.LSTM of the same parameters in its place, in the given
+    model, and warns of it.
+
+    Example::
+
+        >>> lstm = FastLSTM(10, 20, 2)
+        >>> output, (h_n, c_n) = lstm(torch.randn(5, 3, 10))
+        >>> output, state = lstm(torch.randn(5, 3, 10), lengths=torch.tensor([2, 5, 0]))
+    """
+
+    # On the class too, for instances that no __init__ of ours has seen: converted ones, states
+    # pickled by nn.LSTM.
+    backend: str = "auto"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device=None,
+        dtype=None,
+        *,
+        backend: str = "auto",
+    ) -> None:
+        backends.check_name(backend)
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
+        )
+        self.backend = backend
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset_mask: Tensor | None = None,
+        return_cell_sequence: bool = False,
+    ):
+        """See the class for arguments and results.
+
+        Raises:
+            ValueError: lengths or reset_mask do not fit the input, or what the class lists; the
+            text names the argument. Otherwise what nn.LSTM raises, in its words.
+        """
+        if type(input) is not Tensor:
+            if isinstance(input, PackedSequence):
+                return self._forward_packed(input, hx, lengths, reset_mask, return_cell_sequence)
+            if isinstance(input, Proxy):
+                return self._trace(input, hx, lengths, reset_mask, return_cell_sequence)
+        dims = input.dim()
+        plain = lengths is None and reset_mask is None and not return_cell_sequence
+        if dims not in (2, 3):
+            return self._as_torch(input, hx, plain)
+        wanted = autocast_dtype(input.device)
+        x = input if wanted is None else to_autocast(input, wanted)
+        layers = self._layers(x, wanted)
+        if layers is None:
+            return self._as_torch(input, hx, plain)
+        layout = "(T, N)"
+        if dims == 2:
+            x, layout = x.unsqueeze(1), "(T,)"
+        elif self.batch_first:
+            x, layout = x.transpose(0, 1), "(N, T)"
+        T, N, _ = x.shape
+        if hx is None:
+            h0, c0 = self._zeros(x, N)
+        else:
+            states = self._states(hx, x, N if dims == 3 else None, wanted)
+            if states is None:
+                if _proxies(input, hx):
+                    return self._trace(input, hx, lengths, reset_mask, return_cell_sequence)
+                return self._as_torch(input, hx, plain)
+            h0, c0 = states
+        if lengths is not None:
+            if dims == 2 and isinstance(lengths, Tensor) and lengths.dim() == 0:
+                lengths = lengths.unsqueeze(0)
+            lengths = check_lengths(lengths, T, N, x.device)
+        if reset_mask is not None:
+            reset_mask = check_reset_mask(reset_mask, T, N, x.device, layout)
+        output, h_n, c_n, cells = self._run(
+            x, h0, c0, layers, lengths, reset_mask, return_cell_sequence, wanted
+        )
+        if dims == 2:
+            output, h_n, c_n = output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
+            cells = None if cells is None else cells.squeeze(1)
+        elif self.batch_first:
+            output = output.transpose(0, 1)
+            cells = None if cells is None else cells.transpose(0, 1)
+        return (output, (h_n, c_n)) if cells is None else (output, (h_n, c_n), cells)
+
+    def _forward_packed(self, input, hx, lengths, reset_mask, return_cell_sequence):
+        if lengths is not None:
+            raise ValueError(
+                "lengths: got a tensor beside a PackedSequence, which has lengths of its own; "
+                "give one of them"
+            )
+        data, batch_sizes, sorted_indices, unsorted_indices = input
+        wanted = autocast_dtype(data.device)
+        if wanted is not None:
+            data = to_autocast(data, wanted)
+        layers = self._layers(data, wanted)
+        if layers is None or data.dim() != 2:
+            return self._as_torch(input, hx, reset_mask is None and not return_cell_sequence)
+        packing = packing_of(input)
+        N = packing.N
+        if hx is None:
+            h0, c0 = self._zeros(data, N)
+        else:
+            if wanted is not None and isinstance(hx, (tuple, list)):
+                hx = tuple(to_autocast(s, wanted) for s in hx)
+            check_states(hx, *self._state_shapes(N), data)
+            h0, c0 = self.permute_hidden(hx, sorted_indices)
+        if reset_mask is not None:
+            layout = "(N, T)" if self.batch_first else "(T, N)"
+            reset_mask = check_reset_mask(reset_mask, packing.T, N, data.device, layout)
+            if sorted_indices is not None:
+                reset_mask = reset_mask.index_select(1, sorted_indices)
+        lengths = None if packing.lengths is None else packing.lengths.to(data.device)
+        output, h_n, c_n, cells = self._run(
+            packing.pad(data),
+            h0,
+            c0,
+            layers,
+            lengths,
+            reset_mask,
+            return_cell_sequence,
+            wanted,
+            packing,
+        )
+
+        def pack(sequence):
+            return PackedSequence(
+                packing.pack(sequence), batch_sizes, sorted_indices, unsorted_indices
+            )
+
+        states = self.permute_hidden((h_n, c_n), unsorted_indices)
+        return (pack(output), states) if cells is None else (pack(output), states, pack(cells))
+
+    def _run(self, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=None):
+        """`functional.run_layers` with this module's dropout and backend, outside of autocast; all
+        is time-major.
+        """
+        between = None
+        if self.training and self.dropout and len(layers) > 1:
+
+            def between(y):
+                if packing is None:
+                    return F.dropout(y, self.dropout)
+                # nn.LSTM draws its mask for the packed rows, and the same seed is to give the same
+                # mask.
+                return packing.pad(F.dropout(packing.pack(y), self.dropout))
+
+        guard = (
+            contextlib.nullcontext()
+            if wanted is None
+            else torch.autocast(x.device.type, enabled=False)
+        )
+        with guard:
+            return run_layers(
+                x,
+                h0,
+                c0,
+                layers,
+                lengths=lengths,
+                reset_mask=reset_mask,
+                return_cells=cells,
+                between_layers=between,
+                backend=self.backend,
+            )
+
+    def _layers(self, x: Tensor, wanted: torch.dtype | None) -> list[list[LSTMWeights]] | None:
+        """The weights, layer by layer; None where they or `x` do not fit, which nn.LSTM's own call
+        then explains.
+
+        They are looked up by name at every call: wrappers, parametrizations and functional_call
+        put other tensors there.
+        """
+        H, D, inputs = self.hidden_size, 2 if self.bidirectional else 1, self.input_size
+        P, dtype, device = self.proj_size or H, x.dtype, x.device
+        if x.shape[-1] != inputs:
+            return None
+        shapes = [(4 * H, inputs), (4 * H, P)]
+        if self.bias:
+            shapes += [(4 * H,), (4 * H,)]
+        if self.proj_size:
+            shapes.append((P, H))
+        weights, names = [], self._flat_weights_names
+        for k in range(0, len(names), len(shapes)):
+            if k == D * len(shapes):
+                shapes[0] = (4 * H, D * P)
+            found = [self._weight(name) for name in names[k : k + len(shapes)]]
+            if wanted is not None:
+                found = [to_autocast(w, wanted) for w in found]
+            for w, shape in zip(found, shapes, strict=True):
+                if w is None or w.dtype != dtype or w.shape != shape or w.device != device:
+                    return None
+            biases = found[2:4] if self.bias else (None, None)
+            weights.append(LSTMWeights(*found[:2], *biases, found[-1] if self.proj_size else None))
+        return [weights[k : k + D] for k in range(0, len(weights), D)]
+
+    def _weight(self, name: str):
+        # The order in which Python itself looks, without nn.Module.__getattr__, which takes
+        # several times as long.
+        if name in self.__dict__:
+            return self.__dict__[name]
+        weight = self._parameters.get(name)
+        return getattr(self, name) if weight is None else weight
+
+    def _state_shapes(self, N: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        return (rows, N, self.proj_size or self.hidden_size), (rows, N, self.hidden_size)
+
+    def _zeros(self, x: Tensor, N: int) -> tuple[Tensor, Tensor]:
+        h_shape, c_shape = self._state_shapes(N)
+        c0 = x.new_zeros(c_shape)
+        return c0 if h_shape == c_shape else x.new_zeros(h_shape), c0
+
+    def _states(self, hx, x, N, wanted) -> tuple[Tensor, Tensor] | None:
+        """hx as (L*D, N, P), (L*D, N, H); N is None for unbatched states.
+
+        None where it does not fit in a way that nn.LSTM's own call explains; else a ValueError.
+        """
+        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            return None
+        h0, c0 = hx
+        h_shape, c_shape = self._state_shapes(1 if N is None else N)
+        if h0 is not None and c0 is not None:
+            if not (isinstance(h0, Tensor) and isinstance(c0, Tensor)):
+                return None
+            if wanted is not None:
+                h0, c0 = to_autocast(h0, wanted), to_autocast(c0, wanted)
+            if N is None:
+                if h0.dim() != 2 or c0.dim() != 2:
+                    return None
+                h0, c0 = h0.unsqueeze(1), c0.unsqueeze(1)
+            if h0.shape != h_shape or c0.shape != c_shape:
+                return None
+            if h0.device != x.device or c0.device != x.device:
+                return None
+            if h0.dtype == x.dtype and c0.dtype == x.dtype:
+                return h0, c0
+        check_states((h0, c0), h_shape, c_shape, x)
+
+    def _as_torch(self, input, hx, plain: bool):
+        """What does not fit is refused by nn.LSTM's own call, in its own words; should it fit
+        there, that is the result.
+        """
+        result = super().forward(input, hx)
+        if plain:
+            return result
+        raise ValueError(
+            "input: fastlstm does not take these arguments, and nn.LSTM, which does, has no lengths, reset_mask or "
+            "return_cell_sequence; leave them out"
+        )
+
+    def _trace(self, input, hx, lengths, reset_mask, return_cell_sequence):
+        """Stay one node of a torch.fx graph, as an nn.LSTM does for being of torch.nn."""
+        tracer = _proxies(input, hx)[0].tracer
+        if tracer.root is self:
+            raise TraceError(
+                "FastLSTM is a leaf of torch.fx graphs: trace a module that contains it"
+            )
+        options = {
+            "lengths": lengths,
+            "reset_mask": reset_mask,
+            "return_cell_sequence": return_cell_sequence,
+        }
+        given = {k: v for k, v in options.items() if v is not None and v is not False}
+        args = (input,) if hx is None else (input, hx)
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), args, given)
+
+    def step(self, x_t: Tensor, state: tuple[Tensor, Tensor] | None = None):
+        """One time step, for streaming: the module called with T = 1.
+
+        Args:
+            x_t: (N, I), or unbatched (I,).
+            state: (h, c) of the last step, of shapes (L, N, P) and (L, N, H), unbatched (L, P) and
+            (L, H); zeros if None.
+
+        Returns:
+            y (N, P), or unbatched (P,), and the new state.
+
+        Raises:
+            ValueError: the module is bidirectional, or x_t is not of 1 or 2 dimensions. Else as
+            forward.
+        """
+        if self.bidirectional:
+            raise ValueError(
+                "step: this FastLSTM is bidirectional, and its reverse direction needs the whole "
+                "sequence"
+            )
+        if x_t.dim() not in (1, 2):
+            raise ValueError(f"x_t: got shape {tuple(x_t.shape)}, expected (N, I) or (I,)")
+        time = 1 if self.batch_first and x_t.dim() == 2 else 0
+        output, state = self(x_t.unsqueeze(time), state)
+        return output.squeeze(time), state
+
+    @classmethod
+    def from_torch(cls, lstm: nn.LSTM, **options) -> "FastLSTM":
+        """A FastLSTM with copies of an nn.LSTM's weights, and its settings, training and
+        requires_grad flags.
+
+        Parametrizations and pruning masks go into the copied weights; hooks are not copied.
+        `fastlstm.convert` keeps all.
+
+        Args:
+            options: keyword-only arguments of the constructor, such as backend.
+        """
+        if not isinstance(lstm, nn.LSTM):
+            raise TypeError(f"lstm: got {type(lstm).__name__}, expected a torch.nn.LSTM")
+        return rebuild(cls, lstm, **options)
+
+    def to_torch(self) -> nn.LSTM:
+        """An nn.LSTM with copies of the weights, and the settings, training and requires_grad
+        flags; as `from_torch`.
+        """
+        return rebuild(nn.LSTM, self)
+
+    def flatten_parameters(self) -> None:
+        """Nothing to do: no kernel here needs the weights in one piece."""
+
+    def extra_repr(self) -> str:
+        backend = "" if self.backend == "auto" else f", backend={self.backend!r}"
+        return super().extra_repr() + backend
+
+    def __setattr__(self, name, value):
+        if name == "qconfig":
+            tell_quantization(self)
+        super().__setattr__(name, value)
+
+    def __prepare_scriptable__(self):
+        # TorchScript finds nn.LSTM's two forwards by its class: no subclass can be scripted.
+        warnings.warn(
+            "torch.jit.script puts an nn.LSTM of the same parameters in the place of each FastLSTM "
+            "of the model it is given. To keep that model as it is, script a copy of it, with "
+            "to_torch() in place of each FastLSTM.",
+            stacklevel=2,
+        )
+        return rebuild(nn.LSTM, self, share=True)
