@@ -1,0 +1,277 @@
+"""What a run leaves: the summary, the tables (terminal and Markdown), and the results file with its
+schema.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.memory import TARGET_RATIO
+from benchmarks.sweep import by_config, threads_text
+from benchmarks.timing import geometric_mean
+
+SCHEMA = 1
+WORST_ALLOWED = 0.9
+TARGETS = {("float32", "infer"): 1.1, ("float32", "train"): 1.3, ("bfloat16", "train"): 2.0}
+
+_CASE_KEYS = {"T": int, "N": int, "I": int, "H": int, "L": int, "D": int, "P": int, "variant": str}
+_ROW_KEYS = _CASE_KEYS | {"dtype": str, "mode": str, "threads": int, "device": str, "status": str}
+_SPEED_KEYS = {
+    "baseline": str,
+    "candidate": str,
+    "checked_T": int,
+    "budget_used": float,
+    "times": dict,
+    "ratio": float,
+    "paired": float,
+    "low": float,
+    "high": float,
+    "floor_s": float,
+    "floor_kind": str,
+    "floor_share": float,
+}
+_MEMORY_KEYS = {"growth_bytes": dict, "samples": int, "candidate": str, "ratio": float}
+_TIME_KEYS = {
+    "samples": int,
+    "min_s": float,
+    "q25_s": float,
+    "median_s": float,
+    "q75_s": float,
+    "max_s": float,
+}
+_TOP_KEYS = {
+    "schema": int,
+    "kind": str,
+    "machine": dict,
+    "settings": dict,
+    "rates": dict,
+    "rows": list,
+    "summary": list,
+}
+
+
+def require(block: object, keys: dict[str, type], where: str) -> None:
+    """ValueError that names ``where`` and the key, unless the dict ``block`` has every key with a
+    value of its type.
+    """
+    if not isinstance(block, dict):
+        raise ValueError(f"{where}: got {type(block).__name__}, expected an object")
+    for key, kind in keys.items():
+        if key not in block:
+            raise ValueError(f"{where}: no {key!r}")
+        accepted = (int, float) if kind is float else kind
+        if not isinstance(block[key], accepted):
+            raise ValueError(f"{where}: {key!r} is {block[key]!r}, expected {kind.__name__}")
+
+
+def validate(result: object) -> None:
+    """ValueError unless ``result`` is a results file of schema 1, ``kind`` ``speed`` or
+    ``memory``.
+    """
+    require(result, _TOP_KEYS, "results")
+    if result["schema"] != SCHEMA or result["kind"] not in ("speed", "memory"):
+        raise ValueError(
+            f"results: schema {result['schema']!r}, kind {result['kind']!r}, "
+            f"expected {SCHEMA}, speed or memory"
+        )
+    require(
+        result["machine"],
+        {"cpu": str, "flags": list, "cores": int, "torch": str, "commit": str},
+        "machine",
+    )
+    for index, row in enumerate(result["rows"]):
+        where = f"rows[{index}]"
+        require(row, _ROW_KEYS, where)
+        if row["status"] == "failed":
+            require(row, {"error": str}, where)
+        elif row["status"] == "ok":
+            require(row, _SPEED_KEYS if result["kind"] == "speed" else _MEMORY_KEYS, where)
+            for peer, times in row.get("times", {}).items():
+                require(times, _TIME_KEYS, f"{where}.times[{peer}]")
+        else:
+            raise ValueError(f"{where}: status {row['status']!r}, expected ok or failed")
+
+
+def summarize(rows: Sequence[dict]) -> list[dict[str, object]]:
+    """One entry per (dtype, mode, threads): cells, failures, geometric mean, least and worst shape,
+    targets beside them.
+    """
+    entries = []
+    for (dtype, mode, threads), group in by_config(rows):
+        good = [row for row in group if row["status"] == "ok"]
+        entry = {
+            "dtype": dtype,
+            "mode": mode,
+            "threads": threads,
+            "cells": len(group),
+            "failed": len(group) - len(good),
+        }
+        if good:
+            worst = min(good, key=lambda row: row["ratio"])
+            entry |= {
+                "geomean": geometric_mean([row["ratio"] for row in good]),
+                "least": worst["ratio"],
+                "worst": shape_text(worst),
+                "target": TARGETS.get((dtype, mode)),
+                "least_allowed": WORST_ALLOWED if dtype == "float32" else None,
+            }
+        entries.append(entry)
+    return entries
+
+
+def shape_text(row: dict) -> str:
+    """``64,16,128`` for T, N, H, with I where it differs from H; as ``--shapes`` takes it."""
+    sizes = (
+        [row["T"], row["N"], row["H"]]
+        if row["I"] == row["H"]
+        else [row["T"], row["N"], row["I"], row["H"]]
+    )
+    return ",".join(map(str, sizes))
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
+
+
+def judged(value: float, target: float | None) -> list[str]:
+    """``["1.32", "1.3 met"]``, or ``["1.32", ""]`` where there is no target."""
+    verdict = "" if target is None else f"{target:g} {'met' if value >= target else 'missed'}"
+    return [f"{value:.2f}", verdict]
+
+
+Table = tuple[
+    str, list[str], list[list[str]], list[float | None]
+]  # title, header, lines, ratio that colours each line
+
+
+def tables(result: dict) -> list[Table]:
+    """The tables of a run as text: one per (dtype, mode, threads), then the summary; or the memory
+    table alone.
+    """
+    if result["kind"] == "memory":
+        return [memory_table(result["rows"])]
+    made = []
+    for (dtype, mode, threads), group in by_config(result["rows"]):
+        lines = []
+        first = next((row for row in group if row["status"] == "ok"), None)
+        names = (first["baseline"], first["candidate"]) if first else ("baseline", "candidate")
+        for row in group:
+            if row["status"] == "failed":
+                lines.append([shape_text(row), "failed", "", "", "", "", row["error"]])
+                continue
+            base, other = (row["times"][row[who]] for who in ("baseline", "candidate"))
+            lines.append(
+                [
+                    shape_text(row),
+                    milliseconds(base["median_s"]),
+                    milliseconds(other["median_s"]),
+                    f"{row['ratio']:.2f}",
+                    f"{row['low']:.2f}-{row['high']:.2f}",
+                    f"{row['floor_share']:.0%}",
+                    str(other["samples"]),
+                ]
+            )
+        header = [
+            "T,N,H",
+            f"{names[0]} ms",
+            f"{names[1]} ms",
+            "ratio",
+            "95 % paired",
+            "of floor",
+            "reps",
+        ]
+        title = f"{dtype}, {mode}, {threads_text(threads)}"
+        variant = group[0]["variant"]
+        made.append(
+            (
+                title if variant == "plain" else f"{variant}: {title}",
+                header,
+                lines,
+                [row.get("ratio") for row in group],
+            )
+        )
+    return [*made, summary_table(result["summary"])]
+
+
+def summary_table(summary: Sequence[dict]) -> Table:
+    lines, ratios = [], []
+    for entry in summary:
+        config = [entry["dtype"], entry["mode"], str(entry["threads"])]
+        if "geomean" not in entry:
+            lines.append([*config, f"0 of {entry['cells']}", "", "", "", "", ""])
+            ratios.append(None)
+            continue
+        counted = (
+            str(entry["cells"])
+            if not entry["failed"]
+            else f"{entry['cells'] - entry['failed']} of {entry['cells']}"
+        )
+        means = [
+            *judged(entry["geomean"], entry["target"]),
+            *judged(entry["least"], entry["least_allowed"]),
+        ]
+        lines.append([*config, counted, *means, entry["worst"]])
+        ratios.append(entry["geomean"])
+    header = [
+        "dtype",
+        "mode",
+        "threads",
+        "cells",
+        "geomean",
+        "target",
+        "least",
+        "target",
+        "at T,N,H",
+    ]
+    return "summary", header, lines, ratios
+
+
+def memory_table(rows: Sequence[dict]) -> Table:
+    lines = []
+    names = next(
+        (list(row["growth_bytes"]) for row in rows if row["status"] == "ok"),
+        ["nn.LSTM", "candidate"],
+    )
+    for row in rows:
+        start = [row["dtype"], row["variant"], shape_text(row)]
+        if row["status"] == "failed":
+            lines.append([*start, "failed", "", row["error"]])
+            continue
+        verdict = "met" if row["ratio"] <= TARGET_RATIO else "missed"
+        growth = [f"{value / 2**20:.0f}" for value in row["growth_bytes"].values()]
+        lines.append([*start, *growth, f"{row['ratio']:.2f} (at most {TARGET_RATIO:g}: {verdict})"])
+    # Less memory is better, so the inverse decides the colour.
+    colours = [1 / row["ratio"] if row.get("ratio") else None for row in rows]
+    header = ["dtype", "variant", "T,N,H", *(f"{name} MiB" for name in names), "ratio"]
+    return "peak growth of one training step", header, lines, colours
+
+
+def markdown(result: dict) -> str:
+    """The tables for a README or a note, under one line on the machine."""
+    machine = result["machine"]
+    if result["kind"] == "speed":
+        meaning = "baseline's median / candidate's median, so above 1 the candidate is faster"
+    else:
+        meaning = "candidate's growth / nn.LSTM's, so below 1 the candidate takes less"
+    parts = [
+        f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['flags'])}), "
+        f"torch {machine['torch']}, commit {machine['commit']}, {result['settings']['date']}; "
+        f"ratio = {meaning}"
+    ]
+    for title, header, lines, _ in tables(result):
+        body = [header, ["---"] * len(header), *lines]
+        rows = [
+            "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+            for line in body
+        ]
+        parts.append("\n".join([f"**{title}**", "", *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def write(result: dict, path: Path) -> None:
+    """``result`` as JSON into ``path``, after `validate`; makes the folder."""
+    validate(result)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")

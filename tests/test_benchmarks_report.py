@@ -1,0 +1,196 @@
+"""What the benchmark harness leaves: results file, tables, picture, exit status, memory rows."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from benchmarks import cli, floor, memory, plots, report, shapes, sweep, terminal, timing
+from benchmarks.peers import PEERS
+from benchmarks.shapes import Case
+
+TINY = Case(5, 3, 4, 6)
+
+
+@pytest.fixture(scope="module")
+def result():
+    cells = shapes.all_cells(
+        [TINY, Case(4, 1, 5, 5)], ["float32", "bfloat16"], ["infer", "train"], [1]
+    )
+    rows = list(sweep.run(cells, candidate=sweep.CONTROL, per_cell=0.0))
+    machine = floor.Machine(peaks={("float32", 1): 1e11, ("bfloat16", 1): 1e11})
+    sweep.add_floors(rows, machine)
+    return {
+        "schema": report.SCHEMA,
+        "kind": "speed",
+        "machine": {"cpu": "a | b", "flags": [], "cores": 1, "torch": "x", "commit": "dirty"},
+        "settings": {"date": "2000-01-01", "variant": "plain"},
+        "rates": machine.as_dict(),
+        "rows": rows,
+        "summary": report.summarize(rows),
+    }
+
+
+def test_result_is_valid_and_survives_json(result, tmp_path):
+    report.write(result, tmp_path / "deep" / "r.json")
+    again = json.loads((tmp_path / "deep" / "r.json").read_text())
+    report.validate(again)
+    assert len(again["rows"]) == 8
+    assert all(
+        row["times"][peer]["samples"] >= timing.MIN_REPS
+        for row in again["rows"]
+        for peer in row["times"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda r: r.pop("machine"), "no 'machine'"),
+        (lambda r: r.update(schema=99), "schema 99"),
+        (lambda r: r["rows"][0].pop("ratio"), r"rows\[0\]: no 'ratio'"),
+        (lambda r: r["rows"][1].update(T="5"), r"rows\[1\]: 'T' is '5', expected int"),
+        (lambda r: r["rows"][0].update(status="maybe"), "maybe"),
+        (lambda r: r["rows"][0]["times"]["nn.LSTM"].pop("median_s"), "no 'median_s'"),
+        (lambda r: r["rows"][0].update(status="failed", error=None), "error"),
+    ],
+)
+def test_invalid_result_is_named(result, spoil, message):
+    broken = copy.deepcopy(result)
+    spoil(broken)
+    with pytest.raises(ValueError, match=message):
+        report.validate(broken)
+
+
+def test_summary_names_the_worst_and_the_targets():
+    cell = {
+        "T": 8,
+        "N": 1,
+        "I": 4,
+        "H": 4,
+        "L": 1,
+        "D": 1,
+        "P": 0,
+        "variant": "plain",
+        "device": "cpu",
+    }
+    config = {"dtype": "float32", "mode": "train", "threads": 2}
+    rows = [
+        {**cell, **config, "status": "ok", "ratio": 2.0},
+        {**cell, **config, "H": 9, "status": "ok", "ratio": 0.5},
+        {**cell, **config, "status": "failed", "error": "boom"},
+        {**cell, **config, "threads": 1, "status": "failed", "error": "boom"},
+    ]
+    alone, entry = report.summarize(rows)
+    assert alone == {"dtype": "float32", "mode": "train", "threads": 1, "cells": 1, "failed": 1}
+    assert entry["geomean"] == pytest.approx(1.0)
+    assert (entry["least"], entry["worst"]) == (0.5, "8,1,4,9")
+    assert (entry["target"], entry["least_allowed"]) == (1.3, 0.9)
+    assert (entry["cells"], entry["failed"]) == (3, 1)
+    line = report.summary_table([alone, entry])[2][1]
+    assert "1.3 missed" in line
+    assert "2 of 3" in line
+
+
+def test_tables_show_every_row_with_and_without_rich(result, monkeypatch, capsys):
+    broken = copy.deepcopy(result)
+    broken["rows"][0] |= {"status": "failed", "error": "boom [bold]|"}
+    made = report.tables(broken)
+    assert sum(len(lines) for _, _, lines, _ in made[:-1]) == len(broken["rows"])
+    assert all(len(line) == len(header) for _, header, lines, _ in made for line in lines)
+    terminal.show(made)
+    assert "boom [bold]|" in capsys.readouterr().out
+    monkeypatch.setattr(terminal, "rich", None)
+    terminal.show(made)
+    assert "boom [bold]|" in capsys.readouterr().out
+    assert "boom [bold]\\|" in report.markdown(broken)
+
+
+def test_plot_is_written(result, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert plots.save_plot(result, tmp_path / "r.png") is None
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+    assert plots.save_plot({**result, "rows": []}, tmp_path / "none.png") == "no cell has a ratio"
+
+
+def test_command_line_runs_a_shape_and_writes_its_files(tmp_path, capsys):
+    arguments = [
+        "--shapes",
+        "4,2,8",
+        "--dtype",
+        "float32",
+        "--threads",
+        "1",
+        "--control",
+        "--no-plot",
+        "--cell-seconds",
+        "0.01",
+    ]
+    assert cli.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "latest-control.json",
+        "latest-control.md",
+    ]
+    report.validate(json.loads((tmp_path / "latest-control.json").read_text()))
+    assert "geomean" in capsys.readouterr().out
+
+
+def test_command_line_reports_a_failed_cell_and_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(PEERS["FastLSTM"], "reject", lambda *_: "not built here")
+    arguments = [
+        "--shapes",
+        "4,2,8",
+        "--dtype",
+        "float32",
+        "--mode",
+        "infer",
+        "--threads",
+        "1",
+        "--no-plot",
+    ]
+    assert cli.main([*arguments, "--out", str(tmp_path)]) == 1
+    assert "not built here" in capsys.readouterr().err
+    assert json.loads((tmp_path / "latest.json").read_text())["rows"][0]["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--threads 0", "expected positive whole numbers"),
+        ("--shapes 1,2", "expected T,N,H"),
+        ("--seconds -1", "positive number of seconds"),
+        ("--seconds 0.0001", "too short"),
+        ("--quick --full", "not allowed with"),
+    ],
+)
+def test_wrong_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments.split())
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_thread_counts():
+    assert cli.thread_counts("3,1,3") == [1, 3]
+    assert torch.get_num_threads() in cli.thread_counts("1,all")
+
+
+def test_memory_of_a_step_grows_with_its_length():
+    if memory.unsupported():
+        pytest.skip(memory.unsupported())
+    short, long = (
+        memory.in_fresh_process("nn.LSTM", Case(T, 32, 64, 64), "float32", 1) for T in (64, 512)
+    )
+    # Output, gates and cell of every step are kept for backward: at least 6·H float32 numbers.
+    assert long - short > (512 - 64) * 32 * 64 * 6 * 4 / 2
+
+
+def test_memory_failure_is_a_row(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(memory, "in_fresh_process", fail)
+    (row,) = memory.run([TINY], ["float32"], 1, sweep.CONTROL)
+    assert (row["status"], row["error"]) == ("failed", "RuntimeError: no such thing")
+    assert "no such thing" in str(report.memory_table([row]))
