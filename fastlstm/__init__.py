@@ -2,6 +2,8 @@
 
 from . import functional
 from ._version import __version__
+from .cell import FastLSTMCell
+from .convert import convert
 from .module import FastLSTM
 
-__all__ = ["FastLSTM", "__version__", "functional"]
+__all__ = ["FastLSTM", "FastLSTMCell", "__version__", "convert", "functional"]

@@ -1,10 +1,11 @@
 """Between the classes of fastlstm and those of torch.nn: the same settings and weights under the
-other class.
+other class, and what the parts of torch need that treat torch.nn's own classes by their names.
 """
 
 import warnings
 
 from torch import nn
+from torch.fx.proxy import Proxy, TraceError
 
 
 def _settings(module: nn.Module) -> dict:
@@ -43,12 +44,44 @@ def rebuild(
     return twin.train(source.training)
 
 
-def tell_quantization(module: nn.Module) -> None:
-    """Say that torch.ao.quantization, which goes by exact types, is about to leave `module` in
-    float.
+def for_torchscript(cls: type[nn.Module], module: nn.Module) -> nn.Module:
+    """What torch.jit.script takes in place of `module`: a `cls` of torch.nn with its parameters.
+
+    TorchScript finds nn.LSTM's two forwards by the name of its class: no subclass can be scripted.
     """
+    fast = type(module).__name__
+    warnings.warn(
+        f"torch.jit.script puts an nn.{cls.__name__} of the same parameters in the place of each "
+        f"{fast} of the model it is given. To keep that model as it is, script a copy of it, with "
+        f"to_torch() in place of each {fast}.",
+        stacklevel=3,
+    )
+    return rebuild(cls, module, share=True)
+
+
+def tell_quantization(module: nn.Module) -> None:
+    """Say that torch.ao.quantization, which goes by exact types, is to leave `module` in float."""
     warnings.warn(
         f"torch.ao.quantization goes by exact types and leaves this {type(module).__name__} in "
         "float. If it is to be quantized, put module.to_torch() in its place first.",
         stacklevel=3,
     )
+
+
+def proxies(*args) -> list[Proxy]:
+    """The stand-ins of torch.fx's tracer among these arguments of a forward, states included."""
+    flat = [a for arg in args for a in (arg if isinstance(arg, (tuple, list)) else (arg,))]
+    return [a for a in flat if isinstance(a, Proxy)]
+
+
+def trace_as_leaf(module: nn.Module, args: tuple, options: dict) -> Proxy:
+    """One call_module node for `module` in the graph that torch.fx is tracing.
+
+    The tracer makes leaves of the classes under torch.nn, and would trace into this one.
+    """
+    tracer = proxies(*args)[0].tracer
+    if tracer.root is module:
+        raise TraceError(
+            f"{type(module).__name__} is a leaf of torch.fx graphs: trace a module that contains it"
+        )
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), args, options)

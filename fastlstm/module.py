@@ -3,24 +3,17 @@ functional.py's.
 """
 
 import contextlib
-import warnings
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx.proxy import Proxy, TraceError
 from torch.nn.utils.rnn import PackedSequence
 
 from . import backends
 from .checks import check_lengths, check_reset_mask, check_states
-from .exchange import rebuild, tell_quantization
+from .exchange import for_torchscript, proxies, rebuild, tell_quantization, trace_as_leaf
 from .functional import LSTMWeights, autocast_dtype, run_layers, to_autocast
 from .packing import packing_of
-
-
-def _proxies(input, hx) -> list[Proxy]:
-    states = hx if isinstance(hx, (tuple, list)) else ()
-    return [a for a in (input, hx, *states) if isinstance(a, Proxy)]
 
 
 class FastLSTM(nn.LSTM):
@@ -122,7 +115,7 @@ class FastLSTM(nn.LSTM):
         if type(input) is not Tensor:
             if isinstance(input, PackedSequence):
                 return self._forward_packed(input, hx, lengths, reset_mask, return_cell_sequence)
-            if isinstance(input, Proxy):
+            if proxies(input):
                 return self._trace(input, hx, lengths, reset_mask, return_cell_sequence)
         dims = input.dim()
         plain = lengths is None and reset_mask is None and not return_cell_sequence
@@ -144,7 +137,7 @@ class FastLSTM(nn.LSTM):
         else:
             states = self._states(hx, x, N if dims == 3 else None, wanted)
             if states is None:
-                if _proxies(input, hx):
+                if proxies(hx):
                     return self._trace(input, hx, lengths, reset_mask, return_cell_sequence)
                 return self._as_torch(input, hx, plain)
             h0, c0 = states
@@ -331,20 +324,11 @@ class FastLSTM(nn.LSTM):
         )
 
     def _trace(self, input, hx, lengths, reset_mask, return_cell_sequence):
-        """Stay one node of a torch.fx graph, as an nn.LSTM does for being of torch.nn."""
-        tracer = _proxies(input, hx)[0].tracer
-        if tracer.root is self:
-            raise TraceError(
-                "FastLSTM is a leaf of torch.fx graphs: trace a module that contains it"
-            )
-        options = {
-            "lengths": lengths,
-            "reset_mask": reset_mask,
-            "return_cell_sequence": return_cell_sequence,
-        }
-        given = {k: v for k, v in options.items() if v is not None and v is not False}
-        args = (input,) if hx is None else (input, hx)
-        return tracer.create_proxy("call_module", tracer.path_of_module(self), args, given)
+        given = {"lengths": lengths, "reset_mask": reset_mask}
+        given = {name: value for name, value in given.items() if value is not None}
+        if return_cell_sequence:
+            given["return_cell_sequence"] = True
+        return trace_as_leaf(self, (input,) if hx is None else (input, hx), given)
 
     def step(self, x_t: Tensor, state: tuple[Tensor, Tensor] | None = None):
         """One time step, for streaming: the module called with T = 1.
@@ -388,7 +372,7 @@ class FastLSTM(nn.LSTM):
         return rebuild(cls, lstm, **options)
 
     def to_torch(self) -> nn.LSTM:
-        """An nn.LSTM with copies of the weights, and the settings, training and requires_grad
+        """An nn.LSTM with copies of the weights, and the same settings and flags; see `from_torch`."""
         flags; as `from_torch`.
         """
         return rebuild(nn.LSTM, self)
@@ -406,11 +390,4 @@ class FastLSTM(nn.LSTM):
         super().__setattr__(name, value)
 
     def __prepare_scriptable__(self):
-        # TorchScript finds nn.LSTM's two forwards by its class: no subclass can be scripted.
-        warnings.warn(
-            "torch.jit.script puts an nn.LSTM of the same parameters in the place of each FastLSTM "
-            "of the model it is given. To keep that model as it is, script a copy of it, with "
-            "to_torch() in place of each FastLSTM.",
-            stacklevel=2,
-        )
-        return rebuild(nn.LSTM, self, share=True)
+        return for_torchscript(nn.LSTM, self)

@@ -1,0 +1,137 @@
+"""FastLSTMCell: one time step as a module, with nn.LSTMCell's contract."""
+
+import contextlib
+
+import torch
+from torch import Tensor, nn
+
+from . import backends
+from .exchange import for_torchscript, proxies, rebuild, tell_quantization, trace_as_leaf
+from .functional import LSTMWeights, autocast_dtype, run_layers, to_autocast
+
+
+class FastLSTMCell(nn.LSTMCell):
+    """A faster `torch.nn.LSTMCell`: same arguments, parameters, state dict, results and errors.
+
+    Args:
+        input_size, hidden_size, bias, device, dtype: as for `torch.nn.LSTMCell`.
+        backend: "auto", or a name of `fastlstm.backends.NAMES`.
+
+    Inputs: input, hx=None
+        * **input**: (N, I), or unbatched (I,).
+        * **hx**: (h, c), each (N, H), or unbatched (H,); zeros if None.
+
+    Outputs: (h, c), the new state, shaped as hx.
+
+    For a whole sequence, one call of `FastLSTM` takes far less time than a loop over cells, also
+    where episodes begin in mid-sequence (reset_mask) or every c_t is wanted
+    (return_cell_sequence).
+    """
+
+    backend: str = "auto"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device=None,
+        dtype=None,
+        *,
+        backend: str = "auto",
+    ) -> None:
+        backends.check_name(backend)
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+        self.backend = backend
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See the class for arguments and results. Raises what nn.LSTMCell raises."""
+        if type(input) is not Tensor and proxies(input):
+            return self._trace(input, hx)
+        wanted = autocast_dtype(input.device)
+        fitting = self._fitting(input, hx, wanted)
+        if fitting is None:
+            if proxies(hx):
+                return self._trace(input, hx)
+            # Refused, nearly always, and then in nn.LSTMCell's own words.
+            return super().forward(input, hx)
+        x, h, c, weights = fitting
+        guard = (
+            contextlib.nullcontext()
+            if wanted is None
+            else torch.autocast(x.device.type, enabled=False)
+        )
+        with guard:
+            _, h, c, _ = run_layers(
+                x,
+                h,
+                c,
+                [[weights]],
+                lengths=None,
+                reset_mask=None,
+                return_cells=False,
+                between_layers=None,
+                backend=self.backend,
+            )
+        if input.dim() == 1:
+            return h.view(-1), c.view(-1)
+        return h.squeeze(0), c.squeeze(0)
+
+    def _trace(self, input, hx):
+        return trace_as_leaf(self, (input,) if hx is None else (input, hx), {})
+
+    def _fitting(self, input, hx, wanted):
+        """x (1, N, I), h and c (1, N, H), and the weights; None where any does not fit the rest."""
+        H, dims = self.hidden_size, input.dim()
+        if dims not in (1, 2) or input.shape[-1] != self.input_size or H == 0:
+            return None
+        x = input if wanted is None else to_autocast(input, wanted)
+        lead = (1, 1) if dims == 1 else (1, input.shape[0])
+        x = x.view(1, 1, -1) if dims == 1 else x.unsqueeze(0)
+        if hx is None:
+            states = (x.new_zeros(*lead, H),) * 2
+        else:
+            states = hx
+            if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+                return None
+            expected = (H,) if dims == 1 else (lead[1], H)
+            if any(not isinstance(s, Tensor) or s.shape != expected for s in hx):
+                return None
+            states = tuple(s.reshape(*lead, H) for s in hx)
+        found = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
+        if wanted is not None:
+            states = tuple(to_autocast(s, wanted) for s in states)
+            found = [to_autocast(w, wanted) for w in found]
+        shapes = ((4 * H, self.input_size), (4 * H, H), (4 * H,), (4 * H,))
+        for w, shape in zip(found, shapes, strict=True):
+            if w is not None and w.shape != shape:
+                return None
+        present = [t for t in (*states, *found) if t is not None]
+        if any(t.dtype != x.dtype or t.device != x.device for t in present):
+            return None
+        return x, *states, LSTMWeights(*found)
+
+    @classmethod
+    def from_torch(cls, cell: nn.LSTMCell, **options) -> "FastLSTMCell":
+        """A FastLSTMCell with copies of an nn.LSTMCell's weights; see `FastLSTM.from_torch`."""
+        if not isinstance(cell, nn.LSTMCell):
+            raise TypeError(f"cell: got {type(cell).__name__}, expected a torch.nn.LSTMCell")
+        return rebuild(cls, cell, **options)
+
+    def to_torch(self) -> nn.LSTMCell:
+        """An nn.LSTMCell with copies of the weights; see `FastLSTM.to_torch`."""
+        return rebuild(nn.LSTMCell, self)
+
+    def extra_repr(self) -> str:
+        backend = "" if self.backend == "auto" else f", backend={self.backend!r}"
+        return super().extra_repr() + backend
+
+    def __setattr__(self, name, value):
+        if name == "qconfig":
+            tell_quantization(self)
+        super().__setattr__(name, value)
+
+    def __prepare_scriptable__(self):
+        return for_torchscript(nn.LSTMCell, self)
