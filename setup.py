@@ -101,7 +101,7 @@ def library():
 
     sources = [s for d in ("", "core/", "cpu/") for s in sorted(glob(f"csrc/{d}*.cpp"))]
     cxx_flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno"]
-    cxx_flags += ["-ffp-contract=fast", "-Wall", "-g0", *STABLE_ABI]  # -g: 9 x the size
+    cxx_flags += ["-ffp-contract=fast", "-Wall", "-g0", *STABLE_ABI]  # with -g, many times larger
     cuda_sources, cuda_home = sorted(glob("csrc/cuda/*.cu")), find_cuda_home()
     cuda = {"nvcc": [], "libraries": [], "library_dirs": []}
     if wanted("FASTLSTM_CUDA", "nvcc", cuda_home, "building without CUDA") and cuda_sources:
