@@ -319,8 +319,8 @@ class FastLSTM(nn.LSTM):
         if plain:
             return result
         raise ValueError(
-            "input: fastlstm does not take these arguments, and nn.LSTM, which does, has no lengths, reset_mask or "
-            "return_cell_sequence; leave them out"
+            "input: fastlstm does not take these arguments, and nn.LSTM, which does, has no "
+            "lengths, reset_mask or return_cell_sequence; leave those out"
         )
 
     def _trace(self, input, hx, lengths, reset_mask, return_cell_sequence):
@@ -372,9 +372,7 @@ class FastLSTM(nn.LSTM):
         return rebuild(cls, lstm, **options)
 
     def to_torch(self) -> nn.LSTM:
-        """An nn.LSTM with copies of the weights, and the same settings and flags; see `from_torch`."""
-        flags; as `from_torch`.
-        """
+        """An nn.LSTM with copies of the weights, and its settings; see `from_torch`."""
         return rebuild(nn.LSTM, self)
 
     def flatten_parameters(self) -> None:
