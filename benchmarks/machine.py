@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -90,16 +92,20 @@ def describe() -> dict[str, object]:
         "torch_threads": all_threads(),
         "load_average": load_average(),
         "commit": commit(),
-        "fastlstm": fastlstm_version(),
+        "fastlstm": fastlstm_report(),
     }
 
 
-def fastlstm_version() -> str | None:
+def fastlstm_report() -> dict[str, object]:
+    """What ``python -m fastlstm --json`` says of build and backends, or ``{"error": why not}``."""
+    command = [sys.executable, "-m", "fastlstm", "--json"]
     try:
-        import fastlstm
-    except ImportError:
-        return None
-    return getattr(fastlstm, "__version__", None)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        report = json.loads(done.stdout)
+    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
+        lines = done.stderr.strip().splitlines() if isinstance(error, ValueError) else []
+        return {"error": lines[-1] if lines else f"{type(error).__name__}: {error}"}
+    return report if isinstance(report, dict) else {"report": report}
 
 
 def available_memory() -> float:

@@ -202,8 +202,9 @@ class FastLSTM(TorchLSTM):
             import fastlstm
 
             self.module_class = fastlstm.FastLSTM
-        except (ImportError, AttributeError) as error:
-            return f"fastlstm cannot be imported: {error}"
+        except Exception as error:
+            # A broken build must cost a row, and not the run.
+            return f"fastlstm cannot be imported: {type(error).__name__}: {error}"
         return super().reject(case, dtype, device)
 
     def forward_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.report import TARGETS, shape_text
+from benchmarks.report import shape_text
 from benchmarks.shapes import DTYPES
 from benchmarks.sweep import threads_text
 
@@ -34,6 +34,7 @@ def save_plot(result: dict, path: Path) -> str | None:
     modes = sorted({row["mode"] for row in rows})
     shapes = {tuple(row[key] for key in PLACE_KEYS): shape_text(row) for row in rows}
     places = {shape: place for place, shape in enumerate(sorted(shapes, reverse=True))}
+    targets = {(entry["dtype"], entry["mode"]): entry.get("target") for entry in result["summary"]}
     figure, axes = pyplot.subplots(
         len(dtypes),
         len(modes),
@@ -43,7 +44,6 @@ def save_plot(result: dict, path: Path) -> str | None:
         squeeze=False,
         layout="constrained",
     )
-    plain = result["settings"]["variant"] == "plain"
     for dtype, line in zip(dtypes, axes, strict=True):
         for mode, axis in zip(modes, line, strict=True):
             axis.set_title(f"{dtype}, {mode}", fontsize=10)
@@ -52,11 +52,11 @@ def save_plot(result: dict, path: Path) -> str | None:
                 [row for row in rows if (row["dtype"], row["mode"]) == (dtype, mode)],
                 sorted({row["threads"] for row in rows}),
                 places,
-                TARGETS.get((dtype, mode)) if plain else None,
+                targets.get((dtype, mode)),
             )
     axes[0][0].set_yticks(list(places.values()), [shapes[shape] for shape in places])
     axes[0][0].set_ylim(-0.7, len(places) - 0.3)
-    set_ratio_axis(axes, rows)
+    set_ratio_axis(axes, rows, [value for value in targets.values() if value])
     describe(figure, axes, result, rows[0]["baseline"], rows[0]["candidate"])
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=140)
@@ -72,7 +72,7 @@ def draw_panel(axis, rows: list[dict], threads: list[int], places: dict, target:
             continue
         colour, marker = STYLES[index % len(STYLES)]
         # Thread counts sit a little apart, so that equal ratios do not hide each other.
-        shift = 0.34 * (index / max(len(threads) - 1, 1) - 0.5)
+        shift = 0.34 * (index - (len(threads) - 1) / 2) / max(len(threads) - 1, 1)
         axis.errorbar(
             [row["paired"] for row in mine],
             [places[tuple(row[key] for key in PLACE_KEYS)] - shift for row in mine],
@@ -95,13 +95,13 @@ def draw_panel(axis, rows: list[dict], threads: list[int], places: dict, target:
     axis.tick_params(labelsize=8)
 
 
-def set_ratio_axis(axes, rows: list[dict]) -> None:
+def set_ratio_axis(axes, rows: list[dict], targets: list[float]) -> None:
     """One log axis for all panels that holds every dot, 1 and the targets, with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     dots = [row["paired"] for row in rows]
     low = min([0.8, *dots, *(row["low"] for row in rows if row["low"] > 1 / WIDEST)])
-    high = max([*TARGETS.values(), *dots, *(row["high"] for row in rows if row["high"] < WIDEST)])
+    high = max([1.25, *targets, *dots, *(row["high"] for row in rows if row["high"] < WIDEST)])
     axes[0][0].set_xscale("log")
     axes[0][0].set_xlim(low / 1.1, high * 1.1)
     subs = (1, 1.5, 2, 3, 5, 7) if high / low < 10 else (1, 2, 5)

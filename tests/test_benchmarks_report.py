@@ -74,6 +74,7 @@ def test_summary_names_the_worst_and_the_targets():
         "P": 0,
         "variant": "plain",
         "device": "cpu",
+        "candidate": sweep.CANDIDATE,
     }
     config = {"dtype": "float32", "mode": "train", "threads": 2}
     rows = [
