@@ -102,7 +102,7 @@ def in_fresh_process(peer: str, case: Case, dtype: str, threads: int, timeout: f
 
 
 def run(
-    cases: Sequence[Case], dtypes: Sequence[str], threads: int, candidate: str, repetitions: int = 3
+    cases: Sequence[Case], dtypes: Sequence[str], threads: int, candidate: str, repetitions: int = 1
 ) -> Iterator[dict[str, object]]:
     """A row per case and dtype: median growth in bytes of nn.LSTM and the candidate, and candidate
     / nn.LSTM as ``ratio``.
