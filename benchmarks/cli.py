@@ -225,6 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"seconds: {args.seconds:g} is too short for any shape; give more, or name --shapes"
             )
         rates.measure_peaks(args.dtype, args.threads)
+        for text in rates.disturbed():
+            terminal.warn(text)
         rows = speed_rows(args, cells, started)
         # Again, because a rate that was disturbed would make a floor that is too high.
         rates.measure_peaks(args.dtype, args.threads)
