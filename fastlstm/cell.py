@@ -55,7 +55,8 @@ class FastLSTMCell(nn.LSTMCell):
         if fitting is None:
             if proxies(hx):
                 return self._trace(input, hx)
-            # Refused, nearly always, and then in nn.LSTMCell's own words.
+            # Refused, nearly always, and then in nn.LSTMCell's own words; or recorded by
+            # torch.jit.trace as torch's own op.
             return super().forward(input, hx)
         x, h, c, weights = fitting
         guard = (
@@ -85,7 +86,9 @@ class FastLSTMCell(nn.LSTMCell):
     def _fitting(self, input, hx, wanted):
         """x (1, N, I), h and c (1, N, H), and the weights; None where any does not fit the rest."""
         H, dims = self.hidden_size, input.dim()
-        if dims not in (1, 2) or input.shape[-1] != self.input_size or H == 0:
+        if dims not in (1, 2) or H == 0 or torch.jit.is_tracing():
+            return None
+        if input.shape[-1] != self.input_size:
             return None
         x = input if wanted is None else to_autocast(input, wanted)
         lead = (1, 1) if dims == 1 else (1, input.shape[0])

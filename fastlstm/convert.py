@@ -110,5 +110,6 @@ def _change_class(module: nn.Module, backend: str) -> None:
         fast = _FAST[parametrize.type_before_parametrizations(module)]
         body = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
         module.__class__ = type(f"Parametrized{fast.__name__}", (fast,), body)
+    vars(module).pop("_flat_weights", None)  # a property in FastLSTM
     if backend != "auto":
         module.backend = backend

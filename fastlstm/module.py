@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import backends
-from .checks import check_lengths, check_reset_mask, check_states
+from .checks import check_lengths, check_reset_mask, check_states, check_tensor
 from .exchange import for_torchscript, proxies, rebuild, tell_quantization, trace_as_leaf
 from .functional import LSTMWeights, autocast_dtype, run_layers, to_autocast
 from .packing import packing_of
@@ -52,9 +52,10 @@ class FastLSTM(nn.LSTM):
 
     Where this is not as `torch.nn.LSTM`: T = 0 gives an output of no steps and hx itself (there an
     error); an hx of the wrong dtype, hx = (None, None), and a wrong hx beside a `PackedSequence`
-    are a ValueError that names the argument. `flatten_parameters()` has nothing to do and never
+    are a ValueError that names the argument; so are weights replaced by some of the wrong shape or
+    dtype. `flatten_parameters()` has nothing to do and never
     warns. `torch.jit.script` puts an nn.LSTM of the same parameters in its place, in the given
-    model, and warns of it.
+    model, and warns of it. `torch.jit.trace` records torch's own LSTM op.
 
     Example::
 
@@ -119,7 +120,8 @@ class FastLSTM(nn.LSTM):
                 return self._trace(input, hx, lengths, reset_mask, return_cell_sequence)
         dims = input.dim()
         plain = lengths is None and reset_mask is None and not return_cell_sequence
-        if dims not in (2, 3):
+        if dims not in (2, 3) or (plain and torch.jit.is_tracing()):
+            # A trace then holds torch's own op, which runs and exports without fastlstm.
             return self._as_torch(input, hx, plain)
         wanted = autocast_dtype(input.device)
         x = input if wanted is None else to_autocast(input, wanted)
@@ -169,8 +171,9 @@ class FastLSTM(nn.LSTM):
         if wanted is not None:
             data = to_autocast(data, wanted)
         layers = self._layers(data, wanted)
-        if layers is None or data.dim() != 2:
-            return self._as_torch(input, hx, reset_mask is None and not return_cell_sequence)
+        plain = reset_mask is None and not return_cell_sequence
+        if layers is None or data.dim() != 2 or (plain and torch.jit.is_tracing()):
+            return self._as_torch(input, hx, plain)
         packing = packing_of(input)
         N = packing.N
         if hx is None:
@@ -239,8 +242,8 @@ class FastLSTM(nn.LSTM):
             )
 
     def _layers(self, x: Tensor, wanted: torch.dtype | None) -> list[list[LSTMWeights]] | None:
-        """The weights, layer by layer; None where they or `x` do not fit, which nn.LSTM's own call
-        then explains.
+        """The weights, layer by layer; None where `x` does not fit them, which nn.LSTM's own call
+        then explains. Weights that do not fit each other are a ValueError: nn.LSTM would read on.
 
         They are looked up by name at every call: wrappers, parametrizations and functional_call
         put other tensors there.
@@ -259,11 +262,16 @@ class FastLSTM(nn.LSTM):
             if k == D * len(shapes):
                 shapes[0] = (4 * H, D * P)
             found = [self._weight(name) for name in names[k : k + len(shapes)]]
+            first = found[0]
+            if k == 0 and first is not None and wanted is None and first.dtype != dtype:
+                return None
+            if k == 0 and first is not None and first.device != device:
+                return None
             if wanted is not None:
                 found = [to_autocast(w, wanted) for w in found]
-            for w, shape in zip(found, shapes, strict=True):
+            for place, (w, shape) in enumerate(zip(found, shapes, strict=True)):
                 if w is None or w.dtype != dtype or w.shape != shape or w.device != device:
-                    return None
+                    check_tensor(names[k + place], w, shape, x)
             biases = found[2:4] if self.bias else (None, None)
             weights.append(LSTMWeights(*found[:2], *biases, found[-1] if self.proj_size else None))
         return [weights[k : k + D] for k in range(0, len(weights), D)]
@@ -326,8 +334,8 @@ class FastLSTM(nn.LSTM):
     def _trace(self, input, hx, lengths, reset_mask, return_cell_sequence):
         given = {"lengths": lengths, "reset_mask": reset_mask}
         given = {name: value for name, value in given.items() if value is not None}
-        if return_cell_sequence:
-            given["return_cell_sequence"] = True
+        if return_cell_sequence is not False:
+            given["return_cell_sequence"] = return_cell_sequence
         return trace_as_leaf(self, (input,) if hx is None else (input, hx), given)
 
     def step(self, x_t: Tensor, state: tuple[Tensor, Tensor] | None = None):
@@ -374,6 +382,16 @@ class FastLSTM(nn.LSTM):
     def to_torch(self) -> nn.LSTM:
         """An nn.LSTM with copies of the weights, and its settings; see `from_torch`."""
         return rebuild(nn.LSTM, self)
+
+    @property
+    def _flat_weights(self) -> list[Tensor | None]:
+        # nn.LSTM stores this list, and with it what a parametrization or a pruning mask computed
+        # last, which can be neither copied nor pickled.
+        return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    @_flat_weights.setter
+    def _flat_weights(self, weights) -> None:
+        """nn.LSTM's own methods assign what they have just read by name."""
 
     def flatten_parameters(self) -> None:
         """Nothing to do: no kernel here needs the weights in one piece."""

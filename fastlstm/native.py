@@ -4,7 +4,6 @@ The library has no Python in it: it is one file for all Python versions, loaded 
 package that was installed without a compiler has none, and everything runs on the reference.
 """
 
-import functools
 import os
 from pathlib import Path
 
@@ -19,9 +18,7 @@ def library_path() -> Path | None:
     return found[0] if found else None
 
 
-@functools.cache
-def load() -> str | None:
-    """Load the compiled library. Returns None where that worked, else the reason why not."""
+def _load() -> str | None:
     if os.environ.get("FASTLSTM_NATIVE") == "0":
         return "FASTLSTM_NATIVE=0 is set"
     path = library_path()
@@ -32,6 +29,15 @@ def load() -> str | None:
     except OSError as error:
         return f"the compiled library does not load: {error}"
     return None
+
+
+# At import, so that for torch.compile it is a constant.
+_reason = _load()
+
+
+def load() -> str | None:
+    """None where the compiled library is loaded, else the reason why it is not."""
+    return _reason
 
 
 def cpu_isa() -> str:

@@ -1,0 +1,20 @@
+"""What the tests share that run an nn.LSTM and a FastLSTM side by side."""
+
+import pytest
+from torch import nn
+
+from fastlstm import FastLSTM, native
+
+needs_library = pytest.mark.skipif(native.load() is not None, reason=str(native.load()))
+on_cpu = pytest.param("cpu", marks=needs_library)
+
+# What nn.LSTM itself warns of, once a process, where its own faster path does not serve.
+ignore_onednn = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with")
+
+
+def pair(input_size, hidden_size, num_layers=1, *, backend="auto", **options):
+    """An nn.LSTM and a FastLSTM of the same options and weights."""
+    lstm = nn.LSTM(input_size, hidden_size, num_layers, **options)
+    fast = FastLSTM(input_size, hidden_size, num_layers, backend=backend, **options)
+    fast.load_state_dict(lstm.state_dict())
+    return lstm, fast
