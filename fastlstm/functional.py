@@ -1,7 +1,6 @@
 """`lstm`: a stack of LSTM layers as a function of its input, states and weights.
 
-Per layer it is one ordinary matrix product for all steps' inputs, x W_ih^T + b, which is torch's own (autograd, autocast
-and the BLAS are already right there), and one op for the recurrence of all directions and steps (ops.py).
+Per layer it is one op for all directions and steps (layer_ops.py).
 """
 
 import contextlib
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backends, ops  # noqa: F401  (ops registers what is called below)
+from . import backends, layer_ops  # noqa: F401  (registers what is called below)
 from .checks import check_lengths, check_reset_mask, check_stack
 
 
@@ -37,31 +36,8 @@ def _bf16_tiles() -> bool:
 # Without AMX, a 16-bit product on the CPU is slower than the float32 one (measured: half its rate on AVX512-BF16), so the
 # gate inputs are made, and their gradients used, in float32 there: faster, and more exact.
 _WIDE_CPU_PRODUCTS = not _bf16_tiles()
-
-
-def _bias(w: LSTMWeights) -> Tensor | None:
-    if w.bias_ih is None or w.bias_hh is None:
-        return w.bias_hh if w.bias_ih is None else w.bias_ih
-    return w.bias_ih + w.bias_hh
-
-
-def _gate_inputs(x: Tensor, layer: Sequence[LSTMWeights]) -> Tensor:
-    """W_ih x + b_ih + b_hh for all steps and directions: (T, N, I) -> (T, N, D, 4H)."""
-    T, N, _ = x.shape
-    if _WIDE_CPU_PRODUCTS and x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16):
-        x = x.float()
-        layer = [LSTMWeights(*(None if a is None else a.float() for a in w)) for w in layer]
-    if len(layer) == 1:
-        weight, bias = layer[0].weight_ih, _bias(layer[0])
-    else:
-        weight = torch.cat([w.weight_ih for w in layer])
-        biases = [_bias(w) for w in layer]
-        bias = None if biases[0] is None else torch.cat(biases)
-    return F.linear(x, weight, bias).view(T, N, len(layer), -1)
-
-
-def _stack_directions(tensors: list[Tensor]) -> Tensor:
-    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
+_HALF = (torch.bfloat16, torch.float16)
+_NO_WEIGHTS = (None,) * 5
 
 
 def run_layers(
@@ -87,21 +63,16 @@ def run_layers(
     """
     D = len(layers[0])
     family = backends.select(backend, backends.Call(x.device.type, x.dtype)).family
-    forward = getattr(torch.ops.fastlstm, f"{family}_forward").default
+    forward = getattr(torch.ops.fastlstm, f"{family}_layer_forward").default
+    wide = _WIDE_CPU_PRODUCTS and x.device.type == "cpu" and x.dtype in _HALF
     h_n, c_n, cells = [], [], None
     for k, layer in enumerate(layers):
         last = k == len(layers) - 1
-        gates_x = _gate_inputs(x, layer)
-        weight_hh = _stack_directions([w.weight_hh for w in layer])
-        weight_hr = None
-        if layer[0].weight_hr is not None:
-            weight_hr = _stack_directions([w.weight_hr for w in layer])
-        h, c = h0[k * D : (k + 1) * D], c0[k * D : (k + 1) * D]
-        inputs = (gates_x, h, c, weight_hh) if weight_hr is None else (gates_x, h, c, weight_hh, weight_hr)
-        save_tape = torch.is_grad_enabled() and any(a.requires_grad for a in inputs)
-        x, h, c, cells, _ = forward(
-            gates_x, h, c, weight_hh, weight_hr, lengths, reset_mask, save_tape, return_cells and last
-        )
+        weights = (*layer[0], *(layer[1] if D == 2 else _NO_WEIGHTS))
+        h, c = (h0, c0) if len(layers) == 1 else (h0[k * D : (k + 1) * D], c0[k * D : (k + 1) * D])
+        inputs = (x, h, c, *weights)
+        save_tape = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in inputs)
+        x, h, c, cells, _ = forward(*inputs, lengths, reset_mask, wide, save_tape, return_cells and last)
         h_n.append(h)
         c_n.append(c)
         if between_layers is not None and not last:

@@ -1,6 +1,7 @@
-"""The custom ops: the recurrence of one layer (all directions, all steps), its schema, shapes, autograd and weight gradients.
+"""The custom ops of the recurrence of one layer (all directions, all steps): schema, shapes, autograd, weight gradients.
 
-Each backend family is a pair of ops with one schema, `<family>_forward` and `<family>_backward`:
+Each backend family is a pair of ops with one schema, `<family>_forward` and `<family>_backward`; layer_ops.py puts the
+input product around it:
 
 * `fastlstm::lstm_*` is what runs by default. A device's compiled kernels register themselves for it (csrc/bindings.cpp
   for the CPU); a device without any runs the reference.
@@ -69,12 +70,12 @@ def _backward_fake(
     )
 
 
-def _product_of_steps(dy: Tensor, x: Tensor) -> Tensor:
+def product_of_steps(dy: Tensor, x: Tensor) -> Tensor:
     """sum over t, n of dy[t, n, :] x[t, n, :]^T: (T, N, A), (T, N, B) -> (A, B), in dy's dtype."""
     return dy.flatten(0, 1).t() @ x.to(dy.dtype).flatten(0, 1)
 
 
-def _weight_hh_grad(dgates_x, output, h0, lengths, reset_mask):
+def weight_hh_grad(dgates_x, output, h0, lengths, reset_mask):
     """dW_hh (D, 4H, P): one large product per direction, of dgates with the h that entered each step."""
     T, _, D, _ = dgates_x.shape
     P = h0.shape[-1]
@@ -88,20 +89,20 @@ def _weight_hh_grad(dgates_x, output, h0, lengths, reset_mask):
             start, rest = (T - 1, slice(0, T - 1)) if d else (0, slice(1, T))
             before = slice(1, T) if d else slice(0, T - 1)
             grad = dgates[start].t() @ first.to(dgates.dtype)
-            grads.append(grad if T == 1 else grad + _product_of_steps(dgates[rest], h[before]))
+            grads.append(grad if T == 1 else grad + product_of_steps(dgates[rest], h[before]))
         else:
             entering = reference.entering_states(h, first, reset_mask, lengths, d == 1)
-            grads.append(_product_of_steps(dgates, entering))
+            grads.append(product_of_steps(dgates, entering))
     return torch.stack(grads)
 
 
-def _weight_hr_grad(dhidden, cells, gates):
+def weight_hr_grad(dhidden, cells, gates):
     """dW_hr (D, P, H): of the gradients that arrived at h_t with the unprojected o * tanh(c_t)."""
     H = cells.shape[-1]
     unprojected = gates[..., 3 * H :].to(cells.dtype) * cells.tanh()
     return torch.stack(
         [
-            _product_of_steps(dhidden[:, :, d], unprojected[:, :, d])
+            product_of_steps(dhidden[:, :, d], unprojected[:, :, d])
             for d in range(dhidden.shape[2])
         ]
     )
@@ -140,42 +141,28 @@ def _make_forward_autograd(family):
         if needs[3]:
             if lengths is not None:
                 lengths = lengths.clamp(0, gates.shape[0])
-            dweight_hh = _weight_hh_grad(dgates_x, output, h0, lengths, reset_mask)
+            dweight_hh = weight_hh_grad(dgates_x, output, h0, lengths, reset_mask)
             dweight_hh = dweight_hh.to(weight_hh.dtype)
         if needs[4]:
-            dweight_hr = _weight_hr_grad(dhidden, cells, gates).to(weight_hr.dtype)
+            dweight_hr = weight_hr_grad(dhidden, cells, gates).to(weight_hr.dtype)
         return dgates_x, dh0, dc0, dweight_hh, dweight_hr, None, None, None, None
 
     return backward
 
 
-# Which arguments of <family>_backward are differentiable, in order: all that are tensors of numbers.
-_DIFFERENTIABLE = range(11)
+def differentiate_backward(ctx, grads, rule, tensors: int, scalars: int):
+    """The derivative of a backward op, by autograd through `rule`, the same in plain torch; differentiable again.
 
-
-def _setup_backward(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:13])
-    ctx.wide_gates = inputs[13]
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate_backward(ctx, *grads):
-    """The derivative of a backward: autograd through the reference's reverse loop, itself differentiable again."""
+    The op's arguments are `tensors` tensors (ctx.saved_tensors) and then `scalars` others (ctx.scalars).
+    """
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        inputs = [
-            # A fresh view, so that autograd.grad below stops here and not at whatever made the tensor.
-            None if x is None else x.view_as(x) if x.requires_grad else x
-            for x in ctx.saved_tensors
-        ]
-        results = reference.lstm_backward(*inputs, ctx.wide_gates)
-        wanted = [
-            k for k in _DIFFERENTIABLE if ctx.needs_input_grad[k] and inputs[k] is not None
-        ]
+        # Fresh views, so that autograd.grad below stops here and not at whatever made the tensors.
+        inputs = [x.view_as(x) if x is not None and x.requires_grad else x for x in ctx.saved_tensors]
+        results = rule(*inputs, *ctx.scalars)
+        wanted = [k for k in range(tensors) if ctx.needs_input_grad[k] and inputs[k] is not None]
         pairs = [
-            (r, g)
-            for r, g in zip(results, grads, strict=True)
-            if g is not None and r.requires_grad
+            (r, g) for r, g in zip(results, grads, strict=True) if g is not None and r.requires_grad
         ]
         found = [None] * len(wanted)
         if pairs and wanted:
@@ -187,29 +174,40 @@ def _differentiate_backward(ctx, *grads):
                 allow_unused=True,
             )
     by_place = dict(zip(wanted, found, strict=True))
-    return tuple(by_place.get(k) for k in range(14))
+    return tuple(by_place.get(k) for k in range(tensors + scalars))
 
 
-_library = torch.library.Library("fastlstm", "DEF")
+def keep_backward_inputs(tensors: int):
+    """A setup_context that saves a backward op's arguments for `differentiate_backward`."""
+
+    def setup(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:tensors])
+        ctx.scalars = inputs[tensors:]
+        ctx.set_materialize_grads(False)
+
+    return setup
+
+
+library = torch.library.Library("fastlstm", "DEF")
 
 for _family in FAMILIES:
-    _library.define(_FORWARD.format(_family))
-    _library.define(_BACKWARD.format(_family))
+    library.define(_FORWARD.format(_family))
+    library.define(_BACKWARD.format(_family))
     for _name, _impl, _fake in (
         (f"{_family}_forward", _forward_reference, _forward_fake),
         (f"{_family}_backward", reference.lstm_backward, _backward_fake),
     ):
-        _library.impl(_name, _impl, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"fastlstm::{_name}", _fake, lib=_library)
+        library.impl(_name, _impl, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"fastlstm::{_name}", _fake, lib=library)
     torch.library.register_autograd(
         f"fastlstm::{_family}_forward",
         _make_forward_autograd(_family),
         setup_context=_setup_forward,
-        lib=_library,
+        lib=library,
     )
     torch.library.register_autograd(
         f"fastlstm::{_family}_backward",
-        _differentiate_backward,
-        setup_context=_setup_backward,
-        lib=_library,
+        lambda ctx, *grads: differentiate_backward(ctx, grads, reference.lstm_backward, 13, 1),
+        setup_context=keep_backward_inputs(13),
+        lib=library,
     )

@@ -40,11 +40,11 @@ struct CellGradient {
   V c_in;
 };
 
-// From the activated gates, c and c_in of the step, the gradient dh of (unprojected) h, and dc, what arrived at c from
+// From the activated gates, tanh(c) and c_in of the step, the gradient dh of (unprojected) h, and dc, what arrived at c from
 // elsewhere: the later step and the returned cell sequence.
-template <class M, class V>
-FASTLSTM_INLINE CellGradient<V> lstm_cell_backward(const Gates<V>& gates, const V& c, const V& c_in, const V& dh, const V& dc) {
-  const V tanh_c = M::tanh(c);
+template <class V>
+FASTLSTM_INLINE CellGradient<V> lstm_cell_backward(const Gates<V>& gates, const V& tanh_c, const V& c_in, const V& dh,
+                                                   const V& dc) {
   const V dc_all = dc + dh * gates.o * (1 - tanh_c * tanh_c);
   CellGradient<V> d;
   d.gates.i = dc_all * gates.g * gates.i * (1 - gates.i);

@@ -14,7 +14,7 @@ class Backward {
         plan_(plan),
         rec_{s_, plan_, args.reset_mask},
         hh_panels_((s_.P + L - 1) / L, kPanel, plan_.U, 4 * s_.H, L, 1),
-        hr_panels_(args.weight_hr == nullptr ? 0 : (s_.H + L - 1) / L, kPanel, plan_.U, s_.P, L, 1) {
+        hr_panels_(args.weight_hr[0] == nullptr ? 0 : (s_.H + L - 1) / L, kPanel, plan_.U, s_.P, L, 1) {
     Layout size(nullptr);
     lay_out(size);
     Layout layout(Workspace::take(size.used()));
@@ -23,15 +23,33 @@ class Backward {
 
   void run() {
     pack();
-    run_plan(plan_, threads_, [this](int d, int group, int u0, int u1, Barrier& barrier) {
+    const Stretches& stretches = a_.stretches;
+    const int64_t steps = stretches.visit == nullptr ? s_.T : stretches.steps;
+    for (int64_t k0 = (s_.T - 1) / steps * steps; k0 >= 0; k0 -= steps) {
+      const int64_t k1 = std::min(s_.T, k0 + steps);
+      run_stretch(k0, k1);
+      if (stretches.visit != nullptr) stretches.visit(stretches.context, k0, k1);
+    }
+  }
+
+ private:
+  static constexpr int L = lanes<Acc>;
+
+  bool projected() const { return a_.weight_hr[0] != nullptr; }
+
+  void run_stretch(int64_t k0, int64_t k1) {
+    for (int d = 0; d < s_.D; ++d) first_[d] = a_.stretches.visit == nullptr ? 0 : rec_.earliest(d, k0, k1);
+    run_plan(plan_, threads_, [=](int d, int group, int u0, int u1, Barrier& barrier) {
       int64_t meetings = 0;
       const auto meet = [&] {
         if (plan_.U > 1) barrier.arrive_and_wait(u1 - u0, ++meetings * plan_.U);
       };
       rec_.for_chunks(group, [&](int64_t begin, int64_t end) {
-        if (u0 == 0) start_rows(d, begin, end);
-        meet();
-        for (int64_t k = s_.T - 1; k >= 0; --k) {
+        if (k1 == s_.T) {
+          if (u0 == 0) start_rows(d, begin, end);
+          meet();
+        }
+        for (int64_t k = k1 - 1; k >= k0; --k) {
           const int64_t t = rec_.step_at(d, k), active = begin + plan_.active(begin, end, t);
           for (int u = u0; u < u1; ++u) hidden_gradients(d, t, k & 1, begin, active, u);
           if (projected()) {
@@ -41,18 +59,21 @@ class Backward {
           if (u0 == 0) leave_out(d, t, active, end);
           meet();
         }
-        if (u0 == 0) gather_last(d, begin, end);
-        meet();
-        for (int u = u0; u < u1; ++u) initial_hidden_gradients(d, begin, end, u);
-        if (u0 == 0) initial_cell_gradients(d, begin, end);
+        if (k0 == 0) {
+          if (u0 == 0) gather_last(d, begin, end);
+          meet();
+          for (int u = u0; u < u1; ++u) initial_hidden_gradients(d, begin, end, u);
+          if (u0 == 0) initial_cell_gradients(d, begin, end);
+        }
       });
     });
   }
 
- private:
-  static constexpr int L = lanes<Acc>;
-
-  bool projected() const { return a_.weight_hr != nullptr; }
+  // The row (t, row) of direction d in an array that is laid out by `strides`.
+  template <class T>
+  T* row_of(void* data, const Strides& strides, int d, int64_t t, int64_t row) const {
+    return static_cast<T*>(data) + d * strides.d + (t - first_[d]) * strides.t + row * strides.n;
+  }
 
   void lay_out(Layout& layout) {
     c_stride_ = padded<Acc>(s_.H);
@@ -75,10 +96,10 @@ class Backward {
     share_out(threads_, plan_.workers(), s_.D * (hh + hr), s_.D * 4 * s_.H * s_.P, [&](int64_t n) {
       const int64_t d = n / (hh + hr), k = n % (hh + hr);
       if (k < hh) {
-        pack_columns<Acc>(hh_panels_.panels[k], static_cast<const IO*>(a_.weight_hh) + d * 4 * s_.H * s_.P, s_.P, 1, 4 * s_.H,
-                          s_.P, packed_hh_ + d * hh_panels_.elements);
+        pack_columns<Acc>(hh_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), s_.P, 1, 4 * s_.H, s_.P,
+                          packed_hh_ + d * hh_panels_.elements);
       } else {
-        pack_columns<Acc>(hr_panels_.panels[k - hh], static_cast<const IO*>(a_.weight_hr) + d * s_.P * s_.H, s_.H, 1, s_.P, s_.H,
+        pack_columns<Acc>(hr_panels_.panels[k - hh], static_cast<const IO*>(a_.weight_hr[d]), s_.H, 1, s_.P, s_.H,
                           packed_hr_ + d * hr_panels_.elements);
       }
     });
@@ -99,8 +120,17 @@ class Backward {
   void leave_out(int d, int64_t t, int64_t begin, int64_t end) {
     for (int64_t slot = begin; slot < end; ++slot) {
       const int64_t row = plan_.rows[slot];
-      __builtin_memset(static_cast<GX*>(a_.dgates_x) + at(t, row, d, 4 * s_.H), 0, 4 * s_.H * sizeof(GX));
-      if (projected()) __builtin_memset(static_cast<Acc*>(a_.dhidden) + at(t, row, d, s_.P), 0, s_.P * sizeof(Acc));
+      __builtin_memset(row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, row), 0, 4 * s_.H * sizeof(GX));
+      // Their dgates are zeros, but a product with what is not a number would not be.
+      if (a_.dhidden != nullptr) {
+        __builtin_memset(row_of<Acc>(a_.dhidden, a_.dhidden_strides, d, t, row), 0, s_.P * sizeof(Acc));
+      }
+      if (a_.h_entering != nullptr) {
+        __builtin_memset(row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, row), 0, s_.P * sizeof(GX));
+      }
+      if (a_.unprojected != nullptr) {
+        __builtin_memset(row_of<Acc>(a_.unprojected, a_.unprojected_strides, d, t, row), 0, s_.H * sizeof(Acc));
+      }
     }
   }
 
@@ -116,9 +146,14 @@ class Backward {
         product<Acc, Acc>(rows, panel.vectors, dgates_state(1 - buffer, d, slot), 4 * s_.H, packed + panel.offset, 4 * s_.H, sums);
         for_vectors(rows, panel, s_.P, sums, [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) {
           dh += arriving<whole.value>(d, t, slot + r, column, columns);
+          const int64_t row = plan_.rows[slot + r];
+          if (a_.h_entering != nullptr) {
+            store<Acc, whole.value>(row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, row) + column,
+                                    hidden_entering<whole.value>(d, t, slot + r, column, columns), columns);
+          }
           if (projected()) {
             store_raw(dprojected(d, slot + r) + column, dh);
-            store<Acc, whole.value>(static_cast<Acc*>(a_.dhidden) + at(t, plan_.rows[slot + r], d, s_.P) + column, dh, columns);
+            store<Acc, whole.value>(row_of<Acc>(a_.dhidden, a_.dhidden_strides, d, t, row) + column, dh, columns);
           } else {
             cell<whole.value>(d, t, buffer, slot + r, column, columns, dh);
           }
@@ -182,6 +217,16 @@ class Backward {
   }
 
   template <bool Whole>
+  FASTLSTM_INLINE Vec<Acc> hidden_entering(int d, int64_t t, int64_t slot, int64_t column, int64_t columns) const {
+    const int64_t row = plan_.rows[slot], length = plan_.lengths[slot];
+    if (rec_.cut_entering(d, t, row, length)) return Vec<Acc>{};
+    const bool first = t == rec_.first_step(d, length);
+    const IO* h = first ? static_cast<const IO*>(a_.h0) + (d * s_.N + row) * s_.P
+                        : static_cast<const IO*>(a_.output) + at(rec_.step_before(d, t), row, d, s_.P);
+    return load<Acc, Whole>(h + column, columns);
+  }
+
+  template <bool Whole>
   FASTLSTM_INLINE Vec<Acc> cell_entering(int d, int64_t t, int64_t slot, int64_t unit, int64_t units, bool cut) const {
     const int64_t row = plan_.rows[slot];
     if (cut) return Vec<Acc>{};
@@ -204,10 +249,14 @@ class Backward {
     V dc = load_raw<V>(dc_row);
     if (a_.dcells != nullptr) dc += load<Acc, Whole>(static_cast<const Acc*>(a_.dcells) + at(t, row, d, H) + unit, units);
 
+    const V tanh_c = Math<Acc>::tanh(c);
     const CellGradient<V> grad =
-        lstm_cell_backward<Math<Acc>>(gates, c, cell_entering<Whole>(d, t, slot, unit, units, cut), dh, dc);
+        lstm_cell_backward(gates, tanh_c, cell_entering<Whole>(d, t, slot, unit, units, cut), dh, dc);
+    if (a_.unprojected != nullptr) {
+      store<Acc, Whole>(row_of<Acc>(a_.unprojected, a_.unprojected_strides, d, t, row) + unit, gates.o * tanh_c, units);
+    }
 
-    GX* dgates_x = static_cast<GX*>(a_.dgates_x) + at(t, row, d, 4 * H) + unit;
+    GX* dgates_x = row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, row) + unit;
     store<Acc, Whole>(dgates_x, grad.gates.i, units);
     store<Acc, Whole>(dgates_x + H, grad.gates.f, units);
     store<Acc, Whole>(dgates_x + 2 * H, grad.gates.g, units);
@@ -268,6 +317,7 @@ class Backward {
   const Recurrence rec_;
   const Panels hh_panels_, hr_panels_;
   int64_t c_stride_, p_stride_;
+  int64_t first_[2];  // the step with which each direction's rows of dgates_x and the like begin
   Acc *packed_hh_, *packed_hr_;
   Acc* dgates_;      // [2, D, slots, 4H]
   Acc* dc_;          // [D, slots, H padded]

@@ -12,7 +12,7 @@ class Forward {
         plan_(plan),
         rec_{s_, plan_, args.reset_mask},
         gate_panels_((s_.H + L - 1) / L, 1, plan_.U, s_.P, L, kPanel),
-        out_panels_(args.weight_hr == nullptr ? 0 : (s_.P + L - 1) / L, kPanel, plan_.U, s_.H, L, 1) {
+        out_panels_(args.weight_hr[0] == nullptr ? 0 : (s_.P + L - 1) / L, kPanel, plan_.U, s_.H, L, 1) {
     Layout size(nullptr);
     lay_out(size);
     Layout layout(Workspace::take(size.used()));
@@ -21,15 +21,36 @@ class Forward {
 
   void run() {
     pack();
-    run_plan(plan_, threads_, [this](int d, int group, int u0, int u1, Barrier& barrier) {
+    const Stretches& stretches = a_.stretches;
+    const int64_t steps = stretches.visit == nullptr ? s_.T : stretches.steps;
+    for (int64_t k0 = 0; k0 < s_.T; k0 += steps) {
+      const int64_t k1 = std::min(s_.T, k0 + steps);
+      if (stretches.visit != nullptr) stretches.visit(stretches.context, k0, k1);
+      run_stretch(k0, k1);
+    }
+  }
+
+ private:
+  static constexpr int L = lanes<Acc>;
+
+  bool projected() const { return a_.weight_hr[0] != nullptr; }
+
+  void run_stretch(int64_t k0, int64_t k1) {
+    for (int d = 0; d < s_.D; ++d) {
+      const int64_t first = a_.stretches.visit == nullptr ? 0 : rec_.earliest(d, k0, k1);
+      gates_x_[d] = static_cast<const GX*>(a_.gates_x) + d * a_.gates_strides.d - first * a_.gates_strides.t;
+    }
+    run_plan(plan_, threads_, [=](int d, int group, int u0, int u1, Barrier& barrier) {
       int64_t meetings = 0;
       const auto meet = [&] {
         if (plan_.U > 1) barrier.arrive_and_wait(u1 - u0, ++meetings * plan_.U);
       };
       rec_.for_chunks(group, [&](int64_t begin, int64_t end) {
-        if (u0 == 0) start_rows(d, begin, end);
-        meet();
-        for (int64_t k = 0; k < s_.T; ++k) {
+        if (k0 == 0) {
+          if (u0 == 0) start_rows(d, begin, end);
+          meet();
+        }
+        for (int64_t k = k0; k < k1; ++k) {
           const int64_t t = rec_.step_at(d, k), active = begin + plan_.active(begin, end, t);
           for (int u = u0; u < u1; ++u) step(d, t, k & 1, begin, active, u);
           if (u0 == 0) leave_out(d, t, active, end);
@@ -43,16 +64,12 @@ class Forward {
     });
   }
 
- private:
-  static constexpr int L = lanes<Acc>;
-
-  bool projected() const { return a_.weight_hr != nullptr; }
-
   void lay_out(Layout& layout) {
     h_stride_ = padded<Acc>(s_.P);
     c_stride_ = padded<Acc>(s_.H);
     packed_hh_ = layout.array<W>(s_.D * gate_panels_.elements);
     packed_hr_ = layout.array<Acc>(s_.D * out_panels_.elements);
+    bias_ = layout.array<Acc>(s_.D * 4 * c_stride_);
     h_ = layout.array<Acc>(2 * s_.D * s_.N * h_stride_);
     c_ = layout.array<Acc>(s_.D * s_.N * c_stride_);
     unprojected_ = layout.array<Acc>(projected() ? s_.D * s_.N * c_stride_ : 0);
@@ -70,13 +87,23 @@ class Forward {
     share_out(threads_, plan_.workers(), s_.D * (gates + outs), s_.D * 4 * s_.H * s_.P, [&](int64_t n) {
       const int64_t d = n / (gates + outs), k = n % (gates + outs);
       if (k < gates) {
-        pack_gates<Acc>(gate_panels_.panels[k], static_cast<const IO*>(a_.weight_hh) + d * 4 * s_.H * s_.P, s_.H, s_.P,
+        pack_gates<Acc>(gate_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), s_.H, s_.P,
                         packed_hh_ + d * gate_panels_.elements);
       } else {
-        pack_columns<Acc>(out_panels_.panels[k - gates], static_cast<const IO*>(a_.weight_hr) + d * s_.P * s_.H, 1, s_.H, s_.H,
-                          s_.P, packed_hr_ + d * out_panels_.elements);
+        pack_columns<Acc>(out_panels_.panels[k - gates], static_cast<const IO*>(a_.weight_hr[d]), 1, s_.H, s_.H, s_.P,
+                          packed_hr_ + d * out_panels_.elements);
       }
     });
+    for (int d = 0; d < s_.D; ++d) {
+      const IO *ih = static_cast<const IO*>(a_.bias_ih[d]), *hh = static_cast<const IO*>(a_.bias_hh[d]);
+      for (int64_t g = 0; g < 4; ++g) {
+        for (int64_t j = 0; j < s_.H; ++j) {
+          const int64_t k = g * s_.H + j;
+          bias_[(d * 4 + g) * c_stride_ + j] =
+              (ih == nullptr ? Acc{0} : convert<Acc>(ih[k])) + (hh == nullptr ? Acc{0} : convert<Acc>(hh[k]));
+        }
+      }
+    }
   }
 
   // The states with which rows enter their first step, in both buffers: a row of the reverse direction may start late.
@@ -137,7 +164,7 @@ class Forward {
   }
 
   const GX* gates_x_at(int d, int64_t t, int64_t row) const {
-    return static_cast<const GX*>(a_.gates_x) + t * a_.gates_stride_t + row * a_.gates_stride_n + d * 4 * s_.H;
+    return gates_x_[d] + t * a_.gates_strides.t + row * a_.gates_strides.n;
   }
 
   template <bool Whole>
@@ -145,9 +172,11 @@ class Forward {
     using V = Vec<Acc>;
     const int64_t row = plan_.rows[slot], length = plan_.lengths[slot], H = s_.H;
     const GX* x = gates_x_at(d, t, row) + unit;
-    Gates<V> gates{load<Acc, Whole>(x, units) + load_raw<V>(sums), load<Acc, Whole>(x + H, units) + load_raw<V>(sums + L),
-                   load<Acc, Whole>(x + 2 * H, units) + load_raw<V>(sums + 2 * L),
-                   load<Acc, Whole>(x + 3 * H, units) + load_raw<V>(sums + 3 * L)};
+    const Acc* bias = bias_ + d * 4 * c_stride_ + unit;
+    const auto preactivation = [&](int g) FASTLSTM_INLINE_LAMBDA {
+      return load<Acc, Whole>(x + g * H, units) + (load_raw<V>(bias + g * c_stride_) + load_raw<V>(sums + g * L));
+    };
+    Gates<V> gates{preactivation(0), preactivation(1), preactivation(2), preactivation(3)};
     Acc* c_state_row = c_state(d, slot) + unit;
     const CellState<V> out = lstm_cell_forward<Math<Acc>>(gates, load_raw<V>(c_state_row));
 
@@ -217,6 +246,8 @@ class Forward {
   int64_t h_stride_, c_stride_;
   W* packed_hh_;
   Acc* packed_hr_;
+  const GX* gates_x_[2];  // of each direction, so that step t is at t * stride
+  Acc* bias_;             // [D, 4, H padded], b_ih + b_hh
   Acc* h_;            // [2, D, slots, P padded]
   Acc* c_;            // [D, slots, H padded]
   Acc* unprojected_;  // [D, slots, H padded]

@@ -24,7 +24,7 @@ __attribute__((noinline)) void product_rows(const Acc* a, int64_t stride, const 
       for (int v = 0; v < NV; ++v) weights[v] = Storage<Acc, W>::load(w + ((k + s) * NV + v) * L);
 #pragma GCC unroll 6
       for (int r = 0; r < MR; ++r) {
-        const Vec<Acc> x = Vec<Acc>{} + a[r * stride + k + s];
+        const Vec<Acc> x = splat(a[r * stride + k + s]);
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v) sum[s][r][v] += x * weights[v];
       }
@@ -33,7 +33,7 @@ __attribute__((noinline)) void product_rows(const Acc* a, int64_t stride, const 
   if (kSums == 2 && k < K) {
 #pragma GCC unroll 6
     for (int r = 0; r < MR; ++r) {
-      const Vec<Acc> x = Vec<Acc>{} + a[r * stride + k];
+      const Vec<Acc> x = splat(a[r * stride + k]);
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) sum[0][r][v] += x * Storage<Acc, W>::load(w + (k * NV + v) * L);
     }

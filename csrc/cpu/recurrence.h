@@ -23,36 +23,62 @@ struct Sizes {
   int64_t T, N, D, H, P;
 };
 
+// Gates for some steps at a time. Without `visit` an array of gates holds all T steps. With it, it holds `steps` of them: the loop
+// works through the steps in stretches, k from k0 to k1 in the order in which a direction takes them (so t = k, and T - 1 - k in
+// reverse), and calls visit(context, k0, k1) to have a stretch's gates made before it, or used after it.
+struct Stretches {
+  int64_t steps;
+  void (*visit)(void* context, int64_t k0, int64_t k1);
+  void* context;
+};
+
+// Where an array of gates-like rows has its parts: row `row` of step t of direction d is at
+// data + d * stride_d + t * stride_t + row * stride_n, t counted from the stretch's earliest step.
+struct Strides {
+  int64_t d, t, n;
+};
+
 struct ForwardArgs {
   Sizes sizes;
   DType dtype;
-  bool wide_gates;                      // gates_x is in the wide type
-  const void* gates_x;                  // [T, N, D, 4H]
-  int64_t gates_stride_t, gates_stride_n;
-  const void *h0, *c0;                  // [D, N, P], [D, N, H]
-  const void *weight_hh, *weight_hr;    // [D, 4H, P], [D, P, H] or null
-  const int64_t* lengths;               // [N] or null
-  const bool* reset_mask;               // [T, N] or null
-  void *output, *h_n, *c_n;             // [T, N, D, P], [D, N, P], [D, N, H]
-  void* cells;                          // [T, N, D, H] wide, or null
-  void* gates;                          // [T, N, D, 4H] activated, or null
+  bool wide_gates;                           // gates_x is in the wide type
+  const void* gates_x;                       // [4H] rows
+  Strides gates_strides;
+  Stretches stretches;
+  const void *h0, *c0;                       // [D, N, P], [D, N, H]
+  const void *weight_hh[2], *weight_hr[2];   // of each direction: [4H, P], [P, H] or null
+  const void *bias_ih[2], *bias_hh[2];       // [4H], added to gates_x; each or null
+  const int64_t* lengths;                    // [N] or null
+  const bool* reset_mask;                    // [T, N] or null
+  void *output, *h_n, *c_n;                  // [T, N, D, P], [D, N, P], [D, N, H]
+  void* cells;                               // [T, N, D, H] wide, or null
+  void* gates;                               // [T, N, D, 4H] activated, or null
 };
 
 struct BackwardArgs {
   Sizes sizes;
   DType dtype;
-  bool wide_gates;                      // dgates_x is in the wide type
-  const void* doutput;                  // [T, N, D, P] or null
+  bool wide_gates;                           // dgates_x and h_entering are in the wide type
+  const void* doutput;                       // [T, N, D, P] or null
   int64_t doutput_stride_t, doutput_stride_n;
-  const void *dh_n, *dc_n;              // [D, N, P], [D, N, H], each or null
-  const void* dcells;                   // [T, N, D, H] wide, or null
-  const void* c0;
-  const void *weight_hh, *weight_hr;
-  const void *cells, *gates;            // as the forward left them
+  const void *dh_n, *dc_n;                   // [D, N, P], [D, N, H], each or null
+  const void* dcells;                        // [T, N, D, H] wide, or null
+  const void *h0, *c0;                       // h0 is read for h_entering alone
+  const void *weight_hh[2], *weight_hr[2];
+  const void *output, *cells, *gates;        // as the forward left them; output is read for h_entering alone
   const int64_t* lengths;
   const bool* reset_mask;
-  void *dgates_x, *dh0, *dc0;           // [T, N, D, 4H], [D, N, P], [D, N, H]
-  void* dhidden;                        // [T, N, D, P] wide, or null without a projection
+  void *dh0, *dc0;                           // [D, N, P], [D, N, H]
+  void* dgates_x;                            // [4H] rows
+  Strides dgates_strides;
+  Stretches stretches;
+  // What the weights' gradients are made of beside dgates_x, laid out like it with rows of other widths; each or null.
+  void* dhidden;                             // [P] rows, wide: the whole gradient at h_t, with a projection
+  Strides dhidden_strides;
+  void* h_entering;                          // [P] rows: the h that W_hh multiplied
+  Strides h_entering_strides;
+  void* unprojected;                         // [H] rows, wide: what W_hr multiplied
+  Strides unprojected_strides;
 };
 
 // fn(begin, end, context) over [0, n) in chunks, on the framework's threads.

@@ -21,6 +21,9 @@ struct Recurrence {
     return t + 1 < length && reset_mask[(t + 1) * s.N + row];
   }
 
+  // The steps that direction d takes in the stretch [k0, k1) start at this t.
+  int64_t earliest(int d, int64_t k0, int64_t k1) const { return d == 0 ? k0 : s.T - k1; }
+
   int64_t step_at(int d, int64_t k) const { return d == 0 ? k : s.T - 1 - k; }
   // The first and the last step that direction d takes in a row of this length.
   int64_t first_step(int d, int64_t length) const { return d == 0 ? 0 : length - 1; }

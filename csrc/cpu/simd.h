@@ -29,6 +29,8 @@ constexpr int lanes = FASTLSTM_SIMD_BYTES / sizeof(Acc);
 // The registers an instruction set has bound how many rows one product holds in them.
 constexpr int kRegisters = FASTLSTM_SIMD_BYTES == 64 ? 32 : 16;
 
+#define FASTLSTM_INLINE_LAMBDA __attribute__((always_inline))
+
 template <class To, class From>
 FASTLSTM_INLINE To bit_cast(const From& from) {
   static_assert(sizeof(To) == sizeof(From));
@@ -47,6 +49,12 @@ FASTLSTM_INLINE V load_raw(const T* p) {
 template <class V, class T>
 FASTLSTM_INLINE void store_raw(T* p, const V& v) {
   __builtin_memcpy(p, &v, sizeof(V));
+}
+
+// A vector of equal lanes. Subtracting zero is exact for every number, so the compiler is left with a plain broadcast.
+template <class Acc>
+FASTLSTM_INLINE Vec<Acc> splat(Acc x) {
+  return x - Vec<Acc>{};
 }
 
 // Storage conversion: to_vec(p) reads one vector's worth of storage elements, from_vec(p, v) rounds to nearest even.

@@ -1,0 +1,40 @@
+// The CPU implementations of the ops whose schemas fastlstm/ops.py defines. Shapes and meanings stand there and in
+// fastlstm/reference.py.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <tuple>
+
+namespace fastlstm {
+
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+using ForwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // output, h_n, c_n, cells, gates
+using BackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;         // dgates_x, dh0, dc0, dhidden
+// dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr
+using LayerBackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+ForwardResults lstm_forward(Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr,
+                            OptionalTensor lengths, OptionalTensor reset_mask, bool save_tape, bool save_cells);
+
+BackwardResults lstm_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor dcells,
+                              OptionalTensor dgates_out, Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr,
+                              Tensor cells, Tensor gates, OptionalTensor lengths, OptionalTensor reset_mask, bool wide_gates);
+
+ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
+                                  OptionalTensor bias_hh, OptionalTensor weight_hr, OptionalTensor weight_ih_reverse,
+                                  OptionalTensor weight_hh_reverse, OptionalTensor bias_ih_reverse,
+                                  OptionalTensor bias_hh_reverse, OptionalTensor weight_hr_reverse, OptionalTensor lengths,
+                                  OptionalTensor reset_mask, bool wide_products, bool save_tape, bool save_cells);
+
+LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor dcells,
+                                         Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh,
+                                         OptionalTensor weight_hr, OptionalTensor weight_ih_reverse,
+                                         OptionalTensor weight_hh_reverse, OptionalTensor weight_hr_reverse, Tensor output,
+                                         Tensor cells, Tensor gates, OptionalTensor lengths, OptionalTensor reset_mask,
+                                         bool wide_products, bool need_dx, bool need_dweights);
+
+}  // namespace fastlstm

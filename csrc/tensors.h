@@ -1,0 +1,102 @@
+// Checks and small helpers on stable-ABI tensors, for the files that stand between the dispatcher and the kernels.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cpu/recurrence.h"
+
+namespace fastlstm {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+inline DType dtype_of(const Tensor& t, const char* name) {
+  switch (t.scalar_type()) {
+    case ScalarType::Double: return DType::kFloat64;
+    case ScalarType::Float: return DType::kFloat32;
+    case ScalarType::BFloat16: return DType::kBFloat16;
+    case ScalarType::Half: return DType::kFloat16;
+    default: break;
+  }
+  STD_TORCH_CHECK(false, "fastlstm: ", name, " must be float64, float32, bfloat16 or float16");
+}
+
+inline ScalarType wide_type(ScalarType dtype) {
+  return dtype == ScalarType::BFloat16 || dtype == ScalarType::Half ? ScalarType::Float : dtype;
+}
+
+inline std::string text(const std::vector<int64_t>& sizes) {
+  std::string s = "(";
+  for (size_t k = 0; k < sizes.size(); ++k) s += (k ? ", " : "") + std::to_string(sizes[k]);
+  return s + ")";
+}
+
+inline void check(const Tensor& t, const char* name, const std::vector<int64_t>& sizes, ScalarType dtype) {
+  bool fits = t.dim() == static_cast<int64_t>(sizes.size());
+  for (size_t k = 0; fits && k < sizes.size(); ++k) fits = t.size(k) == sizes[k];
+  if (!fits) {
+    std::vector<int64_t> got;
+    for (int64_t k = 0; k < t.dim(); ++k) got.push_back(t.size(k));
+    STD_TORCH_CHECK(false, "fastlstm: ", name, " has shape ", text(got), ", expected ", text(sizes));
+  }
+  STD_TORCH_CHECK(t.scalar_type() == dtype, "fastlstm: ", name, " has a dtype that does not fit h0's");
+  STD_TORCH_CHECK(t.is_cpu(), "fastlstm: ", name, " is not on the CPU");
+}
+
+inline void check(const OptionalTensor& t, const char* name, const std::vector<int64_t>& sizes, ScalarType dtype) {
+  if (t) check(*t, name, sizes, dtype);
+}
+
+inline void check_masks(const OptionalTensor& lengths, const OptionalTensor& reset_mask, int64_t T, int64_t N) {
+  check(lengths, "lengths", {N}, ScalarType::Long);
+  check(reset_mask, "reset_mask", {T, N}, ScalarType::Bool);
+}
+
+// Tensors made contiguous for a call, kept until it ends.
+class Held {
+ public:
+  const void* data(const Tensor& t) {
+    if (t.is_contiguous()) return t.const_data_ptr();
+    tensors_.push_back(torch::stable::contiguous(t));
+    return tensors_.back().const_data_ptr();
+  }
+  const void* data(const OptionalTensor& t) { return t ? data(*t) : nullptr; }
+
+  // [T, N, ...] with any strides of T and N over contiguous rest, as a gradient or a batch-first tensor comes.
+  const void* rows(const Tensor& t, int64_t* stride_t, int64_t* stride_n) {
+    int64_t expected = 1;
+    bool inner_contiguous = true;
+    for (int64_t k = t.dim() - 1; k >= 2; --k) {
+      inner_contiguous = inner_contiguous && (t.size(k) == 1 || t.stride(k) == expected);
+      expected *= t.size(k);
+    }
+    tensors_.push_back(inner_contiguous ? t : torch::stable::contiguous(t));
+    *stride_t = tensors_.back().stride(0);
+    *stride_n = tensors_.back().stride(1);
+    return tensors_.back().const_data_ptr();
+  }
+
+ private:
+  std::vector<Tensor> tensors_;
+};
+
+inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
+  return torch::stable::empty({sizes.data(), sizes.size()}, dtype);
+}
+
+inline Threads threads() {
+  return {static_cast<int>(torch::stable::get_num_threads()), [](int64_t n, void (*fn)(int64_t, int64_t, void*), void* context) {
+            torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) { fn(begin, end, context); });
+          }};
+}
+
+}  // namespace fastlstm

@@ -1,0 +1,214 @@
+"""The custom ops of a whole layer: input product, recurrence, and in the backward all of the layer's gradients.
+
+`<family>_layer_forward` and `<family>_layer_backward` are by default what stands here: torch's own matrix products around the
+recurrence ops of the family (ops.py), so a backend that brings a recurrence has a layer. A backend may register its own for a
+device where that is faster: the CPU's (csrc/layer_ops.cpp) makes gates for a few steps at a time and never holds all of them.
+
+Arguments, T steps, N rows, I inputs, D directions, H units, P outputs: x (T, N, I), h0 (D, N, P), c0 (D, N, H), then for
+the forward and, where it is not None, the reverse direction weight_ih (4H, I), weight_hh (4H, P), bias_ih and bias_hh
+(4H,) or None, weight_hr (P, H) or None; lengths (N,) int64; reset_mask (T, N) bool. `wide_products` asks for the matrix
+products outside the recurrence in the accumulation dtype.
+"""
+
+import torch
+from torch import Tensor
+
+from . import ops, reference
+from .ops import FAMILIES, library
+
+_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+_FORWARD = (
+    "{}_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
+    "Tensor? bias_hh, Tensor? weight_hr, Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, "
+    "Tensor? bias_ih_reverse, Tensor? bias_hh_reverse, Tensor? weight_hr_reverse, Tensor? lengths, "
+    "Tensor? reset_mask, bool wide_products, bool save_tape, bool save_cells) "
+    "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)"
+)
+_BACKWARD_ARGUMENTS = (
+    "Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, Tensor? weight_hr, Tensor? weight_ih_reverse, "
+    "Tensor? weight_hh_reverse, Tensor? weight_hr_reverse, Tensor output, Tensor cells, Tensor gates, "
+    "Tensor? lengths, Tensor? reset_mask, bool wide_products, bool need_dx, bool need_dweights"
+)
+_BACKWARD = (
+    "{}_layer_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, "
+    + _BACKWARD_ARGUMENTS
+    + ") -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dweight_ih, Tensor dweight_hh, Tensor dbias, Tensor dweight_hr)"
+)
+
+
+def _stacked(forward: Tensor | None, reverse: Tensor | None) -> Tensor | None:
+    """One tensor (D, ...) of what each direction has."""
+    if forward is None:
+        return None
+    return forward.unsqueeze(0) if reverse is None else torch.stack([forward, reverse])
+
+
+def _product_dtype(dtype: torch.dtype, wide_products: bool) -> torch.dtype:
+    return reference.accumulation_dtype(dtype) if wide_products else dtype
+
+
+def _forward(
+    family, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ih_reverse, weight_hh_reverse,
+    bias_ih_reverse, bias_hh_reverse, weight_hr_reverse, lengths, reset_mask, wide_products, save_tape, save_cells,
+):  # fmt: skip
+    product = _product_dtype(x.dtype, wide_products)
+    wide = reference.accumulation_dtype(x.dtype)
+    gates_x = x.to(product) @ torch.cat(
+        [w for w in (weight_ih, weight_ih_reverse) if w is not None]
+    ).to(product).t()
+    gates_x = gates_x.unflatten(2, (h0.shape[0], -1))
+    for bias in (_stacked(bias_ih, bias_ih_reverse), _stacked(bias_hh, bias_hh_reverse)):
+        if bias is not None:
+            gates_x = gates_x.to(wide) + bias.to(wide)
+    return getattr(torch.ops.fastlstm, f"{family}_forward")(
+        gates_x, h0, c0, _stacked(weight_hh, weight_hh_reverse), _stacked(weight_hr, weight_hr_reverse),
+        lengths, reset_mask, save_tape, save_cells,
+    )  # fmt: skip
+
+
+def _backward(
+    recurrence_backward, doutput, dh_n, dc_n, dcells, dgates_out, x, h0, c0, weight_ih, weight_hh, weight_hr,
+    weight_ih_reverse, weight_hh_reverse, weight_hr_reverse, output, cells, gates, lengths, reset_mask,
+    wide_products, need_dx, need_dweights,
+):  # fmt: skip
+    T, N, I = x.shape
+    D, H, P = h0.shape[0], c0.shape[2], h0.shape[2]
+    product = _product_dtype(x.dtype, wide_products)
+    dgates_x, dh0, dc0, dhidden = recurrence_backward(
+        doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, _stacked(weight_hh, weight_hh_reverse),
+        _stacked(weight_hr, weight_hr_reverse), cells, gates, lengths, reset_mask, wide_products,
+    )  # fmt: skip
+    nothing = x.new_empty((0,))
+    dx = dweight_ih = dweight_hh = dbias = dweight_hr = nothing
+    if need_dx:
+        weights = torch.stack([w for w in (weight_ih, weight_ih_reverse) if w is not None])
+        dx = (dgates_x.flatten(2) @ weights.to(product).flatten(0, 1)).to(x.dtype)
+    if need_dweights:
+        if lengths is not None:
+            lengths = lengths.clamp(0, T)
+        dweight_ih = torch.stack([ops.product_of_steps(dgates_x[:, :, d], x) for d in range(D)])
+        dweight_ih = dweight_ih.to(x.dtype)
+        dweight_hh = ops.weight_hh_grad(dgates_x, output, h0, lengths, reset_mask).to(x.dtype)
+        dbias = dgates_x.sum((0, 1)).to(x.dtype)
+        if weight_hr is not None:
+            dweight_hr = ops.weight_hr_grad(dhidden, cells, gates).to(x.dtype)
+    # An op's results must not share memory, as its empty ones would here.
+    return tuple(
+        r.clone() if r is nothing else r
+        for r in (dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr)
+    )
+
+
+def _forward_fake(
+    x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ih_reverse, weight_hh_reverse, bias_ih_reverse,
+    bias_hh_reverse, weight_hr_reverse, lengths, reset_mask, wide_products, save_tape, save_cells,
+):  # fmt: skip
+    T, N, _ = x.shape
+    D, H, P = h0.shape[0], c0.shape[2], h0.shape[2]
+    wide = reference.accumulation_dtype(h0.dtype)
+    return (
+        h0.new_empty((T, N, D * P)),
+        h0.new_empty(h0.shape),
+        c0.new_empty(c0.shape),
+        h0.new_empty((T, N, D, H) if save_tape or save_cells else (0,), dtype=wide),
+        h0.new_empty((T, N, D, 4 * H) if save_tape else (0,)),
+    )
+
+
+def _backward_fake(
+    doutput, dh_n, dc_n, dcells, x, h0, c0, weight_ih, weight_hh, weight_hr, weight_ih_reverse, weight_hh_reverse,
+    weight_hr_reverse, output, cells, gates, lengths, reset_mask, wide_products, need_dx, need_dweights,
+):  # fmt: skip
+    D, H, P, I = h0.shape[0], c0.shape[2], h0.shape[2], x.shape[2]
+    return (
+        x.new_empty(x.shape if need_dx else (0,)),
+        h0.new_empty(h0.shape),
+        c0.new_empty(c0.shape),
+        x.new_empty((D, 4 * H, I) if need_dweights else (0,)),
+        x.new_empty((D, 4 * H, P) if need_dweights else (0,)),
+        x.new_empty((D, 4 * H) if need_dweights else (0,)),
+        x.new_empty((D, P, H) if need_dweights and weight_hr is not None else (0,)),
+    )
+
+
+def _setup_forward(ctx, inputs, output):
+    x, h0, c0, *weights, lengths, reset_mask, wide_products, save_tape, _ = inputs
+    ctx.save_for_backward(
+        x, h0, c0, *(weights[k] for k in (0, 1, 4, 5, 6, 9)), output[0], output[3], output[4], lengths, reset_mask
+    )  # fmt: skip
+    ctx.present = [w is not None for w in weights]
+    ctx.wide_products = wide_products
+    ctx.has_tape = save_tape
+    ctx.set_materialize_grads(False)
+
+
+def _make_forward_autograd(family):
+    def backward(ctx, doutput, dh_n, dc_n, dcells, dgates_out):
+        if not ctx.has_tape:
+            raise RuntimeError(
+                f"fastlstm::{family}_layer_forward was called with save_tape=False, so it cannot be "
+                "differentiated; call it with save_tape=True"
+            )
+        needs = ctx.needs_input_grad
+        rest = (*ctx.saved_tensors, ctx.wide_products, needs[0], any(needs[3:13]))
+        if dgates_out is None:
+            op = getattr(torch.ops.fastlstm, f"{family}_layer_backward")
+            results = op(doutput, dh_n, dc_n, dcells, *rest)
+        else:
+            # Only a backward that was itself differentiated has a gradient for the gates; compiled kernels leave
+            # that one to the reference.
+            results = _backward(
+                torch.ops.fastlstm.reference_backward, doutput, dh_n, dc_n, dcells, dgates_out, *rest
+            )
+        dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr = results
+        grads = [dx if needs[0] else None, dh0, dc0]
+        for d in (0, 1):
+            for name, sums in zip(
+                _WEIGHTS, (dweight_ih, dweight_hh, dbias, dbias, dweight_hr), strict=True
+            ):
+                k = len(grads)
+                if not (needs[k] and ctx.present[k - 3]):
+                    grads.append(None)
+                else:
+                    # Both biases have the same gradient; they must not have the same memory.
+                    grads.append(sums[d].clone() if name == "bias_hh" else sums[d])
+        return (*grads, None, None, None, None, None)
+
+    return backward
+
+
+def _plain_backward(doutput, dh_n, dc_n, dcells, *rest):
+    return _backward(reference.lstm_backward, doutput, dh_n, dc_n, dcells, None, *rest)
+
+
+def _define(family: str) -> None:
+    def forward(*args):
+        return _forward(family, *args)
+
+    def backward(doutput, dh_n, dc_n, dcells, *rest):
+        op = getattr(torch.ops.fastlstm, f"{family}_backward")
+        return _backward(op, doutput, dh_n, dc_n, dcells, None, *rest)
+
+    names = f"{family}_layer_forward", f"{family}_layer_backward"
+    for name, schema, impl, fake in zip(
+        names, (_FORWARD, _BACKWARD), (forward, backward), (_forward_fake, _backward_fake), strict=True
+    ):
+        library.define(schema.format(family))
+        library.impl(name, impl, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"fastlstm::{name}", fake, lib=library)
+    torch.library.register_autograd(
+        f"fastlstm::{names[0]}",
+        _make_forward_autograd(family),
+        setup_context=_setup_forward,
+        lib=library,
+    )
+    torch.library.register_autograd(
+        f"fastlstm::{names[1]}",
+        lambda ctx, *grads: ops.differentiate_backward(ctx, grads, _plain_backward, 18, 3),
+        setup_context=ops.keep_backward_inputs(18),
+        lib=library,
+    )
+
+
+for _family in FAMILIES:
+    _define(_family)
