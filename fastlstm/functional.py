@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backends, layer_ops  # noqa: F401  (registers what is called below)
+from . import backends, layer_ops
 from .checks import check_lengths, check_reset_mask, check_stack
 
 
@@ -63,7 +63,6 @@ def run_layers(
     """
     D = len(layers[0])
     family = backends.select(backend, backends.Call(x.device.type, x.dtype)).family
-    forward = getattr(torch.ops.fastlstm, f"{family}_layer_forward").default
     wide = _WIDE_CPU_PRODUCTS and x.device.type == "cpu" and x.dtype in _HALF
     h_n, c_n, cells = [], [], None
     for k, layer in enumerate(layers):
@@ -72,7 +71,8 @@ def run_layers(
         h, c = (h0, c0) if len(layers) == 1 else (h0[k * D : (k + 1) * D], c0[k * D : (k + 1) * D])
         inputs = (x, h, c, *weights)
         save_tape = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in inputs)
-        x, h, c, cells, _ = forward(*inputs, lengths, reset_mask, wide, save_tape, return_cells and last)
+        args = (*inputs, lengths, reset_mask, wide, save_tape, return_cells and last)
+        x, h, c, cells, _ = layer_ops.layer(family, args, save_tape)
         h_n.append(h)
         c_n.append(c)
         if between_layers is not None and not last:

@@ -10,6 +10,8 @@ the forward and, where it is not None, the reverse direction weight_ih (4H, I), 
 products outside the recurrence in the accumulation dtype.
 """
 
+import contextlib
+
 import torch
 from torch import Tensor
 
@@ -152,8 +154,9 @@ def _make_forward_autograd(family):
         needs = ctx.needs_input_grad
         rest = (*ctx.saved_tensors, ctx.wide_products, needs[0], any(needs[3:13]))
         if dgates_out is None:
-            op = getattr(torch.ops.fastlstm, f"{family}_layer_backward")
-            results = op(doutput, dh_n, dc_n, dcells, *rest)
+            op = getattr(torch.ops.fastlstm, f"{family}_layer_backward").default
+            with contextlib.nullcontext() if torch.is_grad_enabled() else _below_autograd():
+                results = op(doutput, dh_n, dc_n, dcells, *rest)
         else:
             # Only a backward that was itself differentiated has a gradient for the gates; compiled kernels leave
             # that one to the reference.
@@ -181,6 +184,39 @@ def _plain_backward(doutput, dh_n, dc_n, dcells, *rest):
     return _backward(reference.lstm_backward, doutput, dh_n, dc_n, dcells, None, *rest)
 
 
+_below_autograd = torch._C._AutoDispatchBelowAutograd
+# family -> (op, autograd.Function) of the forward, see `layer`.
+_forwards: dict[str, tuple] = {}
+
+
+def layer(family: str, args: tuple, save_tape: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`<family>_layer_forward` by the shortest way: `args` are its arguments, `save_tape` is the one of them.
+
+    The op's registered autograd costs about 0.2 ms a call for its many arguments (torch reads the schema once for each), as
+    much as a short sequence takes. Outside compilation and transforms, a Function with the same formula does the same.
+    """
+    op, function = _forwards[family]
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return op(*args)
+    if save_tape:
+        return function.apply(*args)
+    with _below_autograd():
+        return op(*args)
+
+
+def _make_function(op, backward):
+    class Layer(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *args):
+            with _below_autograd():
+                results = op(*args)
+            _setup_forward(ctx, args, results)
+            return results
+
+    Layer.backward = staticmethod(backward)
+    return Layer
+
+
 def _define(family: str) -> None:
     def forward(*args):
         return _forward(family, *args)
@@ -196,9 +232,12 @@ def _define(family: str) -> None:
         library.define(schema.format(family))
         library.impl(name, impl, "CompositeExplicitAutograd")
         torch.library.register_fake(f"fastlstm::{name}", fake, lib=library)
+    forward_autograd = _make_forward_autograd(family)
+    op = getattr(torch.ops.fastlstm, names[0]).default
+    _forwards[family] = op, _make_function(op, forward_autograd)
     torch.library.register_autograd(
         f"fastlstm::{names[0]}",
-        _make_forward_autograd(family),
+        forward_autograd,
         setup_context=_setup_forward,
         lib=library,
     )
