@@ -96,11 +96,11 @@ class Backward {
     share_out(threads_, plan_.workers(), s_.D * (hh + hr), s_.D * 4 * s_.H * s_.P, [&](int64_t n) {
       const int64_t d = n / (hh + hr), k = n % (hh + hr);
       if (k < hh) {
-        pack_columns<Acc>(hh_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), s_.P, 1, 4 * s_.H, s_.P,
-                          packed_hh_ + d * hh_panels_.elements);
+        pack_columns<Acc, false>(hh_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), 4 * s_.H, s_.P,
+                                 packed_hh_ + d * hh_panels_.elements);
       } else {
-        pack_columns<Acc>(hr_panels_.panels[k - hh], static_cast<const IO*>(a_.weight_hr[d]), s_.H, 1, s_.P, s_.H,
-                          packed_hr_ + d * hr_panels_.elements);
+        pack_columns<Acc, false>(hr_panels_.panels[k - hh], static_cast<const IO*>(a_.weight_hr[d]), s_.P, s_.H,
+                                 packed_hr_ + d * hr_panels_.elements);
       }
     });
   }

@@ -90,8 +90,8 @@ class Forward {
         pack_gates<Acc>(gate_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), s_.H, s_.P,
                         packed_hh_ + d * gate_panels_.elements);
       } else {
-        pack_columns<Acc>(out_panels_.panels[k - gates], static_cast<const IO*>(a_.weight_hr[d]), 1, s_.H, s_.H, s_.P,
-                          packed_hr_ + d * out_panels_.elements);
+        pack_columns<Acc, true>(out_panels_.panels[k - gates], static_cast<const IO*>(a_.weight_hr[d]), s_.H, s_.P,
+                                packed_hr_ + d * out_panels_.elements);
       }
     });
     for (int d = 0; d < s_.D; ++d) {

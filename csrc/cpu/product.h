@@ -94,35 +94,47 @@ struct Panels {
   }
 };
 
+// out[k * out_stride + j] = rows[j * row_stride + k] for k in [0, K) and lanes j in [0, L); lanes from `count` on are 0.
+template <class Acc, class IO, class W>
+void pack_transposed(const IO* rows, int64_t row_stride, int64_t count, int64_t K, W* out, int64_t out_stride) {
+  constexpr int L = lanes<Acc>;
+  int64_t k = 0;
+  for (; k + L <= K; k += L) {
+    Vec<Acc> block[L] = {};
+    for (int64_t j = 0; j < count; ++j) block[j] = Storage<Acc, IO>::load(rows + j * row_stride + k);
+    transpose<Acc>(block);
+    for (int j = 0; j < L; ++j) Storage<Acc, W>::store(out + (k + j) * out_stride, block[j]);
+  }
+  for (; k < K; ++k) {
+    for (int64_t j = 0; j < L; ++j) out[k * out_stride + j] = j < count ? convert<W>(rows[j * row_stride + k]) : W{};
+  }
+}
+
 // Panels whose vectors are gates i, f, g, o of the same units: weight [4H, K] of one direction.
 template <class Acc, class IO, class W>
 void pack_gates(const Panel& panel, const IO* weight, int64_t H, int64_t K, W* packed) {
   constexpr int L = lanes<Acc>;
-  W* out = packed + panel.offset;
   const int64_t first = panel.vector * L, units = std::min<int64_t>(L, H - first);
-  // In blocks of k, so that a block of each unit's row stays in the cache while lanes are filled one by one.
-  constexpr int64_t kBlock = 16;
-  for (int64_t k0 = 0; k0 < K; k0 += kBlock) {
-    const int64_t k1 = std::min(K, k0 + kBlock);
-    for (int g = 0; g < 4; ++g) {
-      for (int64_t j = 0; j < L; ++j) {
-        const IO* row = weight + (g * H + first + j) * K;
-        for (int64_t k = k0; k < k1; ++k) out[(k * 4 + g) * L + j] = j < units ? convert<W>(row[k]) : W{};
-      }
-    }
+  for (int64_t g = 0; g < 4; ++g) {
+    pack_transposed<Acc>(weight + (g * H + first) * K, K, units, K, packed + panel.offset + g * L, 4 * L);
   }
 }
 
-// Panels of consecutive output columns: entry (k, column) of the matrix is weight[k * stride_k + column * stride_column].
-template <class Acc, class IO, class W>
-void pack_columns(const Panel& panel, const IO* weight, int64_t stride_k, int64_t stride_column, int64_t K, int64_t columns,
-                  W* packed) {
+// Panels of consecutive output columns of a [K, columns] matrix, or with Transposed of a [columns, K] one.
+template <class Acc, bool Transposed, class IO>
+void pack_columns(const Panel& panel, const IO* weight, int64_t K, int64_t columns, Acc* packed) {
   constexpr int L = lanes<Acc>;
-  W* out = packed + panel.offset;
-  const int64_t first = panel.vector * L, width = int64_t{panel.vectors} * L, real = std::min(width, columns - first);
-  for (int64_t k = 0; k < K; ++k) {
-    const IO* row = weight + k * stride_k + first * stride_column;
-    for (int64_t j = 0; j < width; ++j) out[k * width + j] = j < real ? convert<W>(row[j * stride_column]) : W{};
+  const int64_t width = int64_t{panel.vectors} * L;
+  for (int v = 0; v < panel.vectors; ++v) {
+    const int64_t first = (panel.vector + v) * L, count = std::min<int64_t>(L, columns - first);
+    Acc* out = packed + panel.offset + v * L;
+    if constexpr (Transposed) {
+      pack_transposed<Acc>(weight + first * K, K, count, K, out, width);
+    } else if (count == L) {
+      for (int64_t k = 0; k < K; ++k) store_raw(out + k * width, load<Acc, true>(weight + k * columns + first, L));
+    } else {
+      for (int64_t k = 0; k < K; ++k) store_raw(out + k * width, load<Acc, false>(weight + k * columns + first, count));
+    }
   }
 }
 

@@ -173,3 +173,30 @@ FASTLSTM_INLINE Vec<Acc> rounded_to(Vec<Acc> v) {
   Storage<Acc, T>::store(stored, v);
   return Storage<Acc, T>::load(stored);
 }
+
+// Lanes of a and b in turn, a first: of the lower halves, or with High of the upper ones.
+template <class Acc, bool High, size_t... I>
+FASTLSTM_INLINE Vec<Acc> interleave(Vec<Acc> a, Vec<Acc> b, std::index_sequence<I...>) {
+  constexpr int L = lanes<Acc>;
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (I % 2 * L + I / 2 + (High ? L / 2 : 0))...);
+#else
+  using Index = typename VectorOf<Acc>::integer;
+  return __builtin_shuffle(a, b, Index{(I % 2 * L + I / 2 + (High ? L / 2 : 0))...});
+#endif
+}
+
+// rows[j][k] <-> rows[k][j], in log2(L) rounds of interleaving the upper half of the rows into the lower.
+template <class Acc>
+FASTLSTM_INLINE void transpose(Vec<Acc> (&rows)[lanes<Acc>]) {
+  constexpr int L = lanes<Acc>;
+  constexpr auto indices = std::make_index_sequence<L>{};
+  for (int round = 1; round < L; round *= 2) {
+    Vec<Acc> mixed[L];
+    for (int j = 0; j < L / 2; ++j) {
+      mixed[2 * j] = interleave<Acc, false>(rows[j], rows[j + L / 2], indices);
+      mixed[2 * j + 1] = interleave<Acc, true>(rows[j], rows[j + L / 2], indices);
+    }
+    for (int j = 0; j < L; ++j) rows[j] = mixed[j];
+  }
+}
