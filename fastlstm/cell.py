@@ -50,8 +50,9 @@ class FastLSTMCell(nn.LSTMCell):
         """See the class for arguments and results. Raises what nn.LSTMCell raises."""
         if type(input) is not Tensor and proxies(input):
             return self._trace(input, hx)
+        dims = input.dim()
         wanted = autocast_dtype(input.device)
-        fitting = self._fitting(input, hx, wanted)
+        fitting = self._fitting(input, dims, hx, wanted)
         if fitting is None:
             if proxies(hx):
                 return self._trace(input, hx)
@@ -76,16 +77,16 @@ class FastLSTMCell(nn.LSTMCell):
                 between_layers=None,
                 backend=self.backend,
             )
-        if input.dim() == 1:
+        if dims == 1:
             return h.view(-1), c.view(-1)
         return h.squeeze(0), c.squeeze(0)
 
     def _trace(self, input, hx):
         return trace_as_leaf(self, (input,) if hx is None else (input, hx), {})
 
-    def _fitting(self, input, hx, wanted):
+    def _fitting(self, input, dims, hx, wanted):
         """x (1, N, I), h and c (1, N, H), and the weights; None where any does not fit the rest."""
-        H, dims = self.hidden_size, input.dim()
+        H = self.hidden_size
         if dims not in (1, 2) or H == 0 or torch.jit.is_tracing():
             return None
         if input.shape[-1] != self.input_size:

@@ -51,9 +51,10 @@ class FastLSTM(nn.LSTM):
         * **cells**: (T, N, D*H), the last layer's c_t, laid out like output.
 
     Where this is not as `torch.nn.LSTM`: T = 0 gives an output of no steps and hx itself (there an
-    error); an hx of the wrong dtype, hx = (None, None), and a wrong hx beside a `PackedSequence`
-    are a ValueError that names the argument; so are weights replaced by some of the wrong shape or
-    dtype. `flatten_parameters()` has nothing to do and never
+    error); an hx of the wrong dtype, hx = (None, None), a wrong hx beside a `PackedSequence`, and
+    weights replaced by some of the wrong shape or dtype are a ValueError that names the argument;
+    a wrong `PackedSequence` is refused in the words for a wrong tensor, and under autocast a right
+    one gives results of autocast's dtype too. `flatten_parameters()` has nothing to do and never
     warns. `torch.jit.script` puts an nn.LSTM of the same parameters in its place, in the given
     model, and warns of it. `torch.jit.trace` records torch's own LSTM op.
 
@@ -167,22 +168,30 @@ class FastLSTM(nn.LSTM):
                 "give one of them"
             )
         data, batch_sizes, sorted_indices, unsorted_indices = input
+        packing = packing_of(input)
         wanted = autocast_dtype(data.device)
         if wanted is not None:
             data = to_autocast(data, wanted)
         layers = self._layers(data, wanted)
-        plain = reset_mask is None and not return_cell_sequence
-        if layers is None or data.dim() != 2 or (plain and torch.jit.is_tracing()):
-            return self._as_torch(input, hx, plain)
-        packing = packing_of(input)
+        if layers is None or data.dim() != 2:
+            # nn.LSTM does not check this, and reads on for some of it.
+            self.check_input(data, batch_sizes)
+            raise ValueError(
+                f"input: got a PackedSequence of data on {data.device} and of {data.dtype}, "
+                f"expected those of the weights, {self._flat_weights[0].device} and "
+                f"{self._flat_weights[0].dtype}"
+            )
         N = packing.N
         if hx is None:
             h0, c0 = self._zeros(data, N)
         else:
+            states = hx
             if wanted is not None and isinstance(hx, (tuple, list)):
-                hx = tuple(to_autocast(s, wanted) for s in hx)
-            check_states(hx, *self._state_shapes(N), data)
-            h0, c0 = self.permute_hidden(hx, sorted_indices)
+                states = [to_autocast(s, wanted) for s in hx]
+            check_states(states, *self._state_shapes(N), data)
+            h0, c0 = self.permute_hidden(states, sorted_indices)
+        if torch.jit.is_tracing() and reset_mask is None and not return_cell_sequence:
+            return self._as_torch(input, hx, True)
         if reset_mask is not None:
             layout = "(N, T)" if self.batch_first else "(T, N)"
             reset_mask = check_reset_mask(reset_mask, packing.T, N, data.device, layout)
@@ -263,10 +272,12 @@ class FastLSTM(nn.LSTM):
                 shapes[0] = (4 * H, D * P)
             found = [self._weight(name) for name in names[k : k + len(shapes)]]
             first = found[0]
-            if k == 0 and first is not None and wanted is None and first.dtype != dtype:
-                return None
-            if k == 0 and first is not None and first.device != device:
-                return None
+            if k == 0 and first is not None:
+                if first.device != device:
+                    return None
+                # nn.LSTM checks this, but not while autocast is on for whichever device.
+                if first.dtype != dtype and not torch._C._is_any_autocast_enabled():
+                    return None
             if wanted is not None:
                 found = [to_autocast(w, wanted) for w in found]
             for place, (w, shape) in enumerate(zip(found, shapes, strict=True)):

@@ -1,0 +1,141 @@
+"""The package in a fresh interpreter, with and without its parts; and its layers, one way only."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pairs import needs_library
+
+import fastlstm
+
+PACKAGE = Path(fastlstm.__file__).parent
+
+# What each file may import from the package: nothing above itself, and no circle.
+LAYERS = {
+    "_version": set(),
+    "native": set(),
+    "reference": set(),
+    "checks": set(),
+    "packing": set(),
+    "exchange": set(),
+    "testing": set(),
+    "ops": {"reference"},
+    "backends": {"native"},
+    "layer_ops": {"ops", "reference"},
+    "functional": {"backends", "checks", "layer_ops", "ops"},
+    "module": {"backends", "checks", "exchange", "functional", "packing"},
+    "cell": {"backends", "exchange", "functional"},
+    "convert": {"backends", "cell", "module"},
+    "report": {"_version", "backends", "native"},
+    "__main__": {"report"},
+    "__init__": {"_version", "cell", "convert", "functional", "module"},
+}
+
+
+def imported(path):
+    """Names of the package's modules that a file imports, and its other imports."""
+    own, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            own |= {node.module.split(".")[0]} if node.module else {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            others.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            others |= {a.name.split(".")[0] for a in node.names}
+    return own, others
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda p: p.stem)
+def test_layers_import_downwards_only(path):
+    own, others = imported(path)
+    assert path.stem in LAYERS, f"say in LAYERS what {path.name} may import"
+    assert own <= LAYERS[path.stem]
+    assert others <= {"torch", "rich", *sys.stdlib_module_names}
+
+
+def test_layers_have_no_circle():
+    rest = dict(LAYERS)
+    while rest:
+        bottom = [name for name, uses in rest.items() if not uses & rest.keys()]
+        assert bottom, f"a circle among {sorted(rest)}"
+        for name in bottom:
+            del rest[name]
+
+
+def fresh(code, **environment):
+    """Run code in a new interpreter in which every warning is an error."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent), **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_import_without_triton():
+    found = fresh(
+        "import sys\n"
+        "sys.modules['triton'] = None\n"
+        "import torch, fastlstm\n"
+        "fastlstm.FastLSTM(3, 5, backend='reference')(torch.zeros(4, 2, 3))\n"
+    )
+    assert found.returncode == 0, found.stderr
+
+
+def test_import_is_lean():
+    found = fresh(
+        "import sys, torch\n"
+        "before = set(sys.modules)\n"
+        "import fastlstm\n"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before}\n"
+        "assert not new & {'rich', 'triton', 'numpy', 'matplotlib', 'IPython'}, new\n"
+        "assert 'torch._dynamo' not in set(sys.modules) - before\n"
+    )
+    assert found.returncode == 0, found.stderr
+
+
+RUN_TWICE = """
+import json, warnings, torch, fastlstm
+x, lstm = torch.zeros(4, 2, 3), fastlstm.FastLSTM(3, 5)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        y = lstm(x)[0]
+    fastlstm.FastLSTM(3, 5)(x)
+    fastlstm.FastLSTM(3, 5, backend="reference")(x)
+refused = None
+try:
+    fastlstm.FastLSTM(3, 5, backend="cpu")(x)
+except RuntimeError as error:
+    refused = str(error)
+print(json.dumps([[str(w.message) for w in caught], refused, list(y.shape)]))
+"""
+
+
+def test_without_the_library_the_reference_serves_and_says_so_once():
+    found = fresh(RUN_TWICE, FASTLSTM_NATIVE="0")
+    assert found.returncode == 0, found.stderr
+    warned, refused, shape = json.loads(found.stdout)
+    assert shape == [4, 2, 5]
+    assert len(warned) == 1
+    assert "slow reference backend" in warned[0]
+    assert "FASTLSTM_NATIVE=0" in warned[0]
+    assert "backend 'cpu' cannot run torch.float32 on 'cpu'" in refused
+    assert "python -m fastlstm" in refused
+
+
+@needs_library
+def test_with_the_library_nothing_is_warned_of():
+    found = fresh(RUN_TWICE)
+    assert json.loads(found.stdout) == [[], None, [4, 2, 5]], found.stderr
+
+
+def test_public_names():
+    assert {"FastLSTM", "FastLSTMCell", "convert", "functional", "__version__"} <= set(
+        fastlstm.__all__
+    )
+    assert all(hasattr(fastlstm, name) for name in fastlstm.__all__)

@@ -1,0 +1,85 @@
+"""python -m fastlstm: the report for reading and as JSON."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastlstm
+from fastlstm import __main__, backends, native, report
+
+ROOT = Path(fastlstm.__file__).parents[1]
+
+
+def test_json_names_every_device_and_dtype(capsys):
+    __main__.main(["--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["fastlstm"], found["torch"]) == (fastlstm.__version__, torch.__version__)
+    assert found["threads"] == torch.get_num_threads()
+    assert found["library"]["loaded"] == (native.load() is None)
+    served = {(e["device"], e["dtype"]): e for e in found["backends"]}
+    for device in ("cpu", "cuda"):
+        for dtype in ("float64", "float32", "bfloat16", "float16"):
+            entry = served[device, dtype]
+            call = backends.Call(device, getattr(torch, dtype))
+            for row in backends.TABLE:
+                assert entry["refused"].get(row.name) == row.reject(call)
+            assert entry["backend"] not in entry["refused"]
+    assert str(ROOT) not in json.dumps(found)
+
+
+def show_with_rich(found):
+    pytest.importorskip("rich")
+    report.show(found)
+
+
+@pytest.mark.parametrize("show", [show_with_rich, report._show_plain], ids=["rich", "plain"])
+def test_text_tells_the_same(show, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    found = report.collect()
+    show(found)
+    text = capsys.readouterr().out
+    for words in (fastlstm.__version__, torch.__version__, "compiled library", "why not another"):
+        assert words in text
+    for entry in found["backends"]:
+        lines = [line.split() for line in text.splitlines()]
+        assert any(
+            line[:3] == [entry["device"], entry["dtype"], entry["backend"]] for line in lines
+        )
+        for reason in entry["refused"].values():
+            assert reason in text
+
+
+def test_without_rich_it_is_plain_text(monkeypatch, capsys):
+    monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None)
+    __main__.main([])
+    assert capsys.readouterr().out.startswith("fastlstm ")
+
+
+def as_module(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "fastlstm", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_as_a_module():
+    found = as_module("--json", FASTLSTM_NATIVE="0")
+    assert found.returncode == 0, found.stderr
+    library = json.loads(found.stdout)["library"]
+    assert (library["loaded"], library["reason"]) == (False, "FASTLSTM_NATIVE=0 is set")
+    assert library["cpu_isa"] is None
+
+
+def test_help_and_unknown_arguments(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        __main__.main(["--help"])
+    assert "--json" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main(["--xml"])
