@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import backends
-from .checks import check_lengths, check_reset_mask, check_states, check_tensor
+from .arguments import state_shapes, states_of, weights_of, zero_states
+from .checks import check_lengths, check_reset_mask, check_states
 from .exchange import for_torchscript, proxies, rebuild, tell_quantization, trace_as_leaf
-from .functional import LSTMWeights, autocast_dtype, run_layers, to_autocast
+from .functional import autocast_dtype, run_layers, to_autocast
 from .packing import packing_of
 
 
@@ -126,7 +127,7 @@ class FastLSTM(nn.LSTM):
             return self._as_torch(input, hx, plain)
         wanted = autocast_dtype(input.device)
         x = input if wanted is None else to_autocast(input, wanted)
-        layers = self._layers(x, wanted)
+        layers = weights_of(self, x, wanted)
         if layers is None:
             return self._as_torch(input, hx, plain)
         layout = "(T, N)"
@@ -136,9 +137,9 @@ class FastLSTM(nn.LSTM):
             x, layout = x.transpose(0, 1), "(N, T)"
         T, N, _ = x.shape
         if hx is None:
-            h0, c0 = self._zeros(x, N)
+            h0, c0 = zero_states(self, x, N)
         else:
-            states = self._states(hx, x, N if dims == 3 else None, wanted)
+            states = states_of(self, hx, x, N if dims == 3 else None, wanted)
             if states is None:
                 if proxies(hx):
                     return self._trace(input, hx, lengths, reset_mask, return_cell_sequence)
@@ -172,7 +173,7 @@ class FastLSTM(nn.LSTM):
         wanted = autocast_dtype(data.device)
         if wanted is not None:
             data = to_autocast(data, wanted)
-        layers = self._layers(data, wanted)
+        layers = weights_of(self, data, wanted)
         if layers is None or data.dim() != 2:
             # nn.LSTM does not check this, and reads on for some of it.
             self.check_input(data, batch_sizes)
@@ -183,12 +184,12 @@ class FastLSTM(nn.LSTM):
             )
         N = packing.N
         if hx is None:
-            h0, c0 = self._zeros(data, N)
+            h0, c0 = zero_states(self, data, N)
         else:
             states = hx
             if wanted is not None and isinstance(hx, (tuple, list)):
                 states = [to_autocast(s, wanted) for s in hx]
-            check_states(states, *self._state_shapes(N), data)
+            check_states(states, *state_shapes(self, N), data)
             h0, c0 = self.permute_hidden(states, sorted_indices)
         if torch.jit.is_tracing() and reset_mask is None and not return_cell_sequence:
             return self._as_torch(input, hx, True)
@@ -249,86 +250,6 @@ class FastLSTM(nn.LSTM):
                 between_layers=between,
                 backend=self.backend,
             )
-
-    def _layers(self, x: Tensor, wanted: torch.dtype | None) -> list[list[LSTMWeights]] | None:
-        """The weights, layer by layer; None where `x` does not fit them, which nn.LSTM's own call
-        then explains. Weights that do not fit each other are a ValueError: nn.LSTM would read on.
-
-        They are looked up by name at every call: wrappers, parametrizations and functional_call
-        put other tensors there.
-        """
-        H, D, inputs = self.hidden_size, 2 if self.bidirectional else 1, self.input_size
-        P, dtype, device = self.proj_size or H, x.dtype, x.device
-        if x.shape[-1] != inputs:
-            return None
-        shapes = [(4 * H, inputs), (4 * H, P)]
-        if self.bias:
-            shapes += [(4 * H,), (4 * H,)]
-        if self.proj_size:
-            shapes.append((P, H))
-        weights, names = [], self._flat_weights_names
-        for k in range(0, len(names), len(shapes)):
-            if k == D * len(shapes):
-                shapes[0] = (4 * H, D * P)
-            found = [self._weight(name) for name in names[k : k + len(shapes)]]
-            first = found[0]
-            if k == 0 and first is not None:
-                if first.device != device:
-                    return None
-                # nn.LSTM checks this, but not while autocast is on for whichever device.
-                if first.dtype != dtype and not torch._C._is_any_autocast_enabled():
-                    return None
-            if wanted is not None:
-                found = [to_autocast(w, wanted) for w in found]
-            for place, (w, shape) in enumerate(zip(found, shapes, strict=True)):
-                if w is None or w.dtype != dtype or w.shape != shape or w.device != device:
-                    check_tensor(names[k + place], w, shape, x)
-            biases = found[2:4] if self.bias else (None, None)
-            weights.append(LSTMWeights(*found[:2], *biases, found[-1] if self.proj_size else None))
-        return [weights[k : k + D] for k in range(0, len(weights), D)]
-
-    def _weight(self, name: str):
-        # The order in which Python itself looks, without nn.Module.__getattr__, which takes
-        # several times as long.
-        if name in self.__dict__:
-            return self.__dict__[name]
-        weight = self._parameters.get(name)
-        return getattr(self, name) if weight is None else weight
-
-    def _state_shapes(self, N: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        rows = self.num_layers * (2 if self.bidirectional else 1)
-        return (rows, N, self.proj_size or self.hidden_size), (rows, N, self.hidden_size)
-
-    def _zeros(self, x: Tensor, N: int) -> tuple[Tensor, Tensor]:
-        h_shape, c_shape = self._state_shapes(N)
-        c0 = x.new_zeros(c_shape)
-        return c0 if h_shape == c_shape else x.new_zeros(h_shape), c0
-
-    def _states(self, hx, x, N, wanted) -> tuple[Tensor, Tensor] | None:
-        """hx as (L*D, N, P), (L*D, N, H); N is None for unbatched states.
-
-        None where it does not fit in a way that nn.LSTM's own call explains; else a ValueError.
-        """
-        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
-            return None
-        h0, c0 = hx
-        h_shape, c_shape = self._state_shapes(1 if N is None else N)
-        if h0 is not None and c0 is not None:
-            if not (isinstance(h0, Tensor) and isinstance(c0, Tensor)):
-                return None
-            if wanted is not None:
-                h0, c0 = to_autocast(h0, wanted), to_autocast(c0, wanted)
-            if N is None:
-                if h0.dim() != 2 or c0.dim() != 2:
-                    return None
-                h0, c0 = h0.unsqueeze(1), c0.unsqueeze(1)
-            if h0.shape != h_shape or c0.shape != c_shape:
-                return None
-            if h0.device != x.device or c0.device != x.device:
-                return None
-            if h0.dtype == x.dtype and c0.dtype == x.dtype:
-                return h0, c0
-        check_states((h0, c0), h_shape, c_shape, x)
 
     def _as_torch(self, input, hx, plain: bool):
         """What does not fit is refused by nn.LSTM's own call, in its own words; should it fit

@@ -1,0 +1,96 @@
+"""What a FastLSTM brings to a call: its weights as they are now, and the states, checked against
+the input.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .checks import check_states, check_tensor
+from .functional import LSTMWeights, to_autocast
+
+
+def weights_of(
+    module: nn.LSTM, x: Tensor, wanted: torch.dtype | None
+) -> list[list[LSTMWeights]] | None:
+    """The weights, layer by layer; None where `x` does not fit them, which nn.LSTM's own call
+    then explains. Weights that do not fit each other are a ValueError: nn.LSTM would read on.
+
+    They are looked up by name at every call: wrappers, parametrizations and functional_call
+    put other tensors there.
+    """
+    H, D, inputs = module.hidden_size, 2 if module.bidirectional else 1, module.input_size
+    P, dtype, device = module.proj_size or H, x.dtype, x.device
+    if x.shape[-1] != inputs:
+        return None
+    shapes = [(4 * H, inputs), (4 * H, P)]
+    if module.bias:
+        shapes += [(4 * H,), (4 * H,)]
+    if module.proj_size:
+        shapes.append((P, H))
+    weights, names = [], module._flat_weights_names
+    for k in range(0, len(names), len(shapes)):
+        if k == D * len(shapes):
+            shapes[0] = (4 * H, D * P)
+        found = [_weight(module, name) for name in names[k : k + len(shapes)]]
+        first = found[0]
+        if k == 0 and first is not None:
+            if first.device != device:
+                return None
+            # nn.LSTM checks this, but not while autocast is on for whichever device.
+            if first.dtype != dtype and not torch._C._is_any_autocast_enabled():
+                return None
+        if wanted is not None:
+            found = [to_autocast(w, wanted) for w in found]
+        for place, (w, shape) in enumerate(zip(found, shapes, strict=True)):
+            if w is None or w.dtype != dtype or w.shape != shape or w.device != device:
+                check_tensor(names[k + place], w, shape, x)
+        biases = found[2:4] if module.bias else (None, None)
+        weights.append(LSTMWeights(*found[:2], *biases, found[-1] if module.proj_size else None))
+    return [weights[k : k + D] for k in range(0, len(weights), D)]
+
+
+def _weight(module: nn.LSTM, name: str):
+    # The order in which Python itself looks, without nn.Module.__getattr__, which takes
+    # several times as long.
+    if name in module.__dict__:
+        return module.__dict__[name]
+    weight = module._parameters.get(name)
+    return getattr(module, name) if weight is None else weight
+
+
+def state_shapes(module: nn.LSTM, N: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    rows = module.num_layers * (2 if module.bidirectional else 1)
+    return (rows, N, module.proj_size or module.hidden_size), (rows, N, module.hidden_size)
+
+
+def zero_states(module: nn.LSTM, x: Tensor, N: int) -> tuple[Tensor, Tensor]:
+    h_shape, c_shape = state_shapes(module, N)
+    c0 = x.new_zeros(c_shape)
+    return c0 if h_shape == c_shape else x.new_zeros(h_shape), c0
+
+
+def states_of(module: nn.LSTM, hx, x, N, wanted) -> tuple[Tensor, Tensor] | None:
+    """hx as (L*D, N, P), (L*D, N, H); N is None for unbatched states.
+
+    None where it does not fit in a way that nn.LSTM's own call explains; else a ValueError.
+    """
+    if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+        return None
+    h0, c0 = hx
+    h_shape, c_shape = state_shapes(module, 1 if N is None else N)
+    if h0 is not None and c0 is not None:
+        if not (isinstance(h0, Tensor) and isinstance(c0, Tensor)):
+            return None
+        if wanted is not None:
+            h0, c0 = to_autocast(h0, wanted), to_autocast(c0, wanted)
+        if N is None:
+            if h0.dim() != 2 or c0.dim() != 2:
+                return None
+            h0, c0 = h0.unsqueeze(1), c0.unsqueeze(1)
+        if h0.shape != h_shape or c0.shape != c_shape:
+            return None
+        if h0.device != x.device or c0.device != x.device:
+            return None
+        if h0.dtype == x.dtype and c0.dtype == x.dtype:
+            return h0, c0
+    check_states((h0, c0), h_shape, c_shape, x)
