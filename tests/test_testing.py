@@ -4,7 +4,7 @@ import pytest
 import torch
 from pairs import pair
 
-from fastlstm.testing import OverBudget, compare, judge, make_input, run
+from fastlstm.testing import OverBudget, compare, judge, make_input, make_states, run
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -39,12 +39,12 @@ def test_budget_refuses(got, words):
 @pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_hh_l0"])
 def test_compare_sees_one_wrong_weight(name, dtype):
     lstm, fast = pair(3, 5, backend="reference", dtype=dtype)
-    x = make_input(4, 2, 3, dtype)
-    assert compare(fast, lstm, x) <= 1
+    x, hx = make_input(4, 2, 3, dtype), make_states(lstm, 2, dtype)
+    assert compare(fast, lstm, x, hx) <= 1
     with torch.no_grad():
-        getattr(fast, name).flatten()[-1] += 0.25
+        getattr(fast, name).flatten()[-1] += 1
     with pytest.raises(OverBudget):
-        compare(fast, lstm, x)
+        compare(fast, lstm, x, hx)
 
 
 def test_compare_sees_a_wrong_gradient():
