@@ -20,8 +20,7 @@ struct Shape {
   ScalarType dtype, wide, product;  // of the tensors, of accumulation, of the matrix products outside the recurrence
 
   int64_t stretch(int64_t bytes) const {
-    const int64_t size = product == ScalarType::Double ? 8 : product == ScalarType::Float ? 4 : 2;
-    const int64_t rows = std::max(kRowsForProduct, bytes / (4 * H * size));
+    const int64_t rows = std::max(kRowsForProduct, bytes / (4 * H * bytes_of(product)));
     return std::clamp<int64_t>(rows / std::max<int64_t>(N, 1), 1, std::max<int64_t>(T, 1));
   }
 };
@@ -159,11 +158,11 @@ ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_
     check(biases[d][1], "bias_hh", {4 * s.H}, s.dtype);
   }
 
-  Tensor output = empty({s.T, s.N, s.D * s.P}, s.dtype), h_n = empty({s.D, s.N, s.P}, s.dtype),
+  Tensor output = on_large_pages(empty({s.T, s.N, s.D * s.P}, s.dtype)), h_n = empty({s.D, s.N, s.P}, s.dtype),
          c_n = empty({s.D, s.N, s.H}, s.dtype);
   const bool keep_cells = save_tape || save_cells;
-  Tensor cells = keep_cells ? empty({s.T, s.N, s.D, s.H}, s.wide) : empty({0}, s.wide);
-  Tensor gates = save_tape ? empty({s.T, s.N, s.D, 4 * s.H}, s.dtype) : empty({0}, s.dtype);
+  Tensor cells = keep_cells ? on_large_pages(empty({s.T, s.N, s.D, s.H}, s.wide)) : empty({0}, s.wide);
+  Tensor gates = save_tape ? on_large_pages(empty({s.T, s.N, s.D, 4 * s.H}, s.dtype)) : empty({0}, s.dtype);
   if (s.T == 0 || s.N == 0) {
     torch::stable::copy_(h_n, h0);
     torch::stable::copy_(c_n, c0);
@@ -285,7 +284,7 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
   Gradients g{s, x, need_dx, need_dweights, projected, {},
               buffer(true, 4 * s.H, s.product), buffer(projected, s.P, s.wide), buffer(need_dweights, s.P, s.product),
               buffer(need_dweights && projected, s.H, s.wide),
-              need_dx ? empty({s.T, s.N, s.I}, s.D == 1 ? s.dtype : s.wide) : empty({0}, s.dtype),
+              need_dx ? on_large_pages(empty({s.T, s.N, s.I}, s.D == 1 ? s.dtype : s.wide)) : empty({0}, s.dtype),
               sum(true, {s.D, 4 * s.H, s.I}), sum(true, {s.D, 4 * s.H, s.P}), sum(true, {s.D, 4 * s.H}),
               sum(projected, {s.D, s.P, s.H})};
   for (const DirectionWeights& w : weights) g.weights_ih.push_back(converted(w.ih, s.product));

@@ -10,7 +10,7 @@ namespace {
 
 // Where each direction's part of a contiguous [D, ...] array of `elements` each starts.
 void by_direction(const void* data, int64_t D, int64_t elements, ScalarType dtype, const void* (&parts)[2]) {
-  const int64_t bytes = dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2;
+  const int64_t bytes = bytes_of(dtype);
   for (int64_t d = 0; d < D; ++d) parts[d] = data == nullptr ? nullptr : static_cast<const char*>(data) + d * elements * bytes;
 }
 
