@@ -1,0 +1,272 @@
+"""Problems for the ops of both entries, the recurrence and the layer, and their error budget.
+
+The budget has no tolerance chosen by hand. The oracle is the reference in float64 on the same
+numbers. With r the largest error of the reference run in the kernel's dtype, as a share of its
+tensor's largest magnitude, a kernel may have
+
+    2 r + u + sqrt(K) u_wide
+
+where u is the dtype's unit roundoff, one rounding of the result, and u_wide that of the dtype in
+which sums are made. The reference's sums are torch's, which go pairwise or in blocks where they
+can. Of K terms added one after the other, the roundings are a random walk (Higham & Mary 2019, "A
+new approach to probabilistic rounding error analysis"), K being the longest sum of the problem.
+
+Because the error of one small tensor is a matter of luck, r is the largest of its group of tensors
+(what the forward gives, what the backward gives) and, as the magnitudes, of several draws of a
+small case. float64 has no wider oracle. There r is measured in float32 and carried over in units of
+the roundoff, and the oracle may be off by as much again.
+"""
+
+import contextlib
+import random
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fastlstm import layer_ops, reference  # noqa: F401  (layer_ops registers all ops)
+from fastlstm.ops import FAMILIES
+
+SIZES = (1, 2, 3, 5, 7, 16, 17, 33, 64, 65, 129)
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+MASKS = ("none", "random", "zero", "full", "lengths", "resets")
+SMALL = 500  # elements of the output, below which a case is drawn several times
+DRAWS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem for an entry, "recurrence" or "layer"."""
+
+    entry: str
+    T: int
+    N: int
+    H: int
+    dtype: torch.dtype
+    I: int = 3  # noqa: E741
+    P: int | None = None  # None without a projection
+    D: int = 1
+    wide: bool = False  # gates_x, or the layer's products, in the accumulation dtype
+    masks: str = "none"
+    biases: int = 2
+    gradients: int = 0b1111  # which of doutput, dh_n, dc_n, dcells are there
+
+    @property
+    def outputs(self) -> int:
+        return self.H if self.P is None else self.P
+
+    @property
+    def drawn_dtype(self) -> torch.dtype:
+        """float64 cases are float32 numbers, so that the reference can run on them in float32."""
+        return torch.float32 if self.dtype == torch.float64 else self.dtype
+
+    def __str__(self):
+        sizes = [f"{k}{getattr(self, k)}" for k in "TNIHPD" if getattr(self, k) is not None]
+        parts = [self.entry, *sizes, str(self.dtype).removeprefix("torch.")]
+        parts += ["wide"] * self.wide + [self.masks] * (self.masks != "none")
+        parts += [f"b{self.biases}"] * (self.entry == "layer")
+        return "-".join(parts) + (f"-g{self.gradients:04b}" if self.gradients != 0b1111 else "")
+
+
+def sampled_cases(entry: str, count: int, seed: int, **fixed) -> list[Case]:
+    """`count` cases of all sizes and options, the same for the same seed; `fixed` holds some."""
+    rng, cases = random.Random(seed), []
+    while len(cases) < count:
+        case = Case(
+            entry,
+            T=rng.choice(SIZES),
+            N=rng.choice(SIZES),
+            H=rng.choice(SIZES),
+            I=rng.choice(SIZES),
+            P=rng.choice((None, None, rng.choice(SIZES))),
+            D=rng.choice((1, 2)),
+            dtype=DTYPES[len(cases) % 4],
+            wide=rng.random() < 0.5,
+            masks=rng.choice(MASKS),
+            biases=rng.choice((0, 1, 2, 2)),
+            gradients=rng.choice((0b1111, 0b1111, rng.randrange(16))),
+        )
+        case = replace(case, **fixed)
+        # The reference is a loop in Python: a case is long or wide, not both.
+        if case.T * case.N * case.H * max(case.outputs, case.I) <= 2e6 and case not in cases:
+            cases.append(case)
+    return cases
+
+
+def by_id(cases) -> dict:
+    """The arguments of pytest.mark.parametrize for a list of cases."""
+    return {"argnames": "case", "argvalues": cases, "ids": [str(c) for c in cases]}
+
+
+def draw_masks(case: Case) -> list[Tensor | None]:
+    """[lengths (N,), reset_mask (T, N)], each or None."""
+    lengths = reset_mask = None
+    if case.masks in ("random", "lengths"):
+        lengths = torch.randint(0, case.T + 1, (case.N,))
+    elif case.masks in ("zero", "full"):
+        lengths = torch.full((case.N,), 0 if case.masks == "zero" else case.T)
+    if case.masks in ("random", "resets", "full"):
+        reset_mask = torch.rand(case.T, case.N) < 0.3
+    return [lengths, reset_mask]
+
+
+def draw(case: Case) -> tuple[list, list]:
+    """Arguments of the forward up to the masks, and gradients of output, h_n, c_n and cells."""
+    T, N, I, D, H, P = case.T, case.N, case.I, case.D, case.H, case.outputs  # noqa: E741
+    dtype, wide = case.drawn_dtype, reference.accumulation_dtype(case.drawn_dtype)
+
+    def normal(*shape, scale=1.0, dtype=dtype):
+        return (torch.randn(shape) * scale).to(dtype)
+
+    def weight(*shape):
+        return normal(*shape, scale=max(shape[-1], 1) ** -0.5)
+
+    states = [normal(D, N, P), normal(D, N, H)]
+    if case.entry == "recurrence":
+        gates_x = normal(T, N, D, 4 * H, dtype=wide if case.wide else dtype)
+        weight_hr = None if case.P is None else weight(D, P, H)
+        arguments = [gates_x, *states, weight(D, 4 * H, P), weight_hr]
+    else:
+        arguments = [normal(T, N, I), *states]
+        for d in range(2):
+            weights = [weight(4 * H, I), weight(4 * H, P)]
+            weights += [normal(4 * H) if case.biases > k else None for k in range(2)]
+            weights += [None if case.P is None else weight(P, H)]
+            arguments += weights if d < D else [None] * 5
+    gradients = [normal(T, N, D * P), normal(D, N, P), normal(D, N, H)]
+    gradients += [normal(T, N, D, H, dtype=wide)]
+    present = [g if case.gradients >> k & 1 else None for k, g in enumerate(gradients)]
+    return arguments + draw_masks(case), present
+
+
+def to(dtype: torch.dtype | None, tensors) -> list:
+    """The tensors with floating-point numbers in `dtype`, or with None as they are."""
+    if dtype is None:
+        return list(tensors)
+    return [t.to(dtype) if t is not None and t.is_floating_point() else t for t in tensors]
+
+
+def op(entry: str, family: str, which: str):
+    """The op fastlstm::<family>[_layer]_<which>."""
+    assert family in FAMILIES
+    return getattr(torch.ops.fastlstm, f"{family}{'_layer' * (entry == 'layer')}_{which}").default
+
+
+def forward(case: Case, family: str, arguments, *, save_tape=True, save_cells=True) -> dict:
+    """The results of the forward op, by name."""
+    switches = [save_tape, save_cells]
+    if case.entry == "layer":
+        switches.insert(0, case.wide)
+    results = op(case.entry, family, "forward")(*arguments, *switches)
+    return dict(zip(("output", "h_n", "c_n", "cells", "gates"), results, strict=True))
+
+
+def backward_arguments(case, arguments, gradients, tape, *, need_dx=True, need_dweights=True):
+    """The arguments of the backward op. tape: [output, cells, gates] of a forward."""
+    output, cells, gates = tape
+    *inputs, lengths, reset_mask = arguments
+    if case.entry == "recurrence":
+        _, h0, c0, weight_hh, weight_hr = inputs
+        given = [*gradients, None, h0, c0, weight_hh, weight_hr, cells, gates]
+        return [*given, lengths, reset_mask, case.wide]
+    x, h0, c0, *weights = inputs
+    given = [*gradients, x, h0, c0, *(weights[k] for k in (0, 1, 4, 5, 6, 9))]
+    switches = [case.wide, need_dx, need_dweights]
+    return [*given, output, cells, gates, lengths, reset_mask, *switches]
+
+
+def backward(case: Case, family: str, arguments, gradients, tape, **needs) -> dict:
+    """The results of the backward op, by name."""
+    names = {
+        "recurrence": ("dgates_x", "dh0", "dc0", "dhidden"),
+        "layer": ("dx", "dh0", "dc0", "dweight_ih", "dweight_hh", "dbias", "dweight_hr"),
+    }[case.entry]
+    given = backward_arguments(case, arguments, gradients, tape, **needs)
+    return dict(zip(names, op(case.entry, family, "backward")(*given), strict=True))
+
+
+def tape_of(results: dict) -> list[Tensor]:
+    return [results[k] for k in ("output", "cells", "gates")]
+
+
+def run_both(case: Case, family: str, problem, tape, dtype=None) -> dict:
+    """What forward and backward give on a problem in `dtype` (None: as drawn), by name."""
+    arguments, gradients = (to(dtype, part) for part in problem)
+    results = forward(case, family, arguments)
+    return results | backward(case, family, arguments, gradients, to(dtype, tape))
+
+
+@contextlib.contextmanager
+def threads(count: int):
+    """torch's thread count, for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Measured:
+    """The reference's errors and magnitudes on several draws of a case, by tensor."""
+
+    def __init__(self):
+        self.error, self.magnitude = {}, {}
+
+    def add(self, low: dict, oracle: dict) -> None:
+        for name, wide in oracle.items():
+            if wide.numel():
+                error = (low[name].double() - wide).abs().max().item()
+                self.error[name] = max(self.error.get(name, 0.0), error)
+                magnitude = wide.abs().max().item()
+                self.magnitude[name] = max(self.magnitude.get(name, 0.0), magnitude)
+
+    def share(self, name: str) -> float:
+        """The largest relative error of the tensors in the group of `name`."""
+        shares = [
+            self.error[k] / self.magnitude[k]
+            for k in self.error
+            if k.startswith("d") == name.startswith("d") and self.magnitude[k]
+        ]
+        return max(shares, default=0.0)
+
+
+def check(case: Case, family: str = "lstm", problem=None) -> float:
+    """Hold a family's results on a case to the budget; returns the largest share of it used."""
+    problem = problem or draw(case)
+    measured, found = Measured(), None
+    small = case.T * case.N * case.D * case.outputs < SMALL
+    for k in range(DRAWS if small else 1):
+        drawn = draw(case) if k else problem
+        with threads(1):  # thousands of small ops: a second thread only costs
+            tape = tape_of(forward(case, "reference", drawn[0]))
+            low = run_both(case, "reference", drawn, tape)
+            oracle = run_both(case, "reference", drawn, tape, torch.float64)
+        measured.add(low, oracle)
+        if k == 0:
+            wanted = torch.float64 if case.dtype == torch.float64 else None
+            found = run_both(case, family, drawn, tape, wanted), low, oracle
+    return judge(case, *found, measured)
+
+
+def judge(case: Case, got: dict, low: dict, oracle: dict, measured: Measured) -> float:
+    """Raises AssertionError where a tensor of `got` is over its budget; returns the share used."""
+    exact = case.dtype == torch.float64
+    units = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps if exact else 1.0
+    longest = max(case.T * case.N, 4 * case.H, case.outputs, case.I)
+    used = 0.0
+    for name, value in got.items():
+        dtype = torch.float64 if exact else low[name].dtype
+        assert value.dtype == dtype, f"{name}: {value.dtype}, expected {dtype}"
+        assert value.shape == oracle[name].shape, f"{name}: shape {tuple(value.shape)}"
+        assert value.is_contiguous(), f"{name}: strides {value.stride()}"
+        if not value.numel():
+            continue
+        wide = reference.accumulation_dtype(case.dtype)
+        roundings = torch.finfo(dtype).eps / 2 + longest**0.5 * torch.finfo(wide).eps / 2
+        budget = (3 if exact else 2) * units * measured.share(name) + roundings
+        budget *= measured.magnitude[name]
+        error = (value.double() - oracle[name]).abs().max().item()
+        assert error <= budget, f"{name}: error {error:.3e} is over its budget of {budget:.3e}"
+        used = max(used, error / budget if budget else 0.0)
+    return used
