@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from pairs import on_cpu
+from pairs import on_cpu, one_thread  # noqa: F401  (one_thread is a fixture)
 from torch import nn
 
 from fastlstm import FastLSTMCell

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from pairs import ignore_onednn, pair
+from pairs import ignore_onednn, one_thread, pair  # noqa: F401  (one_thread is a fixture)
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from pairs import one_thread  # noqa: F401  (a fixture)
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 

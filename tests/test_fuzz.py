@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from pairs import needs_library, pair
+from pairs import needs_library, one_thread, pair  # noqa: F401  (one_thread is a fixture)
 from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm import FastLSTM

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pairs import needs_library, on_cpu, pair
+from pairs import needs_library, on_cpu, one_thread, pair  # noqa: F401  (one_thread is a fixture)
 from torch.func import functional_call
 from torch.nn.utils.rnn import PackedSequence
 

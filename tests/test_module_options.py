@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from pairs import ignore_onednn, on_cpu, pair
+from pairs import ignore_onednn, on_cpu, one_thread, pair  # noqa: F401  (one_thread is a fixture)
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 

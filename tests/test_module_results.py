@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from pairs import ignore_onednn, needs_library, pair
+from pairs import ignore_onednn, needs_library, one_thread, pair  # noqa: F401  (one_thread is a fixture)
 
 from fastlstm.testing import OverBudget, compare, make_input, make_states
 

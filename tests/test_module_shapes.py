@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pairs import ignore_onednn, needs_library, pair
+from pairs import ignore_onednn, needs_library, one_thread, pair  # noqa: F401  (one_thread is a fixture)
 
 from fastlstm.testing import compare, make_input, make_states
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pairs import pair
+from pairs import one_thread, pair  # noqa: F401  (one_thread is a fixture)
 
 from fastlstm.testing import OverBudget, compare, judge, make_input, make_states, run
 
