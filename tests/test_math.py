@@ -1,8 +1,8 @@
 """sigmoid, tanh and the 16-bit conversions of the kernels, seen through the ops.
 
 With one step, no state and weights of 0 the tape holds the activated gate inputs; a backward whose
-gates let everything through holds the conversions. tests/test_kernels_isa.py runs this file on every
-instruction set.
+gates let everything through holds the conversions. tests/test_kernels_isa.py runs this file on each
+instruction set that the machine has.
 """
 
 import numpy as np
