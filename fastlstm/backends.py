@@ -1,8 +1,9 @@
 """The one table of backends: which of them serves a call, and for each that does not, the reason.
 
-A row is (name, family of ops, reject). `reject(call)` returns None where the backend serves the call and else a sentence;
-it makes the choice, the error text and `python -m fastlstm`. A new backend is a row here, a folder with its kernels, and,
-where it does not own its device's `lstm_*` ops, a family of its own in `ops.FAMILIES`.
+A row is (name, family of ops, reject). `reject(call)` returns None where the backend serves the
+call and else a sentence; it makes the choice, the error text and `python -m fastlstm`. A new
+backend is a row here, a folder with its kernels, and, where it does not own its device's `lstm_*`
+ops, a family of its own in `ops.FAMILIES`.
 """
 
 import logging
@@ -66,7 +67,8 @@ def select(backend: str, call: Call) -> Backend:
     """The row that serves `call`: the one named, or with "auto" the first that does not reject it.
 
     Raises:
-        ValueError: no such backend. RuntimeError: the named backend rejects the call; the text says why.
+        ValueError: no such backend. RuntimeError: the named backend rejects the call; the text says
+        why.
     """
     check_name(backend)
     reasons = []
@@ -81,7 +83,8 @@ def select(backend: str, call: Call) -> Backend:
         reasons.append(f"{row.name}: {reason}")
     raise RuntimeError(
         f"fastlstm: backend {backend!r} cannot run {call.dtype} on {call.device!r} "
-        f"({'; '.join(reasons)}). `python -m fastlstm` shows what was built and what serves which device and dtype"
+        f"({'; '.join(reasons)}). `python -m fastlstm` shows what was built and what serves which "
+        "device and dtype"
     )
 
 
@@ -91,7 +94,8 @@ def _warn_slow(call: Call, reasons: list[str]) -> None:
     _warned.add(call)
     log.debug("reference serves %s: %s", call, reasons)
     warnings.warn(
-        f"fastlstm runs {call.dtype} on {call.device!r} with the slow reference backend ({'; '.join(reasons)}). "
+        f"fastlstm runs {call.dtype} on {call.device!r} with the slow reference backend "
+        f"({'; '.join(reasons)}). "
         'Ask for it by name, backend="reference", to silence this.',
         RuntimeWarning,
         stacklevel=3,

@@ -1,4 +1,5 @@
-"""Checks of arguments that stand before every kernel: each error names the argument, what came and what was expected."""
+"""Checks of arguments that stand before every kernel: each error names the argument, what came and
+what was expected."""
 
 from collections.abc import Sequence
 
@@ -15,19 +16,25 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 def check_lengths(lengths: Tensor | None, T: int, N: int, device: torch.device) -> Tensor | None:
     """`lengths` as the kernels take it: (N,) int64 on `device`.
 
-    Values outside 0..T raise on the CPU, where looking costs nothing; elsewhere, and inside a compiled graph, they are
-    clamped by the kernels, so that nothing waits for the device.
+    Values outside 0..T raise on the CPU, where looking costs nothing; elsewhere, and inside a
+    compiled graph, they are clamped by the kernels, so that nothing waits for the device.
     """
     if lengths is None:
         return None
     if not isinstance(lengths, Tensor):
         raise ValueError(
-            f"lengths: got {type(lengths).__name__}, expected an integer tensor of shape ({N},); wrap it in torch.tensor(...)"
+            f"lengths: got {type(lengths).__name__}, expected an integer tensor of shape ({N},); "
+            "wrap it in torch.tensor(...)"
         )
     if lengths.dtype not in _INTEGERS:
-        raise ValueError(f"lengths: got dtype {lengths.dtype}, expected an integer dtype; use lengths.long()")
+        raise ValueError(
+            f"lengths: got dtype {lengths.dtype}, expected an integer dtype; use lengths.long()"
+        )
     if _shape(lengths) != (N,):
-        raise ValueError(f"lengths: got shape {_shape(lengths)}, expected ({N},), one length for each row of the batch")
+        raise ValueError(
+            f"lengths: got shape {_shape(lengths)}, expected ({N},), one length for each row of "
+            "the batch"
+        )
     if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and N:
         low, high = (int(v) for v in lengths.aminmax())
         if low < 0 or high > T:
@@ -38,19 +45,25 @@ def check_lengths(lengths: Tensor | None, T: int, N: int, device: torch.device) 
 def check_reset_mask(
     reset_mask: Tensor | None, T: int, N: int, device: torch.device, layout: str = "(T, N)"
 ) -> Tensor | None:
-    """`reset_mask`, which came as `layout` says ("(T, N)", "(N, T)" or, unbatched, "(T,)"), as the kernels take it: (T, N)
-    bool on `device`.
+    """`reset_mask`, which came as `layout` says ("(T, N)", "(N, T)" or, unbatched, "(T,)"), as the
+    kernels take it: (T, N) bool on `device`.
     """
     if reset_mask is None:
         return None
     expected = {"(T, N)": (T, N), "(N, T)": (N, T), "(T,)": (T,)}[layout]
     if not isinstance(reset_mask, Tensor):
-        raise ValueError(f"reset_mask: got {type(reset_mask).__name__}, expected a bool tensor of shape {layout} = {expected}")
+        raise ValueError(
+            f"reset_mask: got {type(reset_mask).__name__}, expected a bool tensor of shape "
+            f"{layout} = {expected}"
+        )
     if reset_mask.dtype != torch.bool:
-        raise ValueError(f"reset_mask: got dtype {reset_mask.dtype}, expected torch.bool; use reset_mask.bool()")
+        raise ValueError(
+            f"reset_mask: got dtype {reset_mask.dtype}, expected torch.bool; use reset_mask.bool()"
+        )
     if _shape(reset_mask) != expected:
         raise ValueError(
-            f"reset_mask: got shape {_shape(reset_mask)}, expected {layout} = {expected}, laid out like the input"
+            f"reset_mask: got shape {_shape(reset_mask)}, expected {layout} = {expected}, laid out "
+            "like the input"
         )
     if layout == "(N, T)":
         reset_mask = reset_mask.t()
@@ -71,19 +84,32 @@ def check_tensor(name: str, value: Tensor | None, shape: tuple[int, ...], like: 
 
 
 def check_stack(input: Tensor, weights: Sequence, hx, D: int, batch_first: bool) -> None:
-    """That input, weights (L*D entries) and hx fit each other; see `functional.lstm` for the shapes."""
+    """That input, weights (L*D entries) and hx fit each other; see `functional.lstm` for the
+    shapes."""
     if not isinstance(input, Tensor) or input.dim() != 3:
         got = f"shape {_shape(input)}" if isinstance(input, Tensor) else type(input).__name__
-        raise ValueError(f"input: got {got}, expected a tensor of 3 dimensions, (T, N, I) or (N, T, I) with batch_first")
+        raise ValueError(
+            f"input: got {got}, expected a tensor of 3 dimensions, (T, N, I) or (N, T, I) with "
+            "batch_first"
+        )
     if not input.dtype.is_floating_point:
         raise ValueError(f"input: got dtype {input.dtype}, expected a floating-point dtype")
     if not weights or len(weights) % D:
         raise ValueError(
-            f"weights: got {len(weights)} entries, expected one per layer and direction, a multiple of {D} and at least {D}"
+            f"weights: got {len(weights)} entries, expected one per layer and direction, a "
+            f"multiple of {D} and at least {D}"
         )
     first = weights[0]
-    if not isinstance(first.weight_hh, Tensor) or first.weight_hh.dim() != 2 or first.weight_hh.shape[0] % 4:
-        got = _shape(first.weight_hh) if isinstance(first.weight_hh, Tensor) else type(first.weight_hh).__name__
+    if (
+        not isinstance(first.weight_hh, Tensor)
+        or first.weight_hh.dim() != 2
+        or first.weight_hh.shape[0] % 4
+    ):
+        got = (
+            _shape(first.weight_hh)
+            if isinstance(first.weight_hh, Tensor)
+            else type(first.weight_hh).__name__
+        )
         raise ValueError(f"weights[0].weight_hh: got {got}, expected shape (4H, P)")
     H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1]
     for k, w in enumerate(weights):
@@ -95,12 +121,15 @@ def check_stack(input: Tensor, weights: Sequence, hx, D: int, batch_first: bool)
                 check_tensor(f"weights[{k}].{name}", getattr(w, name), (4 * H,), input)
         for name in ("bias_ih", "bias_hh", "weight_hr"):
             if (getattr(w, name) is None) != (getattr(first, name) is None):
-                raise ValueError(f"weights[{k}].{name}: expected in every entry of weights or in none")
+                raise ValueError(
+                    f"weights[{k}].{name}: expected in every entry of weights or in none"
+                )
         if w.weight_hr is not None:
             check_tensor(f"weights[{k}].weight_hr", w.weight_hr, (P, H), input)
     if first.weight_hr is None and P != H:
         raise ValueError(
-            f"weights[0].weight_hh: got shape {_shape(first.weight_hh)}, expected ({4 * H}, {H}) without weight_hr"
+            f"weights[0].weight_hh: got shape {_shape(first.weight_hh)}, expected ({4 * H}, {H}) "
+            "without weight_hr"
         )
     if hx is not None:
         N = input.shape[0 if batch_first else 1]

@@ -18,7 +18,8 @@ from .checks import check_lengths, check_reset_mask, check_stack
 class LSTMWeights(NamedTuple):
     """The weights of one layer and direction, gate order i, f, g, o.
 
-    weight_ih (4H, I), weight_hh (4H, P), biases (4H,) or None, weight_hr (P, H) or None; P = H without weight_hr.
+    weight_ih (4H, I), weight_hh (4H, P), biases (4H,) or None, weight_hr (P, H) or None; P = H
+    without weight_hr.
     """
 
     weight_ih: Tensor
@@ -33,8 +34,9 @@ def _bf16_tiles() -> bool:
     return bool(supported and supported())
 
 
-# Without AMX, a 16-bit product on the CPU is slower than the float32 one (measured: half its rate on AVX512-BF16), so the
-# gate inputs are made, and their gradients used, in float32 there: faster, and more exact.
+# Without AMX, a 16-bit product on the CPU is slower than the float32 one (measured: half its rate
+# on AVX512-BF16), so the gate inputs are made, and their gradients used, in float32 there: faster,
+# and more exact.
 _WIDE_CPU_PRODUCTS = not _bf16_tiles()
 _HALF = (torch.bfloat16, torch.float16)
 _NO_WEIGHTS = (None,) * 5
@@ -52,14 +54,16 @@ def run_layers(
     between_layers: Callable[[Tensor], Tensor] | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The layers one after the other on checked, time-major arguments; `lstm` and the module end here.
+    """The layers one after the other on checked, time-major arguments; `lstm` and the module end
+    here.
 
     Args:
         x: (T, N, I). h0: (L*D, N, P). c0: (L*D, N, H). layers: L sequences of D weights.
         between_layers: applied to each layer's output but the last (dropout), or None.
 
     Returns:
-        output (T, N, D*P), h_n like h0, c_n like c0, and the last layer's cells (T, N, D*H) or None.
+        output (T, N, D*P), h_n like h0, c_n like c0, and the last layer's cells (T, N, D*H) or
+        None.
     """
     D = len(layers[0])
     family = backends.select(backend, backends.Call(x.device.type, x.dtype)).family
@@ -70,7 +74,9 @@ def run_layers(
         weights = (*layer[0], *(layer[1] if D == 2 else _NO_WEIGHTS))
         h, c = (h0, c0) if len(layers) == 1 else (h0[k * D : (k + 1) * D], c0[k * D : (k + 1) * D])
         inputs = (x, h, c, *weights)
-        save_tape = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in inputs)
+        save_tape = torch.is_grad_enabled() and any(
+            a is not None and a.requires_grad for a in inputs
+        )
         args = (*inputs, lengths, reset_mask, wide, save_tape, return_cells and last)
         x, h, c, cells, _ = layer_ops.layer(family, args, save_tape)
         h_n.append(h)
@@ -90,8 +96,13 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 def to_autocast(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """`value` as autocast hands it to an op: in `dtype`, but float64, integers and None as they are."""
-    if not isinstance(value, Tensor) or value.dtype == torch.float64 or not value.is_floating_point():
+    """`value` as autocast hands it to an op: in `dtype`, but float64, integers and None as they
+    are."""
+    if (
+        not isinstance(value, Tensor)
+        or value.dtype == torch.float64
+        or not value.is_floating_point()
+    ):
         return value
     return value.to(dtype)
 
@@ -112,24 +123,27 @@ def lstm(
 ):
     """A (multi-layer, bidirectional, projected) LSTM with its weights as arguments.
 
-    T steps, N rows, I inputs, H hidden units, P outputs (H, or the projection's size), L layers, D directions. All
-    tensors are of one dtype (float64, float32, bfloat16 or float16) and on one device; inside autocast they are
-    cast to its dtype. The computation is that of `torch.nn.LSTM`; `fastlstm.reference` has the equations.
+    T steps, N rows, I inputs, H hidden units, P outputs (H, or the projection's size), L layers, D
+    directions. All tensors are of one dtype (float64, float32, bfloat16 or float16) and on one
+    device; inside autocast they are cast to its dtype. The computation is that of `torch.nn.LSTM`;
+    `fastlstm.reference` has the equations.
 
     Args:
         input: (T, N, I), or (N, T, I) with batch_first.
-        weights: L*D entries, layer by layer, forward before reverse: `LSTMWeights` or tuples in its order.
+        weights: L*D entries, layer by layer, forward before reverse: `LSTMWeights` or tuples in its
+        order.
         hx: (h0, c0) of shapes (L*D, N, P) and (L*D, N, H); zeros if None.
         dropout, training: dropout between layers, in training only.
-        lengths: (N,) integers in 0..T, unsorted: steps from lengths[n] on do not exist in row n (outputs 0 there).
-        reset_mask: (T, N) bool, laid out like input: True where a new episode begins; no state crosses into step t
-            from t - 1, in either direction.
+        lengths: (N,) integers in 0..T, unsorted: steps from lengths[n] on do not exist in row n
+        (outputs 0 there).
+        reset_mask: (T, N) bool, laid out like input: True where a new episode begins; no state
+            crosses into step t from t - 1, in either direction.
         return_cell_sequence: also return every c_t of the last layer.
         backend: "auto", or a name of `fastlstm.backends.NAMES`.
 
     Returns:
-        output (T, N, D*P) laid out like input, (h_n (L*D, N, P), c_n (L*D, N, H)), and with return_cell_sequence
-        cells (T, N, D*H), laid out like output.
+        output (T, N, D*P) laid out like input, (h_n (L*D, N, P), c_n (L*D, N, H)), and with
+        return_cell_sequence cells (T, N, D*H), laid out like output.
 
     Raises:
         ValueError: an argument's shape, dtype or device does not fit the others; the text names it.
@@ -140,9 +154,7 @@ def lstm(
     wanted = autocast_dtype(input.device)
     if wanted is not None:
         input = to_autocast(input, wanted)
-        weights = [
-            LSTMWeights(*(to_autocast(a, wanted) for a in w)) for w in weights
-        ]
+        weights = [LSTMWeights(*(to_autocast(a, wanted) for a in w)) for w in weights]
         hx = None if hx is None else tuple(to_autocast(s, wanted) for s in hx)
     check_stack(input, weights, hx, D, batch_first)
     if batch_first:

@@ -1,13 +1,17 @@
-"""The custom ops of a whole layer: input product, recurrence, and in the backward all of the layer's gradients.
+"""The custom ops of a whole layer: input product, recurrence, and in the backward all of the
+layer's gradients.
 
-`<family>_layer_forward` and `<family>_layer_backward` are by default what stands here: torch's own matrix products around the
-recurrence ops of the family (ops.py), so a backend that brings a recurrence has a layer. A backend may register its own for a
-device where that is faster: the CPU's (csrc/layer_ops.cpp) makes gates for a few steps at a time and never holds all of them.
+`<family>_layer_forward` and `<family>_layer_backward` are by default what stands here: torch's own
+matrix products around the recurrence ops of the family (ops.py), so a backend that brings a
+recurrence has a layer. A backend may register its own for a
+device where that is faster: the CPU's (csrc/layer_ops.cpp) makes gates for a few steps at a time
+and never holds all of them.
 
-Arguments, T steps, N rows, I inputs, D directions, H units, P outputs: x (T, N, I), h0 (D, N, P), c0 (D, N, H), then for
-the forward and, where it is not None, the reverse direction weight_ih (4H, I), weight_hh (4H, P), bias_ih and bias_hh
-(4H,) or None, weight_hr (P, H) or None; lengths (N,) int64; reset_mask (T, N) bool. `wide_products` asks for the matrix
-products outside the recurrence in the accumulation dtype.
+Arguments, T steps, N rows, I inputs, D directions, H units, P outputs: x (T, N, I), h0 (D, N, P),
+c0 (D, N, H), then for the forward and, where it is not None, the reverse direction weight_ih (4H,
+I), weight_hh (4H, P), bias_ih and bias_hh (4H,) or None, weight_hr (P, H) or None; lengths (N,)
+int64; reset_mask (T, N) bool. `wide_products` asks for the matrix products outside the recurrence
+in the accumulation dtype.
 """
 
 import contextlib
@@ -20,21 +24,21 @@ from .ops import FAMILIES, library
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 _FORWARD = (
-    "{}_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
-    "Tensor? bias_hh, Tensor? weight_hr, Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, "
-    "Tensor? bias_ih_reverse, Tensor? bias_hh_reverse, Tensor? weight_hr_reverse, Tensor? lengths, "
-    "Tensor? reset_mask, bool wide_products, bool save_tape, bool save_cells) "
+    "{}_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, "
+    "Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr, Tensor? weight_ih_reverse, "
+    "Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, Tensor? bias_hh_reverse, "
+    "Tensor? weight_hr_reverse, Tensor? lengths, Tensor? reset_mask, bool wide_products, "
+    "bool save_tape, bool save_cells) "
     "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)"
 )
-_BACKWARD_ARGUMENTS = (
-    "Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, Tensor? weight_hr, Tensor? weight_ih_reverse, "
-    "Tensor? weight_hh_reverse, Tensor? weight_hr_reverse, Tensor output, Tensor cells, Tensor gates, "
-    "Tensor? lengths, Tensor? reset_mask, bool wide_products, bool need_dx, bool need_dweights"
-)
 _BACKWARD = (
-    "{}_layer_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, "
-    + _BACKWARD_ARGUMENTS
-    + ") -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dweight_ih, Tensor dweight_hh, Tensor dbias, Tensor dweight_hr)"
+    "{}_layer_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, Tensor x, "
+    "Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, Tensor? weight_hr, "
+    "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? weight_hr_reverse, "
+    "Tensor output, Tensor cells, Tensor gates, Tensor? lengths, Tensor? reset_mask, "
+    "bool wide_products, bool need_dx, bool need_dweights) "
+    "-> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dweight_ih, Tensor dweight_hh, Tensor dbias, "
+    "Tensor dweight_hr)"
 )
 
 
@@ -50,31 +54,32 @@ def _product_dtype(dtype: torch.dtype, wide_products: bool) -> torch.dtype:
 
 
 def _forward(
-    family, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ih_reverse, weight_hh_reverse,
-    bias_ih_reverse, bias_hh_reverse, weight_hr_reverse, lengths, reset_mask, wide_products, save_tape, save_cells,
+    family, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ih_reverse,
+    weight_hh_reverse, bias_ih_reverse, bias_hh_reverse, weight_hr_reverse, lengths, reset_mask,
+    wide_products, save_tape, save_cells,
 ):  # fmt: skip
     product = _product_dtype(x.dtype, wide_products)
     wide = reference.accumulation_dtype(x.dtype)
-    gates_x = x.to(product) @ torch.cat(
-        [w for w in (weight_ih, weight_ih_reverse) if w is not None]
-    ).to(product).t()
+    gates_x = (
+        x.to(product)
+        @ torch.cat([w for w in (weight_ih, weight_ih_reverse) if w is not None]).to(product).t()
+    )
     gates_x = gates_x.unflatten(2, (h0.shape[0], -1))
     for bias in (_stacked(bias_ih, bias_ih_reverse), _stacked(bias_hh, bias_hh_reverse)):
         if bias is not None:
             gates_x = gates_x.to(wide) + bias.to(wide)
     return getattr(torch.ops.fastlstm, f"{family}_forward")(
-        gates_x, h0, c0, _stacked(weight_hh, weight_hh_reverse), _stacked(weight_hr, weight_hr_reverse),
-        lengths, reset_mask, save_tape, save_cells,
+        gates_x, h0, c0, _stacked(weight_hh, weight_hh_reverse),
+        _stacked(weight_hr, weight_hr_reverse), lengths, reset_mask, save_tape, save_cells,
     )  # fmt: skip
 
 
 def _backward(
-    recurrence_backward, doutput, dh_n, dc_n, dcells, dgates_out, x, h0, c0, weight_ih, weight_hh, weight_hr,
-    weight_ih_reverse, weight_hh_reverse, weight_hr_reverse, output, cells, gates, lengths, reset_mask,
-    wide_products, need_dx, need_dweights,
+    recurrence_backward, doutput, dh_n, dc_n, dcells, dgates_out, x, h0, c0, weight_ih, weight_hh,
+    weight_hr, weight_ih_reverse, weight_hh_reverse, weight_hr_reverse, output, cells, gates,
+    lengths, reset_mask, wide_products, need_dx, need_dweights,
 ):  # fmt: skip
-    T, N, I = x.shape
-    D, H, P = h0.shape[0], c0.shape[2], h0.shape[2]
+    T, D = x.shape[0], h0.shape[0]
     product = _product_dtype(x.dtype, wide_products)
     dgates_x, dh0, dc0, dhidden = recurrence_backward(
         doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, _stacked(weight_hh, weight_hh_reverse),
@@ -102,8 +107,9 @@ def _backward(
 
 
 def _forward_fake(
-    x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ih_reverse, weight_hh_reverse, bias_ih_reverse,
-    bias_hh_reverse, weight_hr_reverse, lengths, reset_mask, wide_products, save_tape, save_cells,
+    x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ih_reverse,
+    weight_hh_reverse, bias_ih_reverse, bias_hh_reverse, weight_hr_reverse, lengths, reset_mask,
+    wide_products, save_tape, save_cells,
 ):  # fmt: skip
     T, N, _ = x.shape
     D, H, P = h0.shape[0], c0.shape[2], h0.shape[2]
@@ -118,8 +124,9 @@ def _forward_fake(
 
 
 def _backward_fake(
-    doutput, dh_n, dc_n, dcells, x, h0, c0, weight_ih, weight_hh, weight_hr, weight_ih_reverse, weight_hh_reverse,
-    weight_hr_reverse, output, cells, gates, lengths, reset_mask, wide_products, need_dx, need_dweights,
+    doutput, dh_n, dc_n, dcells, x, h0, c0, weight_ih, weight_hh, weight_hr, weight_ih_reverse,
+    weight_hh_reverse, weight_hr_reverse, output, cells, gates, lengths, reset_mask, wide_products,
+    need_dx, need_dweights,
 ):  # fmt: skip
     D, H, P, I = h0.shape[0], c0.shape[2], h0.shape[2], x.shape[2]
     return (
@@ -135,9 +142,9 @@ def _backward_fake(
 
 def _setup_forward(ctx, inputs, output):
     x, h0, c0, *weights, lengths, reset_mask, wide_products, save_tape, _ = inputs
-    ctx.save_for_backward(
-        x, h0, c0, *(weights[k] for k in (0, 1, 4, 5, 6, 9)), output[0], output[3], output[4], lengths, reset_mask
-    )  # fmt: skip
+    matrices = (weights[k] for k in (0, 1, 4, 5, 6, 9))
+    y, _, _, cells, gates = output
+    ctx.save_for_backward(x, h0, c0, *matrices, y, cells, gates, lengths, reset_mask)
     ctx.present = [w is not None for w in weights]
     ctx.wide_products = wide_products
     ctx.has_tape = save_tape
@@ -148,7 +155,8 @@ def _make_forward_autograd(family):
     def backward(ctx, doutput, dh_n, dc_n, dcells, dgates_out):
         if not ctx.has_tape:
             raise RuntimeError(
-                f"fastlstm::{family}_layer_forward was called with save_tape=False, so it cannot be "
+                f"fastlstm::{family}_layer_forward was called with save_tape=False, so it cannot "
+                "be "
                 "differentiated; call it with save_tape=True"
             )
         needs = ctx.needs_input_grad
@@ -158,10 +166,16 @@ def _make_forward_autograd(family):
             with contextlib.nullcontext() if torch.is_grad_enabled() else _below_autograd():
                 results = op(doutput, dh_n, dc_n, dcells, *rest)
         else:
-            # Only a backward that was itself differentiated has a gradient for the gates; compiled kernels leave
-            # that one to the reference.
+            # Only a backward that was itself differentiated has a gradient for the gates; compiled
+            # kernels leave that one to the reference.
             results = _backward(
-                torch.ops.fastlstm.reference_backward, doutput, dh_n, dc_n, dcells, dgates_out, *rest
+                torch.ops.fastlstm.reference_backward,
+                doutput,
+                dh_n,
+                dc_n,
+                dcells,
+                dgates_out,
+                *rest,
             )
         dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr = results
         grads = [dx if needs[0] else None, dh0, dc0]
@@ -189,11 +203,15 @@ _below_autograd = torch._C._AutoDispatchBelowAutograd
 _forwards: dict[str, tuple] = {}
 
 
-def layer(family: str, args: tuple, save_tape: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`<family>_layer_forward` by the shortest way: `args` are its arguments, `save_tape` is the one of them.
+def layer(
+    family: str, args: tuple, save_tape: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`<family>_layer_forward` by the shortest way: `args` are its arguments, `save_tape` is the
+    one of them.
 
-    The op's registered autograd costs about 0.2 ms a call for its many arguments (torch reads the schema once for each), as
-    much as a short sequence takes. Outside compilation and transforms, a Function with the same formula does the same.
+    The op's registered autograd costs about 0.2 ms a call for its many arguments (torch reads the
+    schema once for each), as much as a short sequence takes. Outside compilation and transforms, a
+    Function with the same formula does the same.
     """
     op, function = _forwards[family]
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
@@ -227,7 +245,11 @@ def _define(family: str) -> None:
 
     names = f"{family}_layer_forward", f"{family}_layer_backward"
     for name, schema, impl, fake in zip(
-        names, (_FORWARD, _BACKWARD), (forward, backward), (_forward_fake, _backward_fake), strict=True
+        names,
+        (_FORWARD, _BACKWARD),
+        (forward, backward),
+        (_forward_fake, _backward_fake),
+        strict=True,
     ):
         library.define(schema.format(family))
         library.impl(name, impl, "CompositeExplicitAutograd")

@@ -1,7 +1,8 @@
 """Loads the compiled library, once, and says what it holds.
 
-The library has no Python in it: it is one file for all Python versions, loaded as torch loads an extension of its ops. A
-package that was installed without a compiler has none, and everything runs on the reference.
+The library has no Python in it: it is one file for all Python versions, loaded as torch loads an
+extension of its ops. A package that was installed without a compiler has none, and everything runs
+on the reference.
 """
 
 import os
@@ -41,5 +42,6 @@ def load() -> str | None:
 
 
 def cpu_isa() -> str:
-    """The instruction set that the CPU kernels run on here: 'generic', 'avx2' or 'avx512'. Needs `load()` to be None."""
+    """The instruction set that the CPU kernels run on here: 'generic', 'avx2' or 'avx512'. Needs
+    `load()` to be None."""
     return torch.ops.fastlstm.cpu_isa()

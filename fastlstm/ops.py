@@ -1,14 +1,15 @@
-"""The custom ops of the recurrence of one layer (all directions, all steps): schema, shapes, autograd, weight gradients.
+"""The custom ops of the recurrence of one layer (all directions, all steps): schema, shapes,
+autograd, weight gradients.
 
-Each backend family is a pair of ops with one schema, `<family>_forward` and `<family>_backward`; layer_ops.py puts the
-input product around it:
+Each backend family is a pair of ops with one schema, `<family>_forward` and `<family>_backward`;
+layer_ops.py puts the input product around it:
 
-* `fastlstm::lstm_*` is what runs by default. A device's compiled kernels register themselves for it (csrc/bindings.cpp
-  for the CPU); a device without any runs the reference.
+* `fastlstm::lstm_*` is what runs by default. A device's compiled kernels register themselves for it
+  (csrc/bindings.cpp for the CPU); a device without any runs the reference.
 * `fastlstm::reference_*` is always `reference.py`.
 
-The tape (cells, gates) is the same for all, so a forward of one family can be differentiated by another.
-Argument shapes are those of `reference.lstm_forward` and `reference.lstm_backward`.
+The tape (cells, gates) is the same for all, so a forward of one family can be differentiated by
+another. Argument shapes are those of `reference.lstm_forward` and `reference.lstm_backward`.
 """
 
 import torch
@@ -19,14 +20,15 @@ from . import reference
 FAMILIES = ("lstm", "reference")
 
 _FORWARD = (
-    "{}_forward(Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, Tensor? weight_hr, Tensor? lengths, "
-    "Tensor? reset_mask, bool save_tape, bool save_cells) "
+    "{}_forward(Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, Tensor? weight_hr, "
+    "Tensor? lengths, Tensor? reset_mask, bool save_tape, bool save_cells) "
     "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)"
 )
 _BACKWARD = (
-    "{}_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, Tensor? dgates_out, Tensor h0, Tensor c0, "
-    "Tensor weight_hh, Tensor? weight_hr, Tensor cells, Tensor gates, Tensor? lengths, Tensor? reset_mask, "
-    "bool wide_gates) -> (Tensor dgates_x, Tensor dh0, Tensor dc0, Tensor dhidden)"
+    "{}_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, Tensor? dgates_out, "
+    "Tensor h0, Tensor c0, Tensor weight_hh, Tensor? weight_hr, Tensor cells, Tensor gates, "
+    "Tensor? lengths, Tensor? reset_mask, bool wide_gates) "
+    "-> (Tensor dgates_x, Tensor dh0, Tensor dc0, Tensor dhidden)"
 )
 
 
@@ -43,7 +45,9 @@ def _forward_reference(
     return output, h_n, c_n, cells, gates
 
 
-def _forward_fake(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, save_cells):
+def _forward_fake(
+    gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, save_cells
+):
     T, N, D, H4 = gates_x.shape
     H, P = c0.shape[-1], h0.shape[-1]
     wide = reference.accumulation_dtype(h0.dtype)
@@ -76,7 +80,8 @@ def product_of_steps(dy: Tensor, x: Tensor) -> Tensor:
 
 
 def weight_hh_grad(dgates_x, output, h0, lengths, reset_mask):
-    """dW_hh (D, 4H, P): one large product per direction, of dgates with the h that entered each step."""
+    """dW_hh (D, 4H, P): one large product per direction, of dgates with the h that entered each
+    step."""
     T, _, D, _ = dgates_x.shape
     P = h0.shape[-1]
     grads = []
@@ -85,7 +90,8 @@ def weight_hh_grad(dgates_x, output, h0, lengths, reset_mask):
         if T == 0:
             grads.append(dgates.new_zeros((dgates.shape[-1], P)))
         elif lengths is None and reset_mask is None:
-            # The entering states are the output shifted by a step: views do, save for the first step's h0.
+            # The entering states are the output shifted by a step: views do, save for the first
+            # step's h0.
             start, rest = (T - 1, slice(0, T - 1)) if d else (0, slice(1, T))
             before = slice(1, T) if d else slice(0, T - 1)
             grad = dgates[start].t() @ first.to(dgates.dtype)
@@ -101,19 +107,14 @@ def weight_hr_grad(dhidden, cells, gates):
     H = cells.shape[-1]
     unprojected = gates[..., 3 * H :].to(cells.dtype) * cells.tanh()
     return torch.stack(
-        [
-            product_of_steps(dhidden[:, :, d], unprojected[:, :, d])
-            for d in range(dhidden.shape[2])
-        ]
+        [product_of_steps(dhidden[:, :, d], unprojected[:, :, d]) for d in range(dhidden.shape[2])]
     )
 
 
 def _setup_forward(ctx, inputs, output):
     gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, _ = inputs
     y, _, _, cells, gates = output
-    ctx.save_for_backward(
-        h0, c0, weight_hh, weight_hr, lengths, reset_mask, y, cells, gates
-    )
+    ctx.save_for_backward(h0, c0, weight_hh, weight_hr, lengths, reset_mask, y, cells, gates)
     ctx.wide_gates = gates_x.dtype != h0.dtype
     ctx.has_tape = save_tape
     ctx.set_materialize_grads(False)
@@ -130,8 +131,8 @@ def _make_forward_autograd(family):
         needs = ctx.needs_input_grad
         if not any(needs[:5]):
             return (None,) * 9
-        # A gradient for the gates comes from a backward that was itself differentiated; compiled kernels leave it
-        # to the reference.
+        # A gradient for the gates comes from a backward that was itself differentiated; compiled
+        # kernels leave it to the reference.
         rule = "reference" if dgates_out is not None else family
         dgates_x, dh0, dc0, dhidden = getattr(torch.ops.fastlstm, f"{rule}_backward")(
             doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, cells, gates,
@@ -151,14 +152,18 @@ def _make_forward_autograd(family):
 
 
 def differentiate_backward(ctx, grads, rule, tensors: int, scalars: int):
-    """The derivative of a backward op, by autograd through `rule`, the same in plain torch; differentiable again.
+    """The derivative of a backward op, by autograd through `rule`, the same in plain torch;
+    differentiable again.
 
-    The op's arguments are `tensors` tensors (ctx.saved_tensors) and then `scalars` others (ctx.scalars).
+    The op's arguments are `tensors` tensors (ctx.saved_tensors) and then `scalars` others
+    (ctx.scalars).
     """
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # Fresh views, so that autograd.grad below stops here and not at whatever made the tensors.
-        inputs = [x.view_as(x) if x is not None and x.requires_grad else x for x in ctx.saved_tensors]
+        inputs = [
+            x.view_as(x) if x is not None and x.requires_grad else x for x in ctx.saved_tensors
+        ]
         results = rule(*inputs, *ctx.scalars)
         wanted = [k for k in range(tensors) if ctx.needs_input_grad[k] and inputs[k] is not None]
         pairs = [

@@ -1,7 +1,9 @@
-"""The recurrence of one LSTM layer in plain, differentiable torch: the definition that every backend is held to.
+"""The recurrence of one LSTM layer in plain, differentiable torch: the definition that every
+backend is held to.
 
-Equations (Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000; projection of Sak et al. 2014), as in
-`torch.nn.LSTM`. For one direction, with gates_x[t] = W_ih x_t + b_ih + b_hh given from outside::
+Equations (Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000; projection of Sak
+et al. 2014), as in `torch.nn.LSTM`. For one direction, with gates_x[t] = W_ih x_t + b_ih + b_hh
+given from outside::
 
     (i, f, g, o) = gates_x[t] + W_hh h_{t-1}
     i, f, o = sigmoid(i), sigmoid(f), sigmoid(o);   g = tanh(g)
@@ -12,14 +14,17 @@ Sizes: T steps, N rows, D directions, H hidden units, P outputs (H, or the proje
 
 Two masks cut the recurrence, in both directions and in the same way for every backend:
 
-* `lengths` (N,): steps t >= lengths[n] do not exist for row n. Their output, cell and gates are 0, the forward direction's
-  final state is that of step lengths[n] - 1, and the reverse direction starts there with h0, c0.
-* `reset_mask` (T, N): no state crosses the boundary between t - 1 and t where reset_mask[t] is True. The forward
-  direction enters step t with zeros (at t = 0 that drops h0, c0); the reverse direction enters step t - 1 with zeros. A
-  boundary into the padding (t = lengths[n]) is none, so the reverse direction keeps its h0, c0 there.
+* `lengths` (N,): steps t >= lengths[n] do not exist for row n. Their output, cell and gates are 0,
+  the forward direction's final state is that of step lengths[n] - 1, and the reverse direction
+  starts there with h0, c0.
+* `reset_mask` (T, N): no state crosses the boundary between t - 1 and t where reset_mask[t] is
+  True. The forward direction enters step t with zeros (at t = 0 that drops h0, c0); the reverse
+  direction enters step t - 1 with zeros. A boundary into the padding (t = lengths[n]) is none, so
+  the reverse direction keeps its h0, c0 there.
 
-Low precision: bfloat16 and float16 tensors are computed in float32; h is rounded to the tensors' dtype once a step (it is
-the output, and what the next step multiplies), c stays float32 from the first step to the last.
+Low precision: bfloat16 and float16 tensors are computed in float32; h is rounded to the tensors'
+dtype once a step (it is the output, and what the next step multiplies), c stays float32 from the
+first step to the last.
 """
 
 import torch
@@ -27,12 +32,16 @@ from torch import Tensor
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype a backend computes in, and keeps cells in: float32 for the 16-bit types, else `dtype` itself."""
+    """The dtype a backend computes in, and keeps cells in: float32 for the 16-bit types, else
+    `dtype` itself."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
-def entering_cuts(T: int, reset_mask: Tensor | None, lengths: Tensor | None, reverse: bool) -> Tensor | None:
-    """Where a direction enters a step with zeros instead of the state it carries: (T, N) bool, or None for nowhere."""
+def entering_cuts(
+    T: int, reset_mask: Tensor | None, lengths: Tensor | None, reverse: bool
+) -> Tensor | None:
+    """Where a direction enters a step with zeros instead of the state it carries: (T, N) bool, or
+    None for nowhere."""
     if reset_mask is None:
         return None
     if not reverse:
@@ -45,9 +54,14 @@ def entering_cuts(T: int, reset_mask: Tensor | None, lengths: Tensor | None, rev
 
 
 def entering_states(
-    sequence: Tensor, initial: Tensor, reset_mask: Tensor | None, lengths: Tensor | None, reverse: bool
+    sequence: Tensor,
+    initial: Tensor,
+    reset_mask: Tensor | None,
+    lengths: Tensor | None,
+    reverse: bool,
 ) -> Tensor:
-    """The state with which one direction enters each step: (T, N, X) from its states (T, N, X) and its first (N, X).
+    """The state with which one direction enters each step: (T, N, X) from its states (T, N, X) and
+    its first (N, X).
 
     Values at steps that do not exist (t >= lengths[n]) are of no meaning.
     """
@@ -110,13 +124,14 @@ def lstm_forward(
     """One layer, all directions and steps.
 
     Args:
-        gates_x: (T, N, D, 4H), W_ih x + b_ih + b_hh in gate order i, f, g, o; in h0's dtype or its accumulation dtype.
+        gates_x: (T, N, D, 4H), W_ih x + b_ih + b_hh in gate order i, f, g, o; in h0's dtype or its
+        accumulation dtype.
         h0: (D, N, P). c0: (D, N, H). weight_hh: (D, 4H, P). weight_hr: (D, P, H) or None.
         lengths: (N,) int64 or None; clamped to 0..T. reset_mask: (T, N) bool or None.
 
     Returns:
-        output (T, N, D*P), h_n (D, N, P), c_n (D, N, H) in h0's dtype;
-        cells (T, N, D, H), every c_t, in the accumulation dtype; gates (T, N, D, 4H) after activation, in h0's dtype.
+        output (T, N, D*P), h_n (D, N, P), c_n (D, N, H) in h0's dtype; cells (T, N, D, H), every
+        c_t, in the accumulation dtype; gates (T, N, D, 4H) after activation, in h0's dtype.
     """
     T, N, D, _ = gates_x.shape
     H, P = c0.shape[-1], h0.shape[-1]
@@ -156,7 +171,21 @@ def lstm_forward(
     )
 
 
-def _backward_direction(dy, dh, dc, dcells, dgates_out, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask, reverse):
+def _backward_direction(
+    dy,
+    dh,
+    dc,
+    dcells,
+    dgates_out,
+    c0,
+    weight_hh,
+    weight_hr,
+    cells,
+    gates,
+    lengths,
+    reset_mask,
+    reverse,
+):
     T = gates.shape[0]
     valid = _valid_steps(T, lengths)
     cut = entering_cuts(T, reset_mask, lengths, reverse)
@@ -176,7 +205,9 @@ def _backward_direction(dy, dh, dc, dcells, dgates_out, c0, weight_hh, weight_hr
         if dgates_out is not None:
             ei, ef, eg, eo = dgates_out[t].chunk(4, dim=-1)
             di, df, dg, do = di + ei, df + ef, dg + eg, do + eo
-        dgates_t = torch.cat([di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)], dim=-1)
+        dgates_t = torch.cat(
+            [di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)], dim=-1
+        )
         dh_in, dc_in = dgates_t @ weight_hh, dc_t * f
         if cut is not None:
             dh_in = dh_in.masked_fill(cut[t].unsqueeze(-1), 0)
@@ -209,13 +240,14 @@ def lstm_backward(
     """The reverse loop of `lstm_forward`, from the tape (cells, gates) it leaves.
 
     Args:
-        doutput, dh_n, dc_n, dcells, dgates_out: gradients of the five results of `lstm_forward`, each None where zero.
-        h0 is read for its shape and dtype alone.
+        doutput, dh_n, dc_n, dcells, dgates_out: gradients of the five results of `lstm_forward`,
+        each None where zero. h0 is read for its shape and dtype alone.
         wide_gates: whether gates_x came, and dgates_x is wanted, in the accumulation dtype.
 
     Returns:
-        dgates_x (T, N, D, 4H), dh0 (D, N, P), dc0 (D, N, H), and with a projection dhidden (T, N, D, P), the whole
-        gradient that arrived at each h_t (what W_hr's gradient needs; accumulation dtype), else an empty tensor.
+        dgates_x (T, N, D, 4H), dh0 (D, N, P), dc0 (D, N, H), and with a projection dhidden (T, N,
+        D, P), the whole gradient that arrived at each h_t (what W_hr's gradient needs; accumulation
+        dtype), else an empty tensor.
     """
     T, N, D, H4 = gates.shape
     P, dtype, wide = h0.shape[-1], h0.dtype, accumulation_dtype(h0.dtype)
@@ -227,7 +259,12 @@ def lstm_backward(
     dh_n, dc_n = zeros_or(dh_n, h0), zeros_or(dc_n, c0)
     if T == 0:
         empty = gates.new_empty((0, N, D, H4), dtype=gates_dtype)
-        return empty, dh_n.to(dtype), dc_n.to(dtype), gates.new_empty((0, N, D, P) if weight_hr is not None else (0,), dtype=wide)
+        return (
+            empty,
+            dh_n.to(dtype),
+            dc_n.to(dtype),
+            gates.new_empty((0, N, D, P) if weight_hr is not None else (0,), dtype=wide),
+        )
     if lengths is not None:
         lengths = lengths.clamp(0, T)
     per_direction = [

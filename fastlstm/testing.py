@@ -29,7 +29,7 @@ class OverBudget(AssertionError):
     """A result or gradient that is further from the oracle than the budget allows; says which."""
 
 
-def make_input(T, N, I, dtype, *, kind="batched", batch_first=False):  # noqa: E741
+def make_input(T, N, I, dtype, *, kind="batched", batch_first=False):
     """Standard normal input: kind "batched", "unbatched" (N is not used), "packed" (rows of 1 to T
     steps in any order) or "packed-sorted" (the same, longest first, enforce_sorted).
     """
