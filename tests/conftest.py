@@ -11,7 +11,7 @@ import torch
 from fastlstm import native
 
 # On a busy machine, more threads than free cores cost a small call a hundred times its time.
-torch.set_num_threads(int(os.environ.get("FASTLSTM_TEST_THREADS", "2")))
+torch.set_num_threads(int(os.environ.get("FASTLSTM_TEST_THREADS", "1")))
 
 
 def pytest_configure(config):
