@@ -39,16 +39,16 @@ def bits(x):
 def sampled(dtype):
     """Bit patterns over the whole type, and all of them around where the code changes its ways."""
     if dtype == torch.float32:
-        every = np.arange(0, 2**32, 4099, dtype=np.uint32).view(np.float32)
+        every = np.arange(0, 2**32, 8209, dtype=np.uint32).view(np.float32)
     else:
-        every = np.arange(0, 2**64 - 2**45, 2**44 + 4099, dtype=np.uint64).view(np.float64)
+        every = np.arange(0, 2**64 - 2**46, 2**45 + 4099, dtype=np.uint64).view(np.float64)
     edges = np.array([0, 1, 2, 9, 10, 20, 22, 44, 87, 88, 89, 104, 708, 709, 710, 746, 1e30])
     # Where the nearest multiple of ln 2, by which the argument is reduced, changes.
     edges = np.concatenate([edges, (np.arange(0, 40) + 0.5) * np.log(2) / 2]).astype(every.dtype)
     steps = np.arange(-64, 65)
     near = (edges[:, None].view(f"i{edges.itemsize}") + steps).astype(f"i{edges.itemsize}")
     near = near[near >= 0].view(every.dtype)
-    usual = np.linspace(-100, 100, 200_001).astype(every.dtype)
+    usual = np.linspace(-100, 100, 100_001).astype(every.dtype)
     tiny = (np.arange(1, 2000) * np.finfo(every.dtype).smallest_subnormal).astype(every.dtype)
     return torch.from_numpy(np.concatenate([every, near, -near, usual, tiny, -tiny]))
 

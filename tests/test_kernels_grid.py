@@ -1,0 +1,78 @@
+"""A grid of sizes around what the kernels are cut into, for test_kernels_isa.py to run on each.
+
+Lanes: 2 to 16 numbers a vector, so units and outputs with and without lanes left over. Rows: blocks
+of 3 or 6, and chunks of 96. Sums: an even and an uneven number of terms, with one or two rows,
+where two sums go side by side.
+"""
+
+import itertools
+
+import pytest
+import torch
+from op_cases import DTYPES, Case, by_id, check
+from pairs import needs_library
+
+pytestmark = needs_library
+
+NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in DTYPES}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=NAMES.get)
+@pytest.mark.parametrize("H", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 65])
+def test_units(H, dtype):
+    check(Case("recurrence", T=3, N=3, H=H, dtype=dtype, D=2, masks="random"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=NAMES.get)
+@pytest.mark.parametrize("P", [1, 2, 3, 4, 5, 8, 15, 16, 17, 32, 33, 63, 64, 65, 70])
+def test_outputs(P, dtype):
+    check(Case("recurrence", T=3, N=2, H=19, P=P, dtype=dtype, wide=True, masks="resets"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=NAMES.get)
+@pytest.mark.parametrize("N", [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 19, 95, 96, 97, 193])
+def test_rows(N, dtype):
+    check(Case("recurrence", T=3, N=N, H=17, dtype=dtype, masks="random"))
+    check(Case("recurrence", T=2, N=N, H=9, P=5, dtype=dtype, masks="lengths"))
+
+
+@pytest.mark.parametrize(
+    **by_id(
+        [
+            Case("layer", T=T, N=N, I=I, H=H, P=P, D=2, dtype=dtype, wide=True, masks="random")
+            for (T, N, I, H, P), dtype in itertools.product(
+                [(5, 3, 4, 17, None), (4, 7, 1, 16, 5), (2, 100, 3, 8, 8)], DTYPES
+            )
+        ]
+    )
+)
+def test_layers(case):
+    check(case)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("masks", ["none", "random", "zero", "full"])
+@pytest.mark.parametrize("D", [1, 2])
+def test_steps(steps, masks, D):
+    """An even and an uneven number of steps: the two buffers of the states end either way."""
+    check(Case("recurrence", T=steps, N=5, H=10, dtype=torch.float64, D=D, masks=masks))
+    check(Case("recurrence", T=steps, N=5, H=10, P=3, dtype=torch.float64, D=D, masks=masks))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=NAMES.get)
+@pytest.mark.parametrize("N", [1, 2])
+def test_weights_streamed_in_16_bits(N, dtype):
+    check(Case("recurrence", T=2, N=N, H=633, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=NAMES.get)
+def test_cells_are_float32_between_steps(dtype):
+    """A cell that gains 2^-12 a step: 16 bits of it would stand still from 1 on."""
+    steps, gain = 256, 2.0**-12
+    gates_x = torch.tensor([60.0, 60.0, gain, 0.0]).expand(steps, 1, 1, 4)
+    states = torch.zeros(1, 1, 1, dtype=dtype), torch.ones(1, 1, 1, dtype=dtype)
+    weight_hh = torch.zeros(1, 4, 1, dtype=dtype)
+    arguments = gates_x, *states, weight_hh, None, None, None, True, True
+    cells = torch.ops.fastlstm.lstm_forward(*arguments)[3]
+    assert cells.dtype == torch.float32
+    assert abs(cells[-1].item() - (1 + steps * gain)) < 1e-5
