@@ -39,6 +39,7 @@ Shape check_layer(const Tensor& x, const Tensor& h0, const Tensor& c0, const std
   s.wide = wide_type(s.dtype);
   s.product = wide_products ? s.wide : s.dtype;
   dtype_of(h0, "h0");
+  check_units(s.H, s.P);
   check(x, "x", {s.T, s.N, s.I}, s.dtype);
   check(h0, "h0", {s.D, s.N, s.P}, s.dtype);
   check(c0, "c0", {s.D, s.N, s.H}, s.dtype);

@@ -27,6 +27,7 @@ ForwardResults lstm_forward(
   const DType io = dtype_of(h0, "h0");
   STD_TORCH_CHECK(D == 1 || D == 2, "fastlstm: gates_x has ", D, " directions, expected 1 or 2");
   check(gates_x, "gates_x", {T, N, D, 4 * H}, wide_gates ? wide : dtype);
+  check_units(H, P);
   check(h0, "h0", {D, N, P}, dtype);
   check(c0, "c0", {D, N, H}, dtype);
   check(weight_hh, "weight_hh", {D, 4 * H, P}, dtype);
@@ -78,6 +79,7 @@ BackwardResults lstm_backward(
   STD_TORCH_CHECK(D == 1 || D == 2, "fastlstm: gates has ", D, " directions, expected 1 or 2");
   check(gates, "gates", {T, N, D, 4 * H}, dtype);
   check(cells, "cells", {T, N, D, H}, wide);
+  check_units(H, P);
   check(h0, "h0", {D, N, P}, dtype);
   check(c0, "c0", {D, N, H}, dtype);
   check(weight_hh, "weight_hh", {D, 4 * H, P}, dtype);

@@ -62,6 +62,10 @@ inline void check(const OptionalTensor& t, const char* name, const std::vector<i
   if (t) check(*t, name, sizes, dtype);
 }
 
+inline void check_units(int64_t H, int64_t P) {
+  STD_TORCH_CHECK(H > 0 && P > 0, "fastlstm: c0 is ", H, " and h0 ", P, " wide, expected at least one unit");
+}
+
 inline void check_masks(const OptionalTensor& lengths, const OptionalTensor& reset_mask, int64_t T, int64_t N) {
   check(lengths, "lengths", {N}, ScalarType::Long);
   check(reset_mask, "reset_mask", {T, N}, ScalarType::Bool);

@@ -104,13 +104,16 @@ def check_stack(input: Tensor, weights: Sequence, hx, D: int, batch_first: bool)
         not isinstance(first.weight_hh, Tensor)
         or first.weight_hh.dim() != 2
         or first.weight_hh.shape[0] % 4
+        or first.weight_hh.numel() == 0
     ):
         got = (
             _shape(first.weight_hh)
             if isinstance(first.weight_hh, Tensor)
             else type(first.weight_hh).__name__
         )
-        raise ValueError(f"weights[0].weight_hh: got {got}, expected shape (4H, P)")
+        raise ValueError(
+            f"weights[0].weight_hh: got {got}, expected shape (4H, P), neither of them 0"
+        )
     H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1]
     for k, w in enumerate(weights):
         inputs = input.shape[2] if k < D else D * P
