@@ -43,10 +43,11 @@ Shape check_layer(const Tensor& x, const Tensor& h0, const Tensor& c0, const std
   check(x, "x", {s.T, s.N, s.I}, s.dtype);
   check(h0, "h0", {s.D, s.N, s.P}, s.dtype);
   check(c0, "c0", {s.D, s.N, s.H}, s.dtype);
-  for (const DirectionWeights& w : weights) {
-    check(w.ih, "weight_ih", {4 * s.H, s.I}, s.dtype);
-    check(w.hh, "weight_hh", {4 * s.H, s.P}, s.dtype);
-    check(w.hr, "weight_hr", {s.P, s.H}, s.dtype);
+  for (size_t d = 0; d < weights.size(); ++d) {
+    const DirectionWeights& w = weights[d];
+    check(w.ih, d == 0 ? "weight_ih" : "weight_ih_reverse", {4 * s.H, s.I}, s.dtype);
+    check(w.hh, d == 0 ? "weight_hh" : "weight_hh_reverse", {4 * s.H, s.P}, s.dtype);
+    check(w.hr, d == 0 ? "weight_hr" : "weight_hr_reverse", {s.P, s.H}, s.dtype);
     STD_TORCH_CHECK(w.hr || s.P == s.H, "fastlstm: h0 is ", s.P, " wide, expected H = ", s.H, " without weight_hr");
   }
   check_masks(lengths, reset_mask, s.T, s.N);
@@ -57,7 +58,10 @@ std::vector<DirectionWeights> by_direction(const Tensor& ih, const Tensor& hh, c
                                            const OptionalTensor& ih_reverse, const OptionalTensor& hh_reverse,
                                            const OptionalTensor& hr_reverse) {
   std::vector<DirectionWeights> weights{{ih, hh, hr}};
-  STD_TORCH_CHECK(ih_reverse.has_value() == hh_reverse.has_value(), "fastlstm: weight_ih_reverse and weight_hh_reverse go together");
+  STD_TORCH_CHECK(ih_reverse.has_value() == hh_reverse.has_value(),
+                  "fastlstm: weight_ih_reverse and weight_hh_reverse come together or not at all");
+  STD_TORCH_CHECK(hr_reverse.has_value() == (ih_reverse && hr),
+                  "fastlstm: weight_hr_reverse comes with weight_hr where there is a reverse direction, and only there");
   if (ih_reverse) weights.push_back({*ih_reverse, *hh_reverse, hr_reverse});
   return weights;
 }
@@ -154,10 +158,12 @@ ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_
       by_direction(weight_ih, weight_hh, weight_hr, weight_ih_reverse, weight_hh_reverse, weight_hr_reverse);
   const Shape s = check_layer(x, h0, c0, weights, lengths, reset_mask, wide_products);
   const OptionalTensor biases[2][2] = {{bias_ih, bias_hh}, {bias_ih_reverse, bias_hh_reverse}};
-  for (int64_t d = 0; d < s.D; ++d) {
-    check(biases[d][0], "bias_ih", {4 * s.H}, s.dtype);
-    check(biases[d][1], "bias_hh", {4 * s.H}, s.dtype);
-  }
+  check(bias_ih, "bias_ih", {4 * s.H}, s.dtype);
+  check(bias_hh, "bias_hh", {4 * s.H}, s.dtype);
+  check(bias_ih_reverse, "bias_ih_reverse", {4 * s.H}, s.dtype);
+  check(bias_hh_reverse, "bias_hh_reverse", {4 * s.H}, s.dtype);
+  STD_TORCH_CHECK(s.D == 2 || !bias_ih_reverse, "fastlstm: bias_ih_reverse without a reverse direction");
+  STD_TORCH_CHECK(s.D == 2 || !bias_hh_reverse, "fastlstm: bias_hh_reverse without a reverse direction");
 
   Tensor output = on_large_pages(empty({s.T, s.N, s.D * s.P}, s.dtype)), h_n = empty({s.D, s.N, s.P}, s.dtype),
          c_n = empty({s.D, s.N, s.H}, s.dtype);

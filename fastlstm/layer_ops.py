@@ -111,6 +111,10 @@ def _forward_fake(
     weight_hh_reverse, bias_ih_reverse, bias_hh_reverse, weight_hr_reverse, lengths, reset_mask,
     wide_products, save_tape, save_cells,
 ):  # fmt: skip
+    ops.check_one_device(
+        x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ih_reverse,
+        weight_hh_reverse, bias_ih_reverse, bias_hh_reverse, weight_hr_reverse, lengths, reset_mask,
+    )  # fmt: skip
     T, N, _ = x.shape
     D, H, P = h0.shape[0], c0.shape[2], h0.shape[2]
     wide = reference.accumulation_dtype(h0.dtype)
@@ -128,6 +132,10 @@ def _backward_fake(
     weight_hh_reverse, weight_hr_reverse, output, cells, gates, lengths, reset_mask, wide_products,
     need_dx, need_dweights,
 ):  # fmt: skip
+    ops.check_one_device(
+        doutput, dh_n, dc_n, dcells, x, h0, c0, weight_ih, weight_hh, weight_hr, weight_ih_reverse,
+        weight_hh_reverse, weight_hr_reverse, output, cells, gates, lengths, reset_mask,
+    )  # fmt: skip
     D, H, P, I = h0.shape[0], c0.shape[2], h0.shape[2], x.shape[2]
     return (
         x.new_empty(x.shape if need_dx else (0,)),

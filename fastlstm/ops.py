@@ -45,9 +45,17 @@ def _forward_reference(
     return output, h_n, c_n, cells, gates
 
 
+def check_one_device(*tensors: Tensor | None) -> None:
+    """For the shapes-only kernels, which torch would also run for real tensors beside a meta one."""
+    devices = sorted({str(t.device) for t in tensors if t is not None})
+    if len(devices) > 1:
+        raise RuntimeError(f"fastlstm: arguments on {' and '.join(devices)}, expected one device")
+
+
 def _forward_fake(
     gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, save_cells
 ):
+    check_one_device(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask)
     T, N, D, H4 = gates_x.shape
     H, P = c0.shape[-1], h0.shape[-1]
     wide = reference.accumulation_dtype(h0.dtype)
@@ -64,6 +72,10 @@ def _backward_fake(
     doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, cells, gates, lengths,
     reset_mask, wide_gates,
 ):  # fmt: skip
+    check_one_device(
+        doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, cells, gates, lengths,
+        reset_mask,
+    )  # fmt: skip
     T, N, D, _ = gates.shape
     wide = reference.accumulation_dtype(h0.dtype)
     return (
