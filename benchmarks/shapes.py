@@ -29,7 +29,7 @@ class Case:
 
     T: int
     N: int
-    I: int  # noqa: E741 - the field's own name
+    I: int
     H: int
     L: int = 1
     D: int = 1

@@ -46,7 +46,7 @@ def _forward_reference(
 
 
 def check_one_device(*tensors: Tensor | None) -> None:
-    """For the shapes-only kernels, which torch would also run for real tensors beside a meta one."""
+    """For the shapes-only kernels, which torch runs for real tensors beside a meta one, too."""
     devices = sorted({str(t.device) for t in tensors if t is not None})
     if len(devices) > 1:
         raise RuntimeError(f"fastlstm: arguments on {' and '.join(devices)}, expected one device")
@@ -73,8 +73,8 @@ def _backward_fake(
     reset_mask, wide_gates,
 ):  # fmt: skip
     check_one_device(
-        doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, cells, gates, lengths,
-        reset_mask,
+        doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, cells, gates,
+        lengths, reset_mask,
     )  # fmt: skip
     T, N, D, _ = gates.shape
     wide = reference.accumulation_dtype(h0.dtype)

@@ -43,7 +43,7 @@ class Case:
     N: int
     H: int
     dtype: torch.dtype
-    I: int = 3  # noqa: E741
+    I: int = 3
     P: int | None = None  # None without a projection
     D: int = 1
     wide: bool = False  # gates_x, or the layer's products, in the accumulation dtype
@@ -112,7 +112,7 @@ def draw_masks(case: Case) -> list[Tensor | None]:
 
 def draw(case: Case) -> tuple[list, list]:
     """Arguments of the forward up to the masks, and gradients of output, h_n, c_n and cells."""
-    T, N, I, D, H, P = case.T, case.N, case.I, case.D, case.H, case.outputs  # noqa: E741
+    T, N, I, D, H, P = case.T, case.N, case.I, case.D, case.H, case.outputs
     dtype, wide = case.drawn_dtype, reference.accumulation_dtype(case.drawn_dtype)
 
     def normal(*shape, scale=1.0, dtype=dtype):

@@ -14,7 +14,7 @@ from fastlstm.testing import judge, map_tensors, relative_errors
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 backends = pytest.mark.parametrize("backend", [on_cpu, "reference"])
 
-N, I, H = 3, 4, 6  # noqa: E741
+N, I, H = 3, 4, 6
 
 
 def pair(backend="auto", **options):

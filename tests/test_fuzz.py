@@ -46,7 +46,7 @@ class Call:
     def __init__(self, chance: random.Random):
         self.chance, self.faults = chance, []
         flip = lambda p=0.5: chance.random() < p  # noqa: E731
-        T, self.N, I = chance.randint(1, 6), chance.choice([0, 1, 2, 3, 7]), chance.randint(1, 5)  # noqa: E741
+        T, self.N, I = chance.randint(1, 6), chance.choice([0, 1, 2, 3, 7]), chance.randint(1, 5)
         H = chance.choice([1, 2, 3, 8, 17])
         self.dtype = chance.choice(DTYPES)
         self.lstm, self.fast = pair(

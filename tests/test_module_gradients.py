@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm.testing import make_input, make_states
 
-T, N, I, H = 3, 2, 2, 3  # noqa: E741
+T, N, I, H = 3, 2, 2, 3
 
 
 def check(backend, *, num_layers, bidirectional, proj_size, kind, batch_first=False, options=()):

@@ -17,7 +17,7 @@ from fastlstm.testing import make_input, make_states, map_tensors, named_results
 pytestmark = [pytest.mark.usefixtures("poisoned_empty"), ignore_onednn]
 backends = pytest.mark.parametrize("backend", [on_cpu, "reference"])
 
-T, N, I, H = 6, 5, 3, 4  # noqa: E741
+T, N, I, H = 6, 5, 3, 4
 MODELS = [
     {},
     {"bidirectional": True, "batch_first": True},

@@ -10,7 +10,7 @@ from fastlstm.testing import OverBudget, compare, make_input, make_states
 
 pytestmark = [pytest.mark.usefixtures("poisoned_empty"), ignore_onednn]
 
-T, N, I, H = 5, 3, 3, 6  # noqa: E741
+T, N, I, H = 5, 3, 3, 6
 
 
 def check_all_inputs(backend, dtype, **options):

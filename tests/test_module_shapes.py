@@ -41,7 +41,7 @@ def poisoned_for_all():
 def test_any_size(
     T,
     N,
-    I,  # noqa: E741
+    I,
     H,
     num_layers,
     bidirectional,
