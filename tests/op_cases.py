@@ -239,8 +239,9 @@ def check(case: Case, family: str = "lstm", problem=None) -> float:
     for k in range(DRAWS if small else 1):
         drawn = draw(case) if k else problem
         with threads(1):  # thousands of small ops: a second thread only costs
-            tape = tape_of(forward(case, "reference", drawn[0]))
-            low = run_both(case, "reference", drawn, tape)
+            low = forward(case, "reference", drawn[0])
+            tape = tape_of(low)
+            low |= backward(case, "reference", *drawn, tape)
             oracle = run_both(case, "reference", drawn, tape, torch.float64)
         measured.add(low, oracle)
         if k == 0:
