@@ -38,10 +38,22 @@ struct Math {
   using Integer = typename VectorOf<Acc>::integer;
   using C = ExpConstants<Acc>;
 
+  // x within [-limit, limit]. minps and maxps give their second operand where one is NaN: x stays NaN.
   static FASTLSTM_INLINE V clamp(V x, Acc limit) {
-    const V high = splat(limit);
+    const V high = splat(limit), low = -high;
+#if FASTLSTM_SIMD_BYTES == 64
+    if constexpr (std::is_same_v<Acc, float>) {
+      const __m512 below = _mm512_maskz_min_ps(0xffff, bit_cast<__m512>(high), bit_cast<__m512>(x));
+      return bit_cast<V>(_mm512_maskz_max_ps(0xffff, bit_cast<__m512>(low), below));
+    }
+#elif FASTLSTM_SIMD_BYTES == 32
+    if constexpr (std::is_same_v<Acc, float>) {
+      const __m256 below = _mm256_min_ps(bit_cast<__m256>(high), bit_cast<__m256>(x));
+      return bit_cast<V>(_mm256_max_ps(bit_cast<__m256>(low), below));
+    }
+#endif
     x = x > high ? high : x;
-    return x < -high ? -high : x;
+    return x < low ? low : x;
   }
 
   // n / d for 2^-126 < |d| < 2^126. A 512-bit division takes 16 cycles; a 14-bit reciprocal and one correction of the quotient take
@@ -63,10 +75,14 @@ struct Math {
     const V k = shifted - C::shifter;
     const V r = (x - k * C::ln2_high) - k * C::ln2_low;
     constexpr int count = sizeof(C::terms) / sizeof(Acc);
-    V p = splat(C::terms[count - 1]);
-    for (int n = count - 2; n >= 0; --n) p = p * r + C::terms[n];
+    // Two sums over every other term, in r^2: half the chain of additions that wait for each other.
+    const V r2 = r * r;
+    V even = splat(C::terms[(count - 1) / 2 * 2]), odd = splat(C::terms[count / 2 * 2 - 1]);
+    for (int n = (count - 1) / 2 * 2 - 2; n >= 0; n -= 2) even = even * r2 + C::terms[n];
+    for (int n = count / 2 * 2 - 3; n >= 0; n -= 2) odd = odd * r2 + C::terms[n];
+    const V p = odd * r + even;
     *power = bit_cast<V>((bit_cast<Integer>(shifted) + C::bias) << C::mantissa_bits);
-    return r + r * r * p;
+    return r + r2 * p;
   }
 
   static FASTLSTM_INLINE V sigmoid(V x) {
