@@ -139,7 +139,7 @@ def parse_shapes(texts: Iterable[str]) -> list[Case]:
 
 
 # A call of nn.LSTM on two AVX-512 cores, roughly: enough to choose a list, never a measurement.
-_NOMINAL_GFLOPS = {"float32": 100.0, "bfloat16": 75.0, "float16": 90.0, "float64": 30.0}
+_NOMINAL_GFLOPS = {"float32": 60.0, "bfloat16": 45.0, "float16": 55.0, "float64": 20.0}
 _NOMINAL_STEP_SECONDS = {"infer": 5e-6, "train": 20e-6}
 CALLS_PER_CELL = (
     14  # two peers, each once for the check, once to warm up and at least five times measured
