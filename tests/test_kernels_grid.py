@@ -76,3 +76,21 @@ def test_cells_are_float32_between_steps(dtype):
     cells = torch.ops.fastlstm.lstm_forward(*arguments)[3]
     assert cells.dtype == torch.float32
     assert abs(cells[-1].item() - (1 + steps * gain)) < 1e-5
+
+
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=NAMES.get)
+def test_a_step_multiplies_the_output_of_the_last(dtype, wide, projected):
+    """h is rounded to the output's type before it is used: seen as tanh(h) in a float32 cell."""
+    N = 64
+    gates_x = torch.zeros(2, N, 1, 4)
+    gates_x[0] = torch.randn(N, 1, 4)
+    gates_x[1] = torch.tensor([80.0, -80.0, 0.0, 0.0])
+    states = torch.zeros(1, N, 1, dtype=dtype), torch.randn(1, N, 1).to(dtype)
+    weight_hh = torch.tensor([[[0.0], [0.0], [1.0], [0.0]]], dtype=dtype)
+    weight_hr = torch.full((1, 1, 1), 0.9, dtype=dtype) if projected else None
+    arguments = gates_x if wide else gates_x.to(dtype), *states, weight_hh, weight_hr
+    output, _, _, cells, _ = torch.ops.fastlstm.lstm_forward(*arguments, None, None, True, True)
+    expected = output[0, :, 0].float().tanh()
+    torch.testing.assert_close(cells[1, :, 0, 0], expected, rtol=1e-6, atol=1e-30)
