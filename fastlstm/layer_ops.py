@@ -161,12 +161,7 @@ def _setup_forward(ctx, inputs, output):
 
 def _make_forward_autograd(family):
     def backward(ctx, doutput, dh_n, dc_n, dcells, dgates_out):
-        if not ctx.has_tape:
-            raise RuntimeError(
-                f"fastlstm::{family}_layer_forward was called with save_tape=False, so it cannot "
-                "be "
-                "differentiated; call it with save_tape=True"
-            )
+        ops.check_tape(ctx, f"{family}_layer_forward")
         needs = ctx.needs_input_grad
         rest = (*ctx.saved_tensors, ctx.wide_products, needs[0], any(needs[3:13]))
         if dgates_out is None:

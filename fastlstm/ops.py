@@ -132,13 +132,17 @@ def _setup_forward(ctx, inputs, output):
     ctx.set_materialize_grads(False)
 
 
+def check_tape(ctx, op: str) -> None:
+    if not ctx.has_tape:
+        raise RuntimeError(
+            f"fastlstm::{op} was called with save_tape=False, so it cannot be differentiated; "
+            "call it with save_tape=True"
+        )
+
+
 def _make_forward_autograd(family):
     def backward(ctx, doutput, dh_n, dc_n, dcells, dgates_out):
-        if not ctx.has_tape:
-            raise RuntimeError(
-                f"fastlstm::{family}_forward was called with save_tape=False, so it cannot be "
-                "differentiated; call it with save_tape=True"
-            )
+        check_tape(ctx, f"{family}_forward")
         h0, c0, weight_hh, weight_hr, lengths, reset_mask, output, cells, gates = ctx.saved_tensors
         needs = ctx.needs_input_grad
         if not any(needs[:5]):
