@@ -1,0 +1,148 @@
+// The part of ptx.h that needs sm_90: thread block clusters, distributed shared memory, mbarriers. Included by ptx.h
+// only.
+//
+// Compiled for an older architecture, a call traps, so that kernels for all architectures may stand in one source; the
+// host does not launch those.
+#pragma once
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define FASTLSTM_ASM_SM90(...) asm volatile(__VA_ARGS__)
+#else
+#define FASTLSTM_ASM_SM90(...) __trap()
+#endif
+
+namespace fastlstm {
+namespace ptx {
+
+// Orders this thread's ordinary accesses to memory before accesses through the async proxy (TMA, wgmma, bulk copies).
+FASTLSTM_PTX void fence_proxy_async() { FASTLSTM_ASM_SM90("fence.proxy.async;" : : : "memory"); }
+
+// -- The cluster, and its barrier: all threads of all of its blocks arrive, then wait. Collective.
+
+FASTLSTM_PTX uint32_t cluster_rank() {
+  uint32_t rank = 0;
+  FASTLSTM_ASM_SM90("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+FASTLSTM_PTX uint32_t cluster_size() {
+  uint32_t size = 0;
+  FASTLSTM_ASM_SM90("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return size;
+}
+
+FASTLSTM_PTX void cluster_arrive_release() {
+  FASTLSTM_ASM_SM90("barrier.cluster.arrive.release.aligned;" : : : "memory");
+}
+
+FASTLSTM_PTX void cluster_wait_acquire() {
+  FASTLSTM_ASM_SM90("barrier.cluster.wait.acquire.aligned;" : : : "memory");
+}
+
+// -- Shared memory of another block of the cluster, by 32-bit addresses: of this block's own from shared_address, of
+// the same place in the block of another rank from map_to_rank. The other block must have started, and must not end
+// before.
+
+FASTLSTM_PTX uint32_t map_to_rank(uint32_t shared_addr, uint32_t rank) {
+  uint32_t mapped = 0;
+  FASTLSTM_ASM_SM90("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(shared_addr), "r"(rank));
+  return mapped;
+}
+
+FASTLSTM_PTX uint32_t ld_cluster_32(uint32_t addr) {
+  uint32_t value = 0;
+  FASTLSTM_ASM_SM90("ld.shared::cluster.b32 %0, [%1];" : "=r"(value) : "r"(addr) : "memory");
+  return value;
+}
+
+FASTLSTM_PTX void st_cluster_32(uint32_t addr, uint32_t v) {
+  FASTLSTM_ASM_SM90("st.shared::cluster.b32 [%0], %1;" : : "r"(addr), "r"(v) : "memory");
+}
+
+// 16 bytes, aligned to 16; v0 at the lowest address.
+FASTLSTM_PTX void st_cluster_128(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3) {
+  FASTLSTM_ASM_SM90("st.shared::cluster.v4.b32 [%0], {%1, %2, %3, %4};"
+                    :
+                    : "r"(addr), "r"(v0), "r"(v1), "r"(v2), "r"(v3)
+                    : "memory");
+}
+
+// Stores that arrive later and then count 4, 8 or 16 bytes on the mbarrier, which is in the same block as addr. Whoever
+// waits for that phase sees the bytes. Aligned to their size.
+
+FASTLSTM_PTX void st_async_32(uint32_t addr, uint32_t v, uint32_t mbarrier_addr) {
+  FASTLSTM_ASM_SM90("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];"
+                    :
+                    : "r"(addr), "r"(v), "r"(mbarrier_addr)
+                    : "memory");
+}
+
+FASTLSTM_PTX void st_async_64(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t mbarrier_addr) {
+  FASTLSTM_ASM_SM90("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];"
+                    :
+                    : "r"(addr), "r"(v0), "r"(v1), "r"(mbarrier_addr)
+                    : "memory");
+}
+
+FASTLSTM_PTX void st_async_128(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3,
+                               uint32_t mbarrier_addr) {
+  FASTLSTM_ASM_SM90("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];"
+                    :
+                    : "r"(addr), "r"(v0), "r"(v1), "r"(v2), "r"(v3), "r"(mbarrier_addr)
+                    : "memory");
+}
+
+// -- mbarriers: 8 bytes of shared memory. A phase ends when `count` arrivals have come and as many bytes as were
+// expected; the next begins at once. Phases are told apart by their parity: 0 for the first, 1, 0, ...
+
+FASTLSTM_PTX void mbarrier_init(uint64_t* mbarrier, uint32_t count) {
+  FASTLSTM_ASM_SM90("mbarrier.init.shared::cta.b64 [%0], %1;" : : "r"(shared_address(mbarrier)), "r"(count) : "memory");
+}
+
+// By the thread that made the mbarriers, before the barrier after which other blocks use them.
+FASTLSTM_PTX void mbarrier_fence_init() { FASTLSTM_ASM_SM90("fence.mbarrier_init.release.cluster;" : : : "memory"); }
+
+FASTLSTM_PTX void mbarrier_arrive(uint64_t* mbarrier) {
+  FASTLSTM_ASM_SM90("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];"
+                    :
+                    : "r"(shared_address(mbarrier))
+                    : "memory");
+}
+
+// Arrives, and makes this phase wait for that many bytes of st_async as well.
+FASTLSTM_PTX void mbarrier_arrive_expect_tx(uint64_t* mbarrier, uint32_t bytes) {
+  FASTLSTM_ASM_SM90("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;"
+                    :
+                    : "r"(shared_address(mbarrier)), "r"(bytes)
+                    : "memory");
+}
+
+// On an mbarrier of any block of the cluster.
+FASTLSTM_PTX void mbarrier_arrive_remote(uint32_t mbarrier_addr) {
+  FASTLSTM_ASM_SM90("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" : : "r"(mbarrier_addr) : "memory");
+}
+
+// Whether the phase of that parity is over; may sleep a little before it says no.
+FASTLSTM_PTX bool mbarrier_try_wait(uint64_t* mbarrier, uint32_t parity) {
+  uint32_t done = 1;
+  FASTLSTM_ASM_SM90(
+      "{\n"
+      ".reg .pred over;\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 over, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, over;\n"
+      "}"
+      : "=r"(done)
+      : "r"(shared_address(mbarrier)), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
+FASTLSTM_PTX void mbarrier_wait(uint64_t* mbarrier, uint32_t parity) {
+  while (!mbarrier_try_wait(mbarrier, parity)) {
+  }
+}
+
+}  // namespace ptx
+}  // namespace fastlstm
+
+#undef FASTLSTM_ASM_SM90
