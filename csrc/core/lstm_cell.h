@@ -5,11 +5,7 @@
 // instruction set.
 #pragma once
 
-#if defined(__CUDACC__)
-#define FASTLSTM_INLINE __host__ __device__ __forceinline__
-#else
-#define FASTLSTM_INLINE inline __attribute__((always_inline))
-#endif
+#include "inline.h"
 
 template <class V>
 struct Gates {

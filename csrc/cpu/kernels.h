@@ -2,6 +2,7 @@
 // instruction set by kernels_<isa>.cpp.
 
 #include "../core/lstm_cell.h"
+#include "../core/steps.h"
 
 #include "simd.h"
 #include "simd_math.h"

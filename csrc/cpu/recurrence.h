@@ -1,27 +1,14 @@
 // What the CPU recurrence is asked to do: plain pointers, sizes and strides. No torch header here or below.
 //
-// T steps, N rows, D directions, H hidden units, P outputs (H without a projection). "wide" is the accumulation type: float
-// for the 16-bit types, else the type itself. Every array is contiguous in the order of its shape unless strides are given.
+// T, N, D, H, P and "wide" as in core/types.h. Every array is contiguous in the order of its shape unless strides are given.
 // The meaning of every argument is that of fastlstm/reference.py.
 #pragma once
 
 #include <cstdint>
 
+#include "../core/types.h"
+
 namespace fastlstm {
-
-// Storage only; arithmetic is done in float.
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
-
-enum class DType { kFloat64, kFloat32, kBFloat16, kFloat16 };
-
-struct Sizes {
-  int64_t T, N, D, H, P;
-};
 
 // Gates for some steps at a time. Without `visit` an array of gates holds all T steps. With it, it holds `steps` of them: the loop
 // works through the steps in stretches, k from k0 to k1 in the order in which a direction takes them (so t = k, and T - 1 - k in

@@ -8,28 +8,13 @@ constexpr int64_t padded(int64_t n) {
   return (n + lanes<Acc> - 1) / lanes<Acc> * lanes<Acc>;
 }
 
-struct Recurrence {
-  const Sizes& s;
+struct Recurrence : Steps {
   const Plan& plan;
-  const bool* reset_mask;
 
-  // Whether direction d of this row enters step t with zeros; `length` is the row's. At a row's first step the reverse
-  // direction never does.
-  bool cut_entering(int d, int64_t t, int64_t row, int64_t length) const {
-    if (reset_mask == nullptr) return false;
-    if (d == 0) return reset_mask[t * s.N + row];
-    return t + 1 < length && reset_mask[(t + 1) * s.N + row];
-  }
+  Recurrence(const Sizes& s, const Plan& plan_of_rows, const bool* mask) : Steps{s.T, s.N, mask}, plan(plan_of_rows) {}
 
   // The steps that direction d takes in the stretch [k0, k1) start at this t.
-  int64_t earliest(int d, int64_t k0, int64_t k1) const { return d == 0 ? k0 : s.T - k1; }
-
-  int64_t step_at(int d, int64_t k) const { return d == 0 ? k : s.T - 1 - k; }
-  // The first and the last step that direction d takes in a row of this length.
-  int64_t first_step(int d, int64_t length) const { return d == 0 ? 0 : length - 1; }
-  int64_t last_step(int d, int64_t length) const { return d == 0 ? length - 1 : 0; }
-  int64_t step_before(int d, int64_t t) const { return d == 0 ? t - 1 : t + 1; }
-  int64_t step_after(int d, int64_t t) const { return d == 0 ? t + 1 : t - 1; }
+  int64_t earliest(int d, int64_t k0, int64_t k1) const { return d == 0 ? k0 : T - k1; }
 
   // [begin, end) of every chunk of a group's slots, in order.
   template <class Body>

@@ -3,8 +3,9 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <new>
+
+#include "../core/layout.h"
 
 namespace fastlstm {
 
@@ -24,7 +25,7 @@ class Workspace {
   ~Workspace() { release(); }
 
  private:
-  static constexpr size_t kAlignment = 64;
+  static constexpr size_t kAlignment = Layout::kAlignment;
 
   void release() {
     if (data_ != nullptr) ::operator delete(data_, std::align_val_t{kAlignment});
@@ -34,25 +35,6 @@ class Workspace {
 
   char* data_ = nullptr;
   size_t size_ = 0;
-};
-
-// Lays arrays out one after the other: first with no memory, to learn the size, then on it.
-class Layout {
- public:
-  explicit Layout(char* base) : base_(base) {}
-
-  template <class T>
-  T* array(int64_t count) {
-    T* place = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    return place;
-  }
-
-  size_t used() const { return used_; }
-
- private:
-  char* base_;
-  size_t used_ = 0;
 };
 
 }  // namespace fastlstm

@@ -1,0 +1,61 @@
+// Launches with their errors: after the first that fails nothing more is launched, and the status names the kernel and the sizes.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdio>
+
+#include "recurrence.h"
+
+namespace fastlstm::cuda {
+
+class Launcher {
+ public:
+  Launcher(const Sizes& sizes, void* stream) : sizes_(sizes), stream_(static_cast<cudaStream_t>(stream)) {}
+
+  const Status& status() const { return status_; }
+  bool failed() const { return status_.code != 0; }
+
+  // More than 48 KiB of shared memory must be allowed, once for each kernel and device.
+  template <class... Params>
+  void allow_shared(const char* name, void (*kernel)(Params...), size_t bytes) {
+    if (failed() || bytes <= size_t{48} << 10) return;
+    note(name, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(bytes)));
+  }
+
+  template <class... Params, class... Args>
+  void operator()(const char* name, void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes, const Args&... args) {
+    if (failed()) return;
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream_;
+    note(name, cudaLaunchKernelEx(&config, kernel, args...));
+  }
+
+  // For kernels that go over `elements` in strides of the grid.
+  template <class... Params, class... Args>
+  void over(int64_t elements, const char* name, void (*kernel)(Params...), const Args&... args) {
+    constexpr int64_t kThreads = 256, kMostBlocks = 4096;
+    const int64_t blocks = (elements + kThreads - 1) / kThreads;
+    (*this)(name, kernel, dim3(static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks)), kThreads, 0, args...);
+  }
+
+ private:
+  void note(const char* name, cudaError_t error) {
+    if (error == cudaSuccess) return;
+    cudaGetLastError();  // or the next call of anyone would report it again
+    status_.code = static_cast<int>(error);
+    std::snprintf(status_.text, sizeof status_.text, "%s for T=%lld, N=%lld, D=%lld, H=%lld, P=%lld: %s", name,
+                  static_cast<long long>(sizes_.T), static_cast<long long>(sizes_.N), static_cast<long long>(sizes_.D),
+                  static_cast<long long>(sizes_.H), static_cast<long long>(sizes_.P), cudaGetErrorString(error));
+  }
+
+  Sizes sizes_;
+  cudaStream_t stream_;
+  Status status_;
+};
+
+}  // namespace fastlstm::cuda

@@ -1,0 +1,49 @@
+// Which tile serves which sizes. Unmeasured so far: the choice follows a count of bytes.
+#pragma once
+
+#include "product.h"
+
+namespace fastlstm::cuda {
+
+// Few rows: a unit tile a block, so that the weights are read by as many multiprocessors as there are.
+template <int kGates>
+using NarrowTile = Tile<1, 1, 4, 1, kGates, 4>;
+// Tens of rows, and sizes between the others.
+template <int kGates>
+using MediumTile = Tile<2, 2, 1, 2, kGates == 4 ? 4 : 2, 3>;
+// A large matrix product.
+using LargeTile = Tile<4, 2, 1, 2, 8, 3>;
+
+enum class TileSize { kNarrow, kMedium, kLarge };
+
+// Every block reads its rows and its columns of the factors once, and a multiprocessor takes what it reads in at a rate of its
+// own: so a launch takes as long as the busiest multiprocessor reads. The least of that wins, the smaller tile on a tie.
+inline TileSize choose_tile(int64_t rows, int64_t units, int gates, int64_t D, int multiprocessors, bool only_narrow) {
+  if (only_narrow) return TileSize::kNarrow;
+  const auto time = [&](int64_t tile_rows, int64_t tile_units) {
+    const int64_t row_tiles = (rows + tile_rows - 1) / tile_rows, unit_tiles = (units + tile_units - 1) / tile_units;
+    const int64_t rounds = (row_tiles * unit_tiles * D + multiprocessors - 1) / multiprocessors;
+    return rounds * ((rows < tile_rows ? rows : tile_rows) + gates * (units < tile_units ? units : tile_units));
+  };
+  const int64_t narrow = time(16, 8), medium = time(64, gates == 4 ? 16 : 32), large = time(128, 128 / gates);
+  if (narrow <= medium && narrow <= large) return TileSize::kNarrow;
+  return medium <= large ? TileSize::kMedium : TileSize::kLarge;
+}
+
+// Calls visit with a value of the tile's type. float64 is there to be right, and has one.
+template <class Acc, int kGates, class Visit>
+void visit_tile(TileSize size, const Visit& visit) {
+  if constexpr (sizeof(Acc) == 4) {
+    if (size == TileSize::kLarge) return visit(LargeTile{});
+    if (size == TileSize::kMedium) return visit(MediumTile<kGates>{});
+  }
+  visit(NarrowTile<kGates>{});
+}
+
+// Blocks: row tiles (of which there may be millions), unit tiles, directions.
+inline dim3 tile_grid(int64_t rows, int tile_rows, int64_t units, int tile_units, int64_t D) {
+  return dim3(static_cast<unsigned>((rows + tile_rows - 1) / tile_rows), static_cast<unsigned>((units + tile_units - 1) / tile_units),
+              static_cast<unsigned>(D));
+}
+
+}  // namespace fastlstm::cuda
