@@ -1,0 +1,199 @@
+"""Kernels of the forward: a tile of rows x units of one step, and the two ways to run the steps.
+
+One direction d of one step: the gates' products and the cell of a tile (`cell_tile`), and with a
+projection, after all of the step's units, the projection of a tile (`projection_tile`).
+h passes from step to step through two buffers (D, N, P): a step reads all of one and writes its
+tile of the other, so tiles need no order within a step. c stays where it is, in (D, N, H): only the
+tile that owns an element touches it.
+
+Arrays: gates_x, gates (T, N, D, 4H); cells (T, N, D, H); output (T, N, D, P); hidden (D, N, H),
+with a projection o * tanh(c) of the step, else None. All contiguous. What is None is not there.
+"""
+
+import triton
+import triton.language as tl
+
+from .cell import cell_forward
+from .masks import cut_rows, row_ends
+from .products import gate_products, product
+
+
+@triton.jit
+def store_h(
+    h, h_in, h_out, output, t, d, ends, rows, live_rows, units, live_units, masked, N, D, P
+):
+    """Store a tile of h_t as the step's output and the state that the next step reads."""
+    live = live_rows[:, None] & live_units[None, :]
+    state = (d * N + rows)[:, None] * P + units[None, :]
+    y = h
+    if masked is not None:
+        valid = (t < ends)[:, None]
+        h = tl.where(valid, h, tl.load(h_in + state, live, 0.0).to(h.dtype))
+        y = tl.where(valid, y, 0.0)
+    tl.store(h_out + state, h.to(h_out.dtype.element_ty), live)
+    at = ((t.to(tl.int64) * N + rows) * D + d)[:, None] * P + units[None, :]
+    tl.store(output + at, y.to(output.dtype.element_ty), live)
+
+
+@triton.jit
+def cell_tile(
+    gates_x, weight_hh, lengths, reset_mask, h_in, h_out, c_state, hidden, output, cells, gates,
+    t, d, rows, units, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Step t of direction d for some rows and units: gates, c, and h or `hidden`."""
+    WIDE: tl.constexpr = c_state.dtype.element_ty
+    live_rows, live_units = rows < N, units < H
+    live = live_rows[:, None] & live_units[None, :]
+    at = (t.to(tl.int64) * N + rows) * D + d  # a row's place in arrays (T, N, D, ...)
+    ends = row_ends(lengths, rows, live_rows, T)
+
+    # What does not wait for the product is asked for before it.
+    gates_at = at[:, None] * (4 * H) + units[None, :]
+    xi = tl.load(gates_x + gates_at, live, 0.0)
+    xf = tl.load(gates_x + gates_at + H, live, 0.0)
+    xg = tl.load(gates_x + gates_at + 2 * H, live, 0.0)
+    xo = tl.load(gates_x + gates_at + 3 * H, live, 0.0)
+    c_at = c_state + (d * N + rows)[:, None] * H + units[None, :]
+    c_old = tl.load(c_at, live, 0.0)
+    cut = cut_rows(reset_mask, t + d, ends, rows, live_rows, N)[:, None]
+
+    i, f, g, o = gate_products(
+        h_in + (d * N + rows) * P, live_rows, weight_hh + (d * 4 * H + units) * P, live_units,
+        H, P, BLOCK_K, PRECISION,
+    )  # fmt: skip
+    c_in = c_old
+    if reset_mask is not None:
+        # A row of h that is cut is zeros, and so is its row of the product.
+        i, f = tl.where(cut, 0.0, i), tl.where(cut, 0.0, f)
+        g, o = tl.where(cut, 0.0, g), tl.where(cut, 0.0, o)
+        c_in = tl.where(cut, 0.0, c_old)
+    i, f, g, o, c, h = cell_forward(
+        i + xi.to(WIDE), f + xf.to(WIDE), g + xg.to(WIDE), o + xo.to(WIDE), c_in
+    )
+
+    c_stored = c
+    if lengths is not None:
+        valid = (t < ends)[:, None]
+        i, f = tl.where(valid, i, 0.0), tl.where(valid, f, 0.0)
+        g, o = tl.where(valid, g, 0.0), tl.where(valid, o, 0.0)
+        c, c_stored = tl.where(valid, c, c_old), tl.where(valid, c, 0.0)
+    tl.store(c_at, c, live)
+    if cells is not None:
+        tl.store(cells + at[:, None] * H + units[None, :], c_stored, live)
+    if gates is not None:
+        STORED: tl.constexpr = gates.dtype.element_ty
+        tl.store(gates + gates_at, i.to(STORED), live)
+        tl.store(gates + gates_at + H, f.to(STORED), live)
+        tl.store(gates + gates_at + 2 * H, g.to(STORED), live)
+        tl.store(gates + gates_at + 3 * H, o.to(STORED), live)
+    if hidden is None:
+        store_h(
+            h, h_in, h_out, output, t, d, ends, rows, live_rows, units, live_units, lengths,
+            N, D, P,
+        )  # fmt: skip
+    else:
+        hidden_at = (d * N + rows)[:, None] * H + units[None, :]
+        tl.store(hidden + hidden_at, h.to(hidden.dtype.element_ty), live)
+
+
+@triton.jit
+def projection_tile(
+    weight_hr, lengths, h_in, h_out, hidden, output, t, d, rows, units, T, N,
+    D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """h_t = W_hr (o * tanh(c_t)) for some rows and outputs (`units`, of P)."""
+    live_rows, live_units = rows < N, units < P
+    ends = row_ends(lengths, rows, live_rows, T)
+    h = product(
+        hidden + (d * N + rows) * H, live_rows, weight_hr + (d * P + units) * H, live_units,
+        H, 1, BLOCK_K, PRECISION,
+    )  # fmt: skip
+    store_h(
+        h, h_in, h_out, output, t, d, ends, rows, live_rows, units, live_units, lengths, N, D, P
+    )
+
+
+@triton.jit(do_not_specialize=["s", "T", "N"])
+def lstm_forward_kernel_step(
+    gates_x, weight_hh, lengths, reset_mask, even, odd, c_state, hidden, output, cells, gates,
+    s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Step number s of each direction: grid (row tiles, tiles of H, D)."""
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    units = tl.program_id(1).to(tl.int64) * BLOCK_H + tl.arange(0, BLOCK_H)
+    d = tl.program_id(2).to(tl.int64)
+    t = tl.where(d == 0, s, T - 1 - s)
+    if s % 2 == 0:
+        h_in, h_out = even, odd
+    else:
+        h_in, h_out = odd, even
+    cell_tile(
+        gates_x, weight_hh, lengths, reset_mask, h_in, h_out, c_state, hidden, output, cells,
+        gates, t, d, rows, units, T, N, D, H, P, BLOCK_K, PRECISION,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["s", "T", "N"])
+def lstm_forward_kernel_step_projection(
+    weight_hr, lengths, even, odd, hidden, output,
+    s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The projection of step number s, after `lstm_forward_kernel_step`: grid (row tiles, tiles of
+    P, D)."""
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    units = tl.program_id(1).to(tl.int64) * BLOCK_H + tl.arange(0, BLOCK_H)
+    d = tl.program_id(2).to(tl.int64)
+    t = tl.where(d == 0, s, T - 1 - s)
+    if s % 2 == 0:
+        h_in, h_out = even, odd
+    else:
+        h_in, h_out = odd, even
+    projection_tile(
+        weight_hr, lengths, h_in, h_out, hidden, output, t, d, rows, units, T, N, D, H, P,
+        BLOCK_K, PRECISION,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["T", "N"])
+def lstm_forward_kernel_sequence(
+    gates_x, weight_hh, weight_hr, lengths, reset_mask, even, odd, c_state, hidden, output, cells,
+    gates, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """All steps of some rows of one direction: grid (row tiles, 1, D).
+
+    Rows do not depend on each other, so a program exchanges h and `hidden` with itself alone: what
+    its threads stored to global memory, they load after the barrier. That is safe: a barrier of
+    the block orders what each of its threads wrote before it, global memory included, before what
+    each of them reads after it (CUDA's memory model; on AMD the barrier waits for the stores and
+    orders the workgroup's loads behind them), and all of a block's threads go through one L1. The
+    loop over the steps must not be pipelined, which would load h for the next step before this one
+    has stored it: hence num_stages=1; loops inside begin after the barrier.
+    """
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    d = tl.program_id(2).to(tl.int64)
+    for s in tl.range(0, T, num_stages=1):
+        t = tl.where(d == 0, s, T - 1 - s)
+        if s % 2 == 0:
+            h_in, h_out = even, odd
+        else:
+            h_in, h_out = odd, even
+        for start in tl.range(0, H, BLOCK_H, num_stages=1):
+            units = start + tl.arange(0, BLOCK_H).to(tl.int64)
+            cell_tile(
+                gates_x, weight_hh, lengths, reset_mask, h_in, h_out, c_state, hidden, output,
+                cells, gates, t, d, rows, units, T, N, D, H, P, BLOCK_K, PRECISION,
+            )  # fmt: skip
+        tl.debug_barrier()
+        if hidden is not None:
+            for start in tl.range(0, P, BLOCK_H, num_stages=1):
+                units = start + tl.arange(0, BLOCK_H).to(tl.int64)
+                projection_tile(
+                    weight_hr, lengths, h_in, h_out, hidden, output, t, d, rows, units, T, N, D,
+                    H, P, BLOCK_K, PRECISION,
+                )  # fmt: skip
+            tl.debug_barrier()
