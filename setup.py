@@ -75,9 +75,13 @@ def cuda_options(home):
     # torch passes the opposite -D's; the kernels use these operators and conversions.
     undone = ["HALF_OPERATORS", "HALF_CONVERSIONS", "HALF2_OPERATORS", "BFLOAT16_CONVERSIONS"]
     nvcc += [f"-U__CUDA_NO_{name}__" for name in undone]
-    archs = os.environ.get("FASTLSTM_CUDA_ARCHS", "80;90a;100a")
-    nvcc += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs.split(";")]
+    archs = os.environ.get("FASTLSTM_CUDA_ARCHS", "80;90a;100a").split(";")
+    for arch in archs:
+        # Code for "90a" runs there alone; for "80" there is PTX too, which later GPUs take.
+        for kind in ("sm",) if arch.endswith("a") else ("sm", "compute"):
+            nvcc.append(f"-gencode=arch=compute_{arch},code={kind}_{arch}")
     return {
+        "archs": archs,
         "nvcc": nvcc,
         "libraries": ["cudart_static", "rt", "dl", "pthread"],
         "library_dirs": [f"{home}/lib64", *glob(f"{home}/targets/*/lib")],
@@ -108,7 +112,7 @@ def library():
         cpp_extension.CUDA_HOME = cuda_home  # None under a torch without CUDA
         cuda = cuda_options(cuda_home)
         sources += cuda_sources
-        cxx_flags.append("-DFASTLSTM_WITH_CUDA")
+        cxx_flags.append(f"-DFASTLSTM_WITH_CUDA={','.join(cuda['archs'])}")
 
     class BuildExt(cpp_extension.BuildExtension):
         def build_extensions(self):

@@ -1,4 +1,4 @@
-// Registers the CPU kernels for the ops whose schemas fastlstm/ops.py defines. LibTorch's stable ABI only: one library for every
+// Registers the CPU kernels (those for CUDA: cuda_ops.cpp) for the ops whose schemas fastlstm/ops.py defines. LibTorch's stable ABI only: one library for every
 // torch from 2.10 on, and no Python in it.
 
 #include <torch/csrc/stable/library.h>
@@ -10,11 +10,29 @@
 
 namespace fastlstm {
 static std::string cpu_isa() { return cpu_kernels().isa; }
+
+#define FASTLSTM_AS_TEXT(...) #__VA_ARGS__
+#define FASTLSTM_TEXT(...) FASTLSTM_AS_TEXT(__VA_ARGS__)
+
+// Separated by commas; "80" has PTX for all later ones, "90a" is for one alone.
+static std::string cuda_architectures() {
+#if defined(FASTLSTM_WITH_CUDA)
+  return FASTLSTM_TEXT(FASTLSTM_WITH_CUDA);
+#else
+  return "";
+#endif
+}
 }  // namespace fastlstm
 
-STABLE_TORCH_LIBRARY_FRAGMENT(fastlstm, m) { m.def("cpu_isa() -> str"); }
+STABLE_TORCH_LIBRARY_FRAGMENT(fastlstm, m) {
+  m.def("cpu_isa() -> str");
+  m.def("cuda_architectures() -> str");
+}
 
-STABLE_TORCH_LIBRARY_IMPL(fastlstm, CompositeExplicitAutograd, m) { m.impl("cpu_isa", TORCH_BOX(&fastlstm::cpu_isa)); }
+STABLE_TORCH_LIBRARY_IMPL(fastlstm, CompositeExplicitAutograd, m) {
+  m.impl("cpu_isa", TORCH_BOX(&fastlstm::cpu_isa));
+  m.impl("cuda_architectures", TORCH_BOX(&fastlstm::cuda_architectures));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
   m.impl("lstm_forward", TORCH_BOX(&fastlstm::lstm_forward));

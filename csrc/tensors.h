@@ -46,7 +46,27 @@ inline std::string text(const std::vector<int64_t>& sizes) {
   return s + ")";
 }
 
-inline void check(const Tensor& t, const char* name, const std::vector<int64_t>& sizes, ScalarType dtype) {
+// The device of a tensor, which all others of a call must share.
+struct Where {
+  int32_t type, index;
+
+  static Where cpu() { return {aoti_torch_device_type_cpu(), -1}; }
+  static Where of(const Tensor& t) {
+    Where where;
+    STD_TORCH_CHECK(aoti_torch_get_device_type(t.get(), &where.type) == 0 && aoti_torch_get_device_index(t.get(), &where.index) == 0,
+                    "fastlstm: a tensor has no device");
+    return where;
+  }
+  bool operator==(const Where& other) const {
+    return type == other.type && (index == other.index || type == aoti_torch_device_type_cpu());
+  }
+  std::string name() const {
+    return type == aoti_torch_device_type_cpu() ? "the CPU" : "device " + std::to_string(index) + " of another kind than the CPU";
+  }
+};
+
+inline void check(const Tensor& t, const char* name, const std::vector<int64_t>& sizes, ScalarType dtype,
+                  const Where& where = Where::cpu()) {
   bool fits = t.dim() == static_cast<int64_t>(sizes.size());
   for (size_t k = 0; fits && k < sizes.size(); ++k) fits = t.size(k) == sizes[k];
   if (!fits) {
@@ -55,20 +75,23 @@ inline void check(const Tensor& t, const char* name, const std::vector<int64_t>&
     STD_TORCH_CHECK(false, "fastlstm: ", name, " has shape ", text(got), ", expected ", text(sizes));
   }
   STD_TORCH_CHECK(t.scalar_type() == dtype, "fastlstm: ", name, " has a dtype that does not fit h0's");
-  STD_TORCH_CHECK(t.is_cpu(), "fastlstm: ", name, " is not on the CPU");
+  const Where found = Where::of(t);
+  STD_TORCH_CHECK(found == where, "fastlstm: ", name, " is on ", found.name(), ", expected ", where.name());
 }
 
-inline void check(const OptionalTensor& t, const char* name, const std::vector<int64_t>& sizes, ScalarType dtype) {
-  if (t) check(*t, name, sizes, dtype);
+inline void check(const OptionalTensor& t, const char* name, const std::vector<int64_t>& sizes, ScalarType dtype,
+                  const Where& where = Where::cpu()) {
+  if (t) check(*t, name, sizes, dtype, where);
 }
 
 inline void check_units(int64_t H, int64_t P) {
   STD_TORCH_CHECK(H > 0 && P > 0, "fastlstm: c0 is ", H, " and h0 ", P, " wide, expected at least one unit");
 }
 
-inline void check_masks(const OptionalTensor& lengths, const OptionalTensor& reset_mask, int64_t T, int64_t N) {
-  check(lengths, "lengths", {N}, ScalarType::Long);
-  check(reset_mask, "reset_mask", {T, N}, ScalarType::Bool);
+inline void check_masks(const OptionalTensor& lengths, const OptionalTensor& reset_mask, int64_t T, int64_t N,
+                        const Where& where = Where::cpu()) {
+  check(lengths, "lengths", {N}, ScalarType::Long, where);
+  check(reset_mask, "reset_mask", {T, N}, ScalarType::Bool, where);
 }
 
 // Tensors made contiguous for a call, kept until it ends.
@@ -101,6 +124,10 @@ class Held {
 
 inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
   return torch::stable::empty({sizes.data(), sizes.size()}, dtype);
+}
+
+inline Tensor empty_beside(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
+  return torch::stable::new_empty(like, {sizes.data(), sizes.size()}, dtype);
 }
 
 // Asks for large pages under a large new tensor, before it is written. Every call gets its tape as fresh memory, and taking that

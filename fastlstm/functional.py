@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backends, layer_ops
+from . import backends, gpu_ops, layer_ops  # noqa: F401  (gpu_ops registers kernels)
 from .checks import check_lengths, check_reset_mask, check_stack
 
 
@@ -66,7 +66,7 @@ def run_layers(
         None.
     """
     D = len(layers[0])
-    family = backends.select(backend, backends.Call(x.device.type, x.dtype)).family
+    family = backends.select(backend, backends.Call.of(x.device, x.dtype)).family
     wide = _WIDE_CPU_PRODUCTS and x.device.type == "cpu" and x.dtype in _HALF
     h_n, c_n, cells = [], [], None
     for k, layer in enumerate(layers):

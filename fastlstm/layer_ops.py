@@ -60,14 +60,17 @@ def _forward(
 ):  # fmt: skip
     product = _product_dtype(x.dtype, wide_products)
     wide = reference.accumulation_dtype(x.dtype)
-    gates_x = (
-        x.to(product)
-        @ torch.cat([w for w in (weight_ih, weight_ih_reverse) if w is not None]).to(product).t()
-    )
-    gates_x = gates_x.unflatten(2, (h0.shape[0], -1))
-    for bias in (_stacked(bias_ih, bias_ih_reverse), _stacked(bias_hh, bias_hh_reverse)):
-        if bias is not None:
-            gates_x = gates_x.to(wide) + bias.to(wide)
+    weight = torch.cat([w for w in (weight_ih, weight_ih_reverse) if w is not None]).to(product).t()
+    biases = _stacked(bias_ih, bias_ih_reverse), _stacked(bias_hh, bias_hh_reverse)
+    biases = [b.to(wide).flatten() for b in biases if b is not None]
+    rows = x.to(product).flatten(0, 1)
+    if not biases:
+        gates_x = rows @ weight
+    elif product == wide:
+        gates_x = torch.addmm(sum(biases), rows, weight)
+    else:
+        gates_x = rows @ weight + sum(biases)
+    gates_x = gates_x.view(*x.shape[:2], h0.shape[0], weight_hh.shape[0])
     return getattr(torch.ops.fastlstm, f"{family}_forward")(
         gates_x, h0, c0, _stacked(weight_hh, weight_hh_reverse),
         _stacked(weight_hr, weight_hr_reverse), lengths, reset_mask, save_tape, save_cells,
@@ -238,7 +241,9 @@ def _make_function(op, backward):
     return Layer
 
 
-def _define(family: str) -> None:
+def define(family: str) -> None:
+    """The layer ops of a family whose recurrence ops are defined."""
+
     def forward(*args):
         return _forward(family, *args)
 
@@ -275,4 +280,4 @@ def _define(family: str) -> None:
 
 
 for _family in FAMILIES:
-    _define(_family)
+    define(_family)

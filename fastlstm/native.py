@@ -45,3 +45,9 @@ def cpu_isa() -> str:
     """The instruction set that the CPU kernels run on here: 'generic', 'avx2' or 'avx512'. Needs
     `load()` to be None."""
     return torch.ops.fastlstm.cpu_isa()
+
+
+def cuda_architectures() -> tuple[str, ...]:
+    """The GPU architectures that the library has kernels for, such as ("80", "90a"); none where it
+    was built without CUDA. Needs `load()` to be None."""
+    return tuple(filter(None, torch.ops.fastlstm.cuda_architectures().split(",")))

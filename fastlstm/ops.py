@@ -5,8 +5,10 @@ Each backend family is a pair of ops with one schema, `<family>_forward` and `<f
 layer_ops.py puts the input product around it:
 
 * `fastlstm::lstm_*` is what runs by default. A device's compiled kernels register themselves for it
-  (csrc/bindings.cpp for the CPU); a device without any runs the reference.
+  (csrc/bindings.cpp for the CPU, gpu_ops.py for CUDA); a device without any runs the reference.
 * `fastlstm::reference_*` is always `reference.py`.
+* A backend that shares its devices with another has a family of its own, such as
+  `fastlstm::triton_*` (gpu_ops.py).
 
 The tape (cells, gates) is the same for all, so a forward of one family can be differentiated by
 another. Argument shapes are those of `reference.lstm_forward` and `reference.lstm_backward`.
@@ -17,17 +19,17 @@ from torch import Tensor
 
 from . import reference
 
-FAMILIES = ("lstm", "reference")
+FAMILIES: list[str] = []  # those defined so far
 
-_FORWARD = (
+FORWARD = (
     "{}_forward(Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, Tensor? weight_hr, "
-    "Tensor? lengths, Tensor? reset_mask, bool save_tape, bool save_cells) "
+    "Tensor? lengths, Tensor? reset_mask, bool save_tape, bool save_cells{}) "
     "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)"
 )
-_BACKWARD = (
+BACKWARD = (
     "{}_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, Tensor? dgates_out, "
     "Tensor h0, Tensor c0, Tensor weight_hh, Tensor? weight_hr, Tensor cells, Tensor gates, "
-    "Tensor? lengths, Tensor? reset_mask, bool wide_gates) "
+    "Tensor? lengths, Tensor? reset_mask, bool wide_gates{}) "
     "-> (Tensor dgates_x, Tensor dh0, Tensor dc0, Tensor dhidden)"
 )
 
@@ -211,24 +213,31 @@ def keep_backward_inputs(tensors: int):
 
 library = torch.library.Library("fastlstm", "DEF")
 
-for _family in FAMILIES:
-    library.define(_FORWARD.format(_family))
-    library.define(_BACKWARD.format(_family))
-    for _name, _impl, _fake in (
-        (f"{_family}_forward", _forward_reference, _forward_fake),
-        (f"{_family}_backward", reference.lstm_backward, _backward_fake),
+
+def define(family: str) -> None:
+    """The ops `<family>_forward` and `<family>_backward`: the reference, wherever no kernels are
+    registered for a device."""
+    FAMILIES.append(family)
+    for schema, name, impl, fake in (
+        (FORWARD, f"{family}_forward", _forward_reference, _forward_fake),
+        (BACKWARD, f"{family}_backward", reference.lstm_backward, _backward_fake),
     ):
-        library.impl(_name, _impl, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"fastlstm::{_name}", _fake, lib=library)
+        library.define(schema.format(family, ""))
+        library.impl(name, impl, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"fastlstm::{name}", fake, lib=library)
     torch.library.register_autograd(
-        f"fastlstm::{_family}_forward",
-        _make_forward_autograd(_family),
+        f"fastlstm::{family}_forward",
+        _make_forward_autograd(family),
         setup_context=_setup_forward,
         lib=library,
     )
     torch.library.register_autograd(
-        f"fastlstm::{_family}_backward",
+        f"fastlstm::{family}_backward",
         lambda ctx, *grads: differentiate_backward(ctx, grads, reference.lstm_backward, 13, 1),
         setup_context=keep_backward_inputs(13),
         lib=library,
     )
+
+
+for _family in ("lstm", "reference"):
+    define(_family)

@@ -26,7 +26,7 @@ def _triton() -> str | None:
 
 
 def _serving(device: str, dtype: torch.dtype) -> dict:
-    call = backends.Call(device, dtype)
+    call = backends.Call.of(device, dtype)
     refused, chosen = {}, None
     for row in backends.TABLE:
         reason = row.reject(call)

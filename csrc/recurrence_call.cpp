@@ -1,0 +1,91 @@
+#include "recurrence_call.h"
+
+namespace fastlstm {
+
+namespace {
+
+// Of gates (T, N, D, 4H) and the states; what the other arguments are held to.
+Sizes sizes_of(const Tensor& gates, const char* name, const Tensor& h0, const Tensor& c0, const OptionalTensor& weight_hr) {
+  STD_TORCH_CHECK(gates.dim() == 4, "fastlstm: ", name, " has ", gates.dim(), " dimensions, expected 4: (T, N, D, 4H)");
+  STD_TORCH_CHECK(h0.dim() == 3 && c0.dim() == 3, "fastlstm: h0 and c0 must have 3 dimensions, (D, N, P) and (D, N, H)");
+  const Sizes s{gates.size(0), gates.size(1), gates.size(2), c0.size(2), h0.size(2)};
+  STD_TORCH_CHECK(s.D == 1 || s.D == 2, "fastlstm: ", name, " has ", s.D, " directions, expected 1 or 2");
+  check_units(s.H, s.P);
+  STD_TORCH_CHECK(weight_hr || s.P == s.H, "fastlstm: h0 is ", s.P, " wide, expected H = ", s.H, " without weight_hr");
+  return s;
+}
+
+void check_weights_and_states(const Sizes& s, const Tensor& h0, const Tensor& c0, const Tensor& weight_hh,
+                              const OptionalTensor& weight_hr, const Where& where) {
+  const ScalarType dtype = h0.scalar_type();
+  check(h0, "h0", {s.D, s.N, s.P}, dtype, where);
+  check(c0, "c0", {s.D, s.N, s.H}, dtype, where);
+  check(weight_hh, "weight_hh", {s.D, 4 * s.H, s.P}, dtype, where);
+  check(weight_hr, "weight_hr", {s.D, s.P, s.H}, dtype, where);
+}
+
+}  // namespace
+
+ForwardStart start_forward(const Tensor& gates_x, const Tensor& h0, const Tensor& c0, const Tensor& weight_hh,
+                           const OptionalTensor& weight_hr, const OptionalTensor& lengths, const OptionalTensor& reset_mask,
+                           bool save_tape, bool save_cells) {
+  const Sizes s = sizes_of(gates_x, "gates_x", h0, c0, weight_hr);
+  const Where where = Where::of(gates_x);
+  const ScalarType dtype = h0.scalar_type(), wide = wide_type(dtype);
+  ForwardStart start;
+  start.sizes = s;
+  start.io = dtype_of(h0, "h0");
+  start.wide_gates = gates_x.scalar_type() != dtype;
+  check(gates_x, "gates_x", {s.T, s.N, s.D, 4 * s.H}, start.wide_gates ? wide : dtype, where);
+  check_weights_and_states(s, h0, c0, weight_hh, weight_hr, where);
+  check_masks(lengths, reset_mask, s.T, s.N, where);
+
+  start.keep_cells = save_tape || save_cells;
+  start.keep_gates = save_tape;
+  start.output = empty_beside(h0, {s.T, s.N, s.D * s.P}, dtype);
+  start.h_n = empty_beside(h0, {s.D, s.N, s.P}, dtype);
+  start.c_n = empty_beside(h0, {s.D, s.N, s.H}, dtype);
+  start.cells = start.keep_cells ? empty_beside(h0, {s.T, s.N, s.D, s.H}, wide) : empty_beside(h0, {0}, wide);
+  start.gates = start.keep_gates ? empty_beside(h0, {s.T, s.N, s.D, 4 * s.H}, dtype) : empty_beside(h0, {0}, dtype);
+  start.done = s.T == 0 || s.N == 0;
+  if (start.done) {
+    torch::stable::copy_(start.h_n, h0);
+    torch::stable::copy_(start.c_n, c0);
+  }
+  return start;
+}
+
+BackwardStart start_backward(const OptionalTensor& doutput, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+                             const OptionalTensor& dcells, const OptionalTensor& dgates_out, const Tensor& h0, const Tensor& c0,
+                             const Tensor& weight_hh, const OptionalTensor& weight_hr, const Tensor& cells, const Tensor& gates,
+                             const OptionalTensor& lengths, const OptionalTensor& reset_mask, bool wide_gates) {
+  STD_TORCH_CHECK(!dgates_out, "fastlstm: a gradient of the gates is the reference's to take: call reference_backward");
+  const Sizes s = sizes_of(gates, "gates, the tape of lstm_forward,", h0, c0, weight_hr);
+  const Where where = Where::of(gates);
+  const ScalarType dtype = h0.scalar_type(), wide = wide_type(dtype);
+  BackwardStart start;
+  start.sizes = s;
+  start.io = dtype_of(h0, "h0");
+  start.wide_gates = wide_gates && wide != dtype;
+  check(gates, "gates", {s.T, s.N, s.D, 4 * s.H}, dtype, where);
+  check(cells, "cells", {s.T, s.N, s.D, s.H}, wide, where);
+  check_weights_and_states(s, h0, c0, weight_hh, weight_hr, where);
+  check(doutput, "doutput", {s.T, s.N, s.D * s.P}, dtype, where);
+  check(dh_n, "dh_n", {s.D, s.N, s.P}, dtype, where);
+  check(dc_n, "dc_n", {s.D, s.N, s.H}, dtype, where);
+  check(dcells, "dcells", {s.T, s.N, s.D, s.H}, wide, where);
+  check_masks(lengths, reset_mask, s.T, s.N, where);
+
+  start.dgates_x = empty_beside(h0, {s.T, s.N, s.D, 4 * s.H}, wide_gates ? wide : dtype);
+  start.dh0 = empty_beside(h0, {s.D, s.N, s.P}, dtype);
+  start.dc0 = empty_beside(h0, {s.D, s.N, s.H}, dtype);
+  start.dhidden = weight_hr ? empty_beside(h0, {s.T, s.N, s.D, s.P}, wide) : empty_beside(h0, {0}, wide);
+  start.done = s.T == 0 || s.N == 0;
+  if (start.done) {
+    if (dh_n) torch::stable::copy_(start.dh0, *dh_n); else torch::stable::zero_(start.dh0);
+    if (dc_n) torch::stable::copy_(start.dc0, *dc_n); else torch::stable::zero_(start.dc0);
+  }
+  return start;
+}
+
+}  // namespace fastlstm

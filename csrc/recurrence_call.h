@@ -1,0 +1,42 @@
+// What lstm_forward and lstm_backward have in common on every device: every shape, dtype and device is checked here, before a
+// kernel sees a pointer, and the results are allocated.
+#pragma once
+
+#include "ops.h"
+#include "tensors.h"
+
+namespace fastlstm {
+
+struct ForwardStart {
+  Sizes sizes;
+  DType io;
+  bool wide_gates;
+  Tensor output, h_n, c_n;
+  Tensor cells, gates;  // without elements where they are not asked for
+  bool keep_cells, keep_gates;
+  bool done;            // no steps or no rows: the results are complete
+
+  ForwardResults results() const { return {output, h_n, c_n, cells, gates}; }
+};
+
+ForwardStart start_forward(const Tensor& gates_x, const Tensor& h0, const Tensor& c0, const Tensor& weight_hh,
+                           const OptionalTensor& weight_hr, const OptionalTensor& lengths, const OptionalTensor& reset_mask,
+                           bool save_tape, bool save_cells);
+
+struct BackwardStart {
+  Sizes sizes;
+  DType io;
+  bool wide_gates;
+  Tensor dgates_x, dh0, dc0;
+  Tensor dhidden;  // without elements where there is no projection
+  bool done;
+
+  BackwardResults results() const { return {dgates_x, dh0, dc0, dhidden}; }
+};
+
+BackwardStart start_backward(const OptionalTensor& doutput, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+                             const OptionalTensor& dcells, const OptionalTensor& dgates_out, const Tensor& h0, const Tensor& c0,
+                             const Tensor& weight_hh, const OptionalTensor& weight_hr, const Tensor& cells, const Tensor& gates,
+                             const OptionalTensor& lengths, const OptionalTensor& reset_mask, bool wide_gates);
+
+}  // namespace fastlstm
