@@ -1,0 +1,148 @@
+"""Compiles CUDA sources with a C++ compiler against the harness, into build/simt.
+
+    executable("runner", sources), library("kernels", sources)
+
+Sources are recompiled when their text, a header they include, the flags or the compiler change.
+`python tests/simt/build.py [--sanitize] NAME SOURCE...` builds an executable and prints its path.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build" / "simt"
+
+# Kernels read arrays of numbers as vectors and words, which CUDA allows.
+FLAGS = ["-std=c++17", "-g1", "-Wall", "-Wextra", "-fno-strict-aliasing", "-ffp-contract=off"]
+FLAGS += ["-fPIC", "-fvisibility=hidden"]
+PLAIN = ["-O2"]
+SANITIZE = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
+SANITIZE += ["-fno-sanitize-recover=all"]
+INCLUDES = [HERE / "include", HERE.parent, ROOT / "csrc" / "cuda", ROOT / "csrc"]
+
+HARNESS = ["collectives", "fiber", "ptx", "runtime", "scheduler", "shared_memory", "tensor_core"]
+HARNESS = [HERE / f"{name}.cpp" for name in [*HARNESS, "threads"]]
+RUNNER = [*HARNESS, HERE / "problem.cpp"]
+
+
+@cache
+def compiler():
+    """Path of the C++ compiler, as in setup.py; None if there is none."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++", "clang++"]
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
+@cache
+def compiler_version():
+    result = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True)
+    return result.stdout
+
+
+def digest(*parts):
+    text = json.dumps([str(part) for part in parts])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path):
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except FileNotFoundError:
+        return None
+
+
+def call(command, what):
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f"{what} failed:\n{shlex.join(map(str, command))}\n{result.stderr}")
+
+
+def fresh(target, stamp):
+    """What `stamp` says, if all that `target` was made from is as it was then."""
+    try:
+        made_from = json.loads(stamp.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    same = target.exists() and all(file_digest(path) == was for path, was in made_from.items())
+    return made_from if same else None
+
+
+def make(target, command, what, made_from):
+    """Run `command`, which writes to a name of its own: another process may do the same now."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stamp = target.with_suffix(target.suffix + ".json")
+    passing = target.with_name(f"{os.getpid()}-{target.name}")
+    call([*command, "-o", passing], what)
+    inputs = {str(path): file_digest(path) for path in made_from(passing)}
+    passing.replace(target)
+    passing = stamp.with_name(f"{os.getpid()}-{stamp.name}")
+    passing.write_text(json.dumps(inputs))
+    passing.replace(stamp)
+
+
+def read_dependencies(path):
+    text = path.read_text().replace("\\\n", " ")
+    path.unlink()
+    files = shlex.split(text.partition(":")[2])
+    return [file for file in files if not file.startswith("/usr/")]
+
+
+def compile_object(source, flags):
+    key = digest(compiler(), compiler_version(), source, flags)
+    target = BUILD / "objects" / f"{Path(source).stem}-{key}.o"
+    if fresh(target, target.with_suffix(".o.json")) is None:
+        command = [compiler(), *flags, *(f"-I{path}" for path in INCLUDES)]
+        command += ["-MMD", "-x", "c++", "-c", source]
+        make(
+            target,
+            command,
+            f"compiling {source}",
+            lambda passing: read_dependencies(passing.with_suffix(".d")),
+        )
+    return target
+
+
+def link(name, sources, flags, options, sanitize):
+    if compiler() is None:
+        raise RuntimeError("no C++ compiler on PATH, nor named by CXX")
+    flags = [*FLAGS, *(SANITIZE if sanitize else PLAIN), *flags]
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", "1"))) as pool:
+        objects = list(pool.map(lambda source: compile_object(source, flags), sources))
+    stem, suffix = os.path.splitext(name)
+    target = BUILD / "bin" / f"{stem}-{digest(compiler_version(), flags, options, objects)}{suffix}"
+    if fresh(target, target.with_suffix(target.suffix + ".json")) is None:
+        command = [compiler(), *flags, *options, *objects]
+        make(target, command, f"linking {name}", lambda passing: objects)
+    return target
+
+
+def executable(name, sources, flags=(), sanitize=False):
+    """Path of the program made of `sources`, which define main(), and the harness."""
+    return link(name, [*sources, *RUNNER], [*flags], [], sanitize)
+
+
+def library(name, sources, flags=(), options=(), sanitize=False):
+    """Path of the shared library `name`.so made of `sources` and the harness.
+
+    Visible are the simt_* functions and what `sources` mark so. `options` go to the linker.
+    """
+    return link(f"{name}.so", [*sources, *HARNESS], [*flags], ["-shared", *options], sanitize)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name")
+    parser.add_argument("sources", nargs="+", type=lambda path: Path(path).resolve())
+    parser.add_argument("--sanitize", action="store_true")
+    parser.add_argument("--flags", type=shlex.split, default=[])
+    arguments = parser.parse_args()
+    path = executable(arguments.name, arguments.sources, arguments.flags, arguments.sanitize)
+    print(path)

@@ -1,0 +1,39 @@
+// The device that host code finds, and what tests may set about it. Also as C functions, for a library loaded by Python.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace simt {
+
+struct Device {
+  int multiprocessors = 132;
+  int capability_major = 9, capability_minor = 0;
+  int max_shared = 48 << 10;           // bytes of a block, without asking
+  int max_shared_opt_in = 227 << 10;   // after cudaFuncSetAttribute
+  int max_shared_multiprocessor = 228 << 10;
+  int reserved_shared = 1 << 10;       // of each block, in addition
+  int max_threads_multiprocessor = 2048;
+  int fail_launch = 0;                 // a cudaError_t for the next launch to return, without running
+};
+
+Device& device();
+
+}  // namespace simt
+
+#define SIMT_EXPORT __attribute__((visibility("default")))
+
+extern "C" {
+
+// Of all launches that follow: 0 takes turns, others draw the order of threads and arrivals.
+SIMT_EXPORT void simt_set_seed(uint64_t seed);
+
+// A field of simt::Device by its name; false if there is none of that name.
+SIMT_EXPORT bool simt_set_device(const char* field, int value);
+
+// How many kernels have run so far.
+SIMT_EXPORT uint64_t simt_launches();
+
+// What was wrong with the last kernel that ran; empty if nothing was.
+SIMT_EXPORT const char* simt_last_report();
+}

@@ -1,0 +1,140 @@
+// mma and ldmatrix: the last lane of a warp to come computes for all, from the layouts that csrc/cuda/ptx.h describes.
+#include <cstring>
+
+#include "ptx.h"
+
+namespace fastlstm {
+namespace ptx {
+namespace {
+
+using simt::kLanes;
+using simt::Warp;
+
+constexpr uint32_t kAll = ~0u;
+
+struct Mma {
+  float* d;
+  const uint32_t* a;
+  const uint32_t* b;
+};
+
+// d += a b, products exact, sums in float32, in the order of k.
+template <int K>
+void multiply(Warp& warp, const float (&a)[16][K], const float (&b)[K][8]) {
+  float d[16][8];
+  for (unsigned lane = 0; lane < kLanes; ++lane) {
+    const float* from = static_cast<const Mma*>(warp.operand[lane])->d;
+    const unsigned group = lane / 4, column = lane % 4 * 2;
+    std::memcpy(&d[group][column], from, 8);
+    std::memcpy(&d[group + 8][column], from + 2, 8);
+  }
+  for (int m = 0; m < 16; ++m) {
+    for (int k = 0; k < K; ++k) {
+      for (int n = 0; n < 8; ++n) d[m][n] += a[m][k] * b[k][n];
+    }
+  }
+  for (unsigned lane = 0; lane < kLanes; ++lane) {
+    float* to = static_cast<const Mma*>(warp.operand[lane])->d;
+    const unsigned group = lane / 4, column = lane % 4 * 2;
+    std::memcpy(to, &d[group][column], 8);
+    std::memcpy(to + 2, &d[group + 8][column], 8);
+  }
+}
+
+template <float (*to_float)(uint16_t)>
+void multiply_16_bit(Warp& warp, uint32_t) {
+  float a[16][16], b[16][8];
+  for (unsigned lane = 0; lane < kLanes; ++lane) {
+    const Mma& mma = *static_cast<const Mma*>(warp.operand[lane]);
+    const unsigned group = lane / 4, pair = lane % 4 * 2;
+    for (unsigned half = 0; half < 2; ++half) {
+      const auto element = [&](uint32_t word) { return to_float(static_cast<uint16_t>(word >> (16 * half))); };
+      const unsigned k = pair + half;
+      a[group][k] = element(mma.a[0]);
+      a[group + 8][k] = element(mma.a[1]);
+      a[group][k + 8] = element(mma.a[2]);
+      a[group + 8][k + 8] = element(mma.a[3]);
+      b[k][group] = element(mma.b[0]);
+      b[k + 8][group] = element(mma.b[1]);
+    }
+  }
+  multiply(warp, a, b);
+}
+
+void multiply_tf32(Warp& warp, uint32_t) {
+  float a[16][8], b[8][8];
+  for (unsigned lane = 0; lane < kLanes; ++lane) {
+    const Mma& mma = *static_cast<const Mma*>(warp.operand[lane]);
+    const unsigned group = lane / 4, k = lane % 4;
+    a[group][k] = simt::tf32_operand(mma.a[0]);
+    a[group + 8][k] = simt::tf32_operand(mma.a[1]);
+    a[group][k + 4] = simt::tf32_operand(mma.a[2]);
+    a[group + 8][k + 4] = simt::tf32_operand(mma.a[3]);
+    b[k][group] = simt::tf32_operand(mma.b[0]);
+    b[k + 4][group] = simt::tf32_operand(mma.b[1]);
+  }
+  multiply(warp, a, b);
+}
+
+struct Ldmatrix {
+  uint32_t* r;
+  const unsigned char* row;
+};
+
+template <unsigned kMatrices, bool kTrans>
+void load_matrices(Warp& warp, uint32_t) {
+  for (unsigned m = 0; m < kMatrices; ++m) {
+    uint16_t matrix[8][8];
+    for (unsigned r = 0; r < 8; ++r) {
+      std::memcpy(matrix[r], static_cast<const Ldmatrix*>(warp.operand[8 * m + r])->row, 16);
+    }
+    for (unsigned lane = 0; lane < kLanes; ++lane) {
+      const unsigned at = lane / 4, pair = lane % 4 * 2;
+      const uint32_t low = kTrans ? matrix[pair][at] : matrix[at][pair];
+      const uint32_t high = kTrans ? matrix[pair + 1][at] : matrix[at][pair + 1];
+      static_cast<const Ldmatrix*>(warp.operand[lane])->r[m] = low | high << 16;
+    }
+  }
+}
+
+template <unsigned kMatrices, bool kTrans>
+void ldmatrix(const char* name, uint32_t (&r)[kMatrices], const void* row, Place place) {
+  const simt::Thread& thread = simt::self();
+  Ldmatrix operand{r, nullptr};
+  if (thread.lane < 8 * kMatrices) operand.row = thread.block->shared.checked(row, 16, 16, name, place);
+  simt::warp_operation(name, true, kAll, &operand, load_matrices<kMatrices, kTrans>, place);
+}
+
+void mma(const char* name, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], void (*compute)(Warp&, uint32_t),
+         Place place) {
+  Mma operand{d, a, b};
+  simt::warp_operation(name, true, kAll, &operand, compute, place);
+}
+
+}  // namespace
+
+void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place place) {
+  mma("mma_bf16", d, a, b, multiply_16_bit<simt::bf16_to_float>, place);
+}
+
+void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place place) {
+  mma("mma_f16", d, a, b, multiply_16_bit<simt::f16_to_float>, place);
+}
+
+void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place place) {
+  mma("mma_tf32", d, a, b, multiply_tf32, place);
+}
+
+void ldmatrix_x4(uint32_t (&r)[4], const void* row, Place place) { ldmatrix<4, false>("ldmatrix_x4", r, row, place); }
+void ldmatrix_x2(uint32_t (&r)[2], const void* row, Place place) { ldmatrix<2, false>("ldmatrix_x2", r, row, place); }
+
+void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, Place place) {
+  ldmatrix<4, true>("ldmatrix_x4_trans", r, row, place);
+}
+
+void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, Place place) {
+  ldmatrix<2, true>("ldmatrix_x2_trans", r, row, place);
+}
+
+}  // namespace ptx
+}  // namespace fastlstm
