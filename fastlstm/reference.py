@@ -31,6 +31,12 @@ import torch
 from torch import Tensor
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Every matrix product of the recurrence; tests put one that rounds its factors in its
+    place."""
+    return a @ b
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype a backend computes in, and keeps cells in: float32 for the 16-bit types, else
     `dtype` itself."""
@@ -93,12 +99,12 @@ def _forward_direction(gates_x, h, c, weight_hh, weight_hr, lengths, reset_mask,
         if cut is not None:
             h_in = h.masked_fill(cut[t].unsqueeze(-1), 0)
             c_in = c.masked_fill(cut[t].unsqueeze(-1), 0)
-        i, f, g, o = (gates_x[t] + h_in @ weight_hh.t()).chunk(4, dim=-1)
+        i, f, g, o = (gates_x[t] + product(h_in, weight_hh.t())).chunk(4, dim=-1)
         i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
         c_out = f * c_in + i * g
         h_out = o * c_out.tanh()
         if weight_hr is not None:
-            h_out = h_out @ weight_hr.t()
+            h_out = product(h_out, weight_hr.t())
         h_out = h_out.to(dtype).to(h.dtype)
         activated = torch.cat([i, f, g, o], dim=-1)
         if valid is None:
@@ -197,7 +203,7 @@ def _backward_direction(
         dh_t = dh if dy is None else dh + dy[t]
         dprojected[t] = dh_t
         if weight_hr is not None:
-            dh_t = dh_t @ weight_hr
+            dh_t = product(dh_t, weight_hr)
         dc_t = dc + dh_t * o * (1 - tanh_c * tanh_c)
         if dcells is not None:
             dc_t = dc_t + dcells[t]
@@ -208,7 +214,7 @@ def _backward_direction(
         dgates_t = torch.cat(
             [di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)], dim=-1
         )
-        dh_in, dc_in = dgates_t @ weight_hh, dc_t * f
+        dh_in, dc_in = product(dgates_t, weight_hh), dc_t * f
         if cut is not None:
             dh_in = dh_in.masked_fill(cut[t].unsqueeze(-1), 0)
             dc_in = dc_in.masked_fill(cut[t].unsqueeze(-1), 0)

@@ -13,7 +13,10 @@ new approach to probabilistic rounding error analysis"), K being the longest sum
 
 Because the error of one small tensor is a matter of luck, r is the largest of its group of tensors
 (what the forward gives, what the backward gives) and, as the magnitudes, of several draws of a
-small case. float64 has no wider oracle. There r is measured in float32 and carried over in units of
+small case. Tensor cores multiply numbers of fewer bits: for backends on them, the run that r is
+taken from rounds the factors of the recurrence's products as they do (`rounded_products`), and r is
+taken over draws of a large case too, since the rounding of factors is most of it. float64 has no
+wider oracle. There r is measured in float32 and carried over in units of
 the roundoff, and the oracle may be off by as much again.
 """
 
@@ -231,17 +234,43 @@ class Measured:
         return max(shares, default=0.0)
 
 
-def check(case: Case, family: str = "lstm", problem=None) -> float:
-    """Hold a family's results on a case to the budget; returns the largest share of it used."""
+def round_to(x: Tensor, kind: torch.dtype | str) -> Tensor:
+    """`x` with every number rounded to a dtype or to "tf32": float32 with 10 bits of mantissa."""
+    if kind != "tf32":
+        return x.to(kind).to(x.dtype)
+    bits = x.float().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32).to(x.dtype)  # ties away from zero
+
+
+@contextlib.contextmanager
+def rounded_products(kind: torch.dtype | str | None):
+    """Have the reference round the factors of the recurrence's products to a dtype or "tf32", as
+    tensor cores do; None changes nothing."""
+    exact = reference.product
+    if kind is not None:
+        reference.product = lambda a, b: exact(round_to(a, kind), round_to(b, kind))
+    try:
+        yield
+    finally:
+        reference.product = exact
+
+
+def check(case: Case, family: str = "lstm", problem=None, *, factors=None) -> float:
+    """Hold a family's results on a case to the budget; returns the largest share of it used.
+
+    factors: the dtype, or "tf32", to which the family rounds the factors of products.
+    """
     problem = problem or draw(case)
     measured, found = Measured(), None
     small = case.T * case.N * case.D * case.outputs < SMALL
-    for k in range(DRAWS if small else 1):
+    for k in range(DRAWS if small or factors else 1):
         drawn = draw(case) if k else problem
-        with threads(1):  # thousands of small ops: a second thread only costs
+        # Thousands of small ops: a second thread only costs.
+        with threads(1), rounded_products(factors):
             low = forward(case, "reference", drawn[0])
             tape = tape_of(low)
             low |= backward(case, "reference", *drawn, tape)
+        with threads(1):
             oracle = run_both(case, "reference", drawn, tape, torch.float64)
         measured.add(low, oracle)
         if k == 0:

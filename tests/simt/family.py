@@ -1,5 +1,7 @@
 """The op family "simt": the CUDA kernels and the code around them, run on CPU tensors."""
 
+import contextlib
+import ctypes
 import importlib
 import sys
 from functools import cache
@@ -17,6 +19,11 @@ KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 SOURCES = [ROOT / "csrc" / "cuda_ops.cpp", ROOT / "csrc" / "recurrence_call.cpp", *KERNELS]
 
 
+# What a test may set about the simulated device for a while, and how it is otherwise.
+USUAL = {"multiprocessors": 132, "max_shared_opt_in": 227 << 10, "fail_launch": 0}
+_loaded: list[ctypes.CDLL] = []
+
+
 @cache
 def load() -> str | None:
     """Build and load the family; None, or the reason why it cannot be had here."""
@@ -29,7 +36,31 @@ def load() -> str | None:
     options = ["-Wl,--no-as-needed", f"-L{libraries}", "-ltorch", "-ltorch_cpu"]
     path = build.library("fastlstm_simt", SOURCES, flags, options)
     torch.ops.load_library(str(path))
+    _loaded.append(ctypes.CDLL(str(path)))
+    _loaded[0].simt_launches.restype = ctypes.c_uint64
     ops.define("simt")
     layer_ops.define("simt")
     gpu_ops.register("simt", *gpu_ops.compiled("simt_kernels"), "CPU")
     return None
+
+
+def launches() -> int:
+    """How many kernels have run so far."""
+    return _loaded[0].simt_launches()
+
+
+@contextlib.contextmanager
+def simulated(seed: int = 0, **device: int):
+    """Run kernels in the order that a seed draws (0: in turns), on a device with some of `USUAL`
+    changed."""
+
+    def use(seed, settings):
+        _loaded[0].simt_set_seed(ctypes.c_uint64(seed))
+        for name, value in settings.items():
+            assert _loaded[0].simt_set_device(name.encode(), ctypes.c_int(value)), name
+
+    use(seed, device)
+    try:
+        yield
+    finally:
+        use(0, {name: USUAL[name] for name in device})

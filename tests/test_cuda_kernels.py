@@ -1,0 +1,213 @@
+"""The CUDA kernels, run on the CPU by tests/simt, against the float64 reference: every dtype, tile
+and option.
+
+Every tensor that torch allocates is filled with NaN beforehand, and so is shared memory.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from op_cases import Case, backward, by_id, check, draw, forward, sampled_cases, tape_of
+
+sys.path.insert(0, str(Path(__file__).parent / "simt"))
+import family
+
+pytestmark = [
+    pytest.mark.skipif(family.load() is not None, reason=str(family.load())),
+    pytest.mark.usefixtures("poisoned_empty"),
+]
+
+# The dtype of the tensors, and to what the tensor cores round the factors of products.
+KINDS = {
+    "float64": (torch.float64, None),
+    "float32": (torch.float32, None),
+    "tf32": (torch.float32, "tf32"),
+    "bfloat16": (torch.bfloat16, torch.bfloat16),
+    "float16": (torch.float16, torch.float16),
+}
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture(autouse=True)
+def precision():
+    before = torch.backends.cudnn.rnn.fp32_precision
+    torch.backends.cudnn.rnn.fp32_precision = "ieee"
+    yield
+    torch.backends.cudnn.rnn.fp32_precision = before
+
+
+def check_kind(case: Case, kind: str) -> None:
+    dtype, factors = KINDS[kind]
+    torch.backends.cudnn.rnn.fp32_precision = "tf32" if kind == "tf32" else "ieee"
+    wide = case.wide and dtype in (torch.bfloat16, torch.float16)
+    check(replace(case, dtype=dtype, wide=wide), "simt", factors=factors)
+
+
+SAMPLED = [c for c in sampled_cases("recurrence", 60, 5) if c.T * c.N * c.H <= 6_000]
+
+
+@kinds
+@pytest.mark.parametrize(**by_id(SAMPLED))
+def test_any_case(case, kind):
+    check_kind(case, kind)
+
+
+# With few multiprocessors the larger tiles serve even the sizes that a test can afford.
+TILES = {"narrow": 10_000, "medium": 4, "large": 1}
+
+
+@kinds
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize(("seed", "P"), [(1, None), (2, 70)])
+def test_every_tile_under_any_schedule(kind, tile, seed, P):
+    case = Case("recurrence", T=2, N=131, H=75, P=P, D=2, dtype=torch.float32, masks="random")
+    if kind == "float64":
+        case = replace(case, N=17)
+    with family.simulated(seed, multiprocessors=TILES[tile]):
+        check_kind(case, kind)
+
+
+@kinds
+def test_results_repeat_bit_by_bit_under_any_schedule(kind):
+    case = Case("recurrence", T=4, N=19, H=40, dtype=KINDS[kind][0], masks="random")
+    torch.backends.cudnn.rnn.fp32_precision = "tf32" if kind == "tf32" else "ieee"
+    arguments, gradients = draw(case)
+    found = []
+    for seed in range(4):
+        with family.simulated(seed):
+            results = forward(case, "simt", arguments)
+            results |= backward(case, "simt", arguments, gradients, tape_of(results))
+        found.append(results)
+    for other in found[1:]:
+        for name, value in other.items():
+            assert torch.equal(value, found[0][name]), name
+
+
+def strided(t: torch.Tensor) -> torch.Tensor:
+    """The same numbers, every second in memory and at an address that is not a multiple of 16."""
+    if t is None or t.dim() == 0:
+        return t
+    holder = t.new_zeros([*t.shape[:-1], 2 * t.shape[-1] + 1])
+    view = holder[..., 1::2]
+    view.copy_(t)
+    return view
+
+
+def shifted(t: torch.Tensor) -> torch.Tensor:
+    """The same numbers, contiguous, one element off the start of an allocation."""
+    if t is None:
+        return t
+    view = t.new_empty(t.numel() + 1)[1:].view(t.shape)
+    view.copy_(t)
+    return view
+
+
+@pytest.mark.parametrize("change", [strided, shifted])
+@pytest.mark.parametrize("P", [None, 8])
+def test_strides_and_addresses_do_not_matter(change, P):
+    case = Case("recurrence", T=3, N=5, H=16, P=P, D=2, dtype=torch.bfloat16, masks="random")
+    arguments, gradients = draw(case)
+    plain = forward(case, "simt", arguments)
+    plain |= backward(case, "simt", arguments, gradients, tape_of(plain))
+    other = forward(case, "simt", [change(a) for a in arguments])
+    tape = [change(t) for t in tape_of(other)]
+    other |= backward(
+        case, "simt", [change(a) for a in arguments], [change(g) for g in gradients], tape
+    )
+    for name, value in plain.items():
+        assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize(("T", "N"), [(0, 3), (3, 0), (0, 0)])
+def test_no_steps_and_no_rows_launch_nothing(T, N):
+    case = Case("recurrence", T=T, N=N, H=5, P=2, D=2, dtype=torch.float32)
+    before = family.launches()
+    check(case, "simt")
+    assert family.launches() == before
+
+
+@pytest.mark.parametrize("gradients", range(16))
+def test_gradients_that_are_not_there(gradients):
+    case = Case("recurrence", T=3, N=4, H=7, dtype=torch.float32, gradients=gradients)
+    check(case, "simt")
+    check(replace(case, P=3, masks="random"), "simt")
+
+
+def test_lengths_out_of_range_are_clamped():
+    case = Case("recurrence", T=4, N=4, H=6, D=2, dtype=torch.float64)
+    arguments, gradients = draw(case)
+    arguments[5] = torch.tensor([-3, 0, 4, 9])
+    clamped = [*arguments[:5], torch.tensor([0, 0, 4, 4]), None]
+    for given in (arguments, clamped):
+        results = forward(case, "simt", given)
+        results |= backward(case, "simt", given, gradients, tape_of(results))
+        if given is clamped:
+            for name, value in results.items():
+                assert torch.equal(value, first[name]), name
+        first = results
+
+
+def test_one_launch_a_step_for_both_directions():
+    case = Case("recurrence", T=6, N=3, H=8, D=2, dtype=torch.float32)
+    arguments, gradients = draw(case)
+    before = family.launches()
+    results = forward(case, "simt", arguments)
+    assert family.launches() - before == 1 + case.T
+    before = family.launches()
+    backward(case, "simt", arguments, gradients, tape_of(results))
+    # Beside the steps: the weights transposed, the first states, the initial states.
+    assert family.launches() - before == 2 + case.T + 1
+
+
+@pytest.mark.parametrize("which", ["forward", "backward"])
+def test_a_launch_that_fails_is_named_with_its_sizes(which):
+    case = Case("recurrence", T=2, N=3, H=8, P=4, dtype=torch.float32)
+    arguments, gradients = draw(case)
+    tape = tape_of(forward(case, "reference", arguments))
+    run = {
+        "forward": lambda: forward(case, "simt", arguments),
+        "backward": lambda: backward(case, "simt", arguments, gradients, tape),
+    }[which]
+    invalid_configuration = 9
+    kernel = "copy_matrix" if which == "backward" else "forward_kernel_start"
+    expected = rf"launching lstm_(kernel_)?{kernel} for T=2, N=3, D=1, H=8, P=4: .*configuration"
+    with (
+        family.simulated(fail_launch=invalid_configuration),
+        pytest.raises(RuntimeError, match=expected),
+    ):
+        run()
+    run()
+    check(case, "simt")
+
+
+def test_too_little_shared_memory_is_an_error():
+    case = Case("recurrence", T=2, N=200, H=130, dtype=torch.bfloat16)
+    arguments, _ = draw(case)
+    with (
+        family.simulated(multiprocessors=1, max_shared_opt_in=50 << 10),
+        pytest.raises(RuntimeError, match="lstm_forward_kernel_step for T=2, N=200, D=1, H=130"),
+    ):
+        forward(case, "simt", arguments)
+
+
+WRONG = {
+    "gates_x": (0, lambda t: t[..., :-1], "gates_x has shape"),
+    "h0": (1, lambda t: t[:, :2], r"h0 has shape \(1, 2, 5\), expected \(1, 3, 5\)"),
+    "c0": (2, lambda t: t.double(), "c0 has a dtype that does not fit"),
+    "weight_hh": (3, lambda t: t.to("meta"), "weight_hh is on|device"),
+    "lengths": (5, lambda _: torch.zeros(3, dtype=torch.int32), "lengths has a dtype"),
+    "reset_mask": (6, lambda _: torch.zeros(4, 3), "reset_mask has a dtype"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments_are_named(name):
+    case = Case("recurrence", T=4, N=3, H=5, dtype=torch.float32)
+    arguments, _ = draw(case)
+    place, change, message = WRONG[name]
+    arguments[place] = change(arguments[place])
+    with pytest.raises(RuntimeError, match=message):
+        forward(case, "simt", arguments)
