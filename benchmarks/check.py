@@ -98,17 +98,20 @@ def judge(
     base_errors: Mapping[str, float],
     reference: Mapping[str, Tensor],
     dtype: torch.dtype,
+    roundoff: float | None = None,
 ) -> float:
     """The largest share of its budget that any tensor of ``got`` used; raises `WrongResult` where
-    that is over 1.
+    that is over 1. ``roundoff``: u of the budget, by default that of ``dtype``.
     """
+    if roundoff is None:
+        roundoff = torch.finfo(dtype).eps / 2
     used = 0.0
     missing = base_errors.keys() - got.keys()
     if missing:
         raise WrongResult(f"{peer}: gives no {', '.join(sorted(missing))}")
     for name, error in errors(got, reference).items():
         scale = float(reference[name].abs().max()) if reference[name].numel() else 0.0
-        budget = 2 * base_errors[name] + torch.finfo(dtype).eps / 2 * scale
+        budget = 2 * base_errors[name] + roundoff * scale
         # Written so that a NaN error fails.
         if not error <= budget:
             raise WrongResult(

@@ -7,8 +7,9 @@ reason in place of a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -38,26 +39,26 @@ class Problem:
 
     @classmethod
     def make(cls, case: Case, dtype: torch.dtype, device: str = "cpu") -> Problem:
-        """Drawn from a fixed seed on the CPU: x and w from N(0, 1), weights as nn.LSTM initialises
-        them, then rounded.
+        """Drawn from a fixed seed on the device: x and w from N(0, 1), weights as nn.LSTM
+        initialises them, then rounded.
         """
+        where = torch.device(device)
         generator = torch.Generator().manual_seed(0)
-        with torch.random.fork_rng(devices=[]):
+        drawn = {"generator": torch.Generator(device).manual_seed(0), "device": device}
+        with torch.random.fork_rng(devices=[] if where.type == "cpu" else [where.index or 0]):
             torch.manual_seed(0)
-            state_dict = lstm_like(nn.LSTM, case).state_dict()
-        x = torch.randn(case.T, case.N, case.I, generator=generator)
+            state_dict = lstm_like(nn.LSTM, case, device=device).state_dict()
+        x = torch.randn(case.T, case.N, case.I, **drawn)
         lengths = packing = reset_mask = None
         if case.variant in ("packed", "lengths"):
             lengths = torch.linspace(case.T / 4, case.T, case.N).round().long()
             lengths = lengths[torch.randperm(case.N, generator=generator)]
         if case.variant == "packed":
-            packing = pack_padded_sequence(x, lengths, enforce_sorted=False).to(device)
+            packing = pack_padded_sequence(x, lengths, enforce_sorted=False)
             x = packing.data
-        w = torch.randn(*x.shape[:-1], case.D * case.output_size, generator=generator)
+        w = torch.randn(*x.shape[:-1], case.D * case.output_size, **drawn)
         if case.variant == "resets":
-            reset_mask = (torch.rand(case.T, case.N, generator=generator) < RESET_PROBABILITY).to(
-                device
-            )
+            reset_mask = torch.rand(case.T, case.N, **drawn) < RESET_PROBABILITY
         weights = {name: value.to(device, dtype) for name, value in state_dict.items()}
         return cls(
             case,
@@ -71,15 +72,19 @@ class Problem:
             reset_mask,
         )
 
-    def as_float64(self) -> Problem:
-        """The same numbers, exactly, in float64."""
+    def to(self, dtype: torch.dtype) -> Problem:
+        """The same numbers in ``dtype``."""
         return replace(
             self,
-            dtype=torch.float64,
-            x=self.x.double(),
-            output_weight=self.output_weight.double(),
-            state_dict={name: value.double() for name, value in self.state_dict.items()},
+            dtype=dtype,
+            x=self.x.to(dtype),
+            output_weight=self.output_weight.to(dtype),
+            state_dict={name: value.to(dtype) for name, value in self.state_dict.items()},
         )
+
+    def as_float64(self) -> Problem:
+        """The same numbers, exactly, in float64."""
+        return self.to(torch.float64)
 
 
 def lstm_like(cls: type[nn.LSTM], case: Case, **options) -> nn.LSTM:
@@ -102,7 +107,7 @@ class Peer:
     """
 
     name = ""
-    devices: tuple[str, ...] = ("cpu",)
+    devices: tuple[str, ...] = ("cpu", "cuda")
     variants: tuple[str, ...] = ()
 
     def reject(self, case: Case, dtype: torch.dtype, device: str) -> str | None:
@@ -122,9 +127,11 @@ class TorchLSTM(Peer):
     name = "nn.LSTM"
     variants = ("plain", "bidirectional", "layers3", "proj", "packed", "lengths")
     module_class: type[nn.LSTM] = nn.LSTM
+    options: Mapping[str, object] = MappingProxyType({})
 
     def build(self, problem: Problem) -> Runner:
-        module = lstm_like(self.module_class, problem.case).to(problem.dtype).to(problem.device)
+        options = {"device": problem.device, "dtype": problem.dtype, **self.options}
+        module = lstm_like(self.module_class, problem.case, **options)
         module.load_state_dict(problem.state_dict)
         return Runner(module, self.forward_of(module, problem), dict(module.named_parameters()))
 
@@ -192,26 +199,42 @@ class CellLoop(Peer):
 
 
 class FastLSTM(TorchLSTM):
-    """fastlstm.FastLSTM with the backend that it chooses itself."""
+    """fastlstm.FastLSTM with the backend that it chooses itself, or with one that is named."""
 
     name = "FastLSTM"
     variants = (*TorchLSTM.variants, "resets")
 
+    def __init__(self, backend: str = "auto") -> None:
+        self.options = {"backend": backend}
+
+    def build(self, problem: Problem) -> Runner:
+        import fastlstm
+
+        self.module_class = fastlstm.FastLSTM
+        return super().build(problem)
+
     def reject(self, case: Case, dtype: torch.dtype, device: str) -> str | None:
         try:
-            import fastlstm
-
-            self.module_class = fastlstm.FastLSTM
+            import fastlstm  # noqa: F401
         except Exception as error:
             # A broken build must cost a row, and not the run.
             return f"fastlstm cannot be imported: {type(error).__name__}: {error}"
+        backend = self.options["backend"]
+        if backend != "auto":
+            from fastlstm import backends
+
+            try:
+                backends.select(backend, backends.Call.of(device, dtype))
+            except (RuntimeError, ValueError) as error:
+                return str(error)
         return super().reject(case, dtype, device)
 
     def forward_of(
         self, module: nn.LSTM, problem: Problem
     ) -> Callable[[Tensor], tuple[Tensor, ...]]:
         if problem.case.variant == "lengths":
-            return lambda x: flat(module(x, lengths=problem.lengths))
+            lengths = problem.lengths.to(problem.device)
+            return lambda x: flat(module(x, lengths=lengths))
         if problem.case.variant == "resets":
             return lambda x: flat(module(x, reset_mask=problem.reset_mask))
         return super().forward_of(module, problem)

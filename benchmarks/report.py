@@ -41,6 +41,20 @@ _TIME_KEYS = {
     "q75_s": float,
     "max_s": float,
 }
+_GPU_ROW_KEYS = _CASE_KEYS | {
+    "part": str,
+    "dtype": str,
+    "mode": str,
+    "device": str,
+    "status": str,
+    "times": dict,
+    "ratios": dict,
+    "notes": dict,
+    "peak_bytes": dict,
+}
+_GPU_KEYS = {"baseline": str, "checked_T": int, "floor_s": float, "floor_share": dict}
+_RATIO_KEYS = {"of": str, "ratio": float, "paired": float, "low": float, "high": float}
+_KINDS = ("speed", "memory", "gpu")
 _TOP_KEYS = {
     "schema": int,
     "kind": str,
@@ -67,14 +81,14 @@ def require(block: object, keys: dict[str, type], where: str) -> None:
 
 
 def validate(result: object) -> None:
-    """ValueError unless ``result`` is a results file of schema 1, ``kind`` ``speed`` or
-    ``memory``.
+    """ValueError unless ``result`` is a results file of schema 1, ``kind`` ``speed``, ``memory`` or
+    ``gpu``.
     """
     require(result, _TOP_KEYS, "results")
-    if result["schema"] != SCHEMA or result["kind"] not in ("speed", "memory"):
+    if result["schema"] != SCHEMA or result["kind"] not in _KINDS:
         raise ValueError(
             f"results: schema {result['schema']!r}, kind {result['kind']!r}, "
-            f"expected {SCHEMA}, speed or memory"
+            f"expected {SCHEMA} and one of {', '.join(_KINDS)}"
         )
     require(
         result["machine"],
@@ -83,13 +97,16 @@ def validate(result: object) -> None:
     )
     for index, row in enumerate(result["rows"]):
         where = f"rows[{index}]"
-        require(row, _ROW_KEYS, where)
+        require(row, _GPU_ROW_KEYS if result["kind"] == "gpu" else _ROW_KEYS, where)
+        keys = {"speed": _SPEED_KEYS, "memory": _MEMORY_KEYS, "gpu": _GPU_KEYS}[result["kind"]]
         if row["status"] == "failed":
             require(row, {"error": str}, where)
         elif row["status"] == "ok":
-            require(row, _SPEED_KEYS if result["kind"] == "speed" else _MEMORY_KEYS, where)
+            require(row, keys, where)
             for peer, times in row.get("times", {}).items():
                 require(times, _TIME_KEYS, f"{where}.times[{peer}]")
+            for peer, ratio in row.get("ratios", {}).items():
+                require(ratio, _RATIO_KEYS, f"{where}.ratios[{peer}]")
         else:
             raise ValueError(f"{where}: status {row['status']!r}, expected ok or failed")
 
@@ -261,14 +278,17 @@ def markdown(result: dict) -> str:
         f"torch {machine['torch']}, commit {machine['commit']}, {result['settings']['date']}; "
         f"ratio = {meaning}"
     ]
-    for title, header, lines, _ in tables(result):
-        body = [header, ["---"] * len(header), *lines]
-        rows = [
-            "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
-            for line in body
-        ]
-        parts.append("\n".join([f"**{title}**", "", *rows]))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *map(markdown_table, tables(result))]) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    title, header, lines, _ = table
+    body = [header, ["---"] * len(header), *lines]
+    rows = [
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+        for line in body
+    ]
+    return "\n".join([f"**{title}**", "", *rows])
 
 
 def write(result: dict, path: Path) -> None:

@@ -82,27 +82,31 @@ def interleave(
     min_reps: int = MIN_REPS,
     max_reps: int = MAX_REPS,
     clock: Callable[[], float] = time.perf_counter,
+    measure: Callable[[Task], float] | None = None,
 ) -> dict[str, list[float]]:
     """Times of every task in seconds, one per round: A B, B A, A B, … until ``seconds`` are spent.
 
     At least ``min_reps`` rounds are made whatever they cost, at most ``max_reps``. Element k of
-    every list is of round k.
+    every list is of round k. ``measure``: gives the seconds of a task in place of `once`; the
+    warm-up is then left to the caller.
     """
     synchronize = synchronizer(device)
+    warm_up = measure is None
+    measure = measure or (lambda task: once(task, synchronize, clock))
     times: dict[str, list[float]] = {name: [] for name in tasks}
     with collector_off():
-        for task in tasks.values():
+        for task in tasks.values() if warm_up else ():
             warm_until = clock() + WARM_UP_SECONDS
-            once(task, synchronize, clock)
+            measure(task)
             while clock() < warm_until:
-                once(task, synchronize, clock)
+                measure(task)
         order = list(tasks)
         stop = clock() + seconds
         for rounds in range(max_reps):
             if rounds >= min_reps and clock() >= stop:
                 break
             for name in order:
-                times[name].append(once(tasks[name], synchronize, clock))
+                times[name].append(measure(tasks[name]))
             order.reverse()
     return times
 

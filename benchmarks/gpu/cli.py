@@ -1,0 +1,182 @@
+"""The command line: ``./run gpu``, which is ``python -m benchmarks.gpu``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.gpu import cells, device, fake, plan, report
+from benchmarks.gpu.journal import Journal, last_stamp, stamp_of
+from benchmarks.machine import ROOT
+
+WORK = ROOT / "build" / "gpu"
+DRY_WORK = ROOT / "build" / "gpu-dry"
+RESULTS = ROOT / "benchmarks" / "results"
+DESCRIBE_SECONDS = 180.0
+DRY_CELLS = 4
+OK, FAILED, NO_GPU, INCOMPLETE = 0, 1, 2, 3
+
+EPILOG = """\
+parts, in the order in which a run without arguments takes them:
+  build       the compiled library, for this GPU's architecture alone
+  tests       tests/gpu: both backends against float64 references
+  bench bf16  the grid of shapes, FastLSTM by each backend beside nn.LSTM; also bench fp32
+              (full float32), bench fp16, bench tf32, and bench alone for all four
+  sanitizer   compute-sanitizer's memcheck, racecheck, synccheck, initcheck on tiny shapes
+  edges       odd sizes, packed, projection, layers, directions, resets, autocast, one step
+  profile     kernel times of a few shapes, the names of cuDNN's kernels, ncu where it is
+  report      tables and picture from all that is there; it also ends every other run
+
+examples:
+  ./run gpu                            all, as far as nine minutes go; again goes on from there
+  ./run gpu tests                      one part
+  ./run gpu tests --tests 'graph'      some of the tests, as pytest -k
+  ./run gpu bench bf16 --slice 1/2     half of a part; --slice 2/2 is the other
+  ./run gpu bench bf16 fp32 --minutes 20
+  ./run gpu report                     from the journal of another machine, without a GPU
+  ./run gpu --dry-run                  the whole program on a machine without a GPU
+
+What is finished is kept in build/gpu/journal.jsonl, one line for each cell and test, and is not run
+again while the kernels' sources, the GPU and torch are the same (--fresh begins anew). A contender
+that crashes or hangs costs its own cell. To go on with it on another machine, take that file along.
+Results are benchmarks/results/<gpu>-<commit>.{json,md,png}; with --out DIR, or OUT=DIR in the
+environment, they go there, and with them the journal and the logs.
+
+exit status: 0 all that was asked for is done and right; 1 something is wrong (a result, a test, a
+report of the sanitizer, a crash); 2 a wrong argument, or no GPU; 3 nothing is wrong, but not all is
+done: run it again.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="./run gpu",
+        description="Tests and benchmarks on a GPU, in parts that can be run again and go on.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="see below; default: all")
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help="what the run may take (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--slice", default="1/1", metavar="K/N", help="the K-th of N shares of cells"
+    )
+    parser.add_argument("--cells", type=int, metavar="COUNT", help="no more cells of a part")
+    parser.add_argument(
+        "--cell-seconds", type=float, default=1.2, help="measured calls of a cell (%(default)g)"
+    )
+    parser.add_argument("--tests", metavar="EXPRESSION", help="these tests, as pytest -k")
+    parser.add_argument("--fresh", action="store_true", help="forget what earlier runs finished")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="the CPU in the GPU's place, tiny shapes"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for results, journal, logs")
+    parser.add_argument(
+        "--commit", help="the commit's name, where git is not at hand (or FASTLSTM_COMMIT)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    started = time.time()
+    try:
+        parts = plan.parse_parts(args.parts)
+        share = cells.parse_share(args.slice)
+    except ValueError as error:
+        parser.error(str(error))
+    if not args.minutes > 0:
+        parser.error(f"minutes: got {args.minutes:g}, expected more than 0")
+    given = args.out or (Path(os.environ["OUT"]) if os.environ.get("OUT") else None)
+    out = None if given is None else given.resolve()
+    if args.dry_run and out == RESULTS:
+        parser.error(f"out: a dry run measures nothing, and {RESULTS} is for measurements")
+    if parts == ["report"] and not args.dry_run:
+        return only_report(args, out)
+    reason = None if args.dry_run else device.missing_gpu()
+    if reason:
+        print(
+            f"fastlstm: no GPU to run on: {reason}.\n"
+            "Run this on a machine with an NVIDIA GPU (compute capability 8.0 or later) and a "
+            "torch with CUDA, or see the program at work with ./run gpu --dry-run.",
+            file=sys.stderr,
+        )
+        return NO_GPU
+    work = (out or DRY_WORK) if args.dry_run else WORK
+    if args.dry_run:
+        os.environ[fake.VARIABLE] = "1"
+        args.cells = DRY_CELLS if args.cells is None else args.cells
+    described = describe(args.commit)
+    if described is None:
+        return FAILED
+    journal_path = work / "journal.jsonl"
+    if args.fresh:
+        for path in (journal_path, *([out / "journal.jsonl"] if out else [])):
+            path.unlink(missing_ok=True)
+    mirror = out / "journal.jsonl" if out is not None and out != work else None
+    journal = Journal(journal_path, stamp_of(described, args.dry_run), mirror)
+    journal.append("session", "session", machine=described, parts=parts)
+    context = plan.Context(
+        journal,
+        logs=(out or work) / "logs",
+        dry=args.dry_run,
+        stop=started + 60 * args.minutes,
+        architecture=device.architecture(described["capability"]),
+        share=share,
+        most_cells=args.cells,
+        cell_seconds=0.01 if args.dry_run else args.cell_seconds,
+        tests=args.tests,
+    )
+    states = plan.run_parts(context, parts, started + 60 * args.minutes)
+    if "build" in states:  # only now is there something to say of the library
+        described["fastlstm"] = machine.fastlstm_report()
+        journal.append("session", "session", machine=described, parts=parts)
+    final = out or (work if args.dry_run else RESULTS)
+    report.write(journal, final, time.time() - started)
+    return status_of(states)
+
+
+def status_of(states: dict[str, str]) -> int:
+    if "failed" in states.values():
+        return FAILED
+    return INCOMPLETE if {"cut", "skipped"} & set(states.values()) else OK
+
+
+def only_report(args: argparse.Namespace, out: Path | None) -> int:
+    """Write the results of a journal that may come from another machine."""
+    path = next(
+        (p / "journal.jsonl" for p in (out, WORK) if p and (p / "journal.jsonl").exists()), None
+    )
+    stamp = None if path is None else last_stamp(path)
+    if stamp is None:
+        print(f"fastlstm: no run to report on in {out or WORK}", file=sys.stderr)
+        return NO_GPU
+    report.write(Journal(path, stamp), out or RESULTS, 0.0, args.commit)
+    return OK
+
+
+def describe(commit: str | None) -> dict[str, object] | None:
+    """The machine, asked in a process of its own: this one must not hold the GPU."""
+    command = [sys.executable, "-m", "benchmarks.gpu.session"]
+    env = os.environ | ({"FASTLSTM_COMMIT": commit} if commit else {})
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=DESCRIBE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        print(f"fastlstm: the GPU did not answer in {DESCRIBE_SECONDS:.0f} s", file=sys.stderr)
+        return None
+    try:
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        print(f"fastlstm: the GPU cannot be used:\n{done.stderr[-2000:]}", file=sys.stderr)
+        return None

@@ -1,0 +1,78 @@
+"""What a dry run puts in the place of the GPU backends, and of the sizes of the grid.
+
+A dry run shows that the program runs to its end and that its tests and checks hold together; it
+says nothing about a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from dataclasses import replace
+
+from benchmarks.shapes import Case
+
+VARIABLE = "FASTLSTM_GPU_DRY"
+BACKENDS = ("cuda", "triton")
+
+
+def is_dry() -> bool:
+    return os.environ.get(VARIABLE) == "1"
+
+
+def prepare_environment() -> None:
+    """What must stand before the first import of Triton: its interpreter, which runs on the CPU."""
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+def stand_ins() -> dict[str, str]:
+    """The family of ops that runs on the CPU in each backend's place: the CUDA sources compiled for
+    the CPU, the Triton kernels in Triton's interpreter, or the reference where there is neither.
+    """
+    from fastlstm.ops import FAMILIES
+
+    interpreter = "triton" in FAMILIES and importlib.util.find_spec("triton") is not None
+    return {
+        "cuda": "simt" if "simt" in FAMILIES else "reference",
+        "triton": "triton" if interpreter else "reference",
+    }
+
+
+def fake_backends() -> dict[str, str]:
+    """Put rows for the GPU backends into fastlstm's table that serve the CPU; gives their families.
+
+    For the rest of the process: only a child of a dry run calls it.
+    """
+    from fastlstm import backends
+
+    families = stand_ins()
+
+    def reject(call):
+        return None if call.dtype in backends.DTYPES else f"no {call.dtype} in a dry run"
+
+    rows = [backends.Backend(name, family, reject) for name, family in families.items()]
+    kept = [row for row in backends.TABLE if row.name not in families]
+    backends.TABLE = (*rows, *kept)
+    backends.NAMES = ("auto", *(row.name for row in backends.TABLE))
+    return families
+
+
+def shrink(case: Case) -> Case:
+    """A case that the CPU runs at once, different for different sizes of the grid: T <= 6, N <= 5,
+    H <= 24.
+    """
+
+    def scaled(value: int, low: int, high: int, most: int) -> int:
+        share = math.log2(max(value, low) / low) / math.log2(high / low)
+        return 1 + round(min(share, 1.0) * (most - 1))
+
+    H = scaled(case.H, 32, 2048, 24)
+    return replace(
+        case,
+        T=scaled(case.T, 32, 1024, 6),
+        N=scaled(case.N, 1, 256, 5),
+        H=H,
+        I=H,
+        P=max(1, H // 2) if case.P else 0,
+    )

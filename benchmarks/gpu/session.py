@@ -1,0 +1,21 @@
+"""Prints what the numbers are taken on, one line of JSON: ``python -m benchmarks.gpu.session``."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from benchmarks import machine
+from benchmarks.gpu import fake
+from benchmarks.gpu.device import open_device
+
+
+def collect() -> dict[str, object]:
+    """The ``machine`` block of the results: that of a run on the CPU, and the GPU's."""
+    described = {**machine.describe(), **open_device(fake.is_dry()).describe()}
+    described["commit"] = os.environ.get("FASTLSTM_COMMIT") or described["commit"]
+    return described
+
+
+if __name__ == "__main__":
+    print(json.dumps(collect()))
