@@ -59,9 +59,9 @@ Tensor scratch(const Tensor& like, size_t bytes) {
 ForwardResults cuda_forward(
     Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr, OptionalTensor lengths,
     OptionalTensor reset_mask, bool save_tape, bool save_cells, bool tf32) {
-  const OnDevice device(gates_x);
   ForwardStart start = start_forward(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, save_cells);
   if (start.done) return start.results();
+  const OnDevice device(h0);
   Held held;
   cuda::ForwardArgs args{};
   args.sizes = start.sizes;
@@ -89,10 +89,10 @@ BackwardResults cuda_backward(
     OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor dcells, OptionalTensor dgates_out,
     Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr, Tensor cells, Tensor gates, OptionalTensor lengths,
     OptionalTensor reset_mask, bool wide_gates, bool tf32) {
-  const OnDevice device(gates);
   BackwardStart start = start_backward(doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, cells, gates,
                                        lengths, reset_mask, wide_gates);
   if (start.done) return start.results();
+  const OnDevice device(h0);
   Held held;
   cuda::BackwardArgs args{};
   args.sizes = start.sizes;

@@ -60,7 +60,7 @@ def _forward(
 ):  # fmt: skip
     product = _product_dtype(x.dtype, wide_products)
     wide = reference.accumulation_dtype(x.dtype)
-    weight = torch.cat([w for w in (weight_ih, weight_ih_reverse) if w is not None]).to(product).t()
+    weight = _stacked(weight_ih, weight_ih_reverse).flatten(0, 1).to(product).t()
     biases = _stacked(bias_ih, bias_ih_reverse), _stacked(bias_hh, bias_hh_reverse)
     biases = [b.to(wide).flatten() for b in biases if b is not None]
     rows = x.to(product).flatten(0, 1)
@@ -91,8 +91,8 @@ def _backward(
     nothing = x.new_empty((0,))
     dx = dweight_ih = dweight_hh = dbias = dweight_hr = nothing
     if need_dx:
-        weights = torch.stack([w for w in (weight_ih, weight_ih_reverse) if w is not None])
-        dx = (dgates_x.flatten(2) @ weights.to(product).flatten(0, 1)).to(x.dtype)
+        weights = _stacked(weight_ih, weight_ih_reverse).flatten(0, 1)
+        dx = (dgates_x.flatten(2) @ weights.to(product)).to(x.dtype)
     if need_dweights:
         if lengths is not None:
             lengths = lengths.clamp(0, T)
