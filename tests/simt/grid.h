@@ -52,7 +52,7 @@ struct Thread {
   struct Seen {
     const void* address = nullptr;
     uint64_t value = 0;
-  } seen[8];           // the values that it polled last
+  } seen[16];          // the values that it polled last
   unsigned polls = 0;  // since it last waited for something new
 };
 

@@ -9,8 +9,8 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 // Leaks are not looked for: stacks and tables are kept for the next launch.
-extern "C" const char* __asan_default_options() { return "exitcode=75:detect_leaks=0:abort_on_error=0"; }
-extern "C" const char* __ubsan_default_options() { return "print_stacktrace=1"; }
+extern "C" SIMT_EXPORT const char* __asan_default_options() { return "exitcode=75:detect_leaks=0:abort_on_error=0"; }
+extern "C" SIMT_EXPORT const char* __ubsan_default_options() { return "print_stacktrace=1"; }
 static_assert(simt::kSanitizer == 75, "the exit code above");
 #endif
 

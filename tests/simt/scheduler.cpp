@@ -17,10 +17,10 @@ namespace simt {
 namespace {
 
 // How often all who poll may look again, while nobody changes anything, before that is a deadlock.
-constexpr unsigned kIdleRounds = 256;
+constexpr unsigned kIdleRounds = 64;
 constexpr uint64_t kIdlePolls = 20'000'000;
 // A thread that polls more places than it remembers takes a break all the same.
-constexpr unsigned kPollsInARow = 1000;
+constexpr unsigned kPollsInARow = 200;
 
 enum class Manner { turns, any_warp, warps_ahead, blocks_ahead };
 
@@ -69,10 +69,17 @@ void set_ready(Warp& warp, uint32_t lanes) {
   enlist(s.ready, &Warp::ready_slot, warp);
 }
 
-void wake_pollers(Warp& warp) {
-  set_ready(warp, warp.polling);
-  warp.polling = 0;
-  delist(s.polling, &Warp::polling_slot, warp);
+void wake_pollers(Warp& warp, uint32_t lanes) {
+  set_ready(warp, lanes);
+  warp.polling &= ~lanes;
+  if (!warp.polling) delist(s.polling, &Warp::polling_slot, warp);
+}
+
+unsigned some_lane(uint32_t lanes) {
+  if (!adversarial()) return static_cast<unsigned>(__builtin_ctz(lanes));
+  const unsigned from = draw(kLanes);
+  const uint32_t above = lanes >> from << from;
+  return static_cast<unsigned>(__builtin_ctz(above ? above : lanes));
 }
 
 void draw_priority(Warp& warp) {
@@ -135,7 +142,9 @@ void land_at_random() {
 Warp* next_warp() {
   if (adversarial()) {
     if (!s.polling.empty() && draw(8) == 0) {
-      wake_pollers(*s.polling[draw(static_cast<unsigned>(s.polling.size()))]);
+      // One look at most for eight turns: all would keep each other from coming to rest.
+      Warp& warp = *s.polling[draw(static_cast<unsigned>(s.polling.size()))];
+      wake_pollers(warp, 1u << some_lane(warp.polling));
     }
     land_at_random();
   }
@@ -144,13 +153,6 @@ Warp* next_warp() {
   if (!s.favoured || !s.favoured->ready || over) s.favoured = choose_warp();
   if (s.turns_left > 0) --s.turns_left;
   return s.favoured;
-}
-
-unsigned next_lane(uint32_t lanes) {
-  if (!adversarial()) return static_cast<unsigned>(__builtin_ctz(lanes));
-  const unsigned from = draw(kLanes);
-  const uint32_t above = lanes >> from << from;
-  return static_cast<unsigned>(__builtin_ctz(above ? above : lanes));
 }
 
 void thread_main() {
@@ -162,7 +164,7 @@ void thread_main() {
 }
 
 void take_turn(Warp& warp) {
-  const unsigned lane = next_lane(warp.ready);
+  const unsigned lane = some_lane(warp.ready);
   Thread& thread = warp.thread(lane);
   warp.ready &= ~(1u << lane);
   if (!warp.ready) delist(s.ready, &Warp::ready_slot, warp);
@@ -187,7 +189,7 @@ void take_turn(Warp& warp) {
 bool go_on() {
   if (adversarial() ? land_one_store() : land_all_stores()) return true;
   if (s.polling.empty() || ++s.idle_rounds > kIdleRounds) return false;
-  while (!s.polling.empty()) wake_pollers(*s.polling.back());
+  while (!s.polling.empty()) wake_pollers(*s.polling.back(), s.polling.back()->polling);
   return true;
 }
 
@@ -293,11 +295,13 @@ void make_ready(Thread& thread) { set_ready(*thread.warp, 1u << thread.lane); }
 
 bool saw(const void* address, uint64_t value, const char* what, const Place& place) {
   Thread& thread = self();
-  auto& seen = thread.seen[reinterpret_cast<uintptr_t>(address) / 4 % 8];
+  auto& seen = thread.seen[reinterpret_cast<uintptr_t>(address) / 4 % 16];
   const bool nothing_new = seen.address == address && seen.value == value;
   seen = {address, value};
   thread.wait = {what, place, address, value};
-  if (++s.idle_polls > kIdlePolls) fail(Failure::deadlock, "threads poll and nothing changes", place);
+  if (++s.idle_polls > kIdlePolls) {
+    fail(Failure::deadlock, "threads poll and nothing changes" + describe_waits(s.resident), place);
+  }
   if (!nothing_new && ++thread.polls < kPollsInARow) return false;
   thread.polls = 0;
   thread.warp->polling |= 1u << thread.lane;

@@ -82,10 +82,9 @@ void land(Thread& thread, size_t i) {
 }
 
 std::string waits_for(const Thread& thread) {
-  const Warp& warp = *thread.warp;
-  std::string line = warp.polling >> thread.lane & 1 ? " polls " : " waits in ";
-  line += std::string(thread.wait.what) + " at " + text(thread.wait.place);
-  if (warp.polling >> thread.lane & 1) line += ", and sees " + std::to_string(static_cast<int64_t>(thread.wait.value));
+  const bool polls = thread.wait.address != nullptr;
+  std::string line = std::string(polls ? " polls " : " waits in ") + thread.wait.what + " at " + text(thread.wait.place);
+  if (polls) line += ", and sees " + std::to_string(static_cast<int64_t>(thread.wait.value));
   for (const Mbarrier& mbarrier : thread.block->shared.mbarriers) {
     if (thread.block->shared.data() + mbarrier.offset != thread.wait.address) continue;
     line += ": phase " + std::to_string(mbarrier.phase) + " of the mbarrier made at " + text(mbarrier.made) + " lacks " +
