@@ -142,11 +142,11 @@ def draw(case: Case) -> tuple[list, list]:
     return arguments + draw_masks(case), present
 
 
-def to(dtype: torch.dtype | None, tensors) -> list:
-    """The tensors with floating-point numbers in `dtype`, or with None as they are."""
-    if dtype is None:
-        return list(tensors)
-    return [t.to(dtype) if t is not None and t.is_floating_point() else t for t in tensors]
+def to(dtype: torch.dtype | None, tensors, device: torch.device | str = "cpu") -> list:
+    """The tensors with floating-point numbers in `dtype`, or with None as they are, on a device."""
+    return [
+        t if t is None else t.to(device, dtype if t.is_floating_point() else None) for t in tensors
+    ]
 
 
 def op(entry: str, family: str, which: str):
@@ -192,11 +192,13 @@ def tape_of(results: dict) -> list[Tensor]:
     return [results[k] for k in ("output", "cells", "gates")]
 
 
-def run_both(case: Case, family: str, problem, tape, dtype=None) -> dict:
-    """What forward and backward give on a problem in `dtype` (None: as drawn), by name."""
-    arguments, gradients = (to(dtype, part) for part in problem)
+def run_both(case: Case, family: str, problem, tape, dtype=None, device="cpu") -> dict:
+    """What forward and backward give on a problem in `dtype` (None: as drawn), by name; run on a
+    device, brought back to the CPU."""
+    arguments, gradients = (to(dtype, part, device) for part in problem)
     results = forward(case, family, arguments)
-    return results | backward(case, family, arguments, gradients, to(dtype, tape))
+    results |= backward(case, family, arguments, gradients, to(dtype, tape, device))
+    return {name: value.cpu() for name, value in results.items()}
 
 
 @contextlib.contextmanager
@@ -255,10 +257,11 @@ def rounded_products(kind: torch.dtype | str | None):
         reference.product = exact
 
 
-def check(case: Case, family: str = "lstm", problem=None, *, factors=None) -> float:
+def check(case: Case, family: str = "lstm", problem=None, *, factors=None, device="cpu") -> float:
     """Hold a family's results on a case to the budget; returns the largest share of it used.
 
-    factors: the dtype, or "tf32", to which the family rounds the factors of products.
+    factors: the dtype, or "tf32", to which the family rounds the factors of products. device: where
+    the family runs; the reference runs on the CPU.
     """
     problem = problem or draw(case)
     measured, found = Measured(), None
@@ -275,7 +278,7 @@ def check(case: Case, family: str = "lstm", problem=None, *, factors=None) -> fl
         measured.add(low, oracle)
         if k == 0:
             wanted = torch.float64 if case.dtype == torch.float64 else None
-            found = run_both(case, family, drawn, tape, wanted), low, oracle
+            found = run_both(case, family, drawn, tape, wanted, device), low, oracle
     return judge(case, *found, measured)
 
 

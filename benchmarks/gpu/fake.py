@@ -6,11 +6,14 @@ says nothing about a GPU.
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import importlib
 import math
 import os
+import sys
 from dataclasses import replace
 
+from benchmarks.machine import ROOT
 from benchmarks.shapes import Case
 
 VARIABLE = "FASTLSTM_GPU_DRY"
@@ -26,17 +29,25 @@ def prepare_environment() -> None:
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+@functools.cache
 def stand_ins() -> dict[str, str]:
     """The family of ops that runs on the CPU in each backend's place: the CUDA sources compiled for
-    the CPU, the Triton kernels in Triton's interpreter, or the reference where there is neither.
+    the CPU (tests/simt), the Triton kernels in Triton's interpreter, or, where one of these cannot
+    be had, the reference.
     """
-    from fastlstm.ops import FAMILIES
+    from fastlstm import gpu_ops, triton_kernels
 
-    interpreter = "triton" in FAMILIES and importlib.util.find_spec("triton") is not None
-    return {
-        "cuda": "simt" if "simt" in FAMILIES else "reference",
-        "triton": "triton" if interpreter else "reference",
-    }
+    found = {"cuda": "reference", "triton": "reference"}
+    simt = ROOT / "tests" / "simt"
+    if (simt / "family.py").exists():
+        sys.path.insert(0, str(simt))
+        if importlib.import_module("family").load() is None:
+            found["cuda"] = "simt"
+    if triton_kernels.available() is None and os.environ.get("TRITON_INTERPRET") == "1":
+        functions = gpu_ops._triton_forward, gpu_ops._triton_backward
+        gpu_ops.register("triton", *functions, "CPU")
+        found["triton"] = "triton"
+    return found
 
 
 def fake_backends() -> dict[str, str]:

@@ -1,0 +1,107 @@
+"""What the tests on a GPU share: which of them run where, settings, and the journal of ./run gpu.
+
+Outside of ./run gpu this is an ordinary folder of tests. Under it, each test writes into a journal
+when it begins and when it has ended, runs only if it has not ended in an earlier run, and only in
+one of the processes that share the device.
+"""
+
+import os
+
+# Before the first call of cuBLAS: it is deterministic only with a workspace of its own.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import pytest
+import torch
+
+from benchmarks.gpu import fake, suite
+from benchmarks.gpu.device import open_device
+from benchmarks.gpu.journal import Journal
+from benchmarks.gpu.precision import fp32_precision
+
+if fake.is_dry():
+    fake.prepare_environment()
+    fake.fake_backends()
+
+HAVE_GPU = torch.cuda.is_available()
+CONTEXT_LOST = 70
+
+
+def pytest_configure(config):
+    # nn.LSTM does not keep bfloat16 weights in one piece, and says so.
+    config.addinivalue_line("filterwarnings", "ignore:RNN module weights are not part of single")
+    config.addinivalue_line("filterwarnings", "ignore:LSTM with projections is not supported with")
+    journal = Journal.from_environment()
+    if journal is not None:
+        shard = os.environ[suite.SHARD]
+        k, n = map(int, shard.split("/"))
+        prefix = suite.prefix(os.environ[suite.SALT], shard)
+        config.pluginmanager.register(Recorder(journal, prefix, (k, n)))
+
+
+@pytest.fixture(scope="session")
+def device():
+    """The device under test; in a dry run the CPU."""
+    return torch.device("cpu" if fake.is_dry() else "cuda")
+
+
+@pytest.fixture(params=fake.BACKENDS)
+def backend(request, device):
+    """Each GPU backend by name, where it serves this device."""
+    from fastlstm import backends
+
+    row = next(row for row in backends.TABLE if row.name == request.param)
+    reason = row.reject(backends.Call.of(device, torch.float32))
+    if reason:
+        pytest.skip(f"{request.param}: {reason}")
+    return request.param
+
+
+@pytest.fixture
+def real_gpu():
+    if not HAVE_GPU:
+        pytest.skip("a dry run has no GPU for this")
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    """float32 in full, also in nn.LSTM and in products; a test of TF32 asks for it."""
+    with fp32_precision("ieee"):
+        yield
+
+
+class Recorder:
+    """Selects the tests of one process, and writes into the journal what becomes of them."""
+
+    def __init__(self, journal: Journal, prefix: str, shard: tuple[int, int]) -> None:
+        self.journal, self.prefix, self.shard = journal, prefix, shard
+        self.reports: dict[str, list] = {}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config, items):
+        k, n = self.shard
+        done = set(suite.results(self.journal))
+        mine = [item for i, item in enumerate(items) if i % n == k - 1]
+        left = [item for item in mine if item.nodeid not in done]
+        config.hook.pytest_deselected(items=[item for item in items if item not in left])
+        items[:] = left
+
+    def pytest_runtest_logstart(self, nodeid):
+        self.reports[nodeid] = []
+        self.journal.mark(self.prefix + nodeid, "test")
+
+    def pytest_runtest_logreport(self, report):
+        self.reports[report.nodeid].append(report)
+
+    def pytest_runtest_logfinish(self, nodeid):
+        reports = self.reports.pop(nodeid)
+        worst = next((r for r in reports if r.failed), None)
+        skipped = next((r for r in reports if r.skipped), None)
+        shown = worst or skipped
+        outcome = "failed" if worst else "skipped" if skipped else "passed"
+        reason = shown.longrepr[2] if shown is skipped and shown else shown and shown.longreprtext
+        seconds = round(sum(r.duration for r in reports), 2)
+        given = {"outcome": outcome, "reason": (reason or "")[-1500:], "seconds": seconds}
+        self.journal.append("test", self.prefix + nodeid, **given)
+        # After a crashed kernel every later test would fail in this process.
+        if worst and HAVE_GPU and open_device(False).illness():
+            pytest.exit("the GPU cannot be used any more in this process", CONTEXT_LOST)
