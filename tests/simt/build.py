@@ -25,8 +25,8 @@ BUILD = ROOT / "build" / "simt"
 FLAGS = ["-std=c++17", "-g1", "-Wall", "-Wextra", "-fno-strict-aliasing", "-ffp-contract=off"]
 FLAGS += ["-fPIC", "-fvisibility=hidden"]
 PLAIN = ["-O2"]
-SANITIZE = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
-SANITIZE += ["-fno-sanitize-recover=all"]
+SANITIZE = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address"]
+SANITIZE_SOURCES = ["-fsanitize=undefined", "-fno-sanitize-recover=all"]  # not the harness
 INCLUDES = [HERE / "include", HERE.parent, ROOT / "csrc" / "cuda", ROOT / "csrc"]
 
 HARNESS = ["collectives", "fiber", "ptx", "runtime", "scheduler", "shared_memory", "tensor_core"]
@@ -110,31 +110,39 @@ def compile_object(source, flags):
     return target
 
 
-def link(name, sources, flags, options, sanitize):
+def link(name, sources, harness, flags, options, sanitize):
     if compiler() is None:
         raise RuntimeError("no C++ compiler on PATH, nor named by CXX")
-    flags = [*FLAGS, *(SANITIZE if sanitize else PLAIN), *flags]
-    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", "1"))) as pool:
-        objects = list(pool.map(lambda source: compile_object(source, flags), sources))
+    base = [*FLAGS, *(SANITIZE if sanitize else PLAIN)]
+    own = [*(SANITIZE_SOURCES if sanitize else []), *flags]
+    wanted = [(source, [*base, *own]) for source in sources] + [(file, base) for file in harness]
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count())) as pool:
+        objects = list(pool.map(lambda one: compile_object(*one), wanted))
     stem, suffix = os.path.splitext(name)
-    target = BUILD / "bin" / f"{stem}-{digest(compiler_version(), flags, options, objects)}{suffix}"
+    target = (
+        BUILD / "bin" / f"{stem}-{digest(compiler_version(), base, own, options, objects)}{suffix}"
+    )
     if fresh(target, target.with_suffix(target.suffix + ".json")) is None:
-        command = [compiler(), *flags, *options, *objects]
+        command = [compiler(), *base, *own, *options, *objects]
         make(target, command, f"linking {name}", lambda passing: objects)
     return target
 
 
-def executable(name, sources, flags=(), sanitize=False):
-    """Path of the program made of `sources`, which define main(), and the harness."""
-    return link(name, [*sources, *RUNNER], [*flags], [], sanitize)
+def executable(name, sources, flags=(), sanitize=False, harness=RUNNER):
+    """Path of the program made of `sources`, which define main(), and the harness.
+
+    `flags` are for `sources` only, and come after those that all files get.
+    """
+    return link(name, sources, harness, flags, [], sanitize)
 
 
 def library(name, sources, flags=(), options=(), sanitize=False):
     """Path of the shared library `name`.so made of `sources` and the harness.
 
-    Visible are the simt_* functions and what `sources` mark so. `options` go to the linker.
+    Visible are the simt_* functions and what `sources` mark so. `flags` are for `sources` only;
+    `options` go to the linker.
     """
-    return link(f"{name}.so", [*sources, *HARNESS], [*flags], ["-shared", *options], sanitize)
+    return link(f"{name}.so", sources, HARNESS, flags, ["-shared", *options], sanitize)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+// Runs csrc/cuda's recurrence on the arrays of a problem, each in memory of its own and of exactly its size, the workspace
+// too: built with AddressSanitizer, this sees what the kernels read or write beside any of them.
+#include <cuda_runtime.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "recurrence.h"
+#include "simt/problem.h"
+
+namespace {
+
+using namespace fastlstm;
+using simt::Problem;
+
+// Filled with 0xFF: what is used before it was written shows as NaN.
+class Workspace {
+ public:
+  explicit Workspace(size_t bytes) {
+    if (posix_memalign(&data_, 256, bytes) != 0) std::abort();
+    std::memset(data_, 0xff, bytes);
+  }
+  ~Workspace() { std::free(data_); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  void* data() const { return data_; }
+
+ private:
+  void* data_ = nullptr;
+};
+
+template <class Args>
+void set_common(const Problem& p, Args& args) {
+  args.sizes = {p.integer("T"), p.integer("N"), p.integer("D"), p.integer("H"), p.integer("P")};
+  args.dtype = static_cast<DType>(p.integer("dtype"));
+  args.tf32 = p.integer("tf32") != 0;
+  args.wide_gates = p.integer("wide") != 0;
+  args.c0 = p.array<void>("c0");
+  args.weight_hh = p.array<void>("weight_hh");
+  args.weight_hr = p.array<void>("weight_hr");
+  args.cells = p.array<void>("cells");
+  args.gates = p.array<void>("gates");
+  args.lengths = p.array<int64_t>("lengths");
+  args.reset_mask = p.array<bool>("reset_mask");
+}
+
+std::string forward(Problem& p) {
+  cuda::ForwardArgs args{};
+  set_common(p, args);
+  args.gates_x = p.array<void>("gates_x");
+  args.gates_stride_n = p.integer("D") * 4 * p.integer("H");
+  args.gates_stride_t = p.integer("N") * args.gates_stride_n;
+  args.h0 = p.array<void>("h0");
+  args.output = p.array<void>("output");
+  args.h_n = p.array<void>("h_n");
+  args.c_n = p.array<void>("c_n");
+  const Workspace workspace(cuda::forward_workspace(args));
+  return cuda::forward(args, workspace.data(), nullptr).text;
+}
+
+std::string backward(Problem& p) {
+  cuda::BackwardArgs args{};
+  set_common(p, args);
+  args.doutput = p.array<void>("doutput");
+  args.doutput_stride_n = p.integer("D") * p.integer("P");
+  args.doutput_stride_t = p.integer("N") * args.doutput_stride_n;
+  args.dh_n = p.array<void>("dh_n");
+  args.dc_n = p.array<void>("dc_n");
+  args.dcells = p.array<void>("dcells");
+  args.dgates_x = p.array<void>("dgates_x");
+  args.dh0 = p.array<void>("dh0");
+  args.dc0 = p.array<void>("dc0");
+  args.dhidden = p.array<void>("dhidden");
+  const Workspace workspace(cuda::backward_workspace(args));
+  return cuda::backward(args, workspace.data(), nullptr).text;
+}
+
+constexpr simt::NamedEntry kEntries[] = {{"forward", forward}, {"backward", backward}};
+
+}  // namespace
+
+int main(int argc, char** argv) { return simt::runner_main(argc, argv, kEntries, std::size(kEntries)); }

@@ -1,0 +1,103 @@
+"""The CUDA recurrence under AddressSanitizer and UBSan: no access beside any array.
+
+Every array and the workspace are blocks of exactly their size; results have to be, bit for bit,
+those that the same kernels give in the library without sanitizers, which test_cuda_kernels.py
+holds to the reference.
+"""
+
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from op_cases import Case, backward, draw, forward, tape_of
+from simt import build, run
+
+sys.path.insert(0, str(Path(__file__).parent / "simt"))
+import family
+
+pytestmark = pytest.mark.skipif(family.load() is not None, reason=str(family.load()))
+
+KINDS = {"float64": 0, "float32": 1, "tf32": 1, "bfloat16": 2, "float16": 3}
+SMALL = Case("recurrence", T=3, N=3, H=5, dtype=torch.float32, D=2, masks="random")
+# Few multiprocessors bring the larger tiles to sizes such as these.
+CASES = [
+    (SMALL, 132),
+    (Case("recurrence", T=1, N=1, H=1, dtype=torch.float32), 132),
+    (Case("recurrence", T=2, N=17, H=9, P=3, dtype=torch.float32, wide=True), 4),
+    (Case("recurrence", T=2, N=4, H=40, P=24, D=2, dtype=torch.float32, masks="lengths"), 1),
+    (Case("recurrence", T=2, N=66, H=19, dtype=torch.float32, masks="resets", gradients=1), 1),
+]
+
+
+@cache
+def runner():
+    # Without optimisation the kernels compile in half the time; the harness has it.
+    sources = [*sorted((build.ROOT / "csrc" / "cuda").glob("*.cu"))]
+    sources.append(build.HERE / "recurrence_runner.cpp")
+    return build.executable("recurrence-sanitize", sources, ["-O0"], sanitize=True)
+
+
+@pytest.fixture(autouse=True)
+def precision():
+    before = torch.backends.cudnn.rnn.fp32_precision
+    yield
+    torch.backends.cudnn.rnn.fp32_precision = before
+
+
+def poison(like):
+    return {name: torch.full_like(value, torch.nan) for name, value in like.items()}
+
+
+def run_sanitized(entry, case, kind, multiprocessors, seed, given, expected):
+    """The entry's results, by the names in `expected`, all that `expected` has; else fails."""
+    given |= {"T": case.T, "N": case.N, "D": case.D, "H": case.H, "P": case.outputs}
+    given |= {"dtype": KINDS[kind], "tf32": kind == "tf32", "wide": case.wide}
+    given |= {"device.multiprocessors": multiprocessors}
+    outcome = run.run(runner(), entry, given | poison(expected), seed)
+    assert outcome.code == "ok", outcome.report
+    for name, value in expected.items():
+        assert torch.equal(outcome.arrays[name], value), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("case", "multiprocessors"), CASES, ids=str)
+def test_nothing_beside_an_array_is_touched(case, multiprocessors, kind, seed=1):
+    dtype = getattr(torch, kind, torch.float32)
+    wide = case.wide and dtype in (torch.bfloat16, torch.float16)
+    case = replace(case, dtype=dtype, wide=wide)
+    torch.backends.cudnn.rnn.fp32_precision = "tf32" if kind == "tf32" else "ieee"
+    arguments, gradients = draw(case)
+    if kind == "float64":
+        arguments, gradients = (
+            [t.double() if t is not None and t.is_floating_point() else t for t in part]
+            for part in (arguments, gradients)
+        )
+    names = ["gates_x", "h0", "c0", "weight_hh", "weight_hr", "lengths", "reset_mask"]
+    given = dict(zip(names, arguments, strict=True))
+    with family.simulated(seed, multiprocessors=multiprocessors):
+        ahead = forward(case, "simt", arguments)
+        back = backward(case, "simt", arguments, gradients, tape_of(ahead))
+    run_sanitized("forward", case, kind, multiprocessors, seed, dict(given), ahead)
+    tape = {name: ahead[name] for name in ("cells", "gates")}
+    tape |= dict(zip(("doutput", "dh_n", "dc_n", "dcells"), gradients, strict=True))
+    back = {name: value for name, value in back.items() if name != "dhidden" or case.P}
+    run_sanitized("backward", case, kind, multiprocessors, seed, given | tape, back)
+
+
+def test_a_short_array_is_found():
+    """The sanitizer is on: one number less in gates_x, and it says so."""
+    case = replace(SMALL, dtype=torch.bfloat16)
+    arguments, _ = draw(case)
+    names = ["gates_x", "h0", "c0", "weight_hh", "weight_hr", "lengths", "reset_mask"]
+    given = dict(zip(names, arguments, strict=True))
+    expected = forward(case, "simt", arguments)
+    given["gates_x"] = given["gates_x"].flatten()[:-1]
+    given |= {"T": case.T, "N": case.N, "D": case.D, "H": case.H, "P": case.outputs}
+    given |= {"dtype": KINDS["bfloat16"], "tf32": False, "wide": False}
+    outcome = run.run(runner(), "forward", given | poison(expected))
+    assert outcome.code == "sanitizer"
+    assert "heap-buffer-overflow" in outcome.report
+    assert "forward_cell" in outcome.report
