@@ -7,6 +7,8 @@ Sources are recompiled when their text, a header they include, the flags or the 
 """
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -59,6 +61,15 @@ def file_digest(path):
         return None
 
 
+@contextlib.contextmanager
+def building():
+    """One process at a time: another that wants the same waits, and finds it made."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def call(command, what):
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if result.returncode != 0:
@@ -76,7 +87,7 @@ def fresh(target, stamp):
 
 
 def make(target, command, what, made_from):
-    """Run `command`, which writes to a name of its own: another process may do the same now."""
+    """Run `command`, which writes to another name first: `target` is always whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
     stamp = target.with_suffix(target.suffix + ".json")
     passing = target.with_name(f"{os.getpid()}-{target.name}")
@@ -114,17 +125,17 @@ def link(name, sources, harness, flags, options, sanitize):
     if compiler() is None:
         raise RuntimeError("no C++ compiler on PATH, nor named by CXX")
     base = [*FLAGS, *(SANITIZE if sanitize else PLAIN)]
-    own = [*(SANITIZE_SOURCES if sanitize else []), *flags]
-    wanted = [(source, [*base, *own]) for source in sources] + [(file, base) for file in harness]
-    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count())) as pool:
+    own = [*base, *(SANITIZE_SOURCES if sanitize else []), *flags]
+    wanted = [(source, own) for source in sources] + [(source, base) for source in harness]
+    jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count())
+    with building(), ThreadPoolExecutor(jobs) as pool:
         objects = list(pool.map(lambda one: compile_object(*one), wanted))
-    stem, suffix = os.path.splitext(name)
-    target = (
-        BUILD / "bin" / f"{stem}-{digest(compiler_version(), base, own, options, objects)}{suffix}"
-    )
-    if fresh(target, target.with_suffix(target.suffix + ".json")) is None:
-        command = [compiler(), *base, *own, *options, *objects]
-        make(target, command, f"linking {name}", lambda passing: objects)
+        stem, suffix = os.path.splitext(name)
+        key = digest(compiler_version(), own, options, objects)
+        target = BUILD / "bin" / f"{stem}-{key}{suffix}"
+        if fresh(target, target.with_suffix(target.suffix + ".json")) is None:
+            command = [compiler(), *own, *options, *objects]
+            make(target, command, f"linking {name}", lambda passing: objects)
     return target
 
 
