@@ -99,7 +99,8 @@ def test_uninitialised_shared_memory_is_nan():
 def test_shared_memory_past_its_end(seed):
     outcome, _ = gemm(seed, "SharedIndex")
     assert outcome.code == "memory"
-    assert "16 bytes at offset 10240 of 10240 bytes of shared memory" in outcome.report
+    assert "ldmatrix_x2: 16 bytes at offset 102" in outcome.report
+    assert "of 10240 bytes of shared memory" in outcome.report
     assert "gemm.cu:" in outcome.report
 
 

@@ -31,8 +31,8 @@ SANITIZE = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address"]
 SANITIZE_SOURCES = ["-fsanitize=undefined", "-fno-sanitize-recover=all"]  # not the harness
 INCLUDES = [HERE / "include", HERE.parent, ROOT / "csrc" / "cuda", ROOT / "csrc"]
 
-HARNESS = ["collectives", "fiber", "ptx", "runtime", "scheduler", "shared_memory", "tensor_core"]
-HARNESS = [HERE / f"{name}.cpp" for name in [*HARNESS, "threads"]]
+HARNESS = ["chance", "collectives", "fiber", "ptx", "runtime", "scheduler", "shared_memory"]
+HARNESS = [HERE / f"{name}.cpp" for name in [*HARNESS, "tensor_core", "threads"]]
 RUNNER = [*HARNESS, HERE / "problem.cpp"]
 
 

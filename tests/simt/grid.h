@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "chance.h"
 #include "fiber.h"
 #include "include/vector_types.h"
 #include "report.h"
@@ -116,13 +117,10 @@ struct Launch {
 // Runs a launch that has been found valid to its end. False after fail(). One at a time: see runtime.cpp.
 bool run(const Launch& launch);
 
-// Of all launches that follow, until set again.
-void set_seed(uint64_t seed);
-
 // The thread that runs; stops the process where there is none.
 Thread& self();
 
-// For what a thread does ------------------------------------------------------------------------
+// -- For what a thread does
 
 // A point at which others may run first, and at which what is under way may arrive.
 void preempt();
@@ -137,10 +135,6 @@ bool saw(const void* address, uint64_t value, const char* what, const Place& pla
 
 // Something that a polling thread may be waiting for has changed.
 void progress();
-
-// A number below n, from the seed; 0 with seed 0.
-unsigned draw(unsigned n);
-bool adversarial();
 
 std::string text(const Thread& thread);  // "block (0,0,0) thread (5,0,0)"
 

@@ -1,11 +1,10 @@
 // Which thread runs next.
 //
-// Seed 0: warps in turn, each until all of its lanes wait; what is asynchronous arrives as late as it may. Other seeds draw one
-// of three manners for a launch: any warp at random; some warps far ahead of others; some blocks far ahead of others. The
-// last two find a missing barrier that fair turns hide.
+// Seed 0: warps in turn, each until all of its lanes wait; what is asynchronous arrives as late as it may. Other seeds
+// draw one of three manners for a launch: any warp at random; some warps far ahead of others; some blocks far ahead of
+// others. The last two find a missing barrier that fair turns hide.
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 
 #include "grid.h"
 #include "threads.h"
@@ -27,7 +26,6 @@ enum class Manner { turns, any_warp, warps_ahead, blocks_ahead };
 struct Abandoned {};
 
 struct Scheduler {
-  uint64_t seed = 0, launches = 0, random = 0;
   const Launch* launch = nullptr;
   Manner manner = Manner::turns;
   unsigned preempt_one_in = 1, land_per_turn = 0;
@@ -42,13 +40,6 @@ struct Scheduler {
   Failure failure = Failure::none;
   std::string report;
 } s;
-
-uint64_t random_bits() {
-  s.random ^= s.random << 13;
-  s.random ^= s.random >> 7;
-  s.random ^= s.random << 17;
-  return s.random * 0x2545f4914f6cdd1d;
-}
 
 void enlist(std::vector<Warp*>& list, int Warp::*slot, Warp& warp) {
   if (warp.*slot >= 0) return;
@@ -83,25 +74,19 @@ unsigned some_lane(uint32_t lanes) {
 }
 
 void draw_priority(Warp& warp) {
-  const uint64_t low = random_bits() >> 32;
+  const uint64_t low = draw_bits() >> 32;
   if (s.manner == Manner::warps_ahead) {
     warp.priority = low;
   } else {
-    const uint64_t high = random_bits() << 32;
+    const uint64_t high = draw_bits() << 32;
     for (Warp& other : warp.block->warps) other.priority = high | (other.priority & 0xffffffff);
     warp.priority = high | low;
   }
 }
 
 void draw_manner() {
-  s.random = (s.seed + 1) * 0x9e3779b97f4a7c15 ^ ++s.launches * 0xbf58476d1ce4e5b9;
-  for (int i = 0; i < 4; ++i) random_bits();
-  if (s.seed == 0) {
-    s.manner = Manner::turns;
-    s.land_per_turn = 0;
-    return;
-  }
-  s.manner = static_cast<Manner>(1 + draw(3));
+  begin_stream();
+  s.manner = adversarial() ? static_cast<Manner>(1 + draw(3)) : Manner::turns;
   s.preempt_one_in = 2u << draw(6);
   s.land_per_turn = draw(3) * draw(3);
 }
@@ -209,7 +194,7 @@ void admit(Block& block) {
   for (Warp& warp : block.warps) {
     warp.position = static_cast<unsigned>(s.resident.size());
     s.resident.push_back(&warp);
-    warp.priority = random_bits() >> 32;
+    warp.priority = draw_bits() >> 32;
     set_ready(warp, warp.exists);
   }
   if (s.manner == Manner::blocks_ahead) draw_priority(block.warps[0]);
@@ -260,15 +245,6 @@ bool run(const Launch& launch) {
   }
   return s.failure == Failure::none;
 }
-
-void set_seed(uint64_t seed) {
-  s.seed = seed;
-  s.launches = 0;
-}
-
-bool adversarial() { return s.seed != 0; }
-
-unsigned draw(unsigned n) { return adversarial() ? static_cast<unsigned>((random_bits() >> 32) * n >> 32) : 0; }
 
 Thread& self() {
   if (!s.current) {
@@ -323,7 +299,7 @@ void fail(Failure failure, const std::string& message, const Place& place) {
   if (place.line > 0) s.report += text(place) + ": ";
   s.report += message;
   if (thread) s.report += "\n  by " + text(*thread);
-  s.report += "\n  " + describe(*s.launch) + ", seed " + std::to_string(s.seed);
+  s.report += "\n  " + describe(*s.launch) + ", seed " + std::to_string(seed());
   std::fprintf(stderr, "%s\n", s.report.c_str());
   if (!thread) throw Abandoned{};
   thread->fiber->suspend(true);
