@@ -10,11 +10,9 @@ import functools
 import re
 from importlib import metadata
 
-import torch
 from torch import Tensor
 
 LEAST = (3, 4)
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @functools.cache
@@ -35,14 +33,6 @@ def available() -> str | None:
     except ImportError as error:
         return f"Triton {version} cannot be imported: {error}"
     return None
-
-
-def reject(dtype: torch.dtype) -> str | None:
-    """None where the kernels compute in `dtype`, else the reason why not. float64 is right and
-    slow: Triton has no matrix unit for it."""
-    if dtype not in DTYPES:
-        return f"dtype {dtype} is not one of float64, float32, bfloat16, float16"
-    return available()
 
 
 def forward(

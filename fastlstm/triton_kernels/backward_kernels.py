@@ -9,7 +9,8 @@ What arrives at h_t from the step that followed it in the forward is that step's
 W_hr takes it back to the units. dc stays where it is, in (D, N, H).
 
 Arrays: gates, dgates (T, N, D, 4H); cells, dcells (T, N, D, H); doutput, dhidden (T, N, D, P). All
-contiguous. What is None is not there.
+contiguous, but W_hh has P_ROW >= P elements a row and W_hr H_ROW >= H, as in forward_kernels. What
+is None is not there.
 """
 
 import triton
@@ -18,30 +19,32 @@ import triton.language as tl
 from .cell import cell_backward
 from .masks import cut_rows, row_ends
 from .products import product
+from .rounding import rounded
 
 
 @triton.jit
 def arriving_dh(
     dgates, weight_hh, dh_n, lengths, reset_mask, t, d, rows, outputs, T, N,
     D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient at h_t from later steps and from h_n: [rows, outputs]. t = -1 (d = 0) or T
     (d = 1): at h0."""
-    live_rows, live_outputs = rows < N, outputs < P
+    live_rows, live_outputs = rows < N, outputs < P_ROW
     ends = row_ends(lengths, rows, live_rows, T)
     # The step that followed in the forward; from the padding, the reverse direction's first.
     after = tl.where(d == 0, t + 1, tl.minimum(t, ends) - 1)  # [rows]
     exists = (after >= 0) & (after < ends)
     dh = product(
         dgates + ((after.to(tl.int64) * N + rows) * D + d) * (4 * H), live_rows & exists,
-        weight_hh + d * 4 * H * P + outputs, live_outputs, 4 * H, P, BLOCK_K, PRECISION,
+        weight_hh + d * 4 * H * P_ROW + outputs, live_outputs, 4 * H, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
     if reset_mask is not None:
         cut = cut_rows(reset_mask, tl.maximum(after, 0) + d, ends, rows, live_rows, N)
         dh = tl.where(cut[:, None], 0.0, dh)
     if dh_n is not None:
-        live = (live_rows & ~exists)[:, None] & live_outputs[None, :]
+        live = (live_rows & ~exists)[:, None] & (outputs < P)[None, :]
         last = tl.load(dh_n + (d * N + rows)[:, None] * P + outputs[None, :], live, 0.0)
         dh = tl.where(exists[:, None], dh, last.to(dh.dtype))
     return dh
@@ -61,12 +64,13 @@ def with_doutput(dh, doutput, t, d, rows, outputs, N, D: tl.constexpr, P: tl.con
 def arrival_tile(
     doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden, t, d, rows, outputs, T, N,
     D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """With a projection: all of the gradient at h_t, to dhidden."""
     dh = arriving_dh(
         dgates, weight_hh, dh_n, lengths, reset_mask, t, d, rows, outputs, T, N, D, H, P,
-        BLOCK_K, PRECISION,
+        H_ROW, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
     dh = with_doutput(dh, doutput, t, d, rows, outputs, N, D, P)
     live_rows = rows < N
@@ -81,6 +85,7 @@ def arrival_tile(
 def cell_tile(
     doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask, dc_state,
     dgates, dhidden, t, d, rows, units, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Step t of direction d for some rows and units: dgates, and dc for the step before."""
@@ -113,12 +118,12 @@ def cell_tile(
     if dhidden is None:
         dh = arriving_dh(
             dgates, weight_hh, dh_n, lengths, reset_mask, t, d, rows, units, T, N, D, H, P,
-            BLOCK_K, PRECISION,
+            H_ROW, P_ROW, BLOCK_K, PRECISION,
         )  # fmt: skip
         dh = with_doutput(dh, doutput, t, d, rows, units, N, D, P)
     else:
         dh = product(
-            dhidden + at * P, live_rows, weight_hr + d * P * H + units, live_units, P, H,
+            dhidden + at * P, live_rows, weight_hr + d * P * H_ROW + units, units < H_ROW, P, H_ROW,
             BLOCK_K, PRECISION,
         )  # fmt: skip
     dc = dc_old
@@ -137,33 +142,35 @@ def cell_tile(
         dc = tl.where(valid, dc, dc_old)
     tl.store(dc_state + state_at, dc, live)
     STORED: tl.constexpr = dgates.dtype.element_ty
-    tl.store(dgates + gates_at, di.to(STORED), live)
-    tl.store(dgates + gates_at + H, df.to(STORED), live)
-    tl.store(dgates + gates_at + 2 * H, dg.to(STORED), live)
-    tl.store(dgates + gates_at + 3 * H, do.to(STORED), live)
+    tl.store(dgates + gates_at, rounded(di, STORED), live)
+    tl.store(dgates + gates_at + H, rounded(df, STORED), live)
+    tl.store(dgates + gates_at + 2 * H, rounded(dg, STORED), live)
+    tl.store(dgates + gates_at + 3 * H, rounded(do, STORED), live)
 
 
 @triton.jit
 def start_tile(
     dh_n, weight_hh, lengths, reset_mask, dgates, dh0, d, rows, outputs, T, N,
     D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """After all steps: dh0 for some rows and outputs."""
     t = tl.where(d == 0, -1, T)
     dh = arriving_dh(
         dgates, weight_hh, dh_n, lengths, reset_mask, t, d, rows, outputs, T, N, D, H, P,
-        BLOCK_K, PRECISION,
+        H_ROW, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
     at = (d * N + rows)[:, None] * P + outputs[None, :]
     live = (rows < N)[:, None] & (outputs < P)[None, :]
-    tl.store(dh0 + at, dh.to(dh0.dtype.element_ty), live)
+    tl.store(dh0 + at, rounded(dh, dh0.dtype.element_ty), live)
 
 
 @triton.jit(do_not_specialize=["s", "T", "N"])
 def lstm_backward_kernel_step(
     doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask, dc_state,
     dgates, dhidden, s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Step number s of each direction: grid (row tiles, tiles of H, D)."""
@@ -173,7 +180,8 @@ def lstm_backward_kernel_step(
     t = tl.where(d == 0, T - 1 - s, s)
     cell_tile(
         doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
-        dc_state, dgates, dhidden, t, d, rows, units, T, N, D, H, P, BLOCK_K, PRECISION,
+        dc_state, dgates, dhidden, t, d, rows, units, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K,
+        PRECISION,
     )  # fmt: skip
 
 
@@ -181,6 +189,7 @@ def lstm_backward_kernel_step(
 def lstm_backward_kernel_step_arrival(
     doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden,
     s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """With a projection, before `lstm_backward_kernel_step`: grid (row tiles, tiles of P, D)."""
@@ -190,7 +199,7 @@ def lstm_backward_kernel_step_arrival(
     t = tl.where(d == 0, T - 1 - s, s)
     arrival_tile(
         doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden, t, d, rows, outputs, T, N,
-        D, H, P, BLOCK_K, PRECISION,
+        D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
 
 
@@ -198,6 +207,7 @@ def lstm_backward_kernel_step_arrival(
 def lstm_backward_kernel_start(
     dh_n, weight_hh, lengths, reset_mask, dgates, dh0,
     T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dh0, after all steps: grid (row tiles, tiles of P, D)."""
@@ -206,7 +216,7 @@ def lstm_backward_kernel_start(
     d = tl.program_id(2).to(tl.int64)
     start_tile(
         dh_n, weight_hh, lengths, reset_mask, dgates, dh0, d, rows, outputs, T, N, D, H, P,
-        BLOCK_K, PRECISION,
+        H_ROW, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
 
 
@@ -214,6 +224,7 @@ def lstm_backward_kernel_start(
 def lstm_backward_kernel_sequence(
     doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask, dc_state,
     dgates, dhidden, dh0, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All steps of some rows of one direction: grid (row tiles, 1, D). dgates and dhidden pass from
@@ -228,19 +239,20 @@ def lstm_backward_kernel_sequence(
                 outputs = start + tl.arange(0, BLOCK_H).to(tl.int64)
                 arrival_tile(
                     doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden, t, d, rows,
-                    outputs, T, N, D, H, P, BLOCK_K, PRECISION,
+                    outputs, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
                 )  # fmt: skip
             tl.debug_barrier()
         for start in tl.range(0, H, BLOCK_H, num_stages=1):
             units = start + tl.arange(0, BLOCK_H).to(tl.int64)
             cell_tile(
                 doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
-                dc_state, dgates, dhidden, t, d, rows, units, T, N, D, H, P, BLOCK_K, PRECISION,
+                dc_state, dgates, dhidden, t, d, rows, units, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K,
+                PRECISION,
             )  # fmt: skip
         tl.debug_barrier()
     for start in tl.range(0, P, BLOCK_H, num_stages=1):
         outputs = start + tl.arange(0, BLOCK_H).to(tl.int64)
         start_tile(
             dh_n, weight_hh, lengths, reset_mask, dgates, dh0, d, rows, outputs, T, N, D, H, P,
-            BLOCK_K, PRECISION,
+            H_ROW, P_ROW, BLOCK_K, PRECISION,
         )  # fmt: skip

@@ -7,7 +7,9 @@ tile of the other, so tiles need no order within a step. c stays where it is, in
 tile that owns an element touches it.
 
 Arrays: gates_x, gates (T, N, D, 4H); cells (T, N, D, H); output (T, N, D, P); hidden (D, N, H),
-with a projection o * tanh(c) of the step, else None. All contiguous. What is None is not there.
+with a projection o * tanh(c) of the step, else None. All contiguous, but what a product reads has
+its rows at multiples of 16 bytes, or the loads could not be wide: h and W_hh are P_ROW >= P
+elements a row, hidden and W_hr H_ROW >= H, the rest zeros. What is None is not there.
 """
 
 import triton
@@ -16,29 +18,32 @@ import triton.language as tl
 from .cell import cell_forward
 from .masks import cut_rows, row_ends
 from .products import gate_products, product
+from .rounding import rounded
 
 
 @triton.jit
 def store_h(
-    h, h_in, h_out, output, t, d, ends, rows, live_rows, units, live_units, masked, N, D, P
-):
+    h, h_in, h_out, output, t, d, ends, rows, live_rows, units, live_units, masked, N,
+    D: tl.constexpr, P: tl.constexpr, P_ROW: tl.constexpr,
+):  # fmt: skip
     """Store a tile of h_t as the step's output and the state that the next step reads."""
     live = live_rows[:, None] & live_units[None, :]
-    state = (d * N + rows)[:, None] * P + units[None, :]
+    state = (d * N + rows)[:, None] * P_ROW + units[None, :]
     y = h
     if masked is not None:
         valid = (t < ends)[:, None]
         h = tl.where(valid, h, tl.load(h_in + state, live, 0.0).to(h.dtype))
         y = tl.where(valid, y, 0.0)
-    tl.store(h_out + state, h.to(h_out.dtype.element_ty), live)
+    tl.store(h_out + state, rounded(h, h_out.dtype.element_ty), live)
     at = ((t.to(tl.int64) * N + rows) * D + d)[:, None] * P + units[None, :]
-    tl.store(output + at, y.to(output.dtype.element_ty), live)
+    tl.store(output + at, rounded(y, output.dtype.element_ty), live)
 
 
 @triton.jit
 def cell_tile(
     gates_x, weight_hh, lengths, reset_mask, h_in, h_out, c_state, hidden, output, cells, gates,
     t, d, rows, units, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Step t of direction d for some rows and units: gates, c, and h or `hidden`."""
@@ -59,8 +64,8 @@ def cell_tile(
     cut = cut_rows(reset_mask, t + d, ends, rows, live_rows, N)[:, None]
 
     i, f, g, o = gate_products(
-        h_in + (d * N + rows) * P, live_rows, weight_hh + (d * 4 * H + units) * P, live_units,
-        H, P, BLOCK_K, PRECISION,
+        h_in + (d * N + rows) * P_ROW, live_rows, weight_hh + (d * 4 * H + units) * P_ROW,
+        live_units, H * P_ROW, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
     c_in = c_old
     if reset_mask is not None:
@@ -83,42 +88,45 @@ def cell_tile(
         tl.store(cells + at[:, None] * H + units[None, :], c_stored, live)
     if gates is not None:
         STORED: tl.constexpr = gates.dtype.element_ty
-        tl.store(gates + gates_at, i.to(STORED), live)
-        tl.store(gates + gates_at + H, f.to(STORED), live)
-        tl.store(gates + gates_at + 2 * H, g.to(STORED), live)
-        tl.store(gates + gates_at + 3 * H, o.to(STORED), live)
+        tl.store(gates + gates_at, rounded(i, STORED), live)
+        tl.store(gates + gates_at + H, rounded(f, STORED), live)
+        tl.store(gates + gates_at + 2 * H, rounded(g, STORED), live)
+        tl.store(gates + gates_at + 3 * H, rounded(o, STORED), live)
     if hidden is None:
         store_h(
             h, h_in, h_out, output, t, d, ends, rows, live_rows, units, live_units, lengths,
-            N, D, P,
+            N, D, P, P_ROW,
         )  # fmt: skip
     else:
-        hidden_at = (d * N + rows)[:, None] * H + units[None, :]
-        tl.store(hidden + hidden_at, h.to(hidden.dtype.element_ty), live)
+        hidden_at = (d * N + rows)[:, None] * H_ROW + units[None, :]
+        tl.store(hidden + hidden_at, rounded(h, hidden.dtype.element_ty), live)
 
 
 @triton.jit
 def projection_tile(
     weight_hr, lengths, h_in, h_out, hidden, output, t, d, rows, units, T, N,
     D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """h_t = W_hr (o * tanh(c_t)) for some rows and outputs (`units`, of P)."""
     live_rows, live_units = rows < N, units < P
     ends = row_ends(lengths, rows, live_rows, T)
     h = product(
-        hidden + (d * N + rows) * H, live_rows, weight_hr + (d * P + units) * H, live_units,
-        H, 1, BLOCK_K, PRECISION,
+        hidden + (d * N + rows) * H_ROW, live_rows, weight_hr + (d * P + units) * H_ROW, live_units,
+        H_ROW, 1, BLOCK_K, PRECISION,
     )  # fmt: skip
     store_h(
-        h, h_in, h_out, output, t, d, ends, rows, live_rows, units, live_units, lengths, N, D, P
-    )
+        h, h_in, h_out, output, t, d, ends, rows, live_rows, units, live_units, lengths, N, D, P,
+        P_ROW,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["s", "T", "N"])
 def lstm_forward_kernel_step(
     gates_x, weight_hh, lengths, reset_mask, even, odd, c_state, hidden, output, cells, gates,
     s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Step number s of each direction: grid (row tiles, tiles of H, D)."""
@@ -132,7 +140,7 @@ def lstm_forward_kernel_step(
         h_in, h_out = odd, even
     cell_tile(
         gates_x, weight_hh, lengths, reset_mask, h_in, h_out, c_state, hidden, output, cells,
-        gates, t, d, rows, units, T, N, D, H, P, BLOCK_K, PRECISION,
+        gates, t, d, rows, units, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
 
 
@@ -140,6 +148,7 @@ def lstm_forward_kernel_step(
 def lstm_forward_kernel_step_projection(
     weight_hr, lengths, even, odd, hidden, output,
     s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The projection of step number s, after `lstm_forward_kernel_step`: grid (row tiles, tiles of
@@ -153,8 +162,8 @@ def lstm_forward_kernel_step_projection(
     else:
         h_in, h_out = odd, even
     projection_tile(
-        weight_hr, lengths, h_in, h_out, hidden, output, t, d, rows, units, T, N, D, H, P,
-        BLOCK_K, PRECISION,
+        weight_hr, lengths, h_in, h_out, hidden, output, t, d, rows, units, T, N, D, H, P, H_ROW,
+        P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
 
 
@@ -162,6 +171,7 @@ def lstm_forward_kernel_step_projection(
 def lstm_forward_kernel_sequence(
     gates_x, weight_hh, weight_hr, lengths, reset_mask, even, odd, c_state, hidden, output, cells,
     gates, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All steps of some rows of one direction: grid (row tiles, 1, D).
@@ -186,7 +196,7 @@ def lstm_forward_kernel_sequence(
             units = start + tl.arange(0, BLOCK_H).to(tl.int64)
             cell_tile(
                 gates_x, weight_hh, lengths, reset_mask, h_in, h_out, c_state, hidden, output,
-                cells, gates, t, d, rows, units, T, N, D, H, P, BLOCK_K, PRECISION,
+                cells, gates, t, d, rows, units, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
             )  # fmt: skip
         tl.debug_barrier()
         if hidden is not None:
@@ -194,6 +204,6 @@ def lstm_forward_kernel_sequence(
                 units = start + tl.arange(0, BLOCK_H).to(tl.int64)
                 projection_tile(
                     weight_hr, lengths, h_in, h_out, hidden, output, t, d, rows, units, T, N, D,
-                    H, P, BLOCK_K, PRECISION,
+                    H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
                 )  # fmt: skip
             tl.debug_barrier()

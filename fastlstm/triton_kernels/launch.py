@@ -4,14 +4,15 @@ Nothing here reads a tensor's values, so nothing waits for the device, and what 
 captures is launches alone: all memory is taken before the first of them.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..reference import accumulation_dtype
-from . import backward_kernels, forward_kernels
-from .configs import Config, arithmetic, choose, forced_way
+from . import backward_kernels, forward_kernels, resident_kernels
+from .configs import ANY, Config, arithmetic, choose, forced_way
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -25,39 +26,95 @@ def _copy(x: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty(like.shape, dtype=dtype, device=like.device).copy_(x)
 
 
+def _row(size: int, dtype: torch.dtype) -> int:
+    """`size` elements rounded up to 16 bytes: what a GPU loads at once."""
+    least = 16 // dtype.itemsize
+    return -(-size // least) * least
+
+
+def _aligned(x: Tensor | None) -> Tensor | None:
+    """x, contiguous, with zeros at the end of its rows up to a multiple of 16 bytes."""
+    if x is None:
+        return None
+    missing = _row(x.shape[-1], x.dtype) - x.shape[-1]
+    return torch.nn.functional.pad(x, (0, missing)) if missing else x.contiguous()
+
+
 def _tiles(size: int, block: int) -> int:
     return -(-size // block)
 
 
-def _launches(kernel, grid: tuple[int, int, int], args: tuple, config: Config) -> Callable:
-    """A function of s that launches `kernel` with `args`, where `...` stands for s.
-
-    The first call compiles, or finds what was compiled, from the arguments' types and alignment.
-    Nothing but s changes afterwards, and s is not specialised on, so the later calls go to the
-    compiled kernel straight away and save most of a launch's time in Python.
-    """
-    place, given = args.index(...), list(args)
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    compiled = None
-
-    def launch(s: int) -> None:
-        nonlocal compiled
-        given[place] = s
-        if compiled is not None:
-            compiled(*given)
-            return
-        kernel_of_first = kernel[grid](*given, **options)
-        if kernel_of_first is not None:  # None from the interpreter
-            compiled = kernel_of_first[grid]
-
-    return launch
+@functools.cache
+def _shared_memory(device: torch.device) -> int:
+    """KiB of shared memory that one program may take."""
+    if device.type != "cuda":
+        return ANY
+    properties = torch.cuda.get_device_properties(device)
+    # AMD's 64 KiB of local memory are not told.
+    return (getattr(properties, "shared_memory_per_block_optin", 0) or 64 << 10) >> 10
 
 
-def _configuration(which: str, dtype, tf32: bool, N: int, H: int, config: Config | None) -> tuple:
-    """The configuration and the kernels' PRECISION."""
-    kind = arithmetic(dtype, tf32 and torch.version.hip is None)
-    config = config or choose(which, kind, N, H, forced_way())
-    return config, "ieee" if kind == "16bit" else kind
+class _Plan:
+    """How a pass is launched: its configuration, the grids, and what every kernel gets last."""
+
+    def __init__(self, which, h0, c0, T, projected, tf32, config: Config | None):
+        D, N, P = h0.shape
+        H, dtype = c0.shape[-1], h0.dtype
+        kind = arithmetic(dtype, tf32 and torch.version.hip is None)
+        config = config or choose(
+            which,
+            kind,
+            N,
+            max(H, P),
+            projected=projected,
+            shared=_shared_memory(h0.device),
+            way=forced_way(),
+        )
+        self.way, self.steps = config.way, T
+        rows = _tiles(N, config.block_n)
+        self.over_rows = (rows, 1, D)
+        self.over_units = (rows, _tiles(H, config.block_h), D)
+        self.over_outputs = (rows, _tiles(P, config.block_h), D)
+        precision = "ieee" if kind == "16bit" else kind
+        self.sizes = (T, N, D, H, P)
+        if config.way == "resident":
+            if config.block_h < max(H, P):
+                raise ValueError(
+                    f"fastlstm: the way 'resident' holds up to {config.block_h} units and outputs, "
+                    f"got H = {H}, P = {P}; take another way, or a wider configuration"
+                )
+            self.sizes += (config.block_n, config.block_h, precision)
+        else:
+            self.sizes += (_row(H, dtype), _row(P, dtype))
+            self.sizes += (config.block_n, config.block_h, config.block_k, precision)
+        self.options = {
+            "num_warps": config.num_warps,
+            "num_stages": config.num_stages,
+            "enable_fp_fusion": True,  # Triton is about to change its default
+        }
+
+    def run(self, kernel, grid, *args) -> None:
+        kernel[grid](*args, *self.sizes, **self.options)
+
+    def step(self, kernel, grid, *args) -> Callable[[int], None]:
+        """A function of s that launches the kernel with `args`, s, and the sizes.
+
+        The first call compiles, or finds what was compiled, by the arguments' types and alignment.
+        Nothing but s changes afterwards, and s is not specialised on, so the later calls go
+        straight to the compiled kernel, which saves most of a launch's time in Python.
+        """
+        compiled = None
+
+        def launch(s: int) -> None:
+            nonlocal compiled
+            if compiled is not None:
+                compiled(*args, s, *self.sizes)
+                return
+            found = kernel[grid](*args, s, *self.sizes, **self.options)
+            if found is not None:  # the interpreter has none
+                compiled = found[grid]
+
+        return launch
 
 
 def forward(
@@ -74,69 +131,83 @@ def forward(
     *,
     config: Config | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See `fastlstm.triton_kernels.forward`."""
-    T, N, D, _ = gates_x.shape
-    H, P = c0.shape[-1], h0.shape[-1]
+    """See `fastlstm.triton_kernels.forward`. config: instead of the table's."""
+    T, N, D, H4 = gates_x.shape
+    H, P = H4 // 4, h0.shape[-1]
     dtype, wide = h0.dtype, accumulation_dtype(h0.dtype)
     with torch.cuda.device_of(h0):
         output = h0.new_empty((T, N, D * P))
         cells = h0.new_empty((T, N, D, H), dtype=wide) if save_tape or save_cells else None
-        gates = h0.new_empty((T, N, D, 4 * H)) if save_tape else None
-        # Entered by even and by odd steps; after T of them, the state is in the one that T would
-        # enter, which becomes h_n.
-        h_n, other = h0.new_empty((D, N, P)), h0.new_empty((D, N, P))
-        even, odd = (h_n, other) if T % 2 == 0 else (other, h_n)
-        even.copy_(h0)
-        c_state = _copy(c0, c0, wide)
+        gates = h0.new_empty((T, N, D, H4)) if save_tape else None
         if T and N:
-            _run_forward(
-                *_contiguous(gates_x, weight_hh, weight_hr, lengths, reset_mask),
-                even, odd, c_state, output, cells, gates,
-                *_configuration("forward", dtype, tf32, N, H, config),
+            h_n, c_n = _run_forward(
+                *_contiguous(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask),
+                output, cells, gates,
+                _Plan("forward", h0, c0, T, weight_hr is not None, tf32, config),
             )  # fmt: skip
+        else:
+            h_n, c_n = _copy(h0, h0, dtype), _copy(c0, c0, dtype)
         return (
             output,
             h_n,
-            c_state.to(dtype),
+            c_n,
             h0.new_empty((0,), dtype=wide) if cells is None else cells,
             h0.new_empty((0,)) if gates is None else gates,
         )
 
 
 def _run_forward(
-    gates_x, weight_hh, weight_hr, lengths, reset_mask, even, odd, c_state, output, cells, gates,
-    config, precision,
-):  # fmt: skip
-    T, N, D, _ = gates_x.shape
-    H, P = c_state.shape[-1], even.shape[-1]
-    hidden = None if weight_hr is None else even.new_empty((D, N, H))
-    blocks = (config.block_n, config.block_h, config.block_k, precision)
-    rows = _tiles(N, config.block_n)
-    if config.way == "sequence":
-        forward_kernels.lstm_forward_kernel_sequence[(rows, 1, D)](
-            gates_x, weight_hh, weight_hr, lengths, reset_mask, even, odd, c_state, hidden, output,
-            cells, gates, T, N, D, H, P, *blocks,
-            num_warps=config.num_warps, num_stages=config.num_stages,
+    gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, output, cells, gates, plan
+):
+    """h_n and c_n."""
+    if plan.way == "resident":
+        h_n, c_n = torch.empty_like(h0), torch.empty_like(c0)
+        plan.run(
+            resident_kernels.lstm_forward_kernel_resident, plan.over_rows,
+            gates_x, weight_hh, weight_hr, lengths, reset_mask, h0, c0, h_n, c_n, output, cells,
+            gates,
         )  # fmt: skip
-        return
-    step = _launches(
-        forward_kernels.lstm_forward_kernel_step,
-        (rows, _tiles(H, config.block_h), D),
-        (gates_x, weight_hh, lengths, reset_mask, even, odd, c_state, hidden, output, cells, gates,
-         ..., T, N, D, H, P, *blocks),
-        config,
+        return h_n, c_n
+    D, N, P = h0.shape
+    H = c0.shape[-1]
+    weight_hh, weight_hr = _aligned(weight_hh), _aligned(weight_hr)
+    even = h0.new_zeros((D, N, _row(P, h0.dtype)))  # the state that even steps enter with
+    odd = torch.zeros_like(even)
+    even[..., :P].copy_(h0)
+    c_state = _copy(c0, c0, accumulation_dtype(c0.dtype))
+    hidden = None if weight_hr is None else h0.new_zeros((D, N, _row(H, h0.dtype)))
+    if plan.way == "sequence":
+        plan.run(
+            forward_kernels.lstm_forward_kernel_sequence, plan.over_rows,
+            gates_x, weight_hh, weight_hr, lengths, reset_mask, even, odd, c_state, hidden, output,
+            cells, gates,
+        )  # fmt: skip
+    else:
+        _step_forward(
+            gates_x, weight_hh, weight_hr, lengths, reset_mask, even, odd, c_state, hidden, output,
+            cells, gates, plan,
+        )  # fmt: skip
+    last = even if plan.steps % 2 == 0 else odd
+    return last[..., :P].contiguous(), c_state.to(c0.dtype)
+
+
+def _step_forward(
+    gates_x, weight_hh, weight_hr, lengths, reset_mask, even, odd, c_state, hidden, output, cells,
+    gates, plan,
+):  # fmt: skip
+    step = plan.step(
+        forward_kernels.lstm_forward_kernel_step, plan.over_units,
+        gates_x, weight_hh, lengths, reset_mask, even, odd, c_state, hidden, output, cells, gates,
     )  # fmt: skip
     if hidden is None:
-        for s in range(T):
+        for s in range(plan.steps):
             step(s)
         return
-    project = _launches(
-        forward_kernels.lstm_forward_kernel_step_projection,
-        (rows, _tiles(P, config.block_h), D),
-        (weight_hr, lengths, even, odd, hidden, output, ..., T, N, D, H, P, *blocks),
-        config,
+    project = plan.step(
+        forward_kernels.lstm_forward_kernel_step_projection, plan.over_outputs,
+        weight_hr, lengths, even, odd, hidden, output,
     )  # fmt: skip
-    for s in range(T):
+    for s in range(plan.steps):
         step(s)
         project(s)
 
@@ -159,71 +230,62 @@ def backward(
     *,
     config: Config | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `fastlstm.triton_kernels.backward`."""
+    """See `fastlstm.triton_kernels.backward`. config: instead of the table's."""
     T, N, D, H4 = gates.shape
-    P = h0.shape[-1]
-    dtype, wide = h0.dtype, accumulation_dtype(h0.dtype)
+    P, dtype, wide = h0.shape[-1], h0.dtype, accumulation_dtype(h0.dtype)
     with torch.cuda.device_of(h0):
         dgates = h0.new_empty((T, N, D, H4), dtype=wide if wide_gates else dtype)
         dhidden = None if weight_hr is None else h0.new_empty((T, N, D, P), dtype=wide)
-        dc_state = _copy(dc_n, c0, wide)
         if T and N:
             dh0 = h0.new_empty((D, N, P))
-            _run_backward(
-                *_contiguous(doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates),
+            dc0 = _run_backward(
+                *_contiguous(doutput, dh_n, dc_n, dcells, c0, weight_hh, weight_hr, cells, gates),
                 *_contiguous(lengths, reset_mask),
-                dc_state, dgates, dhidden, dh0,
-                *_configuration("backward", dtype, tf32, N, H4 // 4, config),
+                dgates, dhidden, dh0,
+                _Plan("backward", h0, c0, T, weight_hr is not None, tf32, config),
             )  # fmt: skip
         else:
-            dh0 = _copy(dh_n, h0, dtype)
-        return (
-            dgates,
-            dh0,
-            dc_state.to(dtype),
-            h0.new_empty((0,), dtype=wide) if dhidden is None else dhidden,
-        )
+            dh0, dc0 = _copy(dh_n, h0, dtype), _copy(dc_n, c0, dtype)
+        return dgates, dh0, dc0, h0.new_empty((0,), dtype=wide) if dhidden is None else dhidden
 
 
 def _run_backward(
-    doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
-    dc_state, dgates, dhidden, dh0, config, precision,
+    doutput, dh_n, dc_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
+    dgates, dhidden, dh0, plan,
 ):  # fmt: skip
-    T, N, D, H4 = gates.shape
-    H, P = H4 // 4, dh0.shape[-1]
-    sizes = (T, N, D, H, P, config.block_n, config.block_h, config.block_k, precision)
-    rows, options = (
-        _tiles(N, config.block_n),
-        {"num_warps": config.num_warps, "num_stages": config.num_stages},
-    )
-    if config.way == "sequence":
-        backward_kernels.lstm_backward_kernel_sequence[(rows, 1, D)](
-            doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
-            dc_state, dgates, dhidden, dh0, *sizes, **options,
+    """dc0."""
+    if plan.way == "resident":
+        dc0 = torch.empty_like(c0)
+        plan.run(
+            resident_kernels.lstm_backward_kernel_resident, plan.over_rows,
+            doutput, dh_n, dc_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths,
+            reset_mask, dgates, dhidden, dh0, dc0,
         )  # fmt: skip
-        return
-    over_units = (rows, _tiles(H, config.block_h), D)
-    over_outputs = (rows, _tiles(P, config.block_h), D)
-    step = _launches(
-        backward_kernels.lstm_backward_kernel_step,
-        over_units,
-        (doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
-         dc_state, dgates, dhidden, ..., *sizes),
-        config,
+        return dc0
+    weight_hh, weight_hr = _aligned(weight_hh), _aligned(weight_hr)
+    dc_state = _copy(dc_n, c0, accumulation_dtype(c0.dtype))
+    step_args = (
+        doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
+        dc_state, dgates, dhidden,
     )  # fmt: skip
+    if plan.way == "sequence":
+        kernel = backward_kernels.lstm_backward_kernel_sequence
+        plan.run(kernel, plan.over_rows, *step_args, dh0)
+        return dc_state.to(c0.dtype)
+    step = plan.step(backward_kernels.lstm_backward_kernel_step, plan.over_units, *step_args)
     if dhidden is None:
-        for s in range(T):
+        for s in range(plan.steps):
             step(s)
     else:
-        arrive = _launches(
-            backward_kernels.lstm_backward_kernel_step_arrival,
-            over_outputs,
-            (doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden, ..., *sizes),
-            config,
-        )
-        for s in range(T):
+        arrive = plan.step(
+            backward_kernels.lstm_backward_kernel_step_arrival, plan.over_outputs,
+            doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden,
+        )  # fmt: skip
+        for s in range(plan.steps):
             arrive(s)
             step(s)
-    backward_kernels.lstm_backward_kernel_start[over_outputs](
-        dh_n, weight_hh, lengths, reset_mask, dgates, dh0, *sizes, **options
-    )
+    plan.run(
+        backward_kernels.lstm_backward_kernel_start, plan.over_outputs,
+        dh_n, weight_hh, lengths, reset_mask, dgates, dh0,
+    )  # fmt: skip
+    return dc_state.to(c0.dtype)

@@ -7,9 +7,7 @@ Offsets are 64-bit: rows and units come as int64, and the compiler folds what is
 import triton
 import triton.language as tl
 
-# The interpreter multiplies 16-bit tiles wrongly (bfloat16 as its bit pattern). Products of 16-bit
-# numbers are exact in float32, so the same kernel is checked there on widened operands.
-INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+from .rounding import INTERPRETED, rounded
 
 
 @triton.jit
@@ -17,7 +15,8 @@ def dot(a, b, acc, PRECISION: tl.constexpr):
     """acc + a @ b for a [rows, K], b [K, columns].
 
     PRECISION: "ieee" or "tf32", what float32 operands are rounded to, or "float64", for which
-    there is no matrix unit in Triton: a sum of products, slow and right.
+    there is no matrix unit in Triton: a sum of products, slow and right. The interpreter multiplies
+    16-bit tiles wrongly (bfloat16 as its bit pattern), but such products are exact in float32.
     """
     if PRECISION == "float64":
         acc += tl.sum(a[:, :, None] * b[None, :, :], axis=1)
@@ -52,7 +51,7 @@ def product(
 
     a: pointers to the rows' first elements [rows], K elements each, in the weights' dtype or a
     wider one. weight: pointers to the columns' first elements [columns], STRIDE between elements.
-    Rows that are not live count as zeros.
+    Rows and columns that are not live count as zeros.
     """
     acc = zeros(live_rows, live_columns, PRECISION)
     for start in range(0, K, BLOCK_K):
@@ -62,7 +61,7 @@ def product(
         right = tl.load(
             weight[None, :] + (k * STRIDE)[:, None], live_k[:, None] & live_columns[None, :], 0.0
         )
-        acc = dot(left.to(right.dtype), right, acc, PRECISION)
+        acc = dot(rounded(left, right.dtype), right, acc, PRECISION)
     return acc
 
 
@@ -72,26 +71,27 @@ def gate_products(
     live_rows,
     weight,
     live_units,
-    H: tl.constexpr,
-    P: tl.constexpr,
+    GATE: tl.constexpr,
+    K: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """h W_hh^T for the four gates of some units: i, f, g, o, each [rows, units].
 
-    h: pointers to the rows' first elements [rows]. weight: pointers to the first elements of the
-    units' rows of W_hh (4H, P) for gate i [units].
+    h: pointers to the rows' first elements [rows], K elements each. weight: pointers to the first
+    elements of the units' rows of W_hh for gate i [units]; those of the next gate are GATE elements
+    further on.
     """
     i = zeros(live_rows, live_units, PRECISION)
     f, g, o = i, i, i
-    for start in range(0, P, BLOCK_K):
+    for start in range(0, K, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K).to(tl.int64)
-        live_k = k < P
+        live_k = k < K
         left = tl.load(h[:, None] + k[None, :], live_rows[:, None] & live_k[None, :], 0.0)
         live = live_k[:, None] & live_units[None, :]
         w = weight[None, :] + k[:, None]
         i = dot(left, tl.load(w, live, 0.0), i, PRECISION)
-        f = dot(left, tl.load(w + H * P, live, 0.0), f, PRECISION)
-        g = dot(left, tl.load(w + 2 * H * P, live, 0.0), g, PRECISION)
-        o = dot(left, tl.load(w + 3 * H * P, live, 0.0), o, PRECISION)
+        f = dot(left, tl.load(w + GATE, live, 0.0), f, PRECISION)
+        g = dot(left, tl.load(w + 2 * GATE, live, 0.0), g, PRECISION)
+        o = dot(left, tl.load(w + 3 * GATE, live, 0.0), o, PRECISION)
     return i, f, g, o
