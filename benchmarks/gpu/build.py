@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from benchmarks.machine import ROOT
 
@@ -18,7 +20,7 @@ PART = "build"
 def run(context) -> str:
     """Build, incrementally; gives the part's state (see `plan`)."""
     line = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    env = {"FASTLSTM_CUDA_ARCHS": context.architecture, "FASTLSTM_CUDA": "1"}
+    env = {"FASTLSTM_CUDA_ARCHS": context.architecture, "FASTLSTM_CUDA": "1", **toolkit()}
     context.say(" ".join([*(f"{k}={v}" for k, v in env.items()), *line]))
     if context.dry:
         context.say("dry run: not built")
@@ -47,6 +49,14 @@ def run(context) -> str:
         return "done"
     context.say(text[-3000:])
     return "failed" if status is not None else "cut"
+
+
+def toolkit() -> dict[str, str]:
+    """CUDA_HOME, for an nvcc that is in its usual place and not on PATH."""
+    usual = Path("/usr/local/cuda")
+    if shutil.which("nvcc") or os.environ.get("CUDA_HOME") or not (usual / "bin/nvcc").exists():
+        return {}
+    return {"CUDA_HOME": str(usual)}
 
 
 @contextlib.contextmanager

@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tests=args.tests,
     )
     states = plan.run_parts(context, parts, started + 60 * args.minutes)
-    if "build" in states:  # only now is there something to say of the library
+    if "build" in states and not args.dry_run:  # only now is there something to say of the library
         described["fastlstm"] = machine.fastlstm_report()
         journal.append("session", "session", machine=described, parts=parts)
     final = out or (work if args.dry_run else RESULTS)

@@ -43,7 +43,7 @@ class Flat(TorchLSTM):
         m = runner.module
         with torch.no_grad():
             torch._cudnn_rnn_flatten_weight(
-                [w.data for w in m._flat_weights],
+                m._flat_weights,
                 len(m.all_weights[0]),
                 m.input_size,
                 torch.backends.cudnn.rnn.get_cudnn_mode(m.mode),

@@ -8,6 +8,7 @@ goes on with the rest.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -20,10 +21,14 @@ from pathlib import Path
 from benchmarks.gpu.journal import Journal
 from benchmarks.machine import ROOT
 
-MOST_CHILDREN = 40
+MOST_CHILDREN = 15
+# The status of a child that has recorded what it did, and can use the GPU no more.
+LOST = 70
 # Starting python, torch and a CUDA context, and compiling kernels, are the longest silences.
 STALL_SECONDS = 100.0
 LOG_TAIL = 1500
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_SET_PARENT_DEATH_SIGNAL = 1
 
 
 @dataclass
@@ -44,6 +49,7 @@ def drive(
     log: Path,
     environment: dict[str, str] | None = None,
     finished: Sequence[int] = (0,),
+    pulse: Sequence[Path] = (),
     stall: float = STALL_SECONDS,
 ) -> Outcome:
     """Run ``command`` until it ends with a status in ``finished``, again after each break.
@@ -52,11 +58,14 @@ def drive(
         prefix: of the keys under which the child writes into ``journal``.
         stop: `time.time` at which the child is killed. What it was doing then is not broken.
         log: where what the child prints goes, appended.
-        stall: seconds without a new line in the journal or the log after which it is killed.
+        finished: the statuses of a child that has come to its end; `LOST` asks for another child.
+        pulse: files that grow while the child gets on, beside the log.
+        stall: seconds without growth after which the child is killed.
     """
     outcome = Outcome("finished")
     for _ in range(MOST_CHILDREN):
-        status, reason = watch(command, journal, stop, log, environment or {}, stall)
+        env = os.environ | journal.environment() | (environment or {})
+        status, reason = watch(command, env, stop, log, (log, *pulse), stall)
         if status in finished:
             return outcome
         if reason == "time":
@@ -66,46 +75,54 @@ def drive(
         if mark is not None:
             journal.append("broken", mark["key"], contender=mark["contender"], reason=reason)
             outcome.broken.append(f"{mark['key']} {mark['contender']}: {reason}")
-        elif not said_it_broke(journal, prefix):
+        elif status != LOST:
             outcome.state, outcome.why = "failed", f"{reason}: {tail(log)}"
             return outcome
     outcome.state, outcome.why = "failed", f"{MOST_CHILDREN} processes broke one after the other"
     return outcome
 
 
-def said_it_broke(journal: Journal, prefix: str) -> bool:
-    """Whether the child itself recorded what broke it: then another one gets further."""
-    records = [r for r in journal.records() if r["key"].startswith(prefix)]
-    return bool(records) and records[-1]["kind"] == "broken"
-
-
 def watch(
     command: Sequence[str],
-    journal: Journal,
+    env: dict[str, str],
     stop: float,
     log: Path,
-    environment: dict[str, str],
+    pulse: Sequence[Path],
     stall: float,
 ) -> tuple[int, str]:
     """One child from start to end: its status, and why it ended."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    env = os.environ | journal.environment() | {"PYTHONUNBUFFERED": "1"} | environment
     with log.open("ab") as out:
         child = subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=out, stderr=out, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=env | {"PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            preexec_fn=leash,
         )
         try:
-            return wait(child, journal, stop, log, stall)
+            return wait(child, stop, pulse, stall)
         finally:
             kill(child)
 
 
+def leash() -> None:
+    """In the child: a process group of its own, that can be killed as one, and on Linux the wish to
+    be killed when this process is, which may end without a chance to do it.
+    """
+    os.setpgid(0, 0)
+    if _LIBC is not None:
+        _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
 def wait(
-    child: subprocess.Popen, journal: Journal, stop: float, log: Path, stall: float
+    child: subprocess.Popen, stop: float, pulse: Sequence[Path], stall: float
 ) -> tuple[int, str]:
     seen, since = -1, time.time()
     while child.poll() is None:
-        grown = sum(path.stat().st_size for path in (journal.path, log) if path.exists())
+        grown = sum(path.stat().st_size for path in pulse if path.exists())
         if grown != seen:
             seen, since = grown, time.time()
         if time.time() > stop:

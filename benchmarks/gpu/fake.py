@@ -41,8 +41,14 @@ def stand_ins() -> dict[str, str]:
     simt = ROOT / "tests" / "simt"
     if (simt / "family.py").exists():
         sys.path.insert(0, str(simt))
-        if importlib.import_module("family").load() is None:
+        try:
+            reason = importlib.import_module("family").load()
+        except Exception as error:  # a compiler that fails must not hide the rest of the program
+            reason = f"{type(error).__name__}: {error}"[:500]
+        if reason is None:
             found["cuda"] = "simt"
+        else:
+            print(f"the CUDA sources do not run here: {reason}", file=sys.stderr)
     if triton_kernels.available() is None and os.environ.get("TRITON_INTERPRET") == "1":
         functions = gpu_ops._triton_forward, gpu_ops._triton_backward
         gpu_ops.register("triton", *functions, "CPU")

@@ -16,7 +16,7 @@ from benchmarks.gpu.contenders import GRAPH, Contender, baseline_of, contenders_
 from benchmarks.gpu.device import Call, Device, first_line
 from benchmarks.gpu.fake import BACKENDS
 from benchmarks.gpu.precision import PRECISIONS, fp32_precision
-from benchmarks.gpu.verify import Verifier, same_bits
+from benchmarks.gpu.verify import Verifier
 from benchmarks.peers import Problem
 from benchmarks.shapes import Case
 from benchmarks.timing import Task, interleave, paired_ratio, spread
@@ -111,6 +111,7 @@ class CellRun:
         self.notes = dict(exclude)
         self.failed = [name for name in exclude if is_ours(name)]
         self.used: dict[str, float] = {}
+        self.remarks: dict[str, str] = {}
         self.memory: dict[str, int] = {}
         self.lanes: dict[str, Lane] = {}
 
@@ -183,8 +184,10 @@ class CellRun:
         replay, captured = self.device.capture(call, sets)
         replay(0)
         self.device.synchronize()
-        if contender.checked and contender is not self.bench.contenders[0]:
-            same_bits(name, results, captured[0])
+        if contender.checked:
+            said = self.bench.verifier.verify_replay(name, results, captured[0])
+            if said:
+                self.remarks[name] = said
         self.lanes[name] = Lane(replay, sets, calls_of(self.device.sample(replay, 1), 1))
 
     def time(self, seconds: float) -> dict[str, list[float]]:
@@ -208,7 +211,7 @@ class CellRun:
                 ratios[name] = {"of": base, **paired_ratio(times[base], times[name], 200)}
         limit = floor.floor_seconds(bench.case, cell.precision, cell.mode, product_rate)
         medians = {name: spread(each) for name, each in times.items()}
-        return {
+        row = {
             **asdict(bench.case),
             "dtype": cell.precision,
             "mode": cell.mode,
@@ -218,7 +221,7 @@ class CellRun:
             "baseline": bench.contenders[0].name,
             "times": medians,
             "ratios": ratios,
-            "notes": self.notes,
+            "notes": self.notes | self.remarks,
             "budget_used": self.used,
             "checked_T": bench.verifier.case.T,
             "peak_bytes": self.memory,
@@ -227,6 +230,7 @@ class CellRun:
             **limit,
             "floor_share": {n: limit["floor_s"] / m["median_s"] for n, m in medians.items()},
         }
+        return rounded(row)
 
     def error(self, ratios: dict) -> str | None:
         if self.failed:
@@ -235,6 +239,13 @@ class CellRun:
             return None
         said = "; ".join(f"{name}: {note}" for name, note in self.notes.items())
         return f"nothing to compare ({said})"
+
+
+def rounded(value):
+    """A row with its numbers to five digits: more say nothing, and make a long file longer."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def is_ours(name: str) -> bool:

@@ -129,7 +129,8 @@ def run_worker(context: Context, part: str) -> str:
     if context.most_cells is not None:
         command += ["--cells", str(context.most_cells)]
     log = context.logs / f"{part.replace(' ', '-')}.log"
-    outcome = drive(command, context.journal, f"{part}/", stop=context.stop, log=log)
+    journal = context.journal
+    outcome = drive(command, journal, f"{part}/", stop=context.stop, log=log, pulse=[journal.path])
     for text in outcome.broken:
         context.say(f"broken: {text}")
     if outcome.state == "failed":
@@ -141,7 +142,9 @@ def run_worker(context: Context, part: str) -> str:
         context.say(f"{left or 'some'} cells are left for another run")
     if part == profile.PART:
         run_ncu(context)
-    state = judged(context, part)
+        state = "failed" if outcome.broken else "done"
+    else:
+        state = judged(context, part)
     return "cut" if state == "done" and (outcome.state == "time" or left) else state
 
 

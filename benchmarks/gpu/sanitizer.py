@@ -78,15 +78,14 @@ def run(context) -> str:
             if not plain["finished"]:
                 row |= {"status": "unavailable", "said": f"the driver alone: {plain['said']}"}
             elif context.dry:
-                line = " ".join(command(tool, backend, log, "compute-sanitizer"))
-                row |= {"status": "unavailable", "said": f"dry run, not started: {line}"}
-                context.say(line)
+                context.say(" ".join(command(tool, backend, log, "compute-sanitizer")))
+                row |= {"status": "unavailable", "said": "a dry run: not started"}
             elif executable is None:
                 row |= {"status": "unavailable", "said": "no compute-sanitizer on this machine"}
             else:
                 given = (tool, backend, log, executable)
                 row |= one(*given, min(TOOL_SECONDS, context.left()))
-            context.say(f"{tool} {backend}: {row['status']} {row['said'].splitlines()[:1]}")
+            context.say(f"{tool} {backend}: {row['status']}: {row['said'].splitlines()[0]}")
             journal.append("sanitizer", key, part=PART, **row)
     rows = journal.latest("sanitizer").values()
     return "failed" if any(row["status"] == "failed" for row in rows) else state

@@ -73,10 +73,9 @@ def summary_table(summary: list[dict]) -> Table:
     lines = [
         [
             entry["kind"],
-            NAMES[entry["dtype"]],
+            entry["dtype"],
             entry["mode"],
             entry["lane"],
-            entry["of"],
             str(entry["cells"]),
             f"{entry['geomean']:.2f}",
             f"{entry['least']:.2f}",
@@ -86,8 +85,7 @@ def summary_table(summary: list[dict]) -> Table:
         for entry in summary
     ]
     header = [
-        "shapes", "dtype", "mode", "lane", "of", "cells", "geomean", "least", "at T,N,H",
-        "of floor",
+        "shapes", "dtype", "mode", "lane", "cells", "geomean", "least", "at T,N,H", "of floor",
     ]  # fmt: skip
     return "summary", header, lines, [entry["geomean"] for entry in summary]
 

@@ -109,6 +109,27 @@ class Verifier:
             start = {"output": results[0][: self.case.T].detach()}
             self._judge(f"{name}, whole length", start, {"output"})
 
+    def verify_replay(
+        self, name: str, once: tuple[Tensor, ...], again: tuple[Tensor, ...]
+    ) -> str | None:
+        """None where a graph's replay gives the bits of the plain call, else how far it is off; two
+        results within the budget may be two budgets apart, and what is further raises
+        `check.WrongResult`.
+        """
+        shares = [0.0]
+        for key, value in (self.errors or {}).items():
+            shares.append(value / (float(self.oracle[key].abs().max()) or 1.0))
+        allowed, worst = 2 * (2 * max(shares) + self.roundoff), 0.0
+        for a, b in zip(once, again, strict=True):
+            if not torch.equal(a, b):
+                off = float((a.double() - b.double()).abs().max() / a.double().abs().max())
+                worst = off if not off <= worst else worst  # so that a NaN stays
+        if not worst <= allowed:
+            raise check.WrongResult(
+                f"{name}: the replay is off by {worst:.2e} of the call's, allowed {allowed:.2e}"
+            )
+        return f"the replay is not the call bit for bit: off by {worst:.2e}" if worst else None
+
 
 def first_steps(problem: Problem, case: Case) -> Problem:
     """The first ``case.T`` steps of a problem without lengths."""
@@ -120,13 +141,3 @@ def first_steps(problem: Problem, case: Case) -> Problem:
         output_weight=problem.output_weight[: case.T].clone(),
         reset_mask=None if mask is None else mask[: case.T].clone(),
     )
-
-
-def same_bits(name: str, once: tuple[Tensor, ...], again: tuple[Tensor, ...]) -> None:
-    """Raises `check.WrongResult` where a graph's replay differs from the plain call."""
-    for index, (a, b) in enumerate(zip(once, again, strict=True)):
-        if not torch.equal(a, b):
-            off = float((a.double() - b.double()).abs().max())
-            raise check.WrongResult(
-                f"{name}: result {index} of the graph's replay is off by {off:.2e} from the call's"
-            )

@@ -1,8 +1,8 @@
 """A child process that goes through the cells of one part: ``python -m benchmarks.gpu.worker``.
 
 It writes every finished cell into the journal at once. It ends with status 0 when the cells are
-done or the time is, and with `LOST` when a contender has broken the process; `drive` then starts
-another one, which goes on without that contender.
+done or the time is, and with `drive.LOST` when a contender has broken the process; another one then
+goes on without that contender.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from benchmarks.gpu import fake, profile
 from benchmarks.gpu.cells import GpuCell, cells_of, expected_seconds, parse_share
 from benchmarks.gpu.contenders import contenders_of
 from benchmarks.gpu.device import Device, first_line, open_device
+from benchmarks.gpu.drive import LOST
 from benchmarks.gpu.journal import Journal
 from benchmarks.gpu.measure import Bench, ContextLost, failed_row, make_bench, run_cell
 from benchmarks.gpu.precision import PRECISIONS, fp32_precision
 from benchmarks.shapes import Case
 
-LOST = 70
 SETUP = "setup"
 # A contender that has broken this many cells of a part is not started again.
 GIVE_UP_AFTER = 3

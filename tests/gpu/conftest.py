@@ -6,6 +6,7 @@ one of the processes that share the device.
 """
 
 import os
+from pathlib import Path
 
 # Before the first call of cuBLAS: it is deterministic only with a workspace of its own.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -15,6 +16,7 @@ import torch
 
 from benchmarks.gpu import fake, suite
 from benchmarks.gpu.device import open_device
+from benchmarks.gpu.drive import LOST
 from benchmarks.gpu.journal import Journal
 from benchmarks.gpu.precision import fp32_precision
 
@@ -23,13 +25,19 @@ if fake.is_dry():
     fake.fake_backends()
 
 HAVE_GPU = torch.cuda.is_available()
-CONTEXT_LOST = 70
+REDUCED = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+HERE = Path(__file__).parent
+# On a GPU, other packages warn of much that is not ours; of us, a warning is still an error.
+WARNINGS = pytest.mark.filterwarnings("default", "error:fastlstm:RuntimeWarning")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(WARNINGS)
 
 
 def pytest_configure(config):
-    # nn.LSTM does not keep bfloat16 weights in one piece, and says so.
-    config.addinivalue_line("filterwarnings", "ignore:RNN module weights are not part of single")
-    config.addinivalue_line("filterwarnings", "ignore:LSTM with projections is not supported with")
     journal = Journal.from_environment()
     if journal is not None:
         shard = os.environ[suite.SHARD]
@@ -64,9 +72,16 @@ def real_gpu():
 
 @pytest.fixture(autouse=True)
 def full_precision():
-    """float32 in full, also in nn.LSTM and in products; a test of TF32 asks for it."""
+    """float32 in full, in nn.LSTM and in products too, and all sums in float32; a test of TF32 asks
+    for it."""
+    products = torch.backends.cuda.matmul
+    before = [getattr(products, name) for name in REDUCED]
+    for name in REDUCED:
+        setattr(products, name, False)
     with fp32_precision("ieee"):
         yield
+    for name, value in zip(REDUCED, before, strict=True):
+        setattr(products, name, value)
 
 
 class Recorder:
@@ -104,4 +119,4 @@ class Recorder:
         self.journal.append("test", self.prefix + nodeid, **given)
         # After a crashed kernel every later test would fail in this process.
         if worst and HAVE_GPU and open_device(False).illness():
-            pytest.exit("the GPU cannot be used any more in this process", CONTEXT_LOST)
+            pytest.exit("the GPU cannot be used any more in this process", LOST)

@@ -1,0 +1,181 @@
+"""`./run gpu` from end to end, with the CPU in the GPU's place; and its command line."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from benchmarks import report
+from benchmarks.gpu import cli, device, fake, plan
+from benchmarks.gpu.cells import edge_cases, grid_cases
+from benchmarks.gpu.journal import Journal, last_stamp
+from benchmarks.machine import ROOT
+
+# Of every part a little: each starts processes that import torch.
+PARTS = ["build", "tests", "bench", "bf16", "sanitizer", "edges", "profile", "report"]
+SOME = ["--tests", "one_unit or repeat", "--cells", "2"]
+
+
+def run_dry(folder, *arguments):
+    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(folder)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=280
+    )
+
+
+def kept_results():
+    return sorted((ROOT / "benchmarks" / "results").iterdir())
+
+
+@pytest.fixture(scope="module")
+def dry(tmp_path_factory):
+    """The folder that a dry run has left, and what it printed."""
+    folder, before = tmp_path_factory.mktemp("gpu"), kept_results()
+    done = run_dry(folder, *PARTS, *SOME)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert kept_results() == before
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def result(dry):
+    return json.loads((dry[0] / "dry-run.json").read_text())
+
+
+def test_it_leaves_few_files_that_say_what_they_are(dry, result):
+    folder, _ = dry
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"dry-run.json", "dry-run.md", "dry-run.png", "journal.jsonl", "logs"}
+    report.validate(result)
+    assert result["kind"] == "gpu"
+    assert result["settings"]["dry_run"]
+    assert "Nothing was measured" in (folder / "dry-run.md").read_text()
+    assert (folder / "dry-run.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_part_is_done(dry, result):
+    states = {part: each["state"] for part, each in result["parts"].items()}
+    assert states == dict.fromkeys(
+        ["build", "tests", "bench bf16", "sanitizer", "edges", "profile"], "done"
+    )
+    for line in ("setup.py build_ext", "--tool memcheck", "--tool racecheck", "--tool initcheck"):
+        assert line in dry[1]
+
+
+def test_cells_are_checked_and_timed_in_every_lane(result):
+    assert {row["part"] for row in result["rows"]} == {"bench bf16", "edges"}
+    for row in result["rows"]:
+        assert (row["status"], row["error"]) == ("ok", None)
+        assert max(row["T"], row["N"]) <= 6
+        lanes = {"cuda", "cuda graph", "triton", "triton graph"}
+        assert set(row["ratios"]) == lanes
+        assert set(row["floor_share"]) == set(row["times"]) > lanes
+        assert all(0 <= used <= 1 for used in row["budget_used"].values())
+        assert {"cuda", "triton"} < set(row["budget_used"])
+    assert {entry["mode"] for entry in result["summary"]} == {"infer", "train"}
+    assert "bf16" in result["rates"]
+
+
+def test_tests_sanitizer_and_profile_are_there(result):
+    outcomes = {each["outcome"] for each in result["tests"].values()}
+    assert outcomes == {"passed"}
+    assert any("repeat_bit_by_bit" in nodeid for nodeid in result["tests"])
+    assert len(result["sanitizer"]) == 8
+    assert {row["said"] for row in result["sanitizer"]} == {"a dry run: not started"}
+    assert all(look["kernels"] for look in result["profile"])
+
+
+def test_what_is_finished_is_not_run_again(dry, monkeypatch, capsys):
+    path = dry[0] / "journal.jsonl"
+    journal = Journal(path, last_stamp(path))
+    context = plan.Context(journal, dry[0], True, time.time() + 60, "80", most_cells=2)
+    monkeypatch.setattr(plan, "drive", None)
+    assert plan.run_worker(context, "bench bf16") == "done"
+    assert "are in the journal" in capsys.readouterr().out
+
+
+def test_the_backends_stand_ins_are_named(dry):
+    """The simulated CUDA sources where they can be built, and never silently something else."""
+    log = (dry[0] / "logs" / "bench-bf16.log").read_text()
+    assert "dry run: {'cuda': '" in log
+    if "'cuda': 'simt'" not in log:
+        assert "the CUDA sources do not run here" in log or "no C++ compiler" in log
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(device, "missing_gpu", lambda: "none is here")
+    monkeypatch.delenv("OUT", raising=False)
+
+
+def test_without_a_gpu_it_says_what_to_do(no_gpu, capsys):
+    assert cli.main([]) == cli.NO_GPU == 2
+    said = capsys.readouterr().err
+    assert "none is here" in said
+    assert "--dry-run" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("bech", "'bech', expected one of build"),
+        ("bench bf17", "'bf17'"),
+        ("bf16", "'bf16'"),
+        ("bench --slice 3/2", "expected k from 1 to n"),
+        ("bench --slice half", "expected k/n"),
+        ("--minutes 0", "more than 0"),
+        ("--dry-run --out benchmarks/results", "a dry run measures nothing"),
+    ],
+)
+def test_wrong_arguments(arguments, message, no_gpu, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments.split())
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_report_needs_a_journal(no_gpu, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "WORK", tmp_path / "none")
+    assert cli.main(["report", "--out", str(tmp_path)]) == 2
+    assert "no run to report on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("states", "status"),
+    [
+        ({"build": "done", "tests": "done"}, 0),
+        ({"build": "done", "tests": "failed", "edges": "cut"}, 1),
+        ({"build": "done", "tests": "cut"}, 3),
+        ({"edges": "skipped"}, 3),
+    ],
+)
+def test_exit_status_is_honest(states, status):
+    assert cli.status_of(states) == status
+
+
+def test_the_shell_command_reaches_it():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU, and the command would run on it")
+    env = os.environ | {"FASTLSTM_PYTHON": sys.executable}
+    env.pop("OUT", None)
+    done = subprocess.run(
+        ["./run", "gpu", "tests"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert "no GPU to run on" in done.stderr
+
+
+def test_dry_sizes_are_small_and_keep_the_grid_apart():
+    shrunk = [fake.shrink(case) for case in grid_cases()]
+    assert len(set(shrunk)) == len(shrunk) == 84
+    for case in [*shrunk, *map(fake.shrink, edge_cases())]:
+        assert case.T <= 6
+        assert case.N <= 5
+        assert case.H <= 24
+        assert case.P < case.H
