@@ -29,6 +29,15 @@ KINDS = {
     "float16": (torch.float16, torch.float16),
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
+# Those that cluster kernels take; the rest always goes to the step kernels.
+ON_TENSOR_CORES = [name for name, (_, factors) in KINDS.items() if factors is not None]
+on_tensor_cores = pytest.mark.parametrize("kind", ON_TENSOR_CORES)
+
+
+@pytest.fixture
+def in_steps(monkeypatch):
+    """Keeps the cluster kernels out."""
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", "step")
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +55,47 @@ def check_kind(case: Case, kind: str) -> None:
     check(replace(case, dtype=dtype, wide=wide), "simt", factors=factors)
 
 
-SAMPLED = [c for c in sampled_cases("recurrence", 60, 5) if c.T * c.N * c.H <= 6_000]
+SAMPLED = [c for c in sampled_cases("recurrence", 60, 5) if c.T * c.N * c.H <= 4_000]
 
 
 @kinds
 @pytest.mark.parametrize(**by_id(SAMPLED))
-def test_any_case(case, kind):
+def test_any_case_in_steps(case, kind, in_steps):
     check_kind(case, kind)
+
+
+@on_tensor_cores
+@pytest.mark.parametrize(**by_id([c for c in SAMPLED if c.P is None]))
+def test_any_case_on_clusters(case, kind):
+    before = family.launches()
+    check_kind(case, kind)
+    assert family.launches() - before == 2 * (case.T > 0 and case.N > 0)
+
+
+# Every shape in clusters.h, up to the largest H that it serves. With few multiprocessors a cluster
+# takes 16 rows, with many 8.
+@on_tensor_cores
+@pytest.mark.parametrize("H", [64, 65, 128, 130, 256, 257, 512])
+@pytest.mark.parametrize("rows", [8, 16])
+def test_every_cluster_under_any_schedule(kind, H, rows):
+    if kind == "tf32" and H > 256:
+        pytest.skip("tf32 weights for this H do not fit")
+    case = Case("recurrence", T=3, N=9, H=H, dtype=torch.float32, masks="random")
+    if rows == 16:
+        case = replace(case, T=2, N=17, D=2)
+    before = family.launches()
+    with family.simulated(seed=rows + H, multiprocessors=132 if rows == 8 else 16):
+        check_kind(case, kind)
+    assert family.launches() - before == 2
+
+
+def test_clusters_leave_older_gpus_to_the_step_kernels():
+    case = Case("recurrence", T=3, N=4, H=96, dtype=torch.float32)
+    for capability, launches in ((8, 2 * 3 + 4), (9, 2)):
+        before = family.launches()
+        with family.simulated(capability_major=capability):
+            check_kind(case, "tf32")
+        assert family.launches() - before == launches, capability
 
 
 # With few multiprocessors the larger tiles serve even the sizes that a test can afford.
@@ -62,7 +105,7 @@ TILES = {"narrow": 10_000, "medium": 4, "large": 1}
 @kinds
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize(("seed", "P"), [(1, None), (2, 70)])
-def test_every_tile_under_any_schedule(kind, tile, seed, P):
+def test_every_tile_under_any_schedule(kind, tile, seed, P, in_steps):
     case = Case("recurrence", T=2, N=131, H=75, P=P, D=2, dtype=torch.float32, masks="random")
     if kind == "float64":
         case = replace(case, N=17)
@@ -71,7 +114,9 @@ def test_every_tile_under_any_schedule(kind, tile, seed, P):
 
 
 @kinds
-def test_results_repeat_bit_by_bit_under_any_schedule(kind):
+@pytest.mark.parametrize("kernels", ["step", "auto"])
+def test_results_repeat_bit_by_bit_under_any_schedule(kind, kernels, monkeypatch):
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
     case = Case("recurrence", T=4, N=19, H=40, dtype=KINDS[kind][0], masks="random")
     torch.backends.cudnn.rnn.fp32_precision = "tf32" if kind == "tf32" else "ieee"
     arguments, gradients = draw(case)
@@ -107,7 +152,9 @@ def shifted(t: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("change", [strided, shifted])
 @pytest.mark.parametrize("P", [None, 8])
-def test_strides_and_addresses_do_not_matter(change, P):
+@pytest.mark.parametrize("kernels", ["step", "auto"])
+def test_strides_and_addresses_do_not_matter(change, P, kernels, monkeypatch):
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
     case = Case("recurrence", T=3, N=5, H=16, P=P, D=2, dtype=torch.bfloat16, masks="random")
     arguments, gradients = draw(case)
     plain = forward(case, "simt", arguments)
@@ -132,8 +179,9 @@ def test_no_steps_and_no_rows_launch_nothing(T, N):
 @pytest.mark.parametrize("gradients", range(16))
 def test_gradients_that_are_not_there(gradients):
     case = Case("recurrence", T=3, N=4, H=7, dtype=torch.float32, gradients=gradients)
-    check(case, "simt")
-    check(replace(case, P=3, masks="random"), "simt")
+    check_kind(case, "float32")
+    check_kind(replace(case, P=3, masks="random"), "float32")
+    check_kind(case, "float16")
 
 
 def test_lengths_out_of_range_are_clamped():
@@ -184,7 +232,7 @@ def test_a_launch_that_fails_is_named_with_its_sizes(which):
 
 
 def test_too_little_shared_memory_is_an_error():
-    case = Case("recurrence", T=2, N=200, H=130, dtype=torch.bfloat16)
+    case = Case("recurrence", T=2, N=200, H=130, dtype=torch.float32)
     arguments, _ = draw(case)
     with (
         family.simulated(multiprocessors=1, max_shared_opt_in=50 << 10),

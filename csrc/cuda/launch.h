@@ -31,6 +31,13 @@ class Launcher {
     config.gridDim = grid;
     config.blockDim = dim3(static_cast<unsigned>(threads));
     config.dynamicSmemBytes = shared_bytes;
+    configured(name, kernel, config, args...);
+  }
+
+  // A launch that is configured but for the stream.
+  template <class... Params, class... Args>
+  void configured(const char* name, void (*kernel)(Params...), cudaLaunchConfig_t& config, const Args&... args) {
+    if (failed()) return;
     config.stream = stream_;
     note(name, cudaLaunchKernelEx(&config, kernel, args...));
   }

@@ -20,7 +20,7 @@ struct TensorCoreFragments {
   using Acc = float;
   static constexpr int kChunkBytes = 32;
 
-  struct A {
+  struct alignas(16) A {
     uint32_t bits[4];
   };
   struct B {
@@ -35,13 +35,27 @@ struct TensorCoreFragments {
   }
 };
 
-struct BFloat16Product : TensorCoreFragments {
-  using IO = BFloat16;
+// Two 16-bit numbers make a word of a fragment.
+template <class T>
+struct HalfFragments : TensorCoreFragments {
+  using IO = T;
+
+  // The word of part 0 or 1 of a chunk that the thread at `pair` of its group holds, from the chunk's number at each k.
+  template <class At>
+  static __device__ __forceinline__ void pack(uint32_t& bits, int pair, int part, const At& at) {
+    const int k = part * 8 + pair * 2;
+    bits = at(k).bits | static_cast<uint32_t>(at(k + 1).bits) << 16;
+  }
+  // What a state's words need before they are factors.
+  template <int kCount>
+  static __device__ __forceinline__ void round(uint32_t (&)[kCount]) {}
+};
+
+struct BFloat16Product : HalfFragments<BFloat16> {
   static __device__ __forceinline__ void multiply(float (&d)[4], const A& a, const B& b) { ptx::mma_bf16(d, a.bits, b.bits); }
 };
 
-struct Float16Product : TensorCoreFragments {
-  using IO = Float16;
+struct Float16Product : HalfFragments<Float16> {
   static __device__ __forceinline__ void multiply(float (&d)[4], const A& a, const B& b) { ptx::mma_f16(d, a.bits, b.bits); }
 };
 
@@ -59,7 +73,10 @@ struct TF32Product : TensorCoreFragments {
   }
   static __device__ __forceinline__ void multiply(float (&d)[4], const A& a, const B& b) { ptx::mma_tf32(d, a.bits, b.bits); }
 
- private:
+  template <class At>
+  static __device__ __forceinline__ void pack(uint32_t& bits, int pair, int part, const At& at) {
+    bits = ptx::float_to_tf32(at(part * 4 + pair));
+  }
   template <int kCount>
   static __device__ __forceinline__ void round(uint32_t (&bits)[kCount]) {
 #pragma unroll

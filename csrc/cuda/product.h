@@ -84,8 +84,7 @@ class Product {
       copy(f, s + Tile::kStages - 1, s + Tile::kStages - 1 < count);
       multiply(acc, shared_ + s % Tile::kStages * kStageBytes);
     }
-    ptx::cp_async_wait<0>();
-    __syncthreads();  // the sums take the place of the tiles
+    __syncthreads();  // all copies are over; the sums take the place of the tiles
     store(acc);
     __syncthreads();
   }

@@ -1,48 +1,89 @@
-// The entry points: which policy multiplies for a dtype.
+// The entry points: which family of kernels takes a call, and which policy multiplies for its dtype.
+
+#include <cstdlib>
+#include <cstring>
 
 #include "backward_steps.h"
+#include "cluster_launch.h"
 #include "forward_steps.h"
 
 namespace fastlstm::cuda {
 
-extern template class ForwardSteps<BFloat16Product>;
-extern template class ForwardSteps<Float16Product>;
-extern template class ForwardSteps<TF32Product>;
-extern template class ForwardSteps<Float32Product>;
-extern template class ForwardSteps<Float64Product>;
-extern template class BackwardSteps<BFloat16Product>;
-extern template class BackwardSteps<Float16Product>;
-extern template class BackwardSteps<TF32Product>;
-extern template class BackwardSteps<Float32Product>;
-extern template class BackwardSteps<Float64Product>;
+#define FASTLSTM_COMPILED_ELSEWHERE(Policy)        \
+  extern template class ForwardSteps<Policy>;      \
+  extern template class BackwardSteps<Policy>;
+FASTLSTM_COMPILED_ELSEWHERE(BFloat16Product)
+FASTLSTM_COMPILED_ELSEWHERE(Float16Product)
+FASTLSTM_COMPILED_ELSEWHERE(TF32Product)
+FASTLSTM_COMPILED_ELSEWHERE(Float32Product)
+FASTLSTM_COMPILED_ELSEWHERE(Float64Product)
+#undef FASTLSTM_COMPILED_ELSEWHERE
+
+#define FASTLSTM_COMPILED_ELSEWHERE(Policy)                                                    \
+  extern template bool forward_on_clusters<Policy>(const ForwardArgs& args, Launcher* launch); \
+  extern template bool backward_on_clusters<Policy>(const BackwardArgs& args, Launcher* launch);
+FASTLSTM_COMPILED_ELSEWHERE(BFloat16Product)
+FASTLSTM_COMPILED_ELSEWHERE(Float16Product)
+FASTLSTM_COMPILED_ELSEWHERE(TF32Product)
+#undef FASTLSTM_COMPILED_ELSEWHERE
 
 namespace {
 
-template <template <class> class Steps, class Args, class Use>
-auto with_policy(const Args& args, void* workspace, const Use& use) {
+// Calls use with a value of the policy for the call's dtype.
+template <class Args, class Use>
+auto with_policy(const Args& args, const Use& use) {
   switch (args.dtype) {
-    case DType::kBFloat16: return use(Steps<BFloat16Product>(args, workspace));
-    case DType::kFloat16: return use(Steps<Float16Product>(args, workspace));
-    case DType::kFloat64: return use(Steps<Float64Product>(args, workspace));
+    case DType::kBFloat16: return use(BFloat16Product{});
+    case DType::kFloat16: return use(Float16Product{});
+    case DType::kFloat64: return use(Float64Product{});
     case DType::kFloat32: break;
   }
-  return args.tf32 ? use(Steps<TF32Product>(args, workspace)) : use(Steps<Float32Product>(args, workspace));
+  return args.tf32 ? use(TF32Product{}) : use(Float32Product{});
 }
 
-constexpr auto kWorkspace = [](const auto& steps) { return steps.workspace(); };
+// FASTLSTM_CUDA_KERNELS=step keeps the cluster kernels out: to compare, or where they are suspected.
+bool clusters_wanted() {
+  const char* kernels = std::getenv("FASTLSTM_CUDA_KERNELS");
+  return kernels == nullptr || std::strcmp(kernels, "step") != 0;
+}
+
+// Each family offers: take it with a launcher, or without one only say whether it would.
+template <class Policy>
+bool on_clusters(const ForwardArgs& args, Launcher* launch) {
+  if constexpr (kHasClusters<Policy>) return clusters_wanted() && forward_on_clusters<Policy>(args, launch);
+  return false;
+}
+
+template <class Policy>
+bool on_clusters(const BackwardArgs& args, Launcher* launch) {
+  if constexpr (kHasClusters<Policy>) return clusters_wanted() && backward_on_clusters<Policy>(args, launch);
+  return false;
+}
+
+template <template <class> class Steps, class Args>
+size_t workspace_of(const Args& args) {
+  return with_policy(args, [&](auto policy) {
+    using Policy = decltype(policy);
+    return on_clusters<Policy>(args, nullptr) ? size_t{0} : Steps<Policy>(args, nullptr).workspace();
+  });
+}
+
+template <template <class> class Steps, class Args>
+Status run(const Args& args, void* workspace, void* stream) {
+  return with_policy(args, [&](auto policy) {
+    using Policy = decltype(policy);
+    Launcher launch(args.sizes, stream);
+    if (on_clusters<Policy>(args, &launch)) return launch.status();
+    return Steps<Policy>(args, workspace).run(stream);
+  });
+}
 
 }  // namespace
 
-size_t forward_workspace(const ForwardArgs& args) { return with_policy<ForwardSteps>(args, nullptr, kWorkspace); }
+size_t forward_workspace(const ForwardArgs& args) { return workspace_of<ForwardSteps>(args); }
+size_t backward_workspace(const BackwardArgs& args) { return workspace_of<BackwardSteps>(args); }
 
-size_t backward_workspace(const BackwardArgs& args) { return with_policy<BackwardSteps>(args, nullptr, kWorkspace); }
-
-Status forward(const ForwardArgs& args, void* workspace, void* stream) {
-  return with_policy<ForwardSteps>(args, workspace, [stream](auto steps) { return steps.run(stream); });
-}
-
-Status backward(const BackwardArgs& args, void* workspace, void* stream) {
-  return with_policy<BackwardSteps>(args, workspace, [stream](auto steps) { return steps.run(stream); });
-}
+Status forward(const ForwardArgs& args, void* workspace, void* stream) { return run<ForwardSteps>(args, workspace, stream); }
+Status backward(const BackwardArgs& args, void* workspace, void* stream) { return run<BackwardSteps>(args, workspace, stream); }
 
 }  // namespace fastlstm::cuda

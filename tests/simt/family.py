@@ -20,7 +20,12 @@ SOURCES = [ROOT / "csrc" / "cuda_ops.cpp", ROOT / "csrc" / "recurrence_call.cpp"
 
 
 # What a test may set about the simulated device for a while, and how it is otherwise.
-USUAL = {"multiprocessors": 132, "max_shared_opt_in": 227 << 10, "fail_launch": 0}
+USUAL = {
+    "multiprocessors": 132,
+    "max_shared_opt_in": 227 << 10,
+    "capability_major": 9,
+    "fail_launch": 0,
+}
 _loaded: list[ctypes.CDLL] = []
 
 

@@ -1,0 +1,160 @@
+// Launches the recurrence on clusters, where there is a shape for it and the device has room for its clusters.
+#pragma once
+
+#include "clusters.h"
+#include "launch.h"
+
+namespace fastlstm::cuda {
+
+// Multiprocessors of the current device, and the first digit of its compute capability.
+struct DeviceFacts {
+  int device = 0, multiprocessors = 1, capability = 0;
+
+  DeviceFacts() {
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device);
+  }
+};
+
+// How the clusters of a call are launched.
+template <class Call>
+class ClusterLaunch {
+ public:
+  using Kernel = void (*)(Call);
+
+  ClusterLaunch(Kernel kernel, int blocks, int64_t clusters, int64_t D, int threads, size_t shared) : kernel_(kernel) {
+    config_.gridDim = dim3(static_cast<unsigned>(clusters * blocks), 1, static_cast<unsigned>(D));
+    config_.blockDim = dim3(static_cast<unsigned>(threads));
+    config_.dynamicSmemBytes = shared;
+    attribute_.id = cudaLaunchAttributeClusterDimension;
+    attribute_.val.clusterDim.x = static_cast<unsigned>(blocks);
+    attribute_.val.clusterDim.y = attribute_.val.clusterDim.z = 1;
+    config_.attrs = &attribute_;
+    config_.numAttrs = blocks > 1 ? 1 : 0;
+  }
+  ClusterLaunch(const ClusterLaunch&) = delete;
+
+  // Whether the device has room for one cluster at least.
+  bool fits() {
+    const void* function = reinterpret_cast<const void*>(kernel_);
+    const int shared = static_cast<int>(config_.dynamicSmemBytes);
+    bool fine = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared) == cudaSuccess;
+    if (fine && config_.numAttrs > 0) {
+      int resident = 0;
+      fine = cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) == cudaSuccess &&
+             cudaOccupancyMaxActiveClusters(&resident, kernel_, &config_) == cudaSuccess && resident > 0;
+    }
+    if (!fine) cudaGetLastError();  // a "no" is not an error, and must not be reported as the next call's
+    return fine;
+  }
+
+  void operator()(Launcher& launch, const char* name, const Call& call) { launch.configured(name, kernel_, config_, call); }
+
+ private:
+  Kernel kernel_;
+  cudaLaunchConfig_t config_{};
+  cudaLaunchAttribute attribute_{};
+};
+
+// The kernel of a shape: one block needs no cluster where it holds all units.
+template <class Shape>
+constexpr bool kInClusters = Shape::kK * Shape::kGates != 4 * Shape::kUnits;
+
+template <class Shape>
+constexpr auto cluster_kernel() {
+  if constexpr (Shape::kGates == 4) {
+    return lstm_forward_kernel_cluster<Shape, kInClusters<Shape>>;
+  } else {
+    return lstm_backward_kernel_cluster<Shape, kInClusters<Shape>>;
+  }
+}
+
+// Launches `call` on clusters of a shape, or with no launcher only asks; false if the device has no room for them.
+template <class Shape, class Call>
+bool launch_on_clusters(Launcher* launch, const char* name, const Call& call) {
+  const Sizes& s = call.sizes;
+  const int blocks = static_cast<int>((s.H + Shape::kUnits - 1) / Shape::kUnits);
+  const int64_t clusters = (s.N + Shape::kRows - 1) / Shape::kRows;
+  ClusterLaunch<Call> cluster(cluster_kernel<Shape>(), blocks, clusters, s.D, Shape::kThreads, ClusterMemory<Shape>::kBytes);
+  if (!cluster.fits()) return false;
+  if (launch != nullptr) cluster(*launch, name, call);
+  return true;
+}
+
+// Whether a call may go to clusters: the rest is left to the step kernels.
+inline bool clusters_may_take(const Sizes& s, const void* weight_hr) {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  return weight_hr == nullptr && s.N < kMost && s.T < kMost;
+}
+
+// Finds the shape for H with the fewest rows a cluster (8 or 16) at which all clusters run at once, if 8 is not enough 16, and asks
+// `take` with it; take(shape) says whether it was served.
+template <template <class, int> class Shapes, class Policy, class Take>
+bool visit_shape(const Sizes& s, const DeviceFacts& device, const Take& take) {
+  bool taken = false;
+  const auto visit = [&](auto shape) {
+    if (!kInClusters<decltype(shape)> || device.capability >= 9) taken = take(shape);
+  };
+  const int64_t blocks = (s.H + 63) / 64;
+  if ((s.N + 7) / 8 * s.D * blocks <= device.multiprocessors) {
+    Shapes<Policy, 1>::visit(s.H, visit);
+  } else {
+    Shapes<Policy, 2>::visit(s.H, visit);
+  }
+  return taken;
+}
+
+template <class Policy>
+bool forward_on_clusters(const ForwardArgs& a, Launcher* launch) {
+  using IO = typename Policy::IO;
+  using Acc = typename Policy::Acc;
+  if (!clusters_may_take(a.sizes, a.weight_hr)) return false;
+  ClusterForwardCall<IO, Acc> call{};
+  call.sizes = a.sizes;
+  call.steps = {a.sizes.T, a.sizes.N, a.reset_mask};
+  call.gates_x = {const_cast<void*>(a.gates_x), a.wide_gates};
+  call.gates_stride_t = a.gates_stride_t;
+  call.gates_stride_n = a.gates_stride_n;
+  call.h0 = static_cast<const IO*>(a.h0);
+  call.c0 = static_cast<const IO*>(a.c0);
+  call.weight_hh = static_cast<const IO*>(a.weight_hh);
+  call.lengths = a.lengths;
+  call.output = static_cast<IO*>(a.output);
+  call.h_n = static_cast<IO*>(a.h_n);
+  call.c_n = static_cast<IO*>(a.c_n);
+  call.cells = static_cast<Acc*>(a.cells);
+  call.gates = static_cast<IO*>(a.gates);
+  return visit_shape<ForwardShapes, Policy>(a.sizes, DeviceFacts(), [&](auto shape) {
+    return launch_on_clusters<decltype(shape)>(launch, "lstm_forward_kernel_cluster", call);
+  });
+}
+
+template <class Policy>
+bool backward_on_clusters(const BackwardArgs& a, Launcher* launch) {
+  using IO = typename Policy::IO;
+  using Acc = typename Policy::Acc;
+  if (!clusters_may_take(a.sizes, a.weight_hr)) return false;
+  ClusterBackwardCall<IO, Acc> call{};
+  call.sizes = a.sizes;
+  call.steps = {a.sizes.T, a.sizes.N, a.reset_mask};
+  call.doutput = static_cast<const IO*>(a.doutput);
+  call.doutput_stride_t = a.doutput_stride_t;
+  call.doutput_stride_n = a.doutput_stride_n;
+  call.dh_n = static_cast<const IO*>(a.dh_n);
+  call.dc_n = static_cast<const IO*>(a.dc_n);
+  call.dcells = static_cast<const Acc*>(a.dcells);
+  call.c0 = static_cast<const IO*>(a.c0);
+  call.weight_hh = static_cast<const IO*>(a.weight_hh);
+  call.cells = static_cast<const Acc*>(a.cells);
+  call.gates = static_cast<const IO*>(a.gates);
+  call.lengths = a.lengths;
+  call.dgates_x = {a.dgates_x, a.wide_gates};
+  call.dh0 = static_cast<IO*>(a.dh0);
+  call.dc0 = static_cast<IO*>(a.dc0);
+  return visit_shape<BackwardShapes, Policy>(a.sizes, DeviceFacts(), [&](auto shape) {
+    return launch_on_clusters<decltype(shape)>(launch, "lstm_backward_kernel_cluster", call);
+  });
+}
+
+}  // namespace fastlstm::cuda
