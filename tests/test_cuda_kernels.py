@@ -75,14 +75,14 @@ def test_any_case_on_clusters(case, kind):
 # Every shape in clusters.h, up to the largest H that it serves. With few multiprocessors a cluster
 # takes 16 rows, with many 8.
 @on_tensor_cores
-@pytest.mark.parametrize("H", [64, 65, 128, 130, 256, 257, 512])
+@pytest.mark.parametrize("H", [64, 65, 128, 130, 256, 257, 512, 530])
 @pytest.mark.parametrize("rows", [8, 16])
 def test_every_cluster_under_any_schedule(kind, H, rows):
-    if kind == "tf32" and H > 256:
-        pytest.skip("tf32 weights for this H do not fit")
+    if (kind == "tf32" and H > 256) or (rows == 16 and H > 512):
+        pytest.skip("no room for the weights of this H in tf32, or for 16 rows")
     case = Case("recurrence", T=3, N=9, H=H, dtype=torch.float32, masks="random")
     if rows == 16:
-        case = replace(case, T=2, N=17, D=2)
+        case = replace(case, T=2, N=17, D=2 if H <= 256 else 1)
     before = family.launches()
     with family.simulated(seed=rows + H, multiprocessors=132 if rows == 8 else 16):
         check_kind(case, kind)

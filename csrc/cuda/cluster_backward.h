@@ -1,5 +1,6 @@
-// The backward recurrence in one launch: as cluster_forward.h, with the weights' columns held, and the gradients of the gates
-// exchanged in place of h.
+// The backward recurrence in one launch: a block has the gates of its own units, as in cluster_forward.h, and multiplies their
+// gradients with the weights to its part of the sums for all units. These parts are what the blocks give each other: half the bytes
+// of the gates' gradients.
 #pragma once
 
 #include "cluster_forward.h"
@@ -33,7 +34,7 @@ class BackwardCell {
     const Sizes& s = call.sizes;
     there_ = n < s.N && unit < s.H;
     if (!there_) return;
-    length_ = clamped_length(call.lengths, n, s.T);
+    length_ = static_cast<int>(clamped_length(call.lengths, n, s.T));
     if (call.dc_n != nullptr) dc_ = Rounding<Acc>::load(call.dc_n[(d * s.N + n) * s.H + unit]);
   }
 
@@ -55,31 +56,35 @@ class BackwardCell {
       c_in_ = first ? Rounding<Acc>::load(call.c0[state]) : call.cells[before];
     }
     dh_ = 0;
-    dc_extra_ = call.dcells == nullptr ? Acc{0} : call.dcells[place];
+    if (call.dcells != nullptr) dc_ += call.dcells[place];
     if (call.doutput != nullptr) {
       dh_ += Rounding<Acc>::load(call.doutput[t * call.doutput_stride_t + n * call.doutput_stride_n + d * H + unit]);
     }
     if (call.dh_n != nullptr && t == call.steps.last_step(d, length_)) dh_ += Rounding<Acc>::load(call.dh_n[state]);
   }
 
-  // The j-th step backwards from the product's sum, into the gates' gradients as they go to the step before.
-  __device__ __forceinline__ void step(const Call& call, int d, int64_t j, int64_t n, int64_t unit, Acc sum) {
+  // The j-th step backwards from the product's sum. The gates' gradients as they go to the step before are written to passed[0],
+  // passed[stride]...; a step that the row does not have keeps those of `before`.
+  __device__ __forceinline__ void step(const Call& call, int d, int64_t j, int64_t n, int64_t unit, Acc sum, IO* passed,
+                                       const IO* before, int stride) {
     if (!there_) return;
     const Sizes& s = call.sizes;
     const int64_t H = s.H, t = call.steps.step_at(d, s.T - 1 - j), from = ((t * s.N + n) * s.D + d) * 4 * H + unit;
     if (t < length_) {
-      const CellGradient<Acc> gradient = lstm_cell_backward(gates_, CellMath::tanh(c_), c_in_, sum + dh_, dc_ + dc_extra_);
+      const CellGradient<Acc> gradient = lstm_cell_backward(gates_, CellMath::tanh(c_), c_in_, sum + dh_, dc_);
       const Acc of_gates[4] = {gradient.gates.i, gradient.gates.f, gradient.gates.g, gradient.gates.o};
 #pragma unroll
       for (int gate = 0; gate < 4; ++gate) {
         call.dgates_x.store(from + gate * H, of_gates[gate]);
-        Rounding<Acc>::store(passed[gate], of_gates[gate]);
-        if (cut_) passed[gate] = IO{};
+        Rounding<Acc>::store(passed[gate * stride], cut_ ? Acc{0} : of_gates[gate]);
       }
       dc_ = cut_ ? Acc{0} : gradient.c_in;
     } else {
 #pragma unroll
-      for (int gate = 0; gate < 4; ++gate) call.dgates_x.store(from + gate * H, Acc{0});
+      for (int gate = 0; gate < 4; ++gate) {
+        call.dgates_x.store(from + gate * H, Acc{0});
+        passed[gate * stride] = before[gate * stride];
+      }
     }
   }
 
@@ -92,42 +97,58 @@ class BackwardCell {
     Rounding<Acc>::store(call.dc0[state], dc_);
   }
 
-  IO passed[4] = {};  // kept by steps that the row does not have
-
  private:
   bool there_ = false, cut_ = false;
-  int64_t length_ = 0;
-  Acc dc_ = 0, dc_extra_ = 0, dh_ = 0, c_ = 0, c_in_ = 0;
+  int length_ = 0;
+  Acc dc_ = 0, dh_ = 0, c_ = 0, c_in_ = 0;
   Gates<Acc> gates_{};
 };
 
-// Blocks: clusters one after the other, 1, directions. K runs over the gates of all the cluster's units.
+// A block's part of a layer in the backward direction: all units, K the four gates of kUnits of them. Its state is its own gates'
+// gradients; what it receives are the parts of the sums for its units from each block and each of the warps that split K. Two
+// states, since a warp that has nothing for this block's own units may still be reading the last one when all parts are here.
+template <class Product_>
+struct BackwardShape : Product_ {
+  using Product = Product_;
+  static constexpr int kUnits = Product::kK / 4, kMostUnits = Product::kColumns;
+  static constexpr int kMostBlocks = kMostUnits / kUnits;
+  static constexpr int kPartFloats = Product::kRows * kUnits;
+
+  static constexpr size_t kWeightsAt = 16;
+  static constexpr size_t kStatesAt = kWeightsAt + Product::kWeightBytes;
+  static constexpr size_t kPartsAt = kStatesAt + 2 * Product::kStateBytes;
+  static constexpr size_t kSharedBytes = kPartsAt + 2 * kMostBlocks * Product::kWarpsK * kPartFloats * sizeof(float);
+
+  // Within a part: rows in pairs, which are sent together; neighbouring units two words apart.
+  static __device__ __forceinline__ int place(int row, int unit) { return (row / 2 * kUnits + unit) * 2 + row % 2; }
+};
+
+// Blocks: clusters one after the other, 1, directions.
 template <class Shape, bool kCluster>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     lstm_backward_kernel_cluster(const __grid_constant__ ClusterBackwardCall<typename Shape::IO, typename Shape::Acc> call) {
   using IO = typename Shape::IO;
   using Acc = typename Shape::Acc;
-  using Memory = ClusterMemory<Shape>;
   using Split = ThreadPlaces<Shape>;
   FASTLSTM_SHARED(shared);
   const Sizes& s = call.sizes;
   const int d = static_cast<int>(blockIdx.z), blocks = kCluster ? static_cast<int>(ptx::cluster_size()) : 1;
-  const int unit0 = static_cast<int>(blockIdx.x % blocks) * Shape::kUnits, all_units = blocks * Shape::kUnits;
+  const int block = static_cast<int>(blockIdx.x % blocks), unit0 = block * Shape::kUnits, sources = blocks * Shape::kWarpsK;
   const int64_t row0 = blockIdx.x / blocks * int64_t{Shape::kRows};
-  unsigned char* states = shared + Memory::kStates;
-  Acc* sums = reinterpret_cast<Acc*>(shared + Memory::kSums);
-  const auto place = [&](int64_t j, int row, int column) {
-    return reinterpret_cast<IO*>(states + j % 2 * Shape::kStateBytes + row * Shape::kStateStride) + column;
+  const auto state = [&](int64_t j, int row) {
+    return reinterpret_cast<IO*>(shared + Shape::kStatesAt + j % 2 * Shape::kStateBytes + row * Shape::kStateStride);
   };
+  float* parts = reinterpret_cast<float*>(shared + Shape::kPartsAt);
+  const auto part = [&](int64_t j, int source) { return parts + (j % 2 * sources + source) * Shape::kPartFloats; };
 
-  Exchange<kCluster> exchange(reinterpret_cast<uint64_t*>(shared), 4 * all_units * Shape::kRows * sizeof(IO), s.T);
+  Exchange<kCluster> exchange(reinterpret_cast<uint64_t*>(shared), sources * Shape::kPartFloats * sizeof(float), s.T);
   const IO* weights = call.weight_hh + d * 4 * s.H * s.H;
-  const StationaryProduct<Shape> product(shared + Memory::kWeights, [&](int, int unit, int k) {
-    const int gate = k / all_units, from = k % all_units;
-    return unit0 + unit < s.H && from < s.H && gate < 4 ? weights[(gate * s.H + from) * s.H + unit0 + unit] : IO{};
+  const StationaryProduct<typename Shape::Product> product(shared + Shape::kWeightsAt, [&](int unit, int k) {
+    const int64_t from = unit0 + k % Shape::kUnits;
+    return unit < s.H && from < s.H ? weights[(k / Shape::kUnits * s.H + from) * s.H + unit] : IO{};
   });
   for (int index = threadIdx.x; index < Shape::kRows * Shape::kK; index += Shape::kThreads) {
-    for (int j = 0; j < 2; ++j) *place(j, index / Shape::kK, index % Shape::kK) = IO{};
+    for (int j = 0; j < 2; ++j) state(j, index / Shape::kK)[index % Shape::kK] = IO{};
   }
   BackwardCell<IO, Acc> cells[Split::kElements];
 #pragma unroll
@@ -139,22 +160,29 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 
   for (int64_t j = 0; j <= s.T; ++j) {
     exchange.wait(j);
-    product.run(states + j % 2 * Shape::kStateBytes, sums);
-    __syncthreads();
 #pragma unroll
     for (int e = 0; e < Split::kElements; ++e) {
       const int row = Split::row(e), unit = Split::unit(e);
-      const Acc sum = StationaryProduct<Shape>::sum(sums, row, 0, unit);
+      Acc sum = 0;  // in a fixed order, so that results repeat bit by bit
+      if (j > 0) {
+        for (int source = 0; source < sources; ++source) sum += part(j, source)[Shape::place(row, unit)];
+      }
       if (j == s.T) {
         cells[e].finish(call, d, row0 + row, unit0 + unit, sum);
         continue;
       }
-      cells[e].step(call, d, j, row0 + row, unit0 + unit, sum);
-#pragma unroll
-      for (int gate = 0; gate < 4; ++gate) {
-        exchange.send(j + 1, place(j + 1, row, gate * all_units + unit0 + unit), cells[e].passed[gate]);
-      }
+      cells[e].step(call, d, j, row0 + row, unit0 + unit, sum, state(j, row) + unit, state(j + 1, row) + unit, Shape::kUnits);
     }
+    if (j == s.T) break;
+    __syncthreads();
+    typename StationaryProduct<typename Shape::Product>::Sums sums;
+    product.run(reinterpret_cast<const unsigned char*>(state(j, 0)), sums);
+    product.for_pairs(sums, [&](int unit, int row, Acc first, Acc second) {
+      const int to = unit / Shape::kUnits;
+      if (to >= blocks) return;
+      float* place = part(j + 1, block * Shape::kWarpsK + product.warp_k()) + Shape::place(row, unit % Shape::kUnits);
+      exchange.send(j + 1, to, place, first, second);
+    });
     if (j + 1 < s.T) {
 #pragma unroll
       for (int e = 0; e < Split::kElements; ++e) cells[e].fetch(call, d, j + 1, row0 + Split::row(e), unit0 + Split::unit(e));

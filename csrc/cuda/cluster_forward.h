@@ -8,13 +8,26 @@
 
 namespace fastlstm::cuda {
 
-// How shared memory is laid out, from its start; two mbarriers come first.
-template <class Shape>
-struct ClusterMemory {
-  static constexpr size_t kWeights = 16;
-  static constexpr size_t kStates = kWeights + Shape::kWeightBytes;
-  static constexpr size_t kSums = kStates + 2 * Shape::kStateBytes;
-  static constexpr size_t kBytes = kSums + Shape::kSumBytes;
+// A block's part of a layer in the forward direction: the four gates of kUnits units, all of K; so two tiles have i and f, g and o of
+// the same 8 units. Its sums go through shared memory, where the threads that step the cells take them.
+template <class Product_>
+struct ForwardShape : Product_ {
+  using Product = Product_;
+  static constexpr int kUnits = Product::kColumns / 4, kMostUnits = Product::kK;
+  static constexpr int kSumStride = Product::kColumns + 4;
+
+  // Shared memory, from its start; two mbarriers come first.
+  static constexpr size_t kWeightsAt = 16;
+  static constexpr size_t kStatesAt = kWeightsAt + Product::kWeightBytes;
+  static constexpr size_t kSumsAt = kStatesAt + 2 * Product::kStateBytes;
+  static constexpr size_t kSharedBytes = kSumsAt + Product::kWarpsK * Product::kRows * kSumStride * sizeof(typename Product::Acc);
+
+  // The gate of a column, its unit, and where they stand among the sums.
+  static __device__ __forceinline__ int gate(int column) { return column / 16 % 2 * 2 + column / 8 % 2; }
+  static __device__ __forceinline__ int unit(int column) { return column / 32 * 8 + column % 8; }
+  static __device__ __forceinline__ int sum_at(int warp_k, int row, int gate, int unit) {
+    return (warp_k * Product::kRows + row) * kSumStride + gate * kUnits + unit;
+  }
 };
 
 // The rows and units of a block, shared out to its threads: neighbours have neighbouring units.
@@ -51,7 +64,7 @@ class ForwardCell {
     const Sizes& s = call.sizes;
     there_ = n < s.N && unit < s.H;
     if (!there_) return;
-    length_ = clamped_length(call.lengths, n, s.T);
+    length_ = static_cast<int>(clamped_length(call.lengths, n, s.T));
     const int64_t state = (d * s.N + n) * s.H + unit;
     h_ = call.h0[state];
     const IO c = call.c0[state];
@@ -110,7 +123,7 @@ class ForwardCell {
 
  private:
   bool there_ = false;
-  int64_t length_ = 0;
+  int length_ = 0;
   IO h_{};
   Acc c_ = 0;
   Gates<Acc> x_{};
@@ -122,23 +135,23 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     lstm_forward_kernel_cluster(const __grid_constant__ ClusterForwardCall<typename Shape::IO, typename Shape::Acc> call) {
   using IO = typename Shape::IO;
   using Acc = typename Shape::Acc;
-  using Memory = ClusterMemory<Shape>;
   using Split = ThreadPlaces<Shape>;
   FASTLSTM_SHARED(shared);
   const Sizes& s = call.sizes;
   const int d = static_cast<int>(blockIdx.z), blocks = kCluster ? static_cast<int>(ptx::cluster_size()) : 1;
   const int unit0 = static_cast<int>(blockIdx.x % blocks) * Shape::kUnits;
   const int64_t row0 = blockIdx.x / blocks * int64_t{Shape::kRows};
-  unsigned char* states = shared + Memory::kStates;
-  Acc* sums = reinterpret_cast<Acc*>(shared + Memory::kSums);
+  unsigned char* states = shared + Shape::kStatesAt;
+  Acc* sums = reinterpret_cast<Acc*>(shared + Shape::kSumsAt);
   const auto place = [&](int64_t k, int row, int unit) {
     return reinterpret_cast<IO*>(states + k % 2 * Shape::kStateBytes + row * Shape::kStateStride) + unit;
   };
 
   Exchange<kCluster> exchange(reinterpret_cast<uint64_t*>(shared), blocks * Shape::kUnits * Shape::kRows * sizeof(IO), s.T - 1);
   const IO* weights = call.weight_hh + d * 4 * s.H * s.H;
-  const StationaryProduct<Shape> product(shared + Memory::kWeights, [&](int gate, int unit, int k) {
-    return unit0 + unit < s.H && k < s.H ? weights[(gate * s.H + unit0 + unit) * s.H + k] : IO{};
+  const StationaryProduct<typename Shape::Product> product(shared + Shape::kWeightsAt, [&](int column, int k) {
+    const int64_t unit = unit0 + Shape::unit(column);
+    return unit < s.H && k < s.H ? weights[(Shape::gate(column) * s.H + unit) * s.H + k] : IO{};
   });
   for (int index = threadIdx.x; index < Shape::kRows * Shape::kK; index += Shape::kThreads) {
     const int row = index / Shape::kK, unit = index % Shape::kK;
@@ -162,14 +175,24 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 
   for (int64_t k = 0; k < s.T; ++k) {
     exchange.wait(k);
-    product.run(states + k % 2 * Shape::kStateBytes, sums);
+    typename StationaryProduct<typename Shape::Product>::Sums parts;
+    product.run(states + k % 2 * Shape::kStateBytes, parts);
+    product.for_pairs(parts, [&](int column, int row, Acc first, Acc second) {
+      sums[Shape::sum_at(product.warp_k(), row, Shape::gate(column), Shape::unit(column))] = first;
+      sums[Shape::sum_at(product.warp_k(), row + 1, Shape::gate(column), Shape::unit(column))] = second;
+    });
     __syncthreads();
 #pragma unroll
     for (int e = 0; e < Split::kElements; ++e) {
       const int row = Split::row(e), unit = Split::unit(e);
-      const auto sum = [&](int gate) { return StationaryProduct<Shape>::sum(sums, row, gate, unit); };
+      const auto sum = [&](int gate) {
+        Acc total = 0;  // in a fixed order, so that results repeat bit by bit
+#pragma unroll
+        for (int w = 0; w < Shape::kWarpsK; ++w) total += sums[Shape::sum_at(w, row, gate, unit)];
+        return total;
+      };
       const IO h = cells[e].step(call, d, k, row0 + row, unit0 + unit, {sum(0), sum(1), sum(2), sum(3)});
-      if (k + 1 < s.T) exchange.send(k + 1, place(k + 1, row, unit0 + unit), h);
+      if (k + 1 < s.T) exchange.send_to_all(k + 1, place(k + 1, row, unit0 + unit), h);
     }
     if (k + 1 < s.T) {
 #pragma unroll

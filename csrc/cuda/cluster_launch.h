@@ -57,17 +57,17 @@ class ClusterLaunch {
   cudaLaunchAttribute attribute_{};
 };
 
-// The kernel of a shape: one block needs no cluster where it holds all units.
+// One block needs no cluster where it holds all units.
 template <class Shape>
-constexpr bool kInClusters = Shape::kK * Shape::kGates != 4 * Shape::kUnits;
+constexpr bool kInClusters = Shape::kUnits != Shape::kMostUnits;
 
-template <class Shape>
-constexpr auto cluster_kernel() {
-  if constexpr (Shape::kGates == 4) {
-    return lstm_forward_kernel_cluster<Shape, kInClusters<Shape>>;
-  } else {
-    return lstm_backward_kernel_cluster<Shape, kInClusters<Shape>>;
-  }
+template <class Shape, class IO, class Acc>
+auto kernel_for(const ClusterForwardCall<IO, Acc>&) {
+  return lstm_forward_kernel_cluster<Shape, kInClusters<Shape>>;
+}
+template <class Shape, class IO, class Acc>
+auto kernel_for(const ClusterBackwardCall<IO, Acc>&) {
+  return lstm_backward_kernel_cluster<Shape, kInClusters<Shape>>;
 }
 
 // Launches `call` on clusters of a shape, or with no launcher only asks; false if the device has no room for them.
@@ -76,7 +76,7 @@ bool launch_on_clusters(Launcher* launch, const char* name, const Call& call) {
   const Sizes& s = call.sizes;
   const int blocks = static_cast<int>((s.H + Shape::kUnits - 1) / Shape::kUnits);
   const int64_t clusters = (s.N + Shape::kRows - 1) / Shape::kRows;
-  ClusterLaunch<Call> cluster(cluster_kernel<Shape>(), blocks, clusters, s.D, Shape::kThreads, ClusterMemory<Shape>::kBytes);
+  ClusterLaunch<Call> cluster(kernel_for<Shape>(call), blocks, clusters, s.D, Shape::kThreads, Shape::kSharedBytes);
   if (!cluster.fits()) return false;
   if (launch != nullptr) cluster(*launch, name, call);
   return true;

@@ -8,37 +8,46 @@
 namespace fastlstm::cuda {
 
 // visit(H, use) calls use with a value of the shape that serves H with 8 kTilesN rows a cluster, if there is one; a cluster has as
-// many blocks as it takes to hold all units.
+// many blocks as it takes to hold all units. A row with 1 in place of kTilesN has no room for more.
 template <class Policy, int kTilesN>
 struct ForwardShapes {
-  template <class Visit>
-  static void visit(int64_t H, const Visit& visit) {
+  template <int kWarpsM, int kWarpsK, int kTilesM, int kHeld, int kShared, int kN = kTilesN>
+  using Shape = ForwardShape<StationaryShape<Policy, kWarpsM, kWarpsK, kTilesM, kHeld, kShared, kN>>;
+
+  template <class Use>
+  static void visit(int64_t H, const Use& use) {
     if constexpr (sizeof(typename Policy::IO) == 2) {
-      if (H <= 64) return visit(StationaryShape<Policy, 4, 8, 1, 2, 4, 0, kTilesN>{});
-      if (H <= 128) return visit(StationaryShape<Policy, 4, 16, 1, 2, 4, 4, 1>{});  // more rows would spill
-      if (H <= 256) return visit(StationaryShape<Policy, 4, 8, 1, 2, 10, 6, kTilesN>{});
-      if (H <= 512) return visit(StationaryShape<Policy, 4, 8, 1, 2, 12, 20, kTilesN>{});
+      if (H <= 64) return use(Shape<8, 1, 2, 4, 0>{});
+      if (H <= 128) return use(Shape<16, 1, 2, 4, 4, 1>{});
+      if (H <= 256) return use(Shape<8, 1, 2, 10, 6>{});
+      if (H <= 512) return use(Shape<8, 1, 2, 12, 20>{});
+      if (H <= 768) return use(Shape<12, 1, 1, 18, 30, 1>{});
     } else {
-      if (H <= 64) return visit(StationaryShape<Policy, 4, 8, 1, 2, 8, 0, kTilesN>{});
-      if (H <= 128) return visit(StationaryShape<Policy, 4, 8, 1, 2, 12, 4, kTilesN>{});
-      if (H <= 256) return visit(StationaryShape<Policy, 4, 8, 1, 2, 12, 20, kTilesN>{});
+      if (H <= 64) return use(Shape<8, 1, 2, 8, 0>{});
+      if (H <= 128) return use(Shape<8, 1, 2, 12, 4>{});
+      if (H <= 256) return use(Shape<8, 1, 2, 12, 20>{});
+      if (H <= 512) return use(Shape<4, 2, 2, 12, 20, 1>{});
     }
   }
 };
 
 template <class Policy, int kTilesN>
 struct BackwardShapes {
-  template <class Visit>
-  static void visit(int64_t H, const Visit& visit) {
+  template <int kWarpsM, int kWarpsK, int kTilesM, int kHeld, int kShared, int kN = kTilesN>
+  using Shape = BackwardShape<StationaryShape<Policy, kWarpsM, kWarpsK, kTilesM, kHeld, kShared, kN>>;
+
+  template <class Use>
+  static void visit(int64_t H, const Use& use) {
     if constexpr (sizeof(typename Policy::IO) == 2) {
-      if (H <= 64) return visit(StationaryShape<Policy, 1, 4, 2, 1, 8, 0, kTilesN>{});
-      if (H <= 128) return visit(StationaryShape<Policy, 1, 8, 2, 1, 6, 10, 1>{});
-      if (H <= 256) return visit(StationaryShape<Policy, 1, 4, 2, 1, 20, 12, kTilesN>{});
-      if (H <= 512) return visit(StationaryShape<Policy, 1, 2, 4, 1, 20, 12, kTilesN>{});
+      if (H <= 64) return use(Shape<4, 2, 1, 8, 0>{});
+      if (H <= 128) return use(Shape<8, 2, 1, 6, 10, 1>{});
+      if (H <= 256) return use(Shape<8, 1, 2, 10, 6>{});
+      if (H <= 512) return use(Shape<8, 1, 4, 6, 10, 1>{});
+      if (H <= 768) return use(Shape<12, 1, 4, 6, 6, 1>{});
     } else {
-      if (H <= 64) return visit(StationaryShape<Policy, 1, 4, 2, 1, 16, 0, kTilesN>{});
-      if (H <= 128) return visit(StationaryShape<Policy, 1, 4, 2, 1, 20, 12, kTilesN>{});
-      if (H <= 256) return visit(StationaryShape<Policy, 1, 2, 4, 1, 20, 12, kTilesN>{});
+      if (H <= 64) return use(Shape<4, 2, 1, 12, 4>{});
+      if (H <= 128) return use(Shape<8, 1, 1, 20, 12>{});
+      if (H <= 256) return use(Shape<8, 1, 2, 10, 22, 1>{});
     }
   }
 };

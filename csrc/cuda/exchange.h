@@ -1,9 +1,9 @@
-// How the blocks of a cluster give each other their part of the next state: every block writes its own into every block's shared
-// memory by stores that arrive on their own and count themselves on an mbarrier there.
+// How the blocks of a cluster give each other their part of a step's numbers: by stores into each other's shared memory that arrive
+// on their own and count themselves on an mbarrier there.
 //
-// There are two buffers, for even and odd steps. A block writes step k + 1's state into a buffer that held step k - 1's. Nobody
-// still reads that: all of step k's state is there, of which each thread sent its part only behind the barrier at which all of its
-// block had done with step k - 1's.
+// There are two buffers, for even and odd steps. A block writes step k + 1's numbers into a buffer that held step k - 1's. Nobody
+// still reads that: all of step k's numbers are here, and each thread sent its part of them only behind a barrier at which all of
+// its block had done with step k - 1's.
 #pragma once
 
 #include "numbers.h"
@@ -36,7 +36,7 @@ struct Words {
 template <bool kCluster>
 class Exchange {
  public:
-  // All threads; `mbarriers` are two in shared memory, `bytes` what a whole state has, `count` how many are to come. Nothing may be
+  // All threads; `mbarriers` are two in shared memory, `bytes` what a block gets for a step, `count` for how many steps. Nothing may be
   // sent before the barrier that `ready` is.
   __device__ __forceinline__ Exchange(uint64_t* mbarriers, uint32_t bytes, int64_t count)
       : mbarriers_(mbarriers), bytes_(bytes), left_(count), blocks_(kCluster ? ptx::cluster_size() : 1) {
@@ -55,7 +55,7 @@ class Exchange {
     if (kCluster) meet();
   }
 
-  // Until all of step k's state is here; step 0's was put there before `ready`.
+  // Until all of step k's numbers are here; step 0 has none, or they were put there before `ready`.
   __device__ __forceinline__ void wait(int64_t k) {
     if (k == 0) return;
     if (kCluster) {
@@ -66,9 +66,9 @@ class Exchange {
     }
   }
 
-  // All threads of the warp: a number for this place of step k's state, in every block.
+  // All threads of the warp: a number for this place of step k's buffer, to every block.
   template <class IO>
-  __device__ __forceinline__ void send(int64_t k, IO* place, IO x) const {
+  __device__ __forceinline__ void send_to_all(int64_t k, IO* place, IO x) const {
     if constexpr (kCluster) {
       const Words<IO> words(x);
       const int member = static_cast<int>(threadIdx.x) % Words<IO>::kGroup;
@@ -78,6 +78,17 @@ class Exchange {
       }
     } else {
       *place = x;
+    }
+  }
+
+  // Two numbers for this place of step k's buffer, aligned to 8 bytes, to one block.
+  __device__ __forceinline__ void send(int64_t k, uint32_t block, float* place, float first, float second) const {
+    if constexpr (kCluster) {
+      ptx::st_async_64(ptx::map_to_rank(ptx::shared_address(place), block), __float_as_uint(first), __float_as_uint(second),
+                       ptx::map_to_rank(ptx::shared_address(mbarriers_ + k % 2), block));
+    } else {
+      place[0] = first;
+      place[1] = second;
     }
   }
 
