@@ -50,7 +50,10 @@ def result(dry):
 def test_it_leaves_few_files_that_say_what_they_are(dry, result):
     folder, _ = dry
     files = {path.name for path in folder.iterdir()}
-    assert files == {"dry-run.json", "dry-run.md", "dry-run.png", "journal.jsonl", "logs"}
+    assert files - {"logs"} == {
+        "dry-run.json", "dry-run.md", "dry-run.png", "journal.jsonl", "logs.txt",
+    }  # fmt: skip
+    assert "===== bench-bf16.log" in (folder / "logs.txt").read_text()
     report.validate(result)
     assert result["kind"] == "gpu"
     assert result["settings"]["dry_run"]

@@ -152,12 +152,21 @@ def test_a_replay_may_differ_by_rounding_alone():
 
 def test_the_reference_counts_where_the_baseline_rounds_less(monkeypatch):
     """As for TF32, which nn.LSTM may use and need not."""
-    checker = verifier()
-    exact = dict.fromkeys(checker.oracle, 0.0)
-    checker.errors, checker.roundoff = exact, 1e-12
-    wide = dict.fromkeys(checker.oracle, 1.0)
-    monkeypatch.setattr(checker, "_errors_of", lambda peer: wide)
+    checker = verifier(precision="tf32")
+    checker.shares, checker.roundoff = {"results": 0.0, "gradients": 0.0}, 1e-12
     assert checker.verify(Contender("same", TorchLSTM()), "train") <= 1
+    checker.with_reference, checker.shares = False, {"results": 0.0, "gradients": 0.0}
+    monkeypatch.setattr(checker, "reference", TorchLSTM())
+    wrong = {name: value.float() * 1.1 for name, value in checker.oracle.items()}
+    with pytest.raises(check.WrongResult):
+        checker._judge("wrong", wrong, set(wrong))
+
+
+def test_products_are_rounded_as_on_tensor_cores():
+    ones = torch.tensor([1 + 2.0**-10, 1 + 2.0**-11, 1 + 2.0**-12])
+    assert verify.rounded(ones, "tf32").tolist() == [1 + 2.0**-10, 1 + 2.0**-10, 1.0]
+    assert verify.rounded(ones, "bf16").tolist() == [1.0, 1.0, 1.0]
+    assert torch.equal(verify.rounded(ones, "fp32"), ones)
 
 
 @pytest.mark.parametrize("mode", ["ieee", "tf32"])

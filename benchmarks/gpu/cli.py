@@ -47,7 +47,7 @@ What is finished is kept in build/gpu/journal.jsonl, one line for each cell and 
 again while the kernels' sources, the GPU and torch are the same (--fresh begins anew). A contender
 that crashes or hangs costs its own cell. To go on with it on another machine, take that file along.
 Results are benchmarks/results/<gpu>-<commit>.{json,md,png}; with --out DIR, or OUT=DIR in the
-environment, they go there, and with them the journal and the logs.
+environment, they go there, with the journal and one file of all logs: five files to take home.
 
 exit status: 0 all that was asked for is done and right; 1 something is wrong (a result, a test, a
 report of the sanitizer, a crash); 2 a wrong argument, or no GPU; 3 nothing is wrong, but not all is
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     journal.append("session", "session", machine=described, parts=parts)
     context = plan.Context(
         journal,
-        logs=(out or work) / "logs",
+        logs=work / "logs",
         dry=args.dry_run,
         stop=started + 60 * args.minutes,
         architecture=device.architecture(described["capability"]),
@@ -142,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         journal.append("session", "session", machine=described, parts=parts)
     final = out or (work if args.dry_run else RESULTS)
     report.write(journal, final, time.time() - started)
+    if out is not None:
+        report.gather_logs(context.logs, out / "logs.txt")
     return status_of(states)
 
 

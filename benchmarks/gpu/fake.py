@@ -11,7 +11,10 @@ import importlib
 import math
 import os
 import sys
+import warnings
 from dataclasses import replace
+
+import torch
 
 from benchmarks.machine import ROOT
 from benchmarks.shapes import Case
@@ -49,11 +52,30 @@ def stand_ins() -> dict[str, str]:
             found["cuda"] = "simt"
         else:
             print(f"the CUDA sources do not run here: {reason}", file=sys.stderr)
-    if triton_kernels.available() is None and os.environ.get("TRITON_INTERPRET") == "1":
-        functions = gpu_ops._triton_forward, gpu_ops._triton_backward
-        gpu_ops.register("triton", *functions, "CPU")
+    reason = triton_kernels.available() or interpreter_fails(gpu_ops._triton_forward)
+    if reason is None:
+        gpu_ops.register("triton", gpu_ops._triton_forward, gpu_ops._triton_backward, "CPU")
         found["triton"] = "triton"
+    else:
+        print(f"the Triton kernels do not run here: {reason}", file=sys.stderr)
     return found
+
+
+def interpreter_fails(forward) -> str | None:
+    """Why Triton's interpreter cannot run the kernels here, or None: some of its versions do not
+    fit some of NumPy's.
+    """
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        return "TRITON_INTERPRET=1 is not set"
+    state, weight = torch.zeros(1, 1, 2), torch.zeros(1, 8, 2)
+    given = (torch.zeros(2, 1, 1, 8), state, state, weight, None, None, None, True, True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            forward(*given)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"[:300]
+    return None
 
 
 def fake_backends() -> dict[str, str]:

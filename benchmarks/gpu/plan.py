@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.gpu import build, profile, sanitizer, suite
+from benchmarks.gpu import build, fake, profile, sanitizer, suite
 from benchmarks.gpu.cells import cells_of
 from benchmarks.gpu.drive import drive
 from benchmarks.gpu.journal import Journal
@@ -28,8 +28,10 @@ PARTS = (
 # A part is not begun with less than this, in seconds.
 LEAST_SECONDS = {"tests": 45.0, "sanitizer": 30.0, "profile": 25.0, "report": 0.0}
 LEAST_BENCH_SECONDS = 30.0
+# Of the whole time, where other parts follow: the first run should see something of each.
+MOST_SHARE = {"tests": 0.5, "sanitizer": 0.25, "profile": 0.2}
 # Kept for the report.
-REPORT_SECONDS = 12.0
+REPORT_SECONDS = 20.0
 # A child stops by itself; this much later it is killed.
 GRACE_SECONDS = 15.0
 NCU_LAUNCHES = 12
@@ -84,11 +86,12 @@ def parse_parts(words: Sequence[str]) -> list[str]:
 
 def run_parts(context: Context, parts: Sequence[str], stop: float) -> dict[str, str]:
     """Run the parts, all but the report, until ``stop``; gives their states."""
-    states = {}
+    states, whole = {}, stop - time.time()
+    parts = [part for part in parts if part != "report"]
     for part in parts:
-        if part == "report":
-            continue
         left = stop - REPORT_SECONDS - time.time()
+        if part != parts[-1]:
+            left = min(left, MOST_SHARE.get(part, 1.0) * whole)
         least = LEAST_SECONDS.get(part, LEAST_BENCH_SECONDS if part in timed_parts() else 0.0)
         if left < (0.0 if context.dry else least):
             states[part] = "skipped"
@@ -123,6 +126,8 @@ def run_worker(context: Context, part: str) -> str:
             context.say("all its cells are in the journal (--fresh measures them again)")
             return judged(context, part)
     grace = min(GRACE_SECONDS, context.left() / 4)
+    if context.dry:
+        fake.prepare_environment()
     command = [sys.executable, "-m", "benchmarks.gpu.worker", part]
     command += ["--share", "{}/{}".format(*context.share), "--stop", f"{context.stop - grace:.1f}"]
     command += ["--cell-seconds", str(context.cell_seconds)]

@@ -15,6 +15,8 @@ from benchmarks.report import SCHEMA, shape_text, validate
 from benchmarks.report import write as write_json
 from benchmarks.timing import geometric_mean
 
+LOG_CHARACTERS = 200_000
+
 
 def collect(journal: Journal, wall: float, commit: str | None = None) -> dict[str, object]:
     """The results file's content."""
@@ -105,6 +107,15 @@ def stem(result: dict) -> str:
         return "dry-run"
     described = result["machine"]
     return f"{machine.slug(described['gpu'])}-{described['commit']}"
+
+
+def gather_logs(folder: Path, target: Path) -> None:
+    """All logs in one file, of each its end: there may be a limit on files to take home."""
+    texts = []
+    for path in sorted(folder.glob("*")):
+        text = path.read_text(errors="replace")[-LOG_CHARACTERS:]
+        texts.append(f"===== {path.name}\n{text}")
+    target.write_text("\n".join(texts) + "\n")
 
 
 def write(journal: Journal, folder: Path, wall: float, commit: str | None = None) -> Path:

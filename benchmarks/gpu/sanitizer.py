@@ -76,7 +76,8 @@ def run(context) -> str:
             log = context.logs / f"{tool}-{backend}.log"
             row = {"tool": tool, "backend": backend, "seconds": 0.0}
             if not plain["finished"]:
-                row |= {"status": "unavailable", "said": f"the driver alone: {plain['said']}"}
+                last = plain["said"].splitlines()[-1:]
+                row |= {"status": "failed", "said": f"without the tool: {''.join(last)}"}
             elif context.dry:
                 context.say(" ".join(command(tool, backend, log, "compute-sanitizer")))
                 row |= {"status": "unavailable", "said": "a dry run: not started"}
