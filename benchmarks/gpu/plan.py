@@ -102,7 +102,8 @@ def run_parts(context: Context, parts: Sequence[str], stop: float) -> dict[str, 
         began = time.time()
         states[part] = runner(part)(context)
         seconds = round(time.time() - began, 1)
-        context.journal.append("part", part, state=states[part], seconds=seconds)
+        share = "" if context.share == (1, 1) else " {}/{}".format(*context.share)
+        context.journal.append("part", f"{part}{share}", state=states[part], seconds=seconds)
         print(f"{part}: {states[part]} in {seconds:.0f} s", flush=True)
     return states
 
