@@ -3,19 +3,9 @@
 
 #include "clusters.h"
 #include "launch.h"
+#include "tiles.h"
 
 namespace fastlstm::cuda {
-
-// Multiprocessors of the current device, and the first digit of its compute capability.
-struct DeviceFacts {
-  int device = 0, multiprocessors = 1, capability = 0;
-
-  DeviceFacts() {
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-    cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device);
-  }
-};
 
 // How the clusters of a call are launched.
 template <class Call>
@@ -84,23 +74,43 @@ bool launch_on_clusters(Launcher* launch, const char* name, const Call& call) {
 
 // Whether a call may go to clusters: the rest is left to the step kernels.
 inline bool clusters_may_take(const Sizes& s, const void* weight_hr) {
-  constexpr int64_t kMost = int64_t{1} << 30;
+  constexpr int64_t kMost = int64_t{1} << 26;  // blocks and steps are counted in 32 bits
   return weight_hr == nullptr && s.N < kMost && s.T < kMost;
 }
 
-// Finds the shape for H with the fewest rows a cluster (8 or 16) at which all clusters run at once, if 8 is not enough 16, and asks
-// `take` with it; take(shape) says whether it was served.
+// Predicted clocks of a step on clusters of a shape, for all rows: the tensor cores' or shared memory's part of the product,
+// whichever is longer, and what the cell and the exchange take. Clusters that find no room wait for others to end.
+template <class Shape>
+int64_t cluster_clocks(const Sizes& s, int multiprocessors) {
+  constexpr int64_t kMma = 7, kSchedulers = 4, kSharedBytesPerClock = 128, kRest = 900;
+  constexpr int64_t kWarps = Shape::kThreads / 32, kTilesK = Shape::kChunks * Shape::kTilesN;
+  constexpr int64_t kMmas = (kWarps + kSchedulers - 1) / kSchedulers * Shape::kTilesM * kTilesK * kMma;
+  constexpr int64_t kShared = (Shape::kWeightBytes + kWarps * kTilesK * 256) / kSharedBytesPerClock;
+  const int64_t blocks = (s.H + Shape::kUnits - 1) / Shape::kUnits, at_once = multiprocessors / blocks;
+  const int64_t clusters = (s.N + Shape::kRows - 1) / Shape::kRows * s.D;
+  const int64_t rounds = at_once > 0 ? (clusters + at_once - 1) / at_once : clusters;
+  return rounds * (kRest + (kMmas > kShared ? kMmas : kShared));
+}
+
+// Asks take(shape) with the shape for H, with 8 or 16 rows a cluster, that is predicted to be fastest, unless the step kernels, at
+// `step_clocks`, are; take says whether it was served.
 template <template <class, int> class Shapes, class Policy, class Take>
-bool visit_shape(const Sizes& s, const DeviceFacts& device, const Take& take) {
+bool visit_shape(const Sizes& s, const DeviceFacts& device, int64_t step_clocks, const Take& take) {
   bool taken = false;
-  const auto visit = [&](auto shape) {
-    if (!kInClusters<decltype(shape)> || device.capability >= 9) taken = take(shape);
+  int64_t clocks[2] = {INT64_MAX, INT64_MAX};
+  const auto predict = [&](int64_t& to) {
+    return [&](auto shape) {
+      using Shape = decltype(shape);
+      if (!kInClusters<Shape> || device.capability >= 9) to = cluster_clocks<Shape>(s, device.multiprocessors);
+    };
   };
-  const int64_t blocks = (s.H + 63) / 64;
-  if ((s.N + 7) / 8 * s.D * blocks <= device.multiprocessors) {
-    Shapes<Policy, 1>::visit(s.H, visit);
-  } else {
-    Shapes<Policy, 2>::visit(s.H, visit);
+  const auto ask = [&](auto shape) { taken = take(shape); };
+  Shapes<Policy, 1>::visit(s.H, predict(clocks[0]));
+  Shapes<Policy, 2>::visit(s.H, predict(clocks[1]));
+  if (clocks[0] <= clocks[1] && clocks[0] <= step_clocks) {
+    Shapes<Policy, 1>::visit(s.H, ask);
+  } else if (clocks[1] <= step_clocks) {
+    Shapes<Policy, 2>::visit(s.H, ask);
   }
   return taken;
 }
@@ -125,7 +135,10 @@ bool forward_on_clusters(const ForwardArgs& a, Launcher* launch) {
   call.c_n = static_cast<IO*>(a.c_n);
   call.cells = static_cast<Acc*>(a.cells);
   call.gates = static_cast<IO*>(a.gates);
-  return visit_shape<ForwardShapes, Policy>(a.sizes, DeviceFacts(), [&](auto shape) {
+  const DeviceFacts device;
+  const Sizes& s = a.sizes;
+  const int64_t in_steps = choose_tile(s.N, s.H, 4, s.H * sizeof(IO), s.D, device.multiprocessors, false).clocks;
+  return visit_shape<ForwardShapes, Policy>(s, device, in_steps, [&](auto shape) {
     return launch_on_clusters<decltype(shape)>(launch, "lstm_forward_kernel_cluster", call);
   });
 }
@@ -152,7 +165,10 @@ bool backward_on_clusters(const BackwardArgs& a, Launcher* launch) {
   call.dgates_x = {a.dgates_x, a.wide_gates};
   call.dh0 = static_cast<IO*>(a.dh0);
   call.dc0 = static_cast<IO*>(a.dc0);
-  return visit_shape<BackwardShapes, Policy>(a.sizes, DeviceFacts(), [&](auto shape) {
+  const DeviceFacts device;
+  const Sizes& s = a.sizes;
+  const int64_t in_steps = choose_tile(s.N, s.H, 1, 4 * s.H * sizeof(IO), s.D, device.multiprocessors, false).clocks;
+  return visit_shape<BackwardShapes, Policy>(s, device, in_steps, [&](auto shape) {
     return launch_on_clusters<decltype(shape)>(launch, "lstm_backward_kernel_cluster", call);
   });
 }

@@ -9,6 +9,17 @@
 
 namespace fastlstm::cuda {
 
+// Multiprocessors of the current device, and the first digit of its compute capability.
+struct DeviceFacts {
+  int device = 0, multiprocessors = 1, capability = 0;
+
+  DeviceFacts() {
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device);
+  }
+};
+
 class Launcher {
  public:
   Launcher(const Sizes& sizes, void* stream) : sizes_(sizes), stream_(static_cast<cudaStream_t>(stream)) {}

@@ -16,18 +16,26 @@ using LargeTile = Tile<4, 2, 1, 2, 8, 3>;
 
 enum class TileSize { kNarrow, kMedium, kLarge };
 
-// Every block reads its rows and its columns of the factors once, and a multiprocessor takes what it reads in at a rate of its
-// own: so a launch takes as long as the busiest multiprocessor reads. The least of that wins, the smaller tile on a tie.
-inline TileSize choose_tile(int64_t rows, int64_t units, int gates, int64_t D, int multiprocessors, bool only_narrow) {
-  if (only_narrow) return TileSize::kNarrow;
-  const auto time = [&](int64_t tile_rows, int64_t tile_units) {
+struct TileChoice {
+  TileSize size;
+  int64_t clocks;  // predicted for a step, its launch included
+};
+
+// Every block reads its rows and its columns of the factors once, `bytes` each, and a multiprocessor takes in at most 64 bytes a
+// clock of what it reads: so a launch takes as long as the busiest multiprocessor reads, and a time of its own beside that. The
+// least wins, the smaller tile on a tie.
+inline TileChoice choose_tile(int64_t rows, int64_t units, int gates, int64_t bytes, int64_t D, int multiprocessors, bool only_narrow) {
+  constexpr int64_t kLaunch = 4500, kBytesPerClock = 64;
+  const auto choice = [&](TileSize size, int64_t tile_rows, int64_t tile_units) {
     const int64_t row_tiles = (rows + tile_rows - 1) / tile_rows, unit_tiles = (units + tile_units - 1) / tile_units;
     const int64_t rounds = (row_tiles * unit_tiles * D + multiprocessors - 1) / multiprocessors;
-    return rounds * ((rows < tile_rows ? rows : tile_rows) + gates * (units < tile_units ? units : tile_units));
+    const int64_t lines = (rows < tile_rows ? rows : tile_rows) + gates * (units < tile_units ? units : tile_units);
+    return TileChoice{size, kLaunch + rounds * lines * bytes / kBytesPerClock};
   };
-  const int64_t narrow = time(16, 8), medium = time(64, gates == 4 ? 16 : 32), large = time(128, 128 / gates);
-  if (narrow <= medium && narrow <= large) return TileSize::kNarrow;
-  return medium <= large ? TileSize::kMedium : TileSize::kLarge;
+  const TileChoice narrow = choice(TileSize::kNarrow, 16, 8), medium = choice(TileSize::kMedium, 64, gates == 4 ? 16 : 32),
+                   large = choice(TileSize::kLarge, 128, 128 / gates);
+  if (only_narrow || (narrow.clocks <= medium.clocks && narrow.clocks <= large.clocks)) return narrow;
+  return medium.clocks <= large.clocks ? medium : large;
 }
 
 // Calls visit with a value of the tile's type. float64 is there to be right, and has one.
