@@ -18,8 +18,7 @@ def compiled(name: str):
     library.define(ops.FORWARD.format(name, ", bool tf32"))
     library.define(ops.BACKWARD.format(name, ", bool tf32"))
     run_forward, run_backward = (
-        getattr(torch.ops.fastlstm, f"{name}_{which}").default
-        for which in ("forward", "backward")
+        getattr(torch.ops.fastlstm, f"{name}_{which}").default for which in ("forward", "backward")
     )
 
     def forward(*args):

@@ -4,6 +4,7 @@ and option.
 Every tensor that torch allocates is filled with NaN beforehand, and so is shared memory.
 """
 
+import itertools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,6 @@ KINDS = {
 kinds = pytest.mark.parametrize("kind", KINDS)
 # Those that cluster kernels take; the rest always goes to the step kernels.
 ON_TENSOR_CORES = [name for name, (_, factors) in KINDS.items() if factors is not None]
-on_tensor_cores = pytest.mark.parametrize("kind", ON_TENSOR_CORES)
 
 
 @pytest.fixture
@@ -55,31 +55,39 @@ def check_kind(case: Case, kind: str) -> None:
     check(replace(case, dtype=dtype, wide=wide), "simt", factors=factors)
 
 
-SAMPLED = [c for c in sampled_cases("recurrence", 60, 5) if c.T * c.N * c.H <= 4_000]
+SAMPLED = [c for c in sampled_cases("recurrence", 75, 5) if c.T * c.N * c.H <= 4_000]
 
 
-@kinds
-@pytest.mark.parametrize(**by_id(SAMPLED))
+def taken_in_turns(names, count):
+    """(case, kind) pairs: every sampled case with `count` of the kinds, in turns."""
+    turns = itertools.cycle(names)
+    pairs = [(case, next(turns)) for case in SAMPLED for _ in range(count)]
+    ids = [f"{kind}-{case}" for case, kind in pairs]
+    return pytest.mark.parametrize(("case", "kind"), pairs, ids=ids)
+
+
+@taken_in_turns(KINDS, 2)
 def test_any_case_in_steps(case, kind, in_steps):
     check_kind(case, kind)
 
 
-@on_tensor_cores
-@pytest.mark.parametrize(**by_id([c for c in SAMPLED if c.P is None]))
+@taken_in_turns(ON_TENSOR_CORES, 1)
 def test_any_case_on_clusters(case, kind):
     before = family.launches()
-    check_kind(case, kind)
+    check_kind(replace(case, P=None), kind)
     assert family.launches() - before == 2 * (case.T > 0 and case.N > 0)
 
 
-# Every shape in clusters.h, up to the largest H that it serves. With few multiprocessors a cluster
-# takes 16 rows, with many 8.
-@on_tensor_cores
-@pytest.mark.parametrize("H", [64, 65, 128, 130, 256, 257, 512, 530])
-@pytest.mark.parametrize("rows", [8, 16])
-def test_every_cluster_under_any_schedule(kind, H, rows):
-    if (kind == "tf32" and H > 256) or (rows == 16 and H > 512):
-        pytest.skip("no room for the weights of this H in tf32, or for 16 rows")
+# Every shape in clusters.h: kind, rows a cluster takes (16 where there are few multiprocessors), and
+# the largest H that a shape serves, or one more than the one before does.
+CLUSTERS = [("bfloat16", 8, H) for H in (64, 65, 128, 130, 256, 257, 512, 530)]
+CLUSTERS += [("bfloat16", 16, H) for H in (33, 130, 257)]
+CLUSTERS += [("tf32", 8, H) for H in (64, 65, 128, 130)] + [("tf32", 16, H) for H in (33, 100)]
+CLUSTERS += [("float16", 8, 65), ("float16", 16, 130)]
+
+
+@pytest.mark.parametrize(("kind", "rows", "H"), CLUSTERS)
+def test_every_cluster_under_any_schedule(kind, rows, H):
     case = Case("recurrence", T=3, N=9, H=H, dtype=torch.float32, masks="random")
     if rows == 16:
         case = replace(case, T=2, N=17, D=2 if H <= 256 else 1)
