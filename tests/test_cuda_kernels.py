@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from op_cases import Case, backward, by_id, check, draw, forward, sampled_cases, tape_of
+from op_cases import Case, backward, check, draw, forward, sampled_cases, tape_of
 
 sys.path.insert(0, str(Path(__file__).parent / "simt"))
 import family
@@ -78,8 +78,8 @@ def test_any_case_on_clusters(case, kind):
     assert family.launches() - before == 2 * (case.T > 0 and case.N > 0)
 
 
-# Every shape in clusters.h: kind, rows a cluster takes (16 where there are few multiprocessors), and
-# the largest H that a shape serves, or one more than the one before does.
+# Every shape in clusters.h: kind, rows a cluster takes (16 where there are few multiprocessors),
+# and the largest H that a shape serves, or one more than the one before does.
 CLUSTERS = [("bfloat16", 8, H) for H in (64, 65, 128, 130, 256, 257, 512, 530)]
 CLUSTERS += [("bfloat16", 16, H) for H in (33, 130, 257)]
 CLUSTERS += [("tf32", 8, H) for H in (64, 65, 128, 130)] + [("tf32", 16, H) for H in (33, 100)]
@@ -197,13 +197,12 @@ def test_lengths_out_of_range_are_clamped():
     arguments, gradients = draw(case)
     arguments[5] = torch.tensor([-3, 0, 4, 9])
     clamped = [*arguments[:5], torch.tensor([0, 0, 4, 4]), None]
+    found = []
     for given in (arguments, clamped):
         results = forward(case, "simt", given)
-        results |= backward(case, "simt", given, gradients, tape_of(results))
-        if given is clamped:
-            for name, value in results.items():
-                assert torch.equal(value, first[name]), name
-        first = results
+        found.append(results | backward(case, "simt", given, gradients, tape_of(results)))
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
 
 
 def test_one_launch_a_step_for_both_directions():
