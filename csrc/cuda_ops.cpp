@@ -23,6 +23,7 @@ namespace {
 #if defined(FASTLSTM_SIMT)
 struct OnDevice {
   explicit OnDevice(const Tensor&) {}
+  int index() const { return 0; }
   void* stream() const { return nullptr; }
 };
 #else
@@ -30,6 +31,8 @@ struct OnDevice {
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& t) : index_(t.get_device_index()), guard_(index_) {}
+
+  int index() const { return index_; }
 
   // torch's current stream of that device.
   void* stream() const {
@@ -64,6 +67,7 @@ ForwardResults cuda_forward(
   const OnDevice device(h0);
   Held held;
   cuda::ForwardArgs args{};
+  args.device = device.index();
   args.sizes = start.sizes;
   args.dtype = start.io;
   args.tf32 = tf32;
@@ -95,6 +99,7 @@ BackwardResults cuda_backward(
   const OnDevice device(h0);
   Held held;
   cuda::BackwardArgs args{};
+  args.device = device.index();
   args.sizes = start.sizes;
   args.dtype = start.io;
   args.tf32 = tf32;

@@ -60,8 +60,15 @@ bool on_clusters(const BackwardArgs& args, Launcher* launch) {
   return false;
 }
 
+// torch has made the device the current one, but for its own CUDA runtime: this library has one of its own, linked in.
+template <class Args>
+void enter_device(const Args& args) {
+  cudaSetDevice(args.device);
+}
+
 template <template <class> class Steps, class Args>
 size_t workspace_of(const Args& args) {
+  enter_device(args);
   return with_policy(args, [&](auto policy) {
     using Policy = decltype(policy);
     return on_clusters<Policy>(args, nullptr) ? size_t{0} : Steps<Policy>(args, nullptr).workspace();
@@ -70,6 +77,7 @@ size_t workspace_of(const Args& args) {
 
 template <template <class> class Steps, class Args>
 Status run(const Args& args, void* workspace, void* stream) {
+  enter_device(args);
   return with_policy(args, [&](auto policy) {
     using Policy = decltype(policy);
     Launcher launch(args.sizes, stream);

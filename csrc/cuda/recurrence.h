@@ -19,6 +19,7 @@ struct Status {
 };
 
 struct ForwardArgs {
+  int device;                       // where all the memory is
   Sizes sizes;
   DType dtype;
   bool tf32;                        // float32: round the factors of products to tf32
@@ -35,6 +36,7 @@ struct ForwardArgs {
 };
 
 struct BackwardArgs {
+  int device;
   Sizes sizes;
   DType dtype;
   bool tf32;
@@ -57,7 +59,7 @@ struct BackwardArgs {
 size_t forward_workspace(const ForwardArgs& args);
 size_t backward_workspace(const BackwardArgs& args);
 
-// Launch the whole recurrence on `stream` (a cudaStream_t) of the current device, and return without waiting. Nothing is
+// Launch the whole recurrence on `stream` (a cudaStream_t of the device), and return without waiting. Nothing is
 // allocated and nothing is read back, so a stream that is being captured into a graph will do.
 Status forward(const ForwardArgs& args, void* workspace, void* stream);
 Status backward(const BackwardArgs& args, void* workspace, void* stream);
