@@ -16,7 +16,7 @@ from benchmarks.gpu.journal import Journal, last_stamp
 from benchmarks.machine import ROOT
 
 # Of every part a little: each starts processes that import torch.
-PARTS = ["build", "tests", "bench", "bf16", "sanitizer", "edges", "profile", "report"]
+PARTS = ["build", "tests", "bench", "bf16", "sanitizer", "edges", "report"]
 SOME = ["--tests", "one_unit or repeat", "--cells", "2"]
 
 
@@ -63,9 +63,7 @@ def test_it_leaves_few_files_that_say_what_they_are(dry, result):
 
 def test_every_part_is_done(dry, result):
     states = {part: each["state"] for part, each in result["parts"].items()}
-    assert states == dict.fromkeys(
-        ["build", "tests", "bench bf16", "sanitizer", "edges", "profile"], "done"
-    )
+    assert states == dict.fromkeys(["build", "tests", "bench bf16", "sanitizer", "edges"], "done")
     for line in ("setup.py build_ext", "--tool memcheck", "--tool racecheck", "--tool initcheck"):
         assert line in dry[1]
 
@@ -84,13 +82,12 @@ def test_cells_are_checked_and_timed_in_every_lane(result):
     assert "bf16" in result["rates"]
 
 
-def test_tests_sanitizer_and_profile_are_there(result):
+def test_tests_and_sanitizer_are_there(result):
     outcomes = {each["outcome"] for each in result["tests"].values()}
     assert outcomes == {"passed"}
     assert any("repeat_bit_by_bit" in nodeid for nodeid in result["tests"])
     assert len(result["sanitizer"]) == 8
     assert {row["said"] for row in result["sanitizer"]} == {"a dry run: not started"}
-    assert all(look["kernels"] for look in result["profile"])
 
 
 def test_what_is_finished_is_not_run_again(dry, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """What a GPU run times, what it holds to be right, and what it makes of what tools print."""
 
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -192,6 +193,19 @@ def test_kernels_of_a_call_by_the_profiler():
     assert all(kernel["us"] > 0 and kernel["count"] >= 1 for kernel in found)
 
 
+def test_looks_are_taken_once_and_say_what_they_lack(tmp_path):
+    journal = Journal(tmp_path / "j", "s")
+    assert profile.run(DryDevice(), journal, time.time() + 60, 3) == 0
+    looks = journal.latest("profile").values()
+    by_name = {look["contender"]: look for look in looks}
+    assert by_name["nn.LSTM"]["kernels"]
+    assert "refused" in by_name["cuda"]["note"]
+    before = journal.records()
+    assert profile.run(DryDevice(), journal, time.time() + 60, 3) == 0
+    assert journal.records() == before
+    assert profile.run(DryDevice(), journal, time.time() - 1, 5) == 2
+
+
 MEMCHECK = """========= COMPUTE-SANITIZER
 ========= Invalid __global__ read of size 4 bytes
 =========     at fastlstm::cuda::lstm_forward_kernel_step(float *)+0x70 in recurrence.cu:8
@@ -231,7 +245,8 @@ def test_what_a_tool_says_is_judged(log, driver, status, tmp_path):
     script, path = tmp_path / "tool", tmp_path / "tool.log"
     script.write_text(f"#!/bin/sh\ncat > {path} <<'END'\n{log}\nEND\necho '{driver}'\n")
     script.chmod(0o755)
-    row = sanitizer.one("memcheck", "cuda", path, str(script), 30)
+    assert sanitizer.kernel_filter(str(script)) == "--kernel-name"
+    row = sanitizer.one("memcheck", "cuda", path, str(script), 30, "--kernel-name")
     assert row["status"] == status
 
 

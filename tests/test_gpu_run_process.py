@@ -42,6 +42,7 @@ def test_a_mirror_gets_what_the_other_has(tmp_path):
     first.append("row", "x", row=1)
     Journal(tmp_path / "b", "now").append("row", "y", row=2)
     both = Journal(tmp_path / "a", "now", tmp_path / "b")
+    both.merge()
     both.append("row", "z", row=3)
     for name in ("a", "b"):
         assert set(Journal(tmp_path / name, "now").latest("row")) == {"x", "y", "z"}

@@ -124,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             path.unlink(missing_ok=True)
     mirror = out / "journal.jsonl" if out is not None and out != work else None
     journal = Journal(journal_path, stamp_of(described, args.dry_run), mirror)
+    journal.merge()
     journal.append("session", "session", machine=described, parts=parts)
     context = plan.Context(
         journal,

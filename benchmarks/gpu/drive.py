@@ -25,7 +25,7 @@ MOST_CHILDREN = 15
 # The status of a child that has recorded what it did, and can use the GPU no more.
 LOST = 70
 # Starting python, torch and a CUDA context, and compiling kernels, are the longest silences.
-STALL_SECONDS = 100.0
+STALL_SECONDS = 120.0
 LOG_TAIL = 1500
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _SET_PARENT_DEATH_SIGNAL = 1

@@ -29,13 +29,15 @@ class Journal:
 
     def __init__(self, path: Path, stamp: str, mirror: Path | None = None) -> None:
         self.path, self.stamp, self.mirror = Path(path), stamp, mirror and Path(mirror)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.mirror is not None:
-            self.mirror.parent.mkdir(parents=True, exist_ok=True)
-            self._merge()
+        for each in filter(None, (self.path, self.mirror)):
+            each.parent.mkdir(parents=True, exist_ok=True)
 
-    def _merge(self) -> None:
-        """Give each file the lines that only the other has, in their order."""
+    def merge(self) -> None:
+        """Give each of the two files the lines that only the other has, in their order. For the
+        first process alone, before it starts others.
+        """
+        if self.mirror is None:
+            return
         here, there = (read_lines(p) for p in (self.path, self.mirror))
         write_lines(self.path, [line for line in there if line not in set(here)])
         write_lines(self.mirror, [line for line in here if line not in set(there)])

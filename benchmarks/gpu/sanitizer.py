@@ -15,8 +15,10 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks.gpu.drive import kill, leash
 from benchmarks.gpu.fake import BACKENDS
 from benchmarks.gpu.sanitizer_driver import DONE
 from benchmarks.machine import ROOT
@@ -27,6 +29,7 @@ PART = "sanitizer"
 KERNELS = "lstm"
 FOUND_EXIT = 9
 TOOL_SECONDS = 150.0
+LEAST_SECONDS = 15.0
 SAID_LENGTH = 1500
 
 
@@ -37,14 +40,20 @@ def find_tool() -> str | None:
     return next(filter(None, map(shutil.which, ["compute-sanitizer", *beside])), None)
 
 
-def command(tool: str, backend: str, log: Path, executable: str) -> list[str]:
+def kernel_filter(executable: str) -> str:
+    """The option that names kernels; older versions call it otherwise."""
+    helped = attempt([executable, "--help"], dict(os.environ), 30.0, SAID_LENGTH * 50)["said"]
+    return "--kernel-regex" if "--kernel-regex" in helped else "--kernel-name"
+
+
+def command(tool: str, backend: str, log: Path, executable: str, named: str) -> list[str]:
     options = ["--tool", tool, "--log-file", str(log), "--error-exitcode", str(FOUND_EXIT)]
     options += ["--print-limit", "50", "--launch-timeout", "60"]
     options += ["--target-processes", "application-only"]
     if tool == "memcheck":  # torch tries some calls of the CUDA API that may fail
         options += ["--report-api-errors", "no"]
     if tool != "initcheck":
-        options += ["--kernel-name", f"kns={KERNELS}"]
+        options += [named, f"kns={KERNELS}"]
     return [executable, *options, *driver(backend)]
 
 
@@ -59,62 +68,86 @@ def environment(tool: str) -> dict[str, str]:
 
 
 def run(context) -> str:
-    """Run the tools that are not in the journal; gives the part's state (see `plan`)."""
-    journal, state = context.journal, "done"
+    """Run the tools that are not in the journal, those of a backend at once; gives the part's state
+    (see `plan`).
+    """
+    journal = context.journal
     done = journal.latest("sanitizer")
     executable = find_tool()
+    named = kernel_filter(executable) if executable else "--kernel-name"
     for backend in BACKENDS:
-        if all(f"{PART}/{tool}/{backend}" in done for tool in TOOLS):
+        tools = [tool for tool in TOOLS if f"{PART}/{tool}/{backend}" not in done]
+        if not tools:
             continue
+        if context.left() < LEAST_SECONDS:
+            return "cut"
+        # Alone first: it shows whether the calls work, and compiles what the tools then only load.
         plain = attempt(driver(backend), dict(os.environ), context.left())
-        for tool in TOOLS:
-            key = f"{PART}/{tool}/{backend}"
-            if key in done:
-                continue
-            if context.left() < 15:
-                return "cut"
+        seconds = min(TOOL_SECONDS, context.left())
+
+        def row_of(tool: str, backend=backend, plain=plain, seconds=seconds) -> dict:
             log = context.logs / f"{tool}-{backend}.log"
             row = {"tool": tool, "backend": backend, "seconds": 0.0}
             if not plain["finished"]:
-                last = plain["said"].splitlines()[-1:]
-                row |= {"status": "failed", "said": f"without the tool: {''.join(last)}"}
-            elif context.dry:
-                context.say(" ".join(command(tool, backend, log, "compute-sanitizer")))
-                row |= {"status": "unavailable", "said": "a dry run: not started"}
-            elif executable is None:
-                row |= {"status": "unavailable", "said": "no compute-sanitizer on this machine"}
-            else:
-                given = (tool, backend, log, executable)
-                row |= one(*given, min(TOOL_SECONDS, context.left()))
-            context.say(f"{tool} {backend}: {row['status']}: {row['said'].splitlines()[0]}")
-            journal.append("sanitizer", key, part=PART, **row)
+                last = "".join(plain["said"].splitlines()[-1:])
+                return row | {"status": "failed", "said": f"without the tool: {last}"}
+            if context.dry:
+                context.say(" ".join(command(tool, backend, log, "compute-sanitizer", named)))
+                return row | {"status": "unavailable", "said": "a dry run: not started"}
+            if executable is None:
+                said = "no compute-sanitizer on this machine"
+                return row | {"status": "unavailable", "said": said}
+            return row | one(tool, backend, log, executable, seconds, named)
+
+        with ThreadPoolExecutor(len(tools)) as pool:
+            for tool, row in zip(tools, pool.map(row_of, tools), strict=True):
+                first = (row["said"].splitlines() or [""])[0]
+                context.say(f"{tool} {backend}: {row['status']}: {first}")
+                journal.append("sanitizer", f"{PART}/{tool}/{backend}", part=PART, **row)
     rows = journal.latest("sanitizer").values()
-    return "failed" if any(row["status"] == "failed" for row in rows) else state
+    return "failed" if any(row["status"] == "failed" for row in rows) else "done"
 
 
-def attempt(line: list[str], env: dict[str, str], seconds: float) -> dict[str, object]:
+def attempt(
+    line: list[str], env: dict[str, str], seconds: float, length: int = SAID_LENGTH
+) -> dict[str, object]:
     """A command's end: ``finished`` (it made all its calls), ``status``, ``said`` (its last
     words).
     """
     began = time.time()
+    found = {"finished": False, "status": None, "said": f"stopped after {seconds:.0f} s"}
     try:
-        done = subprocess.run(
-            line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=max(seconds, 1.0)
+        child = subprocess.Popen(
+            line,
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            preexec_fn=leash,
         )
-        said = (done.stdout + done.stderr).strip()[-SAID_LENGTH:]
-        found = {"finished": DONE in done.stdout, "status": done.returncode, "said": said}
-    except subprocess.TimeoutExpired:
-        found = {"finished": False, "status": None, "said": f"stopped after {seconds:.0f} s"}
     except OSError as error:
-        found = {"finished": False, "status": None, "said": f"{type(error).__name__}: {error}"}
+        return found | {"said": f"{type(error).__name__}: {error}", "seconds": 0.0}
+    try:
+        said = child.communicate(timeout=max(seconds, 1.0))[0].strip()
+        found = {"finished": DONE in said, "status": child.returncode, "said": said[-length:]}
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        kill(child)
     return found | {"seconds": round(time.time() - began, 1)}
 
 
-def one(tool: str, backend: str, log: Path, executable: str, seconds: float) -> dict[str, object]:
+def one(
+    tool: str, backend: str, log: Path, executable: str, seconds: float, named: str
+) -> dict[str, object]:
     """Run one tool; ``status``: ok, failed (it found something), unavailable (it did not run)."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    ended = attempt(command(tool, backend, log, executable), environment(tool), seconds)
+    line = command(tool, backend, log, executable, named)
+    ended = attempt(line, environment(tool), seconds)
     text = log.read_text(errors="replace") if log.exists() else ""
     reports = ours(text)
     summary = re.findall(r"^=+ .*SUMMARY: .*$", text, re.MULTILINE)

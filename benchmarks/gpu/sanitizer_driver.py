@@ -15,12 +15,13 @@ from benchmarks.gpu import fake
 from benchmarks.gpu.precision import fp32_precision
 
 DONE = "all calls made"
-# T, N, I, H and options: less than a tile, a whole tile, more than one with a rest.
+# T, N, I, H and options: less than a tile, a whole tile, more than one with a rest, many units.
 CASES = [
     (3, 3, 5, 17, {}),
     (2, 16, 16, 64, {}),
     (3, 5, 3, 33, {"bidirectional": True, "masks": True}),
     (2, 19, 4, 70, {"proj_size": 9, "masks": True}),
+    (2, 2, 4, 300, {}),
 ]
 PRECISIONS = [
     (torch.float32, "ieee"),

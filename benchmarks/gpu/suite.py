@@ -70,6 +70,9 @@ def run(context) -> str:
 def command(expression: str | None) -> list[str]:
     line = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-rN", "--tb=short"]
     line += ["-p", "no:cacheprovider", "-p", "no:benchmark"]
+    # Of other packages, which may warn of one another on a machine that was not made for this. What
+    # fastlstm warns of is an error still (tests/gpu/conftest.py).
+    line += ["-W", "default"]
     return [*line, "-k", expression] if expression else line
 
 
