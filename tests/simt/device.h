@@ -15,6 +15,7 @@ struct Device {
   int reserved_shared = 1 << 10;       // of each block, in addition
   int max_threads_multiprocessor = 2048;
   int fail_launch = 0;                 // a cudaError_t for the next launch to return, without running
+  int dry = 0;                         // 1: launches are checked and noted, and no kernel runs
 };
 
 Device& device();
@@ -33,6 +34,10 @@ SIMT_EXPORT bool simt_set_device(const char* field, int value);
 
 // How many kernels have run so far.
 SIMT_EXPORT uint64_t simt_launches();
+
+// Of the kernels that were launched so far, the k-th's address and the most dynamic shared memory and threads of its
+// blocks; false if there is none.
+SIMT_EXPORT bool simt_kernel(uint64_t k, const void** address, uint64_t* shared_bytes, uint64_t* threads);
 
 // What was wrong with the last kernel that ran; empty if nothing was.
 SIMT_EXPORT const char* simt_last_report();

@@ -25,6 +25,7 @@ USUAL = {
     "max_shared_opt_in": 227 << 10,
     "capability_major": 9,
     "fail_launch": 0,
+    "dry": 0,
 }
 _loaded: list[ctypes.CDLL] = []
 
@@ -52,6 +53,24 @@ def load() -> str | None:
 def launches() -> int:
     """How many kernels have run so far."""
     return _loaded[0].simt_launches()
+
+
+def launched_kernels() -> dict[int, tuple[int, int]]:
+    """Offset in the library -> most bytes of dynamic shared memory and most threads of a block."""
+    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    base = min(int(m[0].split("-")[0], 16) for m in maps if m[-1] == _loaded[0]._name)
+    address, shared, threads = ctypes.c_void_p(), ctypes.c_uint64(), ctypes.c_uint64()
+    ask = _loaded[0].simt_kernel
+    ask.restype = ctypes.c_bool
+    found = {}
+    while ask(ctypes.c_uint64(len(found)), *map(ctypes.byref, (address, shared, threads))):
+        found[address.value - base] = shared.value, threads.value
+    return found
+
+
+def library() -> Path:
+    """The library that `load` loaded."""
+    return Path(_loaded[0]._name)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ namespace {
 struct Kernel {
   int max_shared = 0;  // 0: what needs no asking
   bool non_portable_clusters = false;
+  uint64_t launched_shared = 0, launched_threads = 0;  // the most of a block; 0 threads: never launched
 };
 
 std::map<const void*, Kernel>& kernels() {
@@ -107,6 +108,10 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*
   if (error != cudaSuccess) return remember(error);
   made.kernel = call;
   made.arguments = arguments;
+  Kernel& known = kernels()[kernel];
+  known.launched_shared = std::max<uint64_t>(known.launched_shared, made.shared_bytes);
+  known.launched_threads = std::max(known.launched_threads, count(made.block));
+  if (device().dry != 0) return cudaSuccess;
   ++launches;
   return remember(run(made) ? cudaSuccess : cudaErrorLaunchFailure);
 }
@@ -241,7 +246,8 @@ bool simt_set_device(const char* field, int value) {
                                                  {"max_shared_multiprocessor", &d.max_shared_multiprocessor},
                                                  {"reserved_shared", &d.reserved_shared},
                                                  {"max_threads_multiprocessor", &d.max_threads_multiprocessor},
-                                                 {"fail_launch", &d.fail_launch}};
+                                                 {"fail_launch", &d.fail_launch},
+                                                 {"dry", &d.dry}};
   for (const auto& [name, number] : fields) {
     if (std::strcmp(name, field) != 0) continue;
     *number = value;
@@ -251,5 +257,18 @@ bool simt_set_device(const char* field, int value) {
 }
 
 uint64_t simt_launches() { return simt::launches; }
+
+bool simt_kernel(uint64_t k, const void** address, uint64_t* shared_bytes, uint64_t* threads) {
+  const simt::Lock lock(simt::all_of_this());
+  for (const auto& [kernel, known] : simt::kernels()) {
+    if (known.launched_threads == 0 || k-- > 0) continue;
+    *address = kernel;
+    *shared_bytes = known.launched_shared;
+    *threads = known.launched_threads;
+    return true;
+  }
+  return false;
+}
+
 const char* simt_last_report() { return simt::last_report().c_str(); }
 }

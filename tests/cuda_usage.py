@@ -1,0 +1,137 @@
+"""What CUDA kernels take of a multiprocessor: read from a compiled library, and from launches that
+tests/simt notes without running them."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent / "simt"))
+import family
+
+
+@dataclass
+class Usage:
+    """Of one kernel for one architecture, by thread and block."""
+
+    registers: int  # as a GPU allots them, eight at a time
+    local: int  # bytes that are not in registers: spilled, or arrays that could not be held there
+    static_shared: int  # bytes
+
+
+@dataclass
+class Compiled:
+    """What a library has: by architecture and kernel what that takes, and the version of its PTX,
+    which tells compilers apart (None without PTX)."""
+
+    ptx: str | None = None
+    kernels: dict[str, dict[str, Usage]] = field(default_factory=dict)
+
+
+def readable(demangled: str) -> str:
+    """A kernel's name and template arguments, without namespaces and parameters."""
+    text = re.sub(r"\((?:int|bool)\)", "", demangled.removeprefix("void "))
+    return re.sub(r"\b(?:\w+::)+|\s+(?=>)", "", text.partition("(")[0])
+
+
+def read_dump(text: str) -> Compiled:
+    """Of what cuobjdump --dump-resource-usage prints, demangled."""
+    found, architecture, kernel, reserved, version = Compiled(), "", "", 0, ""
+    for line in text.splitlines():
+        if match := re.match(r"arch = (sm_(\d+)\w*)", line):
+            architecture = match[1]
+            reserved = 1024 if int(match[2]) >= 90 else 0  # the system's, in every block
+        elif match := re.match(r"code version = \[(\d+),(\d+)\]", line):
+            version = f"{match[1]}.{match[2]}"
+        elif line.startswith("ptxasOptions"):
+            found.ptx = version  # only PTX has this line; machine code has versions of its own
+        elif match := re.match(r" *Function (.*):$", line):
+            kernel = readable(match[1])
+        elif match := re.match(r" *REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
+            registers, stack, shared, local = map(int, match.groups())
+            usage = Usage((registers + 7) // 8 * 8, stack + local, shared - reserved)
+            found.kernels.setdefault(architecture, {})[kernel] = usage
+    return found
+
+
+def find_cuobjdump() -> str | None:
+    """From a CUDA toolkit, or from Triton's wheel."""
+    places = [os.environ.get("PATH", "")]
+    if home := os.environ.get("CUDA_HOME"):
+        places.append(os.path.join(home, "bin"))
+    if (spec := importlib.util.find_spec("triton")) and spec.origin:
+        places.append(str(Path(spec.origin).parent / "backends" / "nvidia" / "bin"))
+    return shutil.which("cuobjdump", path=os.pathsep.join(places))
+
+
+def read_library(path: Path | None) -> Compiled | str:
+    """What the library's kernels take, or why that cannot be told here."""
+    if path is None:
+        return "the compiled library was not built"
+    cuobjdump = find_cuobjdump()
+    if cuobjdump is None:
+        return "no cuobjdump; it comes with the CUDA toolkit, and with `pip install triton`"
+    if shutil.which("c++filt") is None:
+        return "no c++filt (binutils)"
+    command = [cuobjdump, "--dump-resource-usage", path]
+    dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    named = subprocess.run(["c++filt"], input=dump, capture_output=True, text=True, check=True)
+    compiled = read_dump(named.stdout)
+    return compiled if compiled.kernels else "the library was built without CUDA"
+
+
+def launch_everything() -> None:
+    """Launches every kernel, in a simulation that runs none: sizes for every cluster and tile."""
+    on_clusters = [(N, H, None) for H in range(64, 1088, 64) for N in (1, 40, 150, 400, 1100)]
+    in_steps = [(N, 75, 70) for N in (1, 40, 131)]
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        for tf32 in (False, True) if dtype == torch.float32 else (False,):
+            for sizes in on_clusters:
+                launch(*sizes, dtype, tf32, multiprocessors=132)
+            for sizes in in_steps:
+                for multiprocessors in (1, 4, 132, 10_000):
+                    launch(*sizes, dtype, tf32, multiprocessors)
+
+
+def launch(N: int, H: int, P: int | None, dtype, tf32: bool, multiprocessors: int) -> None:
+    """A step forward and backward, in a simulation that runs no kernel."""
+
+    def tensor(*shape):
+        return torch.empty(shape, dtype=dtype)
+
+    outputs, run = P or H, torch.ops.fastlstm
+    states = [tensor(1, N, outputs), tensor(1, N, H)]
+    weights = [tensor(1, 4 * H, outputs), None if P is None else tensor(1, P, H)]
+    with family.simulated(dry=1, multiprocessors=multiprocessors):
+        output, _, _, cells, gates = run.simt_kernels_forward(
+            tensor(1, N, 1, 4 * H), *states, *weights, None, None, True, True, tf32
+        )
+        run.simt_kernels_backward(
+            output, *[None] * 4, *states, *weights, cells, gates, None, None, False, tf32
+        )
+
+
+@cache
+def read_launches() -> dict[str, int] | str:
+    """Kernel -> most bytes of dynamic shared memory that a block of it is launched with; or why
+    that cannot be told here."""
+    if (reason := family.load()) is not None:
+        return reason
+    if shutil.which("nm") is None:
+        return "no nm (binutils)"
+    launch_everything()
+    listing = subprocess.run(
+        ["nm", "-C", "--defined-only", family.library()], capture_output=True, text=True, check=True
+    ).stdout
+    names = {}
+    for line in listing.splitlines():
+        address, _, name = line.split(" ", 2)
+        names[int(address, 16)] = readable(name)
+    return {names[at]: shared for at, (shared, _) in family.launched_kernels().items()}
