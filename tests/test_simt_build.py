@@ -61,6 +61,30 @@ def test_an_object_is_made_anew_when_what_it_includes_changes(folder):
     assert other != first
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_edit_during_the_compilation_is_not_lost(folder, monkeypatch, moment):
+    """Whether the compiler saw it or not, the next time the object is made anew."""
+    call, flags = build.call, [*build.FLAGS, "-O0"]
+
+    def call_and_edit(command, what):
+        edits = "-c" in command
+        if edits and moment == "before":
+            (folder / "answer.h").write_text("#define ANSWER 44")
+        result = call(command, what)
+        if edits and moment == "after":
+            (folder / "answer.h").write_text("#define ANSWER 44")
+        return result
+
+    monkeypatch.setattr(build, "call", call_and_edit)
+    target = build.compile_object(folder / "answer.cu", flags)
+    monkeypatch.setattr(build, "call", call)
+    assert build.fresh(target, target.with_suffix(".o.json")) is None
+    made = target.stat().st_mtime_ns
+    assert build.compile_object(folder / "answer.cu", flags) == target
+    assert target.stat().st_mtime_ns != made
+    assert build.fresh(target, target.with_suffix(".o.json")) is not None
+
+
 def test_a_compiler_error_is_shown(folder):
     (folder / "answer.h").write_text('#error "no answer today"')
     with pytest.raises(RuntimeError, match="no answer today"):

@@ -74,6 +74,7 @@ def call(command, what):
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if result.returncode != 0:
         raise RuntimeError(f"{what} failed:\n{shlex.join(map(str, command))}\n{result.stderr}")
+    return result.stdout
 
 
 def fresh(target, stamp):
@@ -87,23 +88,26 @@ def fresh(target, stamp):
 
 
 def make(target, command, what, made_from):
-    """Run `command`, which writes to another name first: `target` is always whole."""
+    """Run `command`, which writes to another name first: `target` is always whole.
+
+    What it is made from is noted as it was before: if one of these changes meanwhile, `target` is
+    not fresh.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     stamp = target.with_suffix(target.suffix + ".json")
     passing = target.with_name(f"{os.getpid()}-{target.name}")
+    inputs = {str(path): file_digest(path) for path in made_from}
     call([*command, "-o", passing], what)
-    inputs = {str(path): file_digest(path) for path in made_from(passing)}
     passing.replace(target)
     passing = stamp.with_name(f"{os.getpid()}-{stamp.name}")
     passing.write_text(json.dumps(inputs))
     passing.replace(stamp)
 
 
-def read_dependencies(path):
-    text = path.read_text().replace("\\\n", " ")
-    path.unlink()
-    files = shlex.split(text.partition(":")[2])
-    return [file for file in files if not file.startswith("/usr/")]
+def included(command, source):
+    """The source and all that it includes, but for what comes with the system."""
+    text = call([*command, "-MM", "-x", "c++", source], f"reading {source}").replace("\\\n", " ")
+    return [file for file in shlex.split(text.partition(":")[2]) if not file.startswith("/usr/")]
 
 
 def compile_object(source, flags):
@@ -111,13 +115,8 @@ def compile_object(source, flags):
     target = BUILD / "objects" / f"{Path(source).stem}-{key}.o"
     if fresh(target, target.with_suffix(".o.json")) is None:
         command = [compiler(), *flags, *(f"-I{path}" for path in INCLUDES)]
-        command += ["-MMD", "-x", "c++", "-c", source]
-        make(
-            target,
-            command,
-            f"compiling {source}",
-            lambda passing: read_dependencies(passing.with_suffix(".d")),
-        )
+        files = included(command, source)
+        make(target, [*command, "-x", "c++", "-c", source], f"compiling {source}", files)
     return target
 
 
@@ -135,7 +134,7 @@ def link(name, sources, harness, flags, options, sanitize):
         target = BUILD / "bin" / f"{stem}-{key}{suffix}"
         if fresh(target, target.with_suffix(target.suffix + ".json")) is None:
             command = [compiler(), *own, *options, *objects]
-            make(target, command, f"linking {name}", lambda passing: objects)
+            make(target, command, f"linking {name}", objects)
     return target
 
 
