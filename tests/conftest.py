@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import fake
 from fastlstm import native
 
 # On a busy machine, more threads than free cores cost a small call a hundred times its time.
@@ -28,7 +27,8 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available() or fake.is_dry():
+    # A dry run of ./run gpu puts the CPU in the GPU's place.
+    if torch.cuda.is_available() or os.environ.get("FASTLSTM_GPU_DRY") == "1":
         return
     skip = pytest.mark.skip(reason="needs a CUDA GPU, and torch finds none")
     for item in items:

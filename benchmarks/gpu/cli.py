@@ -142,9 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         described["fastlstm"] = machine.fastlstm_report()
         journal.append("session", "session", machine=described, parts=parts)
     final = out or (work if args.dry_run else RESULTS)
-    report.write(journal, final, time.time() - started)
     if out is not None:
         report.gather_logs(context.logs, out / "logs.txt")
+    report.write(journal, final, time.time() - started)
     return status_of(states)
 
 
