@@ -6,18 +6,43 @@ after the other, so a missing barrier is not seen; TF32 is computed as float32; 
 layouts and 64-bit overflow do not exist.
 """
 
+import warnings
+
 import pytest
 import torch
 import triton
 import triton.language as tl
 from op_cases import Case, backward, by_id, check, draw, forward, tape_of
+from triton.runtime.errors import InterpreterError
 
 from fastlstm import gpu_ops
 from fastlstm.triton_kernels import cell, configs, rounding
 
 assert triton.knobs.runtime.interpret, "TRITON_INTERPRET=1 has to be set before this starts"
 
-pytestmark = pytest.mark.usefixtures("poisoned_empty")
+
+@triton.jit
+def loop_kernel(x, T):
+    for s in tl.range(0, T):
+        tl.store(x + s, s)
+
+
+# The interpreter of Triton 3.6 and before takes an array of one number for a number, which NumPy
+# 2.3 warns of and NumPy 2.4 refuses.
+old_loops = pytest.mark.filterwarnings(
+    "ignore:Conversion of an array with ndim > 0:DeprecationWarning"
+)
+pytestmark = [pytest.mark.usefixtures("poisoned_empty"), old_loops]
+try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        loop_kernel[(1,)](torch.zeros(4, dtype=torch.int32), 3)
+except InterpreterError as error:
+    if "0-dimensional" not in str(error):
+        raise
+    pytest.skip(
+        f"Triton {triton.__version__} interprets no loops under this NumPy", allow_module_level=True
+    )
 
 gpu_ops.register("triton", gpu_ops._triton_forward, gpu_ops._triton_backward, "CPU")
 

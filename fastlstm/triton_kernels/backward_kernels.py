@@ -1,4 +1,4 @@
-"""Kernels of the backward: a tile of one step, and the two ways to run the steps.
+"""Kernels of the backward: a tile of one step, and two ways to run the steps.
 
 The steps go back from each direction's last to its first. Step number s of direction d is time step
 t = T - 1 - s (d = 0) or s (d = 1); s = T stands for what is left when all steps are done, dh0.
@@ -8,15 +8,15 @@ What arrives at h_t from the step that followed it in the forward is that step's
 (`cell_tile`) takes it as it is; with one, all of the gradient at h_t goes to dhidden first, and
 W_hr takes it back to the units. dc stays where it is, in (D, N, H).
 
-Arrays: gates, dgates (T, N, D, 4H); cells, dcells (T, N, D, H); doutput, dhidden (T, N, D, P). All
-contiguous, but W_hh has P_ROW >= P elements a row and W_hr H_ROW >= H, as in forward_kernels. What
-is None is not there.
+Tiles and arrays as in forward_kernels; dgates (T, N, D, 4H); dcells (T, N, D, H); doutput, dhidden
+(T, N, D, P). All contiguous, but W_hh has P_ROW >= P elements a row and W_hr H_ROW >= H.
 """
 
 import triton
 import triton.language as tl
 
 from .cell import cell_backward
+from .forward_kernels import load_gates, store_gates
 from .masks import cut_rows, row_ends
 from .products import product
 from .rounding import rounded
@@ -24,111 +24,116 @@ from .rounding import rounded
 
 @triton.jit
 def arriving_dh(
-    dgates, weight_hh, dh_n, lengths, reset_mask, t, d, rows, outputs, T, N,
-    D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
+    dgates, weight_hh, dh_n, lengths, reset_mask, t, d, row0, rows, output0, outputs, T, N,
+    D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient at h_t from later steps and from h_n: [rows, outputs]. t = -1 (d = 0) or T
     (d = 1): at h0."""
-    live_rows, live_outputs = rows < N, outputs < P_ROW
-    ends = row_ends(lengths, rows, live_rows, T)
+    live_rows = rows < (N - row0).to(tl.int32)
+    ends = row_ends(lengths, row0, rows, live_rows, T)
     # The step that followed in the forward; from the padding, the reverse direction's first.
-    after = tl.where(d == 0, t + 1, tl.minimum(t, ends) - 1)  # [rows]
-    exists = (after >= 0) & (after < ends)
+    if lengths is None:
+        after = (t + 1 - 2 * d).to(tl.int32)
+        exists = (rows * 0 + after >= 0) & (after < ends)
+        a = dgates + ((after.to(tl.int64) * N + row0) * D + d) * (4 * H) + rows * (D * 4 * H)
+    else:
+        after = tl.where(d == 0, t + 1, tl.minimum(t, ends) - 1)  # [rows]
+        exists = (after >= 0) & (after < ends)
+        a = dgates + ((after.to(tl.int64) * N + row0 + rows) * D + d) * (4 * H)
     dh = product(
-        dgates + ((after.to(tl.int64) * N + rows) * D + d) * (4 * H), live_rows & exists,
-        weight_hh + d * 4 * H * P_ROW + outputs, live_outputs, 4 * H, P_ROW, BLOCK_K, PRECISION,
+        a, live_rows & exists, weight_hh + d * 4 * H * P_ROW + output0, outputs,
+        outputs < (P_ROW - output0).to(tl.int32), 4 * H, P_ROW, 1, BLOCK_K, PRECISION,
     )  # fmt: skip
     if reset_mask is not None:
-        cut = cut_rows(reset_mask, tl.maximum(after, 0) + d, ends, rows, live_rows, N)
+        cut = cut_rows(reset_mask, tl.maximum(after, 0) + d, ends, row0, rows, live_rows, N)
         dh = tl.where(cut[:, None], 0.0, dh)
     if dh_n is not None:
-        live = (live_rows & ~exists)[:, None] & (outputs < P)[None, :]
-        last = tl.load(dh_n + (d * N + rows)[:, None] * P + outputs[None, :], live, 0.0)
+        live = (live_rows & ~exists)[:, None] & (outputs < (P - output0).to(tl.int32))[None, :]
+        at = rows[:, None] * P + outputs[None, :]
+        last = tl.load(dh_n + (d * N + row0) * P + output0 + at, live, 0.0)
         dh = tl.where(exists[:, None], dh, last.to(dh.dtype))
     return dh
 
 
 @triton.jit
-def with_doutput(dh, doutput, t, d, rows, outputs, N, D: tl.constexpr, P: tl.constexpr):
+def with_doutput(
+    dh, doutput, t, d, row0, rows, output0, outputs, live, N, D: tl.constexpr, P: tl.constexpr
+):
     """dh [rows, outputs] and the gradient of step t's output."""
     if doutput is not None:
-        live = (rows < N)[:, None] & (outputs < P)[None, :]
-        at = ((t.to(tl.int64) * N + rows) * D + d)[:, None] * P + outputs[None, :]
-        dh += tl.load(doutput + at, live, 0.0).to(dh.dtype)
+        p = doutput + ((t.to(tl.int64) * N + row0) * D + d) * P + output0
+        at = rows[:, None] * (D * P) + outputs[None, :]
+        dh += tl.load(p + at, live, 0.0).to(dh.dtype)
     return dh
 
 
 @triton.jit
 def arrival_tile(
-    doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden, t, d, rows, outputs, T, N,
-    D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
+    doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden, t, d, row0, rows, output0,
+    outputs, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """With a projection: all of the gradient at h_t, to dhidden."""
+    live_rows = rows < (N - row0).to(tl.int32)
+    live = live_rows[:, None] & (outputs < (P - output0).to(tl.int32))[None, :]
     dh = arriving_dh(
-        dgates, weight_hh, dh_n, lengths, reset_mask, t, d, rows, outputs, T, N, D, H, P,
-        H_ROW, P_ROW, BLOCK_K, PRECISION,
+        dgates, weight_hh, dh_n, lengths, reset_mask, t, d, row0, rows, output0, outputs, T, N, D,
+        H, P, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
-    dh = with_doutput(dh, doutput, t, d, rows, outputs, N, D, P)
-    live_rows = rows < N
+    dh = with_doutput(dh, doutput, t, d, row0, rows, output0, outputs, live, N, D, P)
     if lengths is not None:
-        ends = row_ends(lengths, rows, live_rows, T)
+        ends = row_ends(lengths, row0, rows, live_rows, T)
         dh = tl.where((t < ends)[:, None], dh, 0.0)
-    at = ((t.to(tl.int64) * N + rows) * D + d)[:, None] * P + outputs[None, :]
-    tl.store(dhidden + at, dh, live_rows[:, None] & (outputs < P)[None, :])
+    p = dhidden + ((t.to(tl.int64) * N + row0) * D + d) * P + output0
+    tl.store(p + rows[:, None] * (D * P) + outputs[None, :], dh, live)
 
 
 @triton.jit
 def cell_tile(
     doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask, dc_state,
-    dgates, dhidden, t, d, rows, units, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
-    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    dgates, dhidden, t, d, row0, rows, unit0, units, T, N, D: tl.constexpr, H: tl.constexpr,
+    P: tl.constexpr, H_ROW: tl.constexpr, P_ROW: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Step t of direction d for some rows and units: dgates, and dc for the step before."""
     WIDE: tl.constexpr = dc_state.dtype.element_ty
-    live_rows, live_units = rows < N, units < H
+    live_rows, live_units = rows < (N - row0).to(tl.int32), units < (H - unit0).to(tl.int32)
     live = live_rows[:, None] & live_units[None, :]
-    at = (t.to(tl.int64) * N + rows) * D + d  # a row's place in arrays (T, N, D, ...)
-    state_at = (d * N + rows)[:, None] * H + units[None, :]
-    ends = row_ends(lengths, rows, live_rows, T)
+    step_row = (t.to(tl.int64) * N + row0) * D + d  # a tile's first row in arrays (T, N, D, ...)
+    state = (d * N + row0) * H + unit0
+    state_at = rows[:, None] * H + units[None, :]
+    cells_at = rows[:, None] * (D * H) + units[None, :]
+    ends = row_ends(lengths, row0, rows, live_rows, T)
 
     # What does not wait for the product is asked for before it.
-    gates_at = at[:, None] * (4 * H) + units[None, :]
-    i = tl.load(gates + gates_at, live, 0.0)
-    f = tl.load(gates + gates_at + H, live, 0.0)
-    g = tl.load(gates + gates_at + 2 * H, live, 0.0)
-    o = tl.load(gates + gates_at + 3 * H, live, 0.0)
-    c = tl.load(cells + at[:, None] * H + units[None, :], live, 0.0)
-    dc_old = tl.load(dc_state + state_at, live, 0.0)
+    i, f, g, o = load_gates(gates, step_row, unit0, rows, units, live, D, H)
+    c = tl.load(cells + step_row * H + unit0 + cells_at, live, 0.0)
+    dc_old = tl.load(dc_state + state + state_at, live, 0.0)
     # The cell that entered: c0 at the direction's first step, else that of the step before it.
-    cut = cut_rows(reset_mask, t + d, ends, rows, live_rows, N)
+    cut = cut_rows(reset_mask, t + d, ends, row0, rows, live_rows, N)
     first = t == tl.where(d == 0, 0, ends - 1)
-    before = at + (2 * d - 1) * D * N.to(tl.int64)
-    from_cells = (live_rows & ~first & ~cut)[:, None] & live_units[None, :]
-    from_c0 = (live_rows & first & ~cut)[:, None] & live_units[None, :]
+    from_cells = (~first & ~cut)[:, None] & live
     if lengths is not None:
         from_cells = from_cells & (t < ends)[:, None]
-    c_in = tl.load(cells + before[:, None] * H + units[None, :], from_cells, 0.0)
-    c_in += tl.load(c0 + state_at, from_c0, 0.0).to(WIDE)
+    before = (step_row + (2 * d - 1) * D * N) * H + unit0
+    c_in = tl.load(cells + before + cells_at, from_cells, 0.0)
+    c_in += tl.load(c0 + state + state_at, (first & ~cut)[:, None] & live, 0.0).to(WIDE)
 
     if dhidden is None:
         dh = arriving_dh(
-            dgates, weight_hh, dh_n, lengths, reset_mask, t, d, rows, units, T, N, D, H, P,
-            H_ROW, P_ROW, BLOCK_K, PRECISION,
+            dgates, weight_hh, dh_n, lengths, reset_mask, t, d, row0, rows, unit0, units, T, N, D,
+            H, P, P_ROW, BLOCK_K, PRECISION,
         )  # fmt: skip
-        dh = with_doutput(dh, doutput, t, d, rows, units, N, D, P)
+        dh = with_doutput(dh, doutput, t, d, row0, rows, unit0, units, live, N, D, P)
     else:
         dh = product(
-            dhidden + at * P, live_rows, weight_hr + d * P * H_ROW + units, units < H_ROW, P, H_ROW,
-            BLOCK_K, PRECISION,
+            dhidden + step_row * P + rows * (D * P), live_rows, weight_hr + d * P * H_ROW + unit0,
+            units, units < (H_ROW - unit0).to(tl.int32), P, H_ROW, 1, BLOCK_K, PRECISION,
         )  # fmt: skip
     dc = dc_old
     if dcells is not None:
-        dc += tl.load(dcells + at[:, None] * H + units[None, :], live, 0.0)
+        dc += tl.load(dcells + step_row * H + unit0 + cells_at, live, 0.0)
     di, df, dg, do, dc = cell_backward(
         dh, dc, i.to(WIDE), f.to(WIDE), g.to(WIDE), o.to(WIDE), c, c_in
     )
@@ -140,83 +145,74 @@ def cell_tile(
         di, df = tl.where(valid, di, 0.0), tl.where(valid, df, 0.0)
         dg, do = tl.where(valid, dg, 0.0), tl.where(valid, do, 0.0)
         dc = tl.where(valid, dc, dc_old)
-    tl.store(dc_state + state_at, dc, live)
-    STORED: tl.constexpr = dgates.dtype.element_ty
-    tl.store(dgates + gates_at, rounded(di, STORED), live)
-    tl.store(dgates + gates_at + H, rounded(df, STORED), live)
-    tl.store(dgates + gates_at + 2 * H, rounded(dg, STORED), live)
-    tl.store(dgates + gates_at + 3 * H, rounded(do, STORED), live)
+    tl.store(dc_state + state + state_at, dc, live)
+    store_gates(dgates, di, df, dg, do, step_row, unit0, rows, units, live, D, H)
 
 
 @triton.jit
 def start_tile(
-    dh_n, weight_hh, lengths, reset_mask, dgates, dh0, d, rows, outputs, T, N,
-    D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
+    dh_n, weight_hh, lengths, reset_mask, dgates, dh0, d, row0, rows, output0, outputs, T, N,
+    D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """After all steps: dh0 for some rows and outputs."""
-    t = tl.where(d == 0, -1, T)
     dh = arriving_dh(
-        dgates, weight_hh, dh_n, lengths, reset_mask, t, d, rows, outputs, T, N, D, H, P,
-        H_ROW, P_ROW, BLOCK_K, PRECISION,
+        dgates, weight_hh, dh_n, lengths, reset_mask, tl.where(d == 0, -1, T), d, row0, rows,
+        output0, outputs, T, N, D, H, P, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
-    at = (d * N + rows)[:, None] * P + outputs[None, :]
-    live = (rows < N)[:, None] & (outputs < P)[None, :]
-    tl.store(dh0 + at, rounded(dh, dh0.dtype.element_ty), live)
+    live_rows, live_outputs = rows < (N - row0).to(tl.int32), outputs < (P - output0).to(tl.int32)
+    live = live_rows[:, None] & live_outputs[None, :]
+    p = dh0 + (d * N + row0) * P + output0
+    tl.store(p + rows[:, None] * P + outputs[None, :], rounded(dh, dh0.dtype.element_ty), live)
 
 
 @triton.jit(do_not_specialize=["s", "T", "N"])
 def lstm_backward_kernel_step(
     doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask, dc_state,
     dgates, dhidden, s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr,
+    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Step number s of each direction: grid (row tiles, tiles of H, D)."""
-    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    units = tl.program_id(1).to(tl.int64) * BLOCK_H + tl.arange(0, BLOCK_H)
+    row0, unit0 = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.program_id(1).to(tl.int64) * BLOCK_H
     d = tl.program_id(2).to(tl.int64)
-    t = tl.where(d == 0, T - 1 - s, s)
     cell_tile(
         doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
-        dc_state, dgates, dhidden, t, d, rows, units, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K,
-        PRECISION,
+        dc_state, dgates, dhidden, tl.where(d == 0, T - 1 - s, s), d, row0, tl.arange(0, BLOCK_N),
+        unit0, tl.arange(0, BLOCK_H), T, N, D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["s", "T", "N"])
 def lstm_backward_kernel_step_arrival(
     doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden,
-    s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr,
+    P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """With a projection, before `lstm_backward_kernel_step`: grid (row tiles, tiles of P, D)."""
-    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    outputs = tl.program_id(1).to(tl.int64) * BLOCK_H + tl.arange(0, BLOCK_H)
+    row0, output0 = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.program_id(1).to(tl.int64) * BLOCK_H
     d = tl.program_id(2).to(tl.int64)
-    t = tl.where(d == 0, T - 1 - s, s)
     arrival_tile(
-        doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden, t, d, rows, outputs, T, N,
-        D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
+        doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden,
+        tl.where(d == 0, T - 1 - s, s), d, row0, tl.arange(0, BLOCK_N), output0,
+        tl.arange(0, BLOCK_H), T, N, D, H, P, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["T", "N"])
 def lstm_backward_kernel_start(
     dh_n, weight_hh, lengths, reset_mask, dgates, dh0,
-    T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr,
+    P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dh0, after all steps: grid (row tiles, tiles of P, D)."""
-    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    outputs = tl.program_id(1).to(tl.int64) * BLOCK_H + tl.arange(0, BLOCK_H)
-    d = tl.program_id(2).to(tl.int64)
+    row0, output0 = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.program_id(1).to(tl.int64) * BLOCK_H
     start_tile(
-        dh_n, weight_hh, lengths, reset_mask, dgates, dh0, d, rows, outputs, T, N, D, H, P,
-        H_ROW, P_ROW, BLOCK_K, PRECISION,
+        dh_n, weight_hh, lengths, reset_mask, dgates, dh0, tl.program_id(2).to(tl.int64), row0,
+        tl.arange(0, BLOCK_N), output0, tl.arange(0, BLOCK_H), T, N, D, H, P, P_ROW, BLOCK_K,
+        PRECISION,
     )  # fmt: skip
 
 
@@ -224,35 +220,34 @@ def lstm_backward_kernel_start(
 def lstm_backward_kernel_sequence(
     doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask, dc_state,
     dgates, dhidden, dh0, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr,
+    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All steps of some rows of one direction: grid (row tiles, 1, D). dgates and dhidden pass from
     step to step through global memory, as h does in `lstm_forward_kernel_sequence`, and it is safe
     for the same reasons."""
-    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row0, rows = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.arange(0, BLOCK_N)
+    units = tl.arange(0, BLOCK_H)
     d = tl.program_id(2).to(tl.int64)
     for s in tl.range(0, T, num_stages=1):
         t = tl.where(d == 0, T - 1 - s, s)
         if dhidden is not None:
             for start in tl.range(0, P, BLOCK_H, num_stages=1):
-                outputs = start + tl.arange(0, BLOCK_H).to(tl.int64)
                 arrival_tile(
-                    doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden, t, d, rows,
-                    outputs, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
+                    doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden, t, d, row0,
+                    rows, tl.cast(start, tl.int64), units, T, N, D, H, P, P_ROW, BLOCK_K,
+                    PRECISION,
                 )  # fmt: skip
             tl.debug_barrier()
         for start in tl.range(0, H, BLOCK_H, num_stages=1):
-            units = start + tl.arange(0, BLOCK_H).to(tl.int64)
             cell_tile(
                 doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
-                dc_state, dgates, dhidden, t, d, rows, units, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K,
-                PRECISION,
+                dc_state, dgates, dhidden, t, d, row0, rows, tl.cast(start, tl.int64), units, T, N,
+                D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
             )  # fmt: skip
         tl.debug_barrier()
     for start in tl.range(0, P, BLOCK_H, num_stages=1):
-        outputs = start + tl.arange(0, BLOCK_H).to(tl.int64)
         start_tile(
-            dh_n, weight_hh, lengths, reset_mask, dgates, dh0, d, rows, outputs, T, N, D, H, P,
-            H_ROW, P_ROW, BLOCK_K, PRECISION,
+            dh_n, weight_hh, lengths, reset_mask, dgates, dh0, d, row0, rows,
+            tl.cast(start, tl.int64), units, T, N, D, H, P, P_ROW, BLOCK_K, PRECISION,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Kernels of the forward: a tile of rows x units of one step, and the two ways to run the steps.
+"""Kernels of the forward: a tile of rows x units of one step, and two ways to run the steps.
 
 One direction d of one step: the gates' products and the cell of a tile (`cell_tile`), and with a
 projection, after all of the step's units, the projection of a tile (`projection_tile`).
@@ -6,10 +6,11 @@ h passes from step to step through two buffers (D, N, P): a step reads all of on
 tile of the other, so tiles need no order within a step. c stays where it is, in (D, N, H): only the
 tile that owns an element touches it.
 
-Arrays: gates_x, gates (T, N, D, 4H); cells (T, N, D, H); output (T, N, D, P); hidden (D, N, H),
-with a projection o * tanh(c) of the step, else None. All contiguous, but what a product reads has
-its rows at multiples of 16 bytes, or the loads could not be wide: h and W_hh are P_ROW >= P
-elements a row, hidden and W_hr H_ROW >= H, the rest zeros. What is None is not there.
+A tile is its first row and unit, row0 and unit0 (64 bits), and the numbers from there, `rows` and
+`units` (32 bits). Arrays: gates_x, gates (T, N, D, 4H); cells (T, N, D, H); output (T, N, D, P);
+hidden (D, N, H), with a projection o * tanh(c) of the step, else None. All contiguous, but what a
+product reads has its rows at multiples of 16 bytes, or the loads could not be wide: h and W_hh are
+P_ROW >= P elements a row, hidden and W_hr H_ROW >= H, the rest zeros. What is None is not there.
 """
 
 import triton
@@ -22,50 +23,70 @@ from .rounding import rounded
 
 
 @triton.jit
+def load_gates(gates, step_row, unit0, rows, units, live, D: tl.constexpr, H: tl.constexpr):
+    """The four gates of a tile of a step, from (T, N, D, 4H): each [rows, units]."""
+    p = gates + step_row * (4 * H) + unit0
+    at = rows[:, None] * (D * 4 * H) + units[None, :]
+    i, f = tl.load(p + at, live, 0.0), tl.load(p + H + at, live, 0.0)
+    g, o = tl.load(p + 2 * H + at, live, 0.0), tl.load(p + 3 * H + at, live, 0.0)
+    return i, f, g, o
+
+
+@triton.jit
+def store_gates(
+    gates, i, f, g, o, step_row, unit0, rows, units, live, D: tl.constexpr, H: tl.constexpr
+):
+    STORED: tl.constexpr = gates.dtype.element_ty
+    p = gates + step_row * (4 * H) + unit0
+    at = rows[:, None] * (D * 4 * H) + units[None, :]
+    tl.store(p + at, rounded(i, STORED), live)
+    tl.store(p + H + at, rounded(f, STORED), live)
+    tl.store(p + 2 * H + at, rounded(g, STORED), live)
+    tl.store(p + 3 * H + at, rounded(o, STORED), live)
+
+
+@triton.jit
 def store_h(
-    h, h_in, h_out, output, t, d, ends, rows, live_rows, units, live_units, masked, N,
+    h, h_in, h_out, output, t, d, ends, row0, rows, unit0, units, live, masked, N,
     D: tl.constexpr, P: tl.constexpr, P_ROW: tl.constexpr,
 ):  # fmt: skip
     """Store a tile of h_t as the step's output and the state that the next step reads."""
-    live = live_rows[:, None] & live_units[None, :]
-    state = (d * N + rows)[:, None] * P_ROW + units[None, :]
+    state = (d * N + row0) * P_ROW + unit0
+    state_at = rows[:, None] * P_ROW + units[None, :]
     y = h
     if masked is not None:
         valid = (t < ends)[:, None]
-        h = tl.where(valid, h, tl.load(h_in + state, live, 0.0).to(h.dtype))
+        h = tl.where(valid, h, tl.load(h_in + state + state_at, live, 0.0).to(h.dtype))
         y = tl.where(valid, y, 0.0)
-    tl.store(h_out + state, rounded(h, h_out.dtype.element_ty), live)
-    at = ((t.to(tl.int64) * N + rows) * D + d)[:, None] * P + units[None, :]
-    tl.store(output + at, rounded(y, output.dtype.element_ty), live)
+    tl.store(h_out + state + state_at, rounded(h, h_out.dtype.element_ty), live)
+    step = ((t.to(tl.int64) * N + row0) * D + d) * P + unit0
+    at = rows[:, None] * (D * P) + units[None, :]
+    tl.store(output + step + at, rounded(y, output.dtype.element_ty), live)
 
 
 @triton.jit
 def cell_tile(
     gates_x, weight_hh, lengths, reset_mask, h_in, h_out, c_state, hidden, output, cells, gates,
-    t, d, rows, units, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
-    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    t, d, row0, rows, unit0, units, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Step t of direction d for some rows and units: gates, c, and h or `hidden`."""
     WIDE: tl.constexpr = c_state.dtype.element_ty
-    live_rows, live_units = rows < N, units < H
+    live_rows, live_units = rows < (N - row0).to(tl.int32), units < (H - unit0).to(tl.int32)
     live = live_rows[:, None] & live_units[None, :]
-    at = (t.to(tl.int64) * N + rows) * D + d  # a row's place in arrays (T, N, D, ...)
-    ends = row_ends(lengths, rows, live_rows, T)
+    step_row = (t.to(tl.int64) * N + row0) * D + d  # a tile's first row in arrays (T, N, D, ...)
+    ends = row_ends(lengths, row0, rows, live_rows, T)
 
     # What does not wait for the product is asked for before it.
-    gates_at = at[:, None] * (4 * H) + units[None, :]
-    xi = tl.load(gates_x + gates_at, live, 0.0)
-    xf = tl.load(gates_x + gates_at + H, live, 0.0)
-    xg = tl.load(gates_x + gates_at + 2 * H, live, 0.0)
-    xo = tl.load(gates_x + gates_at + 3 * H, live, 0.0)
-    c_at = c_state + (d * N + rows)[:, None] * H + units[None, :]
+    xi, xf, xg, xo = load_gates(gates_x, step_row, unit0, rows, units, live, D, H)
+    c_at = c_state + (d * N + row0) * H + unit0 + rows[:, None] * H + units[None, :]
     c_old = tl.load(c_at, live, 0.0)
-    cut = cut_rows(reset_mask, t + d, ends, rows, live_rows, N)[:, None]
+    cut = cut_rows(reset_mask, t + d, ends, row0, rows, live_rows, N)[:, None]
 
     i, f, g, o = gate_products(
-        h_in + (d * N + rows) * P_ROW, live_rows, weight_hh + (d * 4 * H + units) * P_ROW,
-        live_units, H * P_ROW, P_ROW, BLOCK_K, PRECISION,
+        h_in + (d * N + row0) * P_ROW + rows * P_ROW, live_rows,
+        weight_hh + (d * 4 * H + unit0) * P_ROW, units, live_units, H * P_ROW, P_ROW, BLOCK_K,
+        PRECISION,
     )  # fmt: skip
     c_in = c_old
     if reset_mask is not None:
@@ -85,53 +106,51 @@ def cell_tile(
         c, c_stored = tl.where(valid, c, c_old), tl.where(valid, c, 0.0)
     tl.store(c_at, c, live)
     if cells is not None:
-        tl.store(cells + at[:, None] * H + units[None, :], c_stored, live)
+        at = rows[:, None] * (D * H) + units[None, :]
+        tl.store(cells + step_row * H + unit0 + at, c_stored, live)
     if gates is not None:
-        STORED: tl.constexpr = gates.dtype.element_ty
-        tl.store(gates + gates_at, rounded(i, STORED), live)
-        tl.store(gates + gates_at + H, rounded(f, STORED), live)
-        tl.store(gates + gates_at + 2 * H, rounded(g, STORED), live)
-        tl.store(gates + gates_at + 3 * H, rounded(o, STORED), live)
+        store_gates(gates, i, f, g, o, step_row, unit0, rows, units, live, D, H)
     if hidden is None:
         store_h(
-            h, h_in, h_out, output, t, d, ends, rows, live_rows, units, live_units, lengths,
-            N, D, P, P_ROW,
+            h, h_in, h_out, output, t, d, ends, row0, rows, unit0, units, live, lengths, N, D, P,
+            P_ROW,
         )  # fmt: skip
     else:
-        hidden_at = (d * N + rows)[:, None] * H_ROW + units[None, :]
-        tl.store(hidden + hidden_at, rounded(h, hidden.dtype.element_ty), live)
+        hidden_at = rows[:, None] * H_ROW + units[None, :]
+        p = hidden + (d * N + row0) * H_ROW + unit0
+        tl.store(p + hidden_at, rounded(h, hidden.dtype.element_ty), live)
 
 
 @triton.jit
 def projection_tile(
-    weight_hr, lengths, h_in, h_out, hidden, output, t, d, rows, units, T, N,
-    D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
+    weight_hr, lengths, h_in, h_out, hidden, output, t, d, row0, rows, unit0, units, T, N,
+    D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """h_t = W_hr (o * tanh(c_t)) for some rows and outputs (`units`, of P)."""
-    live_rows, live_units = rows < N, units < P
-    ends = row_ends(lengths, rows, live_rows, T)
+    live_rows, live_units = rows < (N - row0).to(tl.int32), units < (P - unit0).to(tl.int32)
+    live = live_rows[:, None] & live_units[None, :]
+    ends = row_ends(lengths, row0, rows, live_rows, T)
     h = product(
-        hidden + (d * N + rows) * H_ROW, live_rows, weight_hr + (d * P + units) * H_ROW, live_units,
-        H_ROW, 1, BLOCK_K, PRECISION,
+        hidden + (d * N + row0) * H_ROW + rows * H_ROW, live_rows,
+        weight_hr + (d * P + unit0) * H_ROW, units, live_units, H_ROW, 1, H_ROW, BLOCK_K,
+        PRECISION,
     )  # fmt: skip
     store_h(
-        h, h_in, h_out, output, t, d, ends, rows, live_rows, units, live_units, lengths, N, D, P,
-        P_ROW,
-    )  # fmt: skip
+        h, h_in, h_out, output, t, d, ends, row0, rows, unit0, units, live, lengths, N, D, P, P_ROW
+    )
 
 
 @triton.jit(do_not_specialize=["s", "T", "N"])
 def lstm_forward_kernel_step(
     gates_x, weight_hh, lengths, reset_mask, even, odd, c_state, hidden, output, cells, gates,
-    s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr,
+    P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Step number s of each direction: grid (row tiles, tiles of H, D)."""
-    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    units = tl.program_id(1).to(tl.int64) * BLOCK_H + tl.arange(0, BLOCK_H)
+    row0, unit0 = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.program_id(1).to(tl.int64) * BLOCK_H
+    rows, units = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_H)
     d = tl.program_id(2).to(tl.int64)
     t = tl.where(d == 0, s, T - 1 - s)
     if s % 2 == 0:
@@ -140,21 +159,21 @@ def lstm_forward_kernel_step(
         h_in, h_out = odd, even
     cell_tile(
         gates_x, weight_hh, lengths, reset_mask, h_in, h_out, c_state, hidden, output, cells,
-        gates, t, d, rows, units, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
+        gates, t, d, row0, rows, unit0, units, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["s", "T", "N"])
 def lstm_forward_kernel_step_projection(
     weight_hr, lengths, even, odd, hidden, output,
-    s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr,
+    P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The projection of step number s, after `lstm_forward_kernel_step`: grid (row tiles, tiles of
     P, D)."""
-    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    units = tl.program_id(1).to(tl.int64) * BLOCK_H + tl.arange(0, BLOCK_H)
+    row0, unit0 = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.program_id(1).to(tl.int64) * BLOCK_H
+    rows, units = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_H)
     d = tl.program_id(2).to(tl.int64)
     t = tl.where(d == 0, s, T - 1 - s)
     if s % 2 == 0:
@@ -162,17 +181,17 @@ def lstm_forward_kernel_step_projection(
     else:
         h_in, h_out = odd, even
     projection_tile(
-        weight_hr, lengths, h_in, h_out, hidden, output, t, d, rows, units, T, N, D, H, P, H_ROW,
-        P_ROW, BLOCK_K, PRECISION,
+        weight_hr, lengths, h_in, h_out, hidden, output, t, d, row0, rows, unit0, units, T, N, D,
+        H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["T", "N"])
 def lstm_forward_kernel_sequence(
     gates_x, weight_hh, weight_hr, lengths, reset_mask, even, odd, c_state, hidden, output, cells,
-    gates, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    gates, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr,
+    P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All steps of some rows of one direction: grid (row tiles, 1, D).
 
@@ -184,7 +203,8 @@ def lstm_forward_kernel_sequence(
     loop over the steps must not be pipelined, which would load h for the next step before this one
     has stored it: hence num_stages=1; loops inside begin after the barrier.
     """
-    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row0, rows = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.arange(0, BLOCK_N)
+    units = tl.arange(0, BLOCK_H)
     d = tl.program_id(2).to(tl.int64)
     for s in tl.range(0, T, num_stages=1):
         t = tl.where(d == 0, s, T - 1 - s)
@@ -193,17 +213,17 @@ def lstm_forward_kernel_sequence(
         else:
             h_in, h_out = odd, even
         for start in tl.range(0, H, BLOCK_H, num_stages=1):
-            units = start + tl.arange(0, BLOCK_H).to(tl.int64)
             cell_tile(
                 gates_x, weight_hh, lengths, reset_mask, h_in, h_out, c_state, hidden, output,
-                cells, gates, t, d, rows, units, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
+                cells, gates, t, d, row0, rows, tl.cast(start, tl.int64), units, T, N, D, H, P,
+                H_ROW, P_ROW, BLOCK_K, PRECISION,
             )  # fmt: skip
         tl.debug_barrier()
         if hidden is not None:
             for start in tl.range(0, P, BLOCK_H, num_stages=1):
-                units = start + tl.arange(0, BLOCK_H).to(tl.int64)
                 projection_tile(
-                    weight_hr, lengths, h_in, h_out, hidden, output, t, d, rows, units, T, N, D,
-                    H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
+                    weight_hr, lengths, h_in, h_out, hidden, output, t, d, row0, rows,
+                    tl.cast(start, tl.int64), units, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K,
+                    PRECISION,
                 )  # fmt: skip
             tl.debug_barrier()

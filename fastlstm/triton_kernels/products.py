@@ -1,7 +1,9 @@
 """Matrix products of one tile: loops over K in blocks, operands streamed from global memory.
 
 Operands go to the matrix unit in the weights' dtype; sums are made in the dtype of accumulation.
-Offsets are 64-bit: rows and units come as int64, and the compiler folds what is constant.
+
+Offsets, here and in all kernels: where a tile begins is a scalar of 64 bits, so that no array is
+too large; inside a tile 32 bits do, and they cost half the registers.
 """
 
 import triton
@@ -41,26 +43,33 @@ def product(
     a,
     live_rows,
     weight,
+    columns,
     live_columns,
     K: tl.constexpr,
     STRIDE: tl.constexpr,
+    COLUMN: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """sum over k of a[row, k] weight[k, column]: [rows, columns].
 
     a: pointers to the rows' first elements [rows], K elements each, in the weights' dtype or a
-    wider one. weight: pointers to the columns' first elements [columns], STRIDE between elements.
-    Rows and columns that are not live count as zeros.
+    wider one. weight: pointer to the element for k = 0 of column 0; STRIDE elements between those
+    of one column, COLUMN between columns. Rows and columns that are not live count as zeros.
     """
     acc = zeros(live_rows, live_columns, PRECISION)
+    ks = tl.arange(0, BLOCK_K)
     for start in range(0, K, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K).to(tl.int64)
-        live_k = k < K
-        left = tl.load(a[:, None] + k[None, :], live_rows[:, None] & live_k[None, :], 0.0)
-        right = tl.load(
-            weight[None, :] + (k * STRIDE)[:, None], live_k[:, None] & live_columns[None, :], 0.0
+        live_k = ks < K - start
+        left = tl.load(
+            a[:, None] + (start + ks)[None, :], live_rows[:, None] & live_k[None, :], 0.0
         )
+        right = tl.load(
+            weight + tl.cast(start, tl.int64) * STRIDE + ks[:, None] * STRIDE
+            + columns[None, :] * COLUMN,
+            live_k[:, None] & live_columns[None, :],
+            0.0,
+        )  # fmt: skip
         acc = dot(rounded(left, right.dtype), right, acc, PRECISION)
     return acc
 
@@ -70,6 +79,7 @@ def gate_products(
     h,
     live_rows,
     weight,
+    units,
     live_units,
     GATE: tl.constexpr,
     K: tl.constexpr,
@@ -78,20 +88,21 @@ def gate_products(
 ):
     """h W_hh^T for the four gates of some units: i, f, g, o, each [rows, units].
 
-    h: pointers to the rows' first elements [rows], K elements each. weight: pointers to the first
-    elements of the units' rows of W_hh for gate i [units]; those of the next gate are GATE elements
-    further on.
+    h: pointers to the rows' first elements [rows], K elements each. weight: pointer to the row of
+    W_hh for gate i of unit 0, K elements a row; the next gate's are GATE elements further on.
     """
     i = zeros(live_rows, live_units, PRECISION)
     f, g, o = i, i, i
+    ks = tl.arange(0, BLOCK_K)
     for start in range(0, K, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K).to(tl.int64)
-        live_k = k < K
-        left = tl.load(h[:, None] + k[None, :], live_rows[:, None] & live_k[None, :], 0.0)
+        live_k = ks < K - start
+        left = tl.load(
+            h[:, None] + (start + ks)[None, :], live_rows[:, None] & live_k[None, :], 0.0
+        )
         live = live_k[:, None] & live_units[None, :]
-        w = weight[None, :] + k[:, None]
-        i = dot(left, tl.load(w, live, 0.0), i, PRECISION)
-        f = dot(left, tl.load(w + GATE, live, 0.0), f, PRECISION)
-        g = dot(left, tl.load(w + 2 * GATE, live, 0.0), g, PRECISION)
-        o = dot(left, tl.load(w + 3 * GATE, live, 0.0), o, PRECISION)
+        at = (start + ks)[:, None] + units[None, :] * K
+        i = dot(left, tl.load(weight + at, live, 0.0), i, PRECISION)
+        f = dot(left, tl.load(weight + GATE + at, live, 0.0), f, PRECISION)
+        g = dot(left, tl.load(weight + 2 * GATE + at, live, 0.0), g, PRECISION)
+        o = dot(left, tl.load(weight + 3 * GATE + at, live, 0.0), o, PRECISION)
     return i, f, g, o
