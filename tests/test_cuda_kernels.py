@@ -97,13 +97,37 @@ def test_every_cluster_under_any_schedule(kind, rows, H):
     assert family.launches() - before == 2
 
 
-def test_clusters_leave_older_gpus_to_the_step_kernels():
-    case = Case("recurrence", T=3, N=4, H=96, dtype=torch.float32)
-    for capability, launches in ((8, 2 * 3 + 4), (9, 2)):
+# kind, H, and the multiprocessors that leave room for groups of 8, 16 or 32 of the 20 rows.
+GRIDS = [(kind, 100, m) for kind in ON_TENSOR_CORES for m in (39, 26, 13)]
+
+
+@pytest.mark.parametrize(("kind", "H", "multiprocessors"), [*GRIDS, ("bfloat16", 1030, 132)])
+def test_every_grid_under_any_schedule(kind, H, multiprocessors, monkeypatch):
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", "grid")
+    case = Case("recurrence", T=3, N=20, H=H, dtype=torch.float32, masks="random")
+    if H > 512:
+        case = replace(case, T=2, N=2)
+    before = family.launches()
+    with family.simulated(seed=multiprocessors, multiprocessors=multiprocessors):
+        check_kind(case, kind)
+    assert family.launches() - before <= 3 + 2 * case.T
+
+
+def test_who_takes_which_sizes():
+    def launches(kind, T=3, **sizes):
         before = family.launches()
-        with family.simulated(capability_major=capability):
-            check_kind(case, "tf32")
-        assert family.launches() - before == launches, capability
+        check_kind(Case("recurrence", T=T, dtype=torch.float32, **sizes), kind)
+        return family.launches() - before
+
+    in_steps = 1 + 3 + 2 + 3 + 1
+    assert launches("tf32", N=4, H=96) == 2
+    with family.simulated(capability_major=8):  # no clusters there: the grid
+        assert launches("tf32", N=4, H=96) == 2
+        with family.simulated(multiprocessors=1):
+            assert launches("tf32", N=4, H=96) == in_steps
+    assert launches("tf32", N=4, H=96, P=50) > in_steps
+    assert launches("float32", N=4, H=96) >= in_steps
+    assert launches("bfloat16", T=2, N=2, H=800) == 2  # no cluster holds it: the grid
 
 
 # With few multiprocessors the larger tiles serve even the sizes that a test can afford.
@@ -122,7 +146,7 @@ def test_every_tile_under_any_schedule(kind, tile, seed, P, in_steps):
 
 
 @kinds
-@pytest.mark.parametrize("kernels", ["step", "auto"])
+@pytest.mark.parametrize("kernels", ["step", "cluster", "grid"])
 def test_results_repeat_bit_by_bit_under_any_schedule(kind, kernels, monkeypatch):
     monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
     case = Case("recurrence", T=4, N=19, H=40, dtype=KINDS[kind][0], masks="random")

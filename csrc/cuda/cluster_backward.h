@@ -153,8 +153,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   BackwardCell<IO, Acc> cells[Split::kElements];
 #pragma unroll
   for (int e = 0; e < Split::kElements; ++e) {
-    cells[e].start(call, d, row0 + Split::row(e), unit0 + Split::unit(e));
-    cells[e].fetch(call, d, 0, row0 + Split::row(e), unit0 + Split::unit(e));
+    cells[e].start(call, d, Split::n(e, row0, s.N), unit0 + Split::unit(e));
+    cells[e].fetch(call, d, 0, Split::n(e, row0, s.N), unit0 + Split::unit(e));
   }
   exchange.ready();
 
@@ -168,10 +168,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
         for (int source = 0; source < sources; ++source) sum += part(j, source)[Shape::place(row, unit)];
       }
       if (j == s.T) {
-        cells[e].finish(call, d, row0 + row, unit0 + unit, sum);
+        cells[e].finish(call, d, Split::n(e, row0, s.N), unit0 + unit, sum);
         continue;
       }
-      cells[e].step(call, d, j, row0 + row, unit0 + unit, sum, state(j, row) + unit, state(j + 1, row) + unit, Shape::kUnits);
+      cells[e].step(call, d, j, Split::n(e, row0, s.N), unit0 + unit, sum, state(j, row) + unit, state(j + 1, row) + unit, Shape::kUnits);
     }
     if (j == s.T) break;
     __syncthreads();
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     });
     if (j + 1 < s.T) {
 #pragma unroll
-      for (int e = 0; e < Split::kElements; ++e) cells[e].fetch(call, d, j + 1, row0 + Split::row(e), unit0 + Split::unit(e));
+      for (int e = 0; e < Split::kElements; ++e) cells[e].fetch(call, d, j + 1, Split::n(e, row0, s.N), unit0 + Split::unit(e));
     }
   }
   exchange.done();

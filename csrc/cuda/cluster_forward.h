@@ -10,16 +10,17 @@ namespace fastlstm::cuda {
 
 // A block's part of a layer in the forward direction: the four gates of kUnits units, all of K; so two tiles have i and f, g and o of
 // the same 8 units. Its sums go through shared memory, where the threads that step the cells take them.
-template <class Product_>
+template <class Product_, int kStates_ = 2>
 struct ForwardShape : Product_ {
   using Product = Product_;
+  static constexpr int kStates = kStates_;
   static constexpr int kUnits = Product::kColumns / 4, kMostUnits = Product::kK;
   static constexpr int kSumStride = Product::kColumns + 4;
 
   // Shared memory, from its start; two mbarriers come first.
   static constexpr size_t kWeightsAt = 16;
   static constexpr size_t kStatesAt = kWeightsAt + Product::kWeightBytes;
-  static constexpr size_t kSumsAt = kStatesAt + 2 * Product::kStateBytes;
+  static constexpr size_t kSumsAt = kStatesAt + kStates * Product::kStateBytes;
   static constexpr size_t kSharedBytes = kSumsAt + Product::kWarpsK * Product::kRows * kSumStride * sizeof(typename Product::Acc);
 
   // The gate of a column, its unit, and where they stand among the sums.
@@ -30,14 +31,23 @@ struct ForwardShape : Product_ {
   }
 };
 
-// The rows and units of a block, shared out to its threads: neighbours have neighbouring units.
+// The rows and units of a block, shared out to its threads: neighbours have neighbouring units. Where there are more threads than
+// places, some have none.
 template <class Shape>
 struct ThreadPlaces {
-  static constexpr int kElements = Shape::kUnits * Shape::kRows / Shape::kThreads;
-  static_assert(kElements * Shape::kThreads == Shape::kUnits * Shape::kRows);
+  static constexpr int kPlaces = Shape::kUnits * Shape::kRows;
+  static constexpr int kElements = kPlaces < Shape::kThreads ? 1 : kPlaces / Shape::kThreads;
+  static constexpr bool kAll = kPlaces >= Shape::kThreads;
+  static_assert(!kAll || kElements * Shape::kThreads == kPlaces);
 
-  static __device__ __forceinline__ int row(int e) { return (static_cast<int>(threadIdx.x) + e * Shape::kThreads) / Shape::kUnits; }
-  static __device__ __forceinline__ int unit(int e) { return (static_cast<int>(threadIdx.x) + e * Shape::kThreads) % Shape::kUnits; }
+  static __device__ __forceinline__ bool mine(int e) { return kAll || place(e) < kPlaces; }
+  static __device__ __forceinline__ int row(int e) { return mine(e) ? place(e) / Shape::kUnits : 0; }
+  static __device__ __forceinline__ int unit(int e) { return place(e) % Shape::kUnits; }
+  // The batch's row; none of its N where the place is not there.
+  static __device__ __forceinline__ int64_t n(int e, int64_t row0, int64_t N) { return mine(e) ? row0 + row(e) : N; }
+
+ private:
+  static __device__ __forceinline__ int place(int e) { return static_cast<int>(threadIdx.x) + e * Shape::kThreads; }
 };
 
 template <class IO, class Acc>
@@ -129,25 +139,49 @@ class ForwardCell {
   Gates<Acc> x_{};
 };
 
-// Blocks: clusters one after the other, 1, directions. A cluster has as many blocks as hold all units.
+// h as it enters a step, [kRows][kK] in shared memory, on its way between the blocks of a cluster.
 template <class Shape, bool kCluster>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
-    lstm_forward_kernel_cluster(const __grid_constant__ ClusterForwardCall<typename Shape::IO, typename Shape::Acc> call) {
+class ClusterStates {
+ public:
+  using IO = typename Shape::IO;
+
+  __device__ __forceinline__ ClusterStates(unsigned char* shared, int blocks, int64_t T)
+      : states_(shared + Shape::kStatesAt),
+        exchange_(reinterpret_cast<uint64_t*>(shared), blocks * Shape::kUnits * Shape::kRows * sizeof(IO), T - 1) {}
+
+  __device__ __forceinline__ IO* at(int64_t k, int row, int unit) const {
+    return reinterpret_cast<IO*>(states_ + k % 2 * Shape::kStateBytes + row * Shape::kStateStride) + unit;
+  }
+  // The state of step 0, and what no block sends: zero.
+  __device__ __forceinline__ void start(int row, int unit, IO h) const {
+    *at(0, row, unit) = h;
+    *at(1, row, unit) = IO{};
+  }
+  __device__ __forceinline__ void ready() const { exchange_.ready(); }
+  __device__ __forceinline__ const unsigned char* wait(int64_t k) {
+    exchange_.wait(k);
+    return reinterpret_cast<const unsigned char*>(at(k, 0, 0));
+  }
+  __device__ __forceinline__ void send(int64_t k, int row, int unit, IO h) const { exchange_.send_to_all(k, at(k, row, unit), h); }
+  __device__ __forceinline__ void sent() const {}
+  __device__ __forceinline__ void done() const { exchange_.done(); }
+
+ private:
+  unsigned char* states_;
+  Exchange<kCluster> exchange_;
+};
+
+// All steps, for the rows from row0 on and the units of block `block` of `blocks`, by all of its threads.
+template <class Shape, class States>
+__device__ __forceinline__ void forward_on_chip(const ClusterForwardCall<typename Shape::IO, typename Shape::Acc>& call,
+                                                unsigned char* shared, int block, int64_t row0, States& states) {
   using IO = typename Shape::IO;
   using Acc = typename Shape::Acc;
   using Split = ThreadPlaces<Shape>;
-  FASTLSTM_SHARED(shared);
   const Sizes& s = call.sizes;
-  const int d = static_cast<int>(blockIdx.z), blocks = kCluster ? static_cast<int>(ptx::cluster_size()) : 1;
-  const int unit0 = static_cast<int>(blockIdx.x % blocks) * Shape::kUnits;
-  const int64_t row0 = blockIdx.x / blocks * int64_t{Shape::kRows};
-  unsigned char* states = shared + Shape::kStatesAt;
+  const int d = static_cast<int>(blockIdx.z), unit0 = block * Shape::kUnits;
   Acc* sums = reinterpret_cast<Acc*>(shared + Shape::kSumsAt);
-  const auto place = [&](int64_t k, int row, int unit) {
-    return reinterpret_cast<IO*>(states + k % 2 * Shape::kStateBytes + row * Shape::kStateStride) + unit;
-  };
 
-  Exchange<kCluster> exchange(reinterpret_cast<uint64_t*>(shared), blocks * Shape::kUnits * Shape::kRows * sizeof(IO), s.T - 1);
   const IO* weights = call.weight_hh + d * 4 * s.H * s.H;
   const StationaryProduct<typename Shape::Product> product(shared + Shape::kWeightsAt, [&](int column, int k) {
     const int64_t unit = unit0 + Shape::unit(column);
@@ -162,21 +196,20 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
       const bool cut = length > 0 && call.steps.cut_entering(d, call.steps.first_step(d, length), n, length);
       if (!cut) h = call.h0[(d * s.N + n) * s.H + unit];
     }
-    *place(0, row, unit) = h;
-    *place(1, row, unit) = IO{};
+    states.start(row, unit, h);
   }
   ForwardCell<IO, Acc> cells[Split::kElements];
 #pragma unroll
   for (int e = 0; e < Split::kElements; ++e) {
-    cells[e].start(call, d, row0 + Split::row(e), unit0 + Split::unit(e));
-    cells[e].fetch(call, d, 0, row0 + Split::row(e), unit0 + Split::unit(e));
+    cells[e].start(call, d, Split::n(e, row0, s.N), unit0 + Split::unit(e));
+    cells[e].fetch(call, d, 0, Split::n(e, row0, s.N), unit0 + Split::unit(e));
   }
-  exchange.ready();
+  states.ready();
 
   for (int64_t k = 0; k < s.T; ++k) {
-    exchange.wait(k);
+    const unsigned char* state = states.wait(k);
     typename StationaryProduct<typename Shape::Product>::Sums parts;
-    product.run(states + k % 2 * Shape::kStateBytes, parts);
+    product.run(state, parts);
     product.for_pairs(parts, [&](int column, int row, Acc first, Acc second) {
       sums[Shape::sum_at(product.warp_k(), row, Shape::gate(column), Shape::unit(column))] = first;
       sums[Shape::sum_at(product.warp_k(), row + 1, Shape::gate(column), Shape::unit(column))] = second;
@@ -191,15 +224,26 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
         for (int w = 0; w < Shape::kWarpsK; ++w) total += sums[Shape::sum_at(w, row, gate, unit)];
         return total;
       };
-      const IO h = cells[e].step(call, d, k, row0 + row, unit0 + unit, {sum(0), sum(1), sum(2), sum(3)});
-      if (k + 1 < s.T) exchange.send_to_all(k + 1, place(k + 1, row, unit0 + unit), h);
+      const IO h = cells[e].step(call, d, k, Split::n(e, row0, s.N), unit0 + unit, {sum(0), sum(1), sum(2), sum(3)});
+      if (k + 1 < s.T && Split::mine(e)) states.send(k + 1, row, unit0 + unit, h);
     }
     if (k + 1 < s.T) {
+      states.sent();
 #pragma unroll
-      for (int e = 0; e < Split::kElements; ++e) cells[e].fetch(call, d, k + 1, row0 + Split::row(e), unit0 + Split::unit(e));
+      for (int e = 0; e < Split::kElements; ++e) cells[e].fetch(call, d, k + 1, Split::n(e, row0, s.N), unit0 + Split::unit(e));
     }
   }
-  exchange.done();
+  states.done();
+}
+
+// Blocks: clusters one after the other, 1, directions. A cluster has as many blocks as hold all units.
+template <class Shape, bool kCluster>
+__global__ void __launch_bounds__(Shape::kThreads, 1)
+    lstm_forward_kernel_cluster(const __grid_constant__ ClusterForwardCall<typename Shape::IO, typename Shape::Acc> call) {
+  FASTLSTM_SHARED(shared);
+  const int blocks = kCluster ? static_cast<int>(ptx::cluster_size()) : 1;
+  ClusterStates<Shape, kCluster> states(shared, blocks, call.sizes.T);
+  forward_on_chip<Shape>(call, shared, static_cast<int>(blockIdx.x % blocks), blockIdx.x / blocks * int64_t{Shape::kRows}, states);
 }
 
 }  // namespace fastlstm::cuda

@@ -3,6 +3,7 @@
 
 #include "clusters.h"
 #include "launch.h"
+#include "on_chip_call.h"
 #include "tiles.h"
 
 namespace fastlstm::cuda {
@@ -28,8 +29,7 @@ class ClusterLaunch {
   // Whether the device has room for one cluster at least.
   bool fits() {
     const void* function = reinterpret_cast<const void*>(kernel_);
-    const int shared = static_cast<int>(config_.dynamicSmemBytes);
-    bool fine = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared) == cudaSuccess;
+    bool fine = allow_shared_bytes(function, config_.dynamicSmemBytes);
     if (fine && config_.numAttrs > 0) {
       int resident = 0;
       fine = cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) == cudaSuccess &&
@@ -72,12 +72,6 @@ bool launch_on_clusters(Launcher* launch, const char* name, const Call& call) {
   return true;
 }
 
-// Whether a call may go to clusters: the rest is left to the step kernels.
-inline bool clusters_may_take(const Sizes& s, const void* weight_hr) {
-  constexpr int64_t kMost = int64_t{1} << 26;  // blocks and steps are counted in 32 bits
-  return weight_hr == nullptr && s.N < kMost && s.T < kMost;
-}
-
 // Predicted clocks of a step on clusters of a shape, for all rows: the tensor cores' or shared memory's part of the product,
 // whichever is longer, and what the cell and the exchange take. Clusters that find no room wait for others to end.
 template <class Shape>
@@ -118,23 +112,8 @@ bool visit_shape(const Sizes& s, const DeviceFacts& device, int64_t step_clocks,
 template <class Policy>
 bool forward_on_clusters(const ForwardArgs& a, Launcher* launch) {
   using IO = typename Policy::IO;
-  using Acc = typename Policy::Acc;
-  if (!clusters_may_take(a.sizes, a.weight_hr)) return false;
-  ClusterForwardCall<IO, Acc> call{};
-  call.sizes = a.sizes;
-  call.steps = {a.sizes.T, a.sizes.N, a.reset_mask};
-  call.gates_x = {const_cast<void*>(a.gates_x), a.wide_gates};
-  call.gates_stride_t = a.gates_stride_t;
-  call.gates_stride_n = a.gates_stride_n;
-  call.h0 = static_cast<const IO*>(a.h0);
-  call.c0 = static_cast<const IO*>(a.c0);
-  call.weight_hh = static_cast<const IO*>(a.weight_hh);
-  call.lengths = a.lengths;
-  call.output = static_cast<IO*>(a.output);
-  call.h_n = static_cast<IO*>(a.h_n);
-  call.c_n = static_cast<IO*>(a.c_n);
-  call.cells = static_cast<Acc*>(a.cells);
-  call.gates = static_cast<IO*>(a.gates);
+  if (!on_chip_may_take(a.sizes, a.weight_hr)) return false;
+  const auto call = on_chip_call<Policy>(a);
   const DeviceFacts device;
   const Sizes& s = a.sizes;
   const int64_t in_steps = choose_tile(s.N, s.H, 4, s.H * sizeof(IO), s.D, device.multiprocessors, false).clocks;
@@ -146,25 +125,8 @@ bool forward_on_clusters(const ForwardArgs& a, Launcher* launch) {
 template <class Policy>
 bool backward_on_clusters(const BackwardArgs& a, Launcher* launch) {
   using IO = typename Policy::IO;
-  using Acc = typename Policy::Acc;
-  if (!clusters_may_take(a.sizes, a.weight_hr)) return false;
-  ClusterBackwardCall<IO, Acc> call{};
-  call.sizes = a.sizes;
-  call.steps = {a.sizes.T, a.sizes.N, a.reset_mask};
-  call.doutput = static_cast<const IO*>(a.doutput);
-  call.doutput_stride_t = a.doutput_stride_t;
-  call.doutput_stride_n = a.doutput_stride_n;
-  call.dh_n = static_cast<const IO*>(a.dh_n);
-  call.dc_n = static_cast<const IO*>(a.dc_n);
-  call.dcells = static_cast<const Acc*>(a.dcells);
-  call.c0 = static_cast<const IO*>(a.c0);
-  call.weight_hh = static_cast<const IO*>(a.weight_hh);
-  call.cells = static_cast<const Acc*>(a.cells);
-  call.gates = static_cast<const IO*>(a.gates);
-  call.lengths = a.lengths;
-  call.dgates_x = {a.dgates_x, a.wide_gates};
-  call.dh0 = static_cast<IO*>(a.dh0);
-  call.dc0 = static_cast<IO*>(a.dc0);
+  if (!on_chip_may_take(a.sizes, a.weight_hr)) return false;
+  const auto call = on_chip_call<Policy>(a);
   const DeviceFacts device;
   const Sizes& s = a.sizes;
   const int64_t in_steps = choose_tile(s.N, s.H, 1, 4 * s.H * sizeof(IO), s.D, device.multiprocessors, false).clocks;

@@ -21,7 +21,7 @@ struct ForwardShapes {
       if (H <= 128) return use(Shape<16, 1, 2, 4, 4, 1>{});
       if (H <= 256) return use(Shape<8, 1, 2, 10, 6>{});
       if (H <= 512) return use(Shape<8, 1, 2, 12, 20>{});
-      if (H <= 768) return use(Shape<12, 1, 1, 18, 30, 1>{});
+      if (H <= 768) return use(Shape<12, 1, 1, 16, 32, 1>{});
     } else {
       if (H <= 64) return use(Shape<8, 1, 2, 8, 0>{});
       if (H <= 128) return use(Shape<8, 1, 2, 12, 4>{});

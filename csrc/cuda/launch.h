@@ -9,16 +9,25 @@
 
 namespace fastlstm::cuda {
 
-// Multiprocessors of the current device, and the first digit of its compute capability.
+// Of the current device; capability is the first digit of its compute capability, shared_bytes what a block can have at most.
 struct DeviceFacts {
-  int device = 0, multiprocessors = 1, capability = 0;
+  int device = 0, multiprocessors = 1, capability = 0, shared_bytes = 0;
 
   DeviceFacts() {
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
     cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   }
 };
+
+// Allows a kernel this much shared memory; false where the device has not so much, which is no error.
+inline bool allow_shared_bytes(const void* kernel, size_t bytes) {
+  const auto attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
+  const bool fine = cudaFuncSetAttribute(kernel, attribute, static_cast<int>(bytes)) == cudaSuccess;
+  if (!fine) cudaGetLastError();  // or the next call would report it
+  return fine;
+}
 
 class Launcher {
  public:
@@ -51,6 +60,11 @@ class Launcher {
     if (failed()) return;
     config.stream = stream_;
     note(name, cudaLaunchKernelEx(&config, kernel, args...));
+  }
+
+  // Zeroes memory for a kernel.
+  void clear(const char* name, void* data, size_t bytes) {
+    if (!failed()) note(name, cudaMemsetAsync(data, 0, bytes, stream_));
   }
 
   // For kernels that go over `elements` in strides of the grid.

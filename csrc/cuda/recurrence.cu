@@ -6,6 +6,7 @@
 #include "backward_steps.h"
 #include "cluster_launch.h"
 #include "forward_steps.h"
+#include "grid_launch.h"
 
 namespace fastlstm::cuda {
 
@@ -21,7 +22,9 @@ FASTLSTM_COMPILED_ELSEWHERE(Float64Product)
 
 #define FASTLSTM_COMPILED_ELSEWHERE(Policy)                                                    \
   extern template bool forward_on_clusters<Policy>(const ForwardArgs& args, Launcher* launch); \
-  extern template bool backward_on_clusters<Policy>(const BackwardArgs& args, Launcher* launch);
+  extern template bool backward_on_clusters<Policy>(const BackwardArgs& args, Launcher* launch); \
+  extern template bool forward_on_grid<Policy>(const ForwardArgs&, Launcher*, void*, size_t&);   \
+  extern template bool backward_on_grid<Policy>(const BackwardArgs&, Launcher*, void*, size_t&);
 FASTLSTM_COMPILED_ELSEWHERE(BFloat16Product)
 FASTLSTM_COMPILED_ELSEWHERE(Float16Product)
 FASTLSTM_COMPILED_ELSEWHERE(TF32Product)
@@ -41,22 +44,32 @@ auto with_policy(const Args& args, const Use& use) {
   return args.tf32 ? use(TF32Product{}) : use(Float32Product{});
 }
 
-// FASTLSTM_CUDA_KERNELS=step keeps the cluster kernels out: to compare, or where they are suspected.
-bool clusters_wanted() {
+// Whether a family may be used. FASTLSTM_CUDA_KERNELS names the families to choose from, such as "step" or "cluster step", to compare
+// them, or where one is suspected; the step kernels always remain.
+bool wanted(const char* family) {
   const char* kernels = std::getenv("FASTLSTM_CUDA_KERNELS");
-  return kernels == nullptr || std::strcmp(kernels, "step") != 0;
+  return kernels == nullptr || std::strcmp(kernels, "auto") == 0 || std::strstr(kernels, family) != nullptr;
 }
 
-// Each family offers: take it with a launcher, or without one only say whether it would.
+// The families that keep the weights on the chip: take the call with a launcher, or without one say whether they would, and with
+// how many bytes of workspace.
 template <class Policy>
-bool on_clusters(const ForwardArgs& args, Launcher* launch) {
-  if constexpr (kHasClusters<Policy>) return clusters_wanted() && forward_on_clusters<Policy>(args, launch);
+bool on_chip(const ForwardArgs& args, Launcher* launch, void* workspace, size_t& bytes) {
+  if constexpr (kHasClusters<Policy>) {
+    bytes = 0;
+    if (wanted("cluster") && forward_on_clusters<Policy>(args, launch)) return true;
+    return wanted("grid") && forward_on_grid<Policy>(args, launch, workspace, bytes);
+  }
   return false;
 }
 
 template <class Policy>
-bool on_clusters(const BackwardArgs& args, Launcher* launch) {
-  if constexpr (kHasClusters<Policy>) return clusters_wanted() && backward_on_clusters<Policy>(args, launch);
+bool on_chip(const BackwardArgs& args, Launcher* launch, void* workspace, size_t& bytes) {
+  if constexpr (kHasClusters<Policy>) {
+    bytes = 0;
+    if (wanted("cluster") && backward_on_clusters<Policy>(args, launch)) return true;
+    return wanted("grid") && backward_on_grid<Policy>(args, launch, workspace, bytes);
+  }
   return false;
 }
 
@@ -71,7 +84,8 @@ size_t workspace_of(const Args& args) {
   enter_device(args);
   return with_policy(args, [&](auto policy) {
     using Policy = decltype(policy);
-    return on_clusters<Policy>(args, nullptr) ? size_t{0} : Steps<Policy>(args, nullptr).workspace();
+    size_t bytes = 0;
+    return on_chip<Policy>(args, nullptr, nullptr, bytes) ? bytes : Steps<Policy>(args, nullptr).workspace();
   });
 }
 
@@ -81,7 +95,8 @@ Status run(const Args& args, void* workspace, void* stream) {
   return with_policy(args, [&](auto policy) {
     using Policy = decltype(policy);
     Launcher launch(args.sizes, stream);
-    if (on_clusters<Policy>(args, &launch)) return launch.status();
+    size_t bytes = 0;
+    if (on_chip<Policy>(args, &launch, workspace, bytes)) return launch.status();
     return Steps<Policy>(args, workspace).run(stream);
   });
 }

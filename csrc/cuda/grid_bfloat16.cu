@@ -1,0 +1,10 @@
+// The whole-grid kernels for bfloat16 tensors.
+
+#include "grid_launch.h"
+
+namespace fastlstm::cuda {
+
+template bool forward_on_grid<BFloat16Product>(const ForwardArgs&, Launcher*, void*, size_t&);
+template bool backward_on_grid<BFloat16Product>(const BackwardArgs&, Launcher*, void*, size_t&);
+
+}  // namespace fastlstm::cuda

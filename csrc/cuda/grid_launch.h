@@ -1,0 +1,139 @@
+// Launches the recurrence on the whole grid, where there is a shape for it and all its blocks run at once.
+#pragma once
+
+#include <algorithm>
+
+#include "../core/layout.h"
+#include "grid_kernels.h"
+#include "launch.h"
+#include "on_chip_call.h"
+#include "tiles.h"
+
+namespace fastlstm::cuda {
+
+// One call on one shape: which blocks, how much memory they share, what a step is predicted to take.
+template <class Shape>
+struct GridPlan {
+  int64_t blocks, groups, D;
+  size_t state_bytes, bytes;
+
+  explicit GridPlan(const Sizes& s)
+      : blocks((s.H + Shape::kUnits - 1) / Shape::kUnits), groups((s.N + Shape::kRows - 1) / Shape::kRows), D(s.D) {
+    lay_out(nullptr);
+  }
+
+  // Counters first: all of it is cleared before the launch.
+  GridMemory lay_out(void* workspace) {
+    Layout layout(static_cast<char*>(workspace));
+    GridMemory memory;
+    memory.counters = layout.array<int>(groups * D * GridMemory::kCounterStride);
+    memory.states = layout.array<unsigned char>(groups * D * 2 * Shape::kRows * GridStates<Shape>::kRowBytes);
+    bytes = layout.used();
+    return memory;
+  }
+
+  // Whether all blocks run at once, one to a multiprocessor, and their count over all steps stays within 32 bits.
+  bool fits(const Sizes& s, const DeviceFacts& device) const {
+    constexpr int64_t kMostCount = int64_t{1} << 30;
+    return groups <= device.multiprocessors && blocks * groups * D <= device.multiprocessors && s.T < kMostCount / blocks &&
+           Shape::kSharedBytes <= static_cast<size_t>(device.shared_bytes);
+  }
+
+  // Clocks of a step: the tensor cores' or shared memory's part of the product, the state's way from the second-level cache into
+  // every block, and the cell and the counter.
+  int64_t clocks() const {
+    constexpr int64_t kMma = 7, kSchedulers = 4, kSharedBytesPerClock = 128, kBytesPerClock = 64, kRest = 2300;
+    constexpr int64_t kWarps = Shape::kThreads / 32, kTilesK = Shape::kChunks * Shape::kTilesN;
+    constexpr int64_t kMmas = (kWarps + kSchedulers - 1) / kSchedulers * Shape::kTilesM * kTilesK * kMma;
+    constexpr int64_t kShared = (Shape::kWeightBytes + kWarps * kTilesK * 256) / kSharedBytesPerClock;
+    const int64_t row_bytes = blocks * Shape::kUnits * GridStates<Shape>::kRowBytes / Shape::kMostUnits;
+    return kRest + std::max(kMmas, kShared) + Shape::kRows * row_bytes / kBytesPerClock;
+  }
+};
+
+template <class Shape, class IO, class Acc>
+auto grid_kernel_for(const ClusterForwardCall<IO, Acc>&) {
+  return lstm_forward_kernel_grid<Shape>;
+}
+template <class Shape, class IO, class Acc>
+auto grid_kernel_for(const ClusterBackwardCall<IO, Acc>&) {
+  return lstm_backward_kernel_grid<Shape>;
+}
+
+// Launches the call on a shape, or with no launcher says in `bytes` what memory it would need. False if the device has no room.
+template <class Shape, class Call>
+bool launch_on_grid(Launcher* launch, const char* name, const Call& call, void* workspace, size_t& bytes) {
+  const Sizes& s = call.sizes;
+  GridPlan<Shape> plan(s);
+  const auto kernel = grid_kernel_for<Shape>(call);
+  if (!allow_shared_bytes(reinterpret_cast<const void*>(kernel), Shape::kSharedBytes)) return false;
+  bytes = plan.bytes;
+  if (launch == nullptr) return true;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.groups), static_cast<unsigned>(s.D));
+  config.blockDim = dim3(Shape::kThreads);
+  config.dynamicSmemBytes = Shape::kSharedBytes;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  const GridMemory memory = plan.lay_out(workspace);
+  launch->clear(name, workspace, plan.bytes);
+  launch->configured(name, kernel, config, call, memory);
+  return true;
+}
+
+// Asks take(shape) with the shape for H, with 8, 16 or 32 rows a group, that is predicted to be fastest of those that fit, unless the
+// step kernels, at `step_clocks`, are.
+template <template <class, int> class Shapes, class Policy, class Take>
+bool visit_grid_shape(const Sizes& s, const DeviceFacts& device, int64_t step_clocks, const Take& take) {
+  bool taken = false;
+  int64_t best = step_clocks;
+  const auto predict = [&](auto shape) {
+    using Shape = decltype(shape);
+    const GridPlan<Shape> plan(s);
+    if (plan.fits(s, device)) best = std::min(best, plan.clocks());
+  };
+  const auto ask = [&](auto shape) {
+    using Shape = decltype(shape);
+    const GridPlan<Shape> plan(s);
+    if (!taken && best < step_clocks && plan.clocks() == best && plan.fits(s, device)) taken = take(shape);
+  };
+  const auto visit_all = [&](const auto& use) {
+    Shapes<Policy, 1>::visit(s.H, use);
+    Shapes<Policy, 2>::visit(s.H, use);
+    Shapes<Policy, 4>::visit(s.H, use);
+  };
+  visit_all(predict);
+  visit_all(ask);
+  return taken;
+}
+
+template <class Policy>
+bool forward_on_grid(const ForwardArgs& a, Launcher* launch, void* workspace, size_t& bytes) {
+  if (!on_chip_may_take(a.sizes, a.weight_hr)) return false;
+  const DeviceFacts device;
+  const Sizes& s = a.sizes;
+  const int64_t in_steps =
+      choose_tile(s.N, s.H, 4, s.H * sizeof(typename Policy::IO), s.D, device.multiprocessors, false).clocks;
+  const auto call = on_chip_call<Policy>(a);
+  return visit_grid_shape<ForwardGridShapes, Policy>(s, device, in_steps, [&](auto shape) {
+    return launch_on_grid<decltype(shape)>(launch, "lstm_forward_kernel_grid", call, workspace, bytes);
+  });
+}
+
+template <class Policy>
+bool backward_on_grid(const BackwardArgs& a, Launcher* launch, void* workspace, size_t& bytes) {
+  if (!on_chip_may_take(a.sizes, a.weight_hr)) return false;
+  const DeviceFacts device;
+  const Sizes& s = a.sizes;
+  const int64_t in_steps =
+      choose_tile(s.N, s.H, 1, 4 * s.H * sizeof(typename Policy::IO), s.D, device.multiprocessors, false).clocks;
+  const auto call = on_chip_call<Policy>(a);
+  return visit_grid_shape<BackwardGridShapes, Policy>(s, device, in_steps, [&](auto shape) {
+    return launch_on_grid<decltype(shape)>(launch, "lstm_backward_kernel_grid", call, workspace, bytes);
+  });
+}
+
+}  // namespace fastlstm::cuda
