@@ -5,6 +5,8 @@ torch's settings at every call, so that a compiled or captured model follows the
 does. Where no kernels are registered for a device, these ops are the reference.
 """
 
+import contextlib
+
 import torch
 
 from . import layer_ops, native, ops, precision, triton_kernels
@@ -22,12 +24,26 @@ def compiled(name: str):
     )
 
     def forward(*args):
-        return run_forward(*args, precision.allows_tf32())
+        with _torch_errors(ops.forward_results, args):
+            return run_forward(*args, precision.allows_tf32())
 
     def backward(*args):
-        return run_backward(*args, precision.allows_tf32())
+        with _torch_errors(ops.backward_results, args):
+            return run_backward(*args, precision.allows_tf32())
 
     return forward, backward
+
+
+@contextlib.contextmanager
+def _torch_errors(allocate, args):
+    """Out of memory as torch says it. Inside the compiled library a failed allocation loses its
+    type and text, so the same allocation is made again here."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "API call failed" in str(error):
+            allocate(*args)
+        raise
 
 
 def _triton_forward(*args):

@@ -54,9 +54,10 @@ def check_one_device(*tensors: Tensor | None) -> None:
         raise RuntimeError(f"fastlstm: arguments on {' and '.join(devices)}, expected one device")
 
 
-def _forward_fake(
+def forward_results(
     gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, save_cells
 ):
+    """Tensors of the forward's shapes, uninitialised: also its shapes-only kernel."""
     check_one_device(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask)
     T, N, D, H4 = gates_x.shape
     H, P = c0.shape[-1], h0.shape[-1]
@@ -70,10 +71,11 @@ def _forward_fake(
     )
 
 
-def _backward_fake(
+def backward_results(
     doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, cells, gates, lengths,
     reset_mask, wide_gates,
 ):  # fmt: skip
+    """Tensors of the backward's shapes, as `forward_results`."""
     check_one_device(
         doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, cells, gates,
         lengths, reset_mask,
@@ -219,8 +221,8 @@ def define(family: str) -> None:
     registered for a device."""
     FAMILIES.append(family)
     for schema, name, impl, fake in (
-        (FORWARD, f"{family}_forward", _forward_reference, _forward_fake),
-        (BACKWARD, f"{family}_backward", reference.lstm_backward, _backward_fake),
+        (FORWARD, f"{family}_forward", _forward_reference, forward_results),
+        (BACKWARD, f"{family}_backward", reference.lstm_backward, backward_results),
     ):
         library.define(schema.format(family, ""))
         library.impl(name, impl, "CompositeExplicitAutograd")

@@ -2,6 +2,8 @@
 option and size.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from on_device import DRY, KINDS, check_kind, family_of, scaled
@@ -43,6 +45,21 @@ GRID = [(3, 1, 7), (3, 17, 64), (2, 130, 33), (2, 65, 129)] if not DRY else [(2,
 def test_tiles(T, N, H, P, kind, backend, device):
     case = Case("recurrence", T=T, N=N, H=H, P=P, D=2, dtype=torch.float32, masks="random")
     check_kind(case, backend, kind, device)
+
+
+# Rows and units for every shape of the families of CUDA kernels (csrc/cuda), which take what they
+# can and leave the rest to the step kernels.
+FAMILY_SIZES = [(9, 64), (20, 128), (17, 250), (9, 500), (9, 700), (17, 1000), (5, 2000)]
+
+
+@pytest.mark.parametrize("kernels", ["step", "cluster", "grid"])
+@pytest.mark.parametrize("kind", ["tf32", "bfloat16", "float16"])
+@pytest.mark.parametrize(("N", "H"), FAMILY_SIZES if not DRY else [(3, 5), (9, 20)])
+def test_every_family_of_cuda_kernels(kernels, kind, N, H, device, monkeypatch):
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
+    case = Case("recurrence", T=scaled(40, 3), N=N, H=H, dtype=torch.float32, masks="random")
+    check_kind(case, "cuda", kind, device)
+    check_kind(replace(case, D=2), "cuda", kind, device)
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
