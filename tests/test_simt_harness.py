@@ -168,6 +168,8 @@ MISUSES = {
     18: ("deadlock", "polls atomicAdd at misuse.cu:"),
     19: ("memory misuse", "st_async"),
     20: ("deadlock", "polls ld_acquire_gpu at misuse.cu:"),
+    21: ("misuse", "the block ends, and its mbarrier got 4 bytes more than expected"),
+    22: ("misuse", "the block ends, and its mbarrier got 4 bytes fewer than expected"),
 }
 
 

@@ -179,4 +179,14 @@ void count_bytes(Mbarrier& mbarrier, int64_t expected) {
   end_phase_if_complete(mbarrier);
 }
 
+void check_all_bytes_came(const SharedMemory& shared) {
+  for (const Mbarrier& mbarrier : shared.mbarriers) {
+    if (mbarrier.bytes == 0) continue;
+    fail(Failure::misuse,
+         "the block ends, and its mbarrier got " + std::to_string(std::abs(mbarrier.bytes)) + " bytes " +
+             (mbarrier.bytes < 0 ? "more" : "fewer") + " than expected",
+         mbarrier.made);
+  }
+}
+
 }  // namespace simt

@@ -66,4 +66,7 @@ Mbarrier& find_mbarrier(Block& block, const void* address, const char* what, con
 void arrive(Mbarrier& mbarrier, const char* what, const Place& place);
 void count_bytes(Mbarrier& mbarrier, int64_t expected);
 
+// Of a block that ends: fails if an mbarrier got more or fewer bytes than it was to expect. Nobody may have noticed.
+void check_all_bytes_came(const SharedMemory& shared);
+
 }  // namespace simt

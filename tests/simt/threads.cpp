@@ -162,6 +162,7 @@ bool end_thread(Thread& thread) {
     fail(Failure::misuse, "block " + triple(block.index.x, block.index.y, block.index.z) +
                               " has ended, and st_async is still under way to its shared memory", thread.wait.place);
   }
+  check_all_bytes_came(block.shared);
   block.shared.release();
   return true;
 }

@@ -115,6 +115,17 @@ __global__ void misuse_kernel(int which, int* memory) {
       for (int i = 0; ptx::ld_acquire_gpu(memory + i % 64) == 0; ++i) {
       }
       break;
+    case 21:  // 8 bytes come where 4 were expected
+    case 22:  // none come
+      if (thread == 0) {
+        const uint32_t own = ptx::map_to_rank(ptx::shared_address(shared + 64), ptx::cluster_rank());
+        ptx::mbarrier_init(mbarrier, 1);
+        ptx::mbarrier_arrive_expect_tx(mbarrier, 4);
+        if (which == 22) break;
+        ptx::st_async_64(own, 1, 1, ptx::map_to_rank(ptx::shared_address(mbarrier), ptx::cluster_rank()));
+        while (ptx::ld_cluster_32(own) != 1) ptx::mbarrier_try_wait(mbarrier, 0);
+      }
+      break;
     default:
       break;
   }
