@@ -22,13 +22,21 @@ pytestmark = pytest.mark.skipif(family.load() is not None, reason=str(family.loa
 
 KINDS = {"float64": 0, "float32": 1, "tf32": 1, "bfloat16": 2, "float16": 3}
 SMALL = Case("recurrence", T=3, N=3, H=5, dtype=torch.float32, D=2, masks="random")
-# Few multiprocessors bring the larger tiles to sizes such as these.
-CASES = [
+# Step kernels; few multiprocessors bring their larger tiles to sizes such as these.
+IN_STEPS = [
     (SMALL, 132),
     (Case("recurrence", T=1, N=1, H=1, dtype=torch.float32), 132),
     (Case("recurrence", T=2, N=17, H=9, P=3, dtype=torch.float32, wide=True), 4),
     (Case("recurrence", T=2, N=4, H=40, P=24, D=2, dtype=torch.float32, masks="lengths"), 1),
     (Case("recurrence", T=2, N=66, H=19, dtype=torch.float32, masks="resets", gradients=1), 1),
+]
+# Cluster kernels: blocks alone and together, with 8 rows each and with 16, of which some are empty.
+ON_CLUSTERS = [
+    (Case("recurrence", T=3, N=3, H=17, dtype=torch.float32, D=2, masks="random"), 132),
+    (Case("recurrence", T=1, N=1, H=1, dtype=torch.float32), 132),
+    (Case("recurrence", T=3, N=17, H=100, dtype=torch.float32, wide=True, masks="random"), 16),
+    (Case("recurrence", T=3, N=9, H=129, dtype=torch.float32, masks="random"), 132),
+    (Case("recurrence", T=2, N=9, H=129, dtype=torch.float32, D=2, masks="lengths"), 8),
 ]
 
 
@@ -63,8 +71,22 @@ def run_sanitized(entry, case, kind, multiprocessors, seed, given, expected):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("case", "multiprocessors"), CASES, ids=str)
-def test_nothing_beside_an_array_is_touched(case, multiprocessors, kind, seed=1):
+@pytest.mark.parametrize(("case", "multiprocessors"), IN_STEPS, ids=str)
+def test_nothing_beside_an_array_is_touched_in_steps(case, multiprocessors, kind, monkeypatch):
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", "step")
+    check_sanitized(case, kind, multiprocessors)
+
+
+@pytest.mark.parametrize("kind", ["tf32", "bfloat16", "float16"])
+@pytest.mark.parametrize(("case", "multiprocessors"), ON_CLUSTERS, ids=str)
+def test_nothing_beside_an_array_is_touched_on_clusters(case, multiprocessors, kind):
+    before = family.launches()
+    check_sanitized(case, kind, multiprocessors)
+    assert family.launches() - before == 2
+
+
+def check_sanitized(case, kind, multiprocessors, seed=1):
+    """Forward and backward under the sanitizers, beside the same without."""
     dtype = getattr(torch, kind, torch.float32)
     wide = case.wide and dtype in (torch.bfloat16, torch.float16)
     case = replace(case, dtype=dtype, wide=wide)
