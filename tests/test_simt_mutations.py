@@ -1,0 +1,225 @@
+"""A mistake in the CUDA kernels would be noticed: csrc/cuda with one in it, a mutant, gives other
+results or a report, under seeds under which the sources as they are pass.
+
+Compiled for bfloat16 alone with small tiles and clusters: simt/kernels/only_bfloat16.cu.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from op_cases import (
+    DRAWS,
+    Case,
+    Measured,
+    backward,
+    draw,
+    forward,
+    judge,
+    rounded_products,
+    run_both,
+    tape_of,
+)
+from simt import build, run
+from simt.small_kernels import needs_compiler
+
+pytestmark = needs_compiler
+
+CASE = Case("recurrence", T=5, N=5, H=37, D=2, dtype=torch.bfloat16, masks="random")
+LENGTHS = (5, 0, 3, 4, 5)
+RESETS = ((0, 0, 1, 0, 1), (0, 0, 1, 0, 0), (1, 0, 0, 0, 0), (0, 0, 0, 1, 1), (0, 0, 0, 0, 1))
+SEEDS = range(6)
+DTYPE_CODE = 2  # of DType::kBFloat16
+CSRC = build.ROOT / "csrc"
+ONLY_BFLOAT16 = build.HERE / "kernels" / "only_bfloat16.cu"
+ARGUMENTS = ("gates_x", "h0", "c0", "weight_hh", "weight_hr", "lengths", "reset_mask")
+RESULTS = {
+    "forward": ("output", "h_n", "c_n", "cells", "gates"),
+    "backward": ("dgates_x", "dh0", "dc0"),
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`text`, which stands once in the file, replaced; the entry that shows it; and what its report
+    says, if it is not by the results that it is found."""
+
+    family: str
+    entry: str
+    file: str
+    text: str
+    replacement: str
+    says: str = ""
+
+
+MUTANTS = {
+    "no barrier behind a stage's copies": Mutant(
+        "steps", "forward", "product.h",
+        "      __syncthreads();\n      copy(f, s", "      copy(f, s",
+    ),
+    "a wait for one group of copies less": Mutant(
+        "steps", "forward", "product.h",
+        "cp_async_wait<Tile::kStages - 2>", "cp_async_wait<Tile::kStages - 1>",
+    ),
+    "no barrier before the sums take the tiles' place": Mutant(
+        "steps", "forward", "product.h",
+        "    __syncthreads();  // all copies are over; the sums take the place of the tiles\n", "",
+    ),
+    "a row more than there are": Mutant(
+        "steps", "forward", "product.h", "row0 + row >= f.rows", "row0 + row > f.rows",
+    ),
+    "h written over that is being read": Mutant(
+        "steps", "forward", "forward.h",
+        "call.entering_h[(at.k + 1) % 2][state", "call.entering_h[at.k % 2][state",
+    ),
+    "the state of a row that waits is lost": Mutant(
+        "steps", "forward", "forward.h",
+        "  call.entering_h[(at.k + 1) % 2][place] = call.entering_h[at.k % 2][place];\n", "",
+    ),
+    "a gradient crosses a reset": Mutant(
+        "steps", "backward", "backward.h", "= cut ? IO{} : rounded;", "= rounded;",
+    ),
+    "the copied weights' rows too close": Mutant(
+        "steps", "forward", "matrix.h",
+        "to[row * width + column]", "to[row * columns + column]",
+    ),
+    "a barrier behind the product is missing": Mutant(
+        "clusters", "forward", "cluster_forward.h",
+        "    __syncthreads();\n#pragma unroll\n    for (int e", "#pragma unroll\n    for (int e",
+    ),
+    "h sent to the buffer that is being read": Mutant(
+        "clusters", "forward", "cluster_forward.h",
+        "send_to_all(k + 1, place(k + 1, row", "send_to_all(k + 1, place(k, row",
+    ),
+    "c crosses a reset": Mutant(
+        "clusters", "forward", "cluster_forward.h", "c_ = cut ? Acc{0} : c;", "c_ = c;",
+    ),
+    "a step after a row's last": Mutant(
+        "clusters", "backward", "cluster_backward.h",
+        "    if (t < length_) {", "    if (t <= length_) {",
+    ),
+    "one state for even and odd steps": Mutant(
+        "clusters", "backward", "cluster_backward.h",
+        "Shape::kStatesAt + j % 2 * Shape::kStateBytes", "Shape::kStatesAt",
+    ),
+    "weights of the wrong chunk": Mutant(
+        "clusters", "forward", "stationary.h",
+        "(Shape::kHeldChunks + chunk) * 32", "(Shape::kHeldChunks + chunk) * 16",
+    ),
+    "no wait for what others send": Mutant(
+        "clusters", "forward", "exchange.h",
+        "ptx::mbarrier_wait(mbarriers_ + k % 2, static_cast<uint32_t>((k - 1) / 2 % 2));", "",
+    ),
+    "the other phase": Mutant(
+        "clusters", "backward", "exchange.h", "((k - 1) / 2 % 2)", "(k / 2 % 2)",
+    ),
+    "too few bytes expected": Mutant(
+        "clusters", "forward", "exchange.h",
+        "arrive_expect_tx(mbarriers_ + which, bytes_)",
+        "arrive_expect_tx(mbarriers_ + which, bytes_ - 8)",
+        says="bytes more than expected",
+    ),
+    "too many bytes expected": Mutant(
+        "clusters", "backward", "exchange.h",
+        "arrive_expect_tx(mbarriers_ + which, bytes_)",
+        "arrive_expect_tx(mbarriers_ + which, bytes_ + 8)",
+        says="lacks 0 of 1 arrivals and 8 bytes",
+    ),
+    "an arrival that never comes": Mutant(
+        "clusters", "forward", "exchange.h",
+        "mbarrier_init(mbarriers_ + k, 1)", "mbarrier_init(mbarriers_ + k, 2)",
+        says="polls mbarrier_try_wait at exchange.h:",
+    ),
+    "a cluster that does not meet at the start": Mutant(
+        "clusters", "forward", "exchange.h",
+        "void ready() const { meet(); }", "void ready() const { __syncthreads(); }",
+        says="no mbarrier",
+    ),
+    "a step's h sent that nobody waits for": Mutant(
+        "clusters", "forward", "cluster_forward.h",
+        "if (k + 1 < s.T) exchange.send_to_all", "exchange.send_to_all",
+        says="bytes more than expected",
+    ),
+}  # fmt: skip
+
+
+def runner(mutant: Mutant | None, family: str):
+    """The program that runs csrc/cuda as it is, or with a mutant's mistake."""
+    name = "as-it-is" if mutant is None else build.digest(*vars(mutant).values())
+    to = build.BUILD / "mutants" / name
+    for path in [*CSRC.glob("cuda/*.h"), *CSRC.glob("core/*.h"), ONLY_BFLOAT16]:
+        copied = to / ("cuda" if path == ONLY_BFLOAT16 else path.parent.name) / path.name
+        text = path.read_text()
+        if mutant is not None and path == CSRC / "cuda" / mutant.file:
+            assert text.count(mutant.text) == 1, (
+                f"{mutant.file} has {text.count(mutant.text)} times, expected once: {mutant.text}"
+            )
+            text = text.replace(mutant.text, mutant.replacement)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_text(text)
+    sources = [to / "cuda" / ONLY_BFLOAT16.name, build.HERE / "recurrence_runner.cpp"]
+    flags = ["-O1", *["-DON_CLUSTERS"] * (family == "clusters")]
+    return build.executable(f"{family}-{name}", sources, flags)
+
+
+@cache
+def problem():
+    """What the runners are given, by entry, and what judge() needs to know of the results."""
+    torch.manual_seed(1)
+    measured = Measured()
+    for arguments, gradients in [draw(CASE) for _ in range(DRAWS)]:
+        arguments[5:] = [torch.tensor(LENGTHS), torch.tensor(RESETS).bool()]
+        with rounded_products(CASE.dtype):
+            low = forward(CASE, "reference", arguments)
+            tape = tape_of(low)
+            low |= backward(CASE, "reference", arguments, gradients, tape)
+        oracle = run_both(CASE, "reference", (arguments, gradients), tape, torch.float64)
+        measured.add(low, oracle)
+    sizes = {"T": CASE.T, "N": CASE.N, "D": CASE.D, "H": CASE.H, "P": CASE.H}
+    given = sizes | {"dtype": DTYPE_CODE, "tf32": False, "wide": False}
+    given |= dict(zip(ARGUMENTS, arguments, strict=True))
+    with_tape = given | dict(zip(("doutput", "dh_n", "dc_n", "dcells"), gradients, strict=True))
+    with_tape |= {name: low[name] for name in ("cells", "gates")}
+    return {"forward": given, "backward": with_tape}, (low, oracle, measured)
+
+
+def run_entry(program, entry: str, seed: int):
+    """The outcome, and the results by name, all NaN before."""
+    given, (low, _, _) = problem()
+    results = {name: torch.full_like(low[name], torch.nan) for name in RESULTS[entry]}
+    outcome = run.run(program, entry, given[entry] | results, seed)
+    return outcome, {name: outcome.arrays.get(name) for name in results}
+
+
+@cache
+def as_it_is(family: str, entry: str) -> dict:
+    """The results of the sources as they are: right, and the same under every seed."""
+    program = runner(None, family)
+    outcomes = [run_entry(program, entry, seed) for seed in SEEDS]
+    for outcome, results in outcomes:
+        assert outcome.code == "ok", outcome.report
+        assert same(results, outcomes[0][1])
+    judge(CASE, outcomes[0][1], *problem()[1])
+    return outcomes[0][1]
+
+
+def same(one: dict, other: dict) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mistake_is_noticed(name):
+    mutant = MUTANTS[name]
+    right = as_it_is(mutant.family, mutant.entry)
+    program = runner(mutant, mutant.family)
+    seen = []
+    for seed in SEEDS:
+        outcome, results = run_entry(program, mutant.entry, seed)
+        if outcome.code == "ok":
+            seen.append("right results" if same(results, right) else "other results")
+        else:
+            seen.append(outcome.report)
+    if mutant.says:
+        assert any(mutant.says in what for what in seen), "\n".join(seen)
+    assert set(seen) != {"right results"}
