@@ -88,19 +88,20 @@ def read_library(path: Path | None) -> Compiled | str:
 
 
 def launch_everything() -> None:
-    """Launches every kernel, in a simulation that runs none: sizes for every cluster and tile."""
-    on_clusters = [(N, H, None) for H in range(64, 1088, 64) for N in (1, 40, 150, 400, 1100)]
+    """Launches every kernel, in a simulation that runs none: sizes for every shape and tile."""
+    on_chip = [(N, H, None) for H in range(64, 2112, 64) for N in (1, 10, 20, 40, 150, 400, 1100)]
     in_steps = [(N, 75, 70) for N in (1, 40, 131)]
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         for tf32 in (False, True) if dtype == torch.float32 else (False,):
-            for sizes in on_clusters:
-                launch(*sizes, dtype, tf32, multiprocessors=132)
+            for sizes in on_chip:
+                for capability in (8, 9):  # 8: without clusters
+                    launch(*sizes, dtype, tf32, capability_major=capability)
             for sizes in in_steps:
                 for multiprocessors in (1, 4, 132, 10_000):
-                    launch(*sizes, dtype, tf32, multiprocessors)
+                    launch(*sizes, dtype, tf32, multiprocessors=multiprocessors)
 
 
-def launch(N: int, H: int, P: int | None, dtype, tf32: bool, multiprocessors: int) -> None:
+def launch(N: int, H: int, P: int | None, dtype, tf32: bool, **device: int) -> None:
     """A step forward and backward, in a simulation that runs no kernel."""
 
     def tensor(*shape):
@@ -109,7 +110,7 @@ def launch(N: int, H: int, P: int | None, dtype, tf32: bool, multiprocessors: in
     outputs, run = P or H, torch.ops.fastlstm
     states = [tensor(1, N, outputs), tensor(1, N, H)]
     weights = [tensor(1, 4 * H, outputs), None if P is None else tensor(1, P, H)]
-    with family.simulated(dry=1, multiprocessors=multiprocessors):
+    with family.simulated(dry=1, **device):
         output, _, _, cells, gates = run.simt_kernels_forward(
             tensor(1, N, 1, 4 * H), *states, *weights, None, None, True, True, tf32
         )
