@@ -1,7 +1,7 @@
 """A mistake in the CUDA kernels would be noticed: csrc/cuda with one in it, a mutant, gives other
 results or a report, under seeds under which the sources as they are pass.
 
-Compiled for bfloat16 alone with small tiles and clusters: simt/kernels/only_bfloat16.cu.
+Compiled for bfloat16 alone, on few and small blocks: simt/kernels/only_bfloat16.cu.
 """
 
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ MUTANTS = {
     ),
     "h sent to the buffer that is being read": Mutant(
         "clusters", "forward", "cluster_forward.h",
-        "send_to_all(k + 1, place(k + 1, row", "send_to_all(k + 1, place(k, row",
+        "send_to_all(k, at(k, row", "send_to_all(k, at(k + 1, row",
     ),
     "c crosses a reset": Mutant(
         "clusters", "forward", "cluster_forward.h", "c_ = cut ? Acc{0} : c;", "c_ = c;",
@@ -138,10 +138,36 @@ MUTANTS = {
     ),
     "a step's h sent that nobody waits for": Mutant(
         "clusters", "forward", "cluster_forward.h",
-        "if (k + 1 < s.T) exchange.send_to_all", "exchange.send_to_all",
+        "if (k + 1 < s.T && Split::mine(e)) states.send", "if (Split::mine(e)) states.send",
         says="bytes more than expected",
     ),
+    "a block that nobody waits for": Mutant(
+        "grid", "forward", "grid_exchange.h", "< k * blocks_)", "< k * blocks_ - 1)",
+    ),
+    "a block counted before all of it has written": Mutant(
+        "grid", "backward", "grid_exchange.h",
+        "    __syncthreads();\n    if (threadIdx.x == 0) {\n      ptx::fence",
+        "    if (threadIdx.x == 0) {\n      ptx::fence",
+    ),
+    "a state read before all of it is copied": Mutant(
+        "grid", "forward", "grid_exchange.h",
+        "    __syncthreads();\n    return state_;", "    return state_;",
+    ),
+    "one counter for all groups": Mutant(
+        "grid", "forward", "grid_exchange.h", "group * GridMemory::kCounterStride", "0",
+    ),
+    "a launch that is not cooperative": Mutant(
+        "grid", "forward", "grid_launch.h",
+        "attribute.val.cooperative = 1;", "attribute.val.cooperative = 0;",
+        says="polls ld_acquire_gpu at grid_exchange.h:",
+    ),
+    "counters that are not cleared": Mutant(
+        "grid", "backward", "grid_launch.h",
+        "  launch->clear(name, workspace, plan.bytes);\n", "",
+        says="polls ld_acquire_gpu at grid_exchange.h:",
+    ),
 }  # fmt: skip
+FAMILIES = {"steps": [], "clusters": ["-DON_CLUSTERS"], "grid": ["-DON_GRID"]}
 
 
 def runner(mutant: Mutant | None, family: str):
@@ -159,8 +185,7 @@ def runner(mutant: Mutant | None, family: str):
         copied.parent.mkdir(parents=True, exist_ok=True)
         copied.write_text(text)
     sources = [to / "cuda" / ONLY_BFLOAT16.name, build.HERE / "recurrence_runner.cpp"]
-    flags = ["-O1", *["-DON_CLUSTERS"] * (family == "clusters")]
-    return build.executable(f"{family}-{name}", sources, flags)
+    return build.executable(f"{family}-{name}", sources, ["-O1", *FAMILIES[family]])
 
 
 @cache

@@ -30,13 +30,17 @@ IN_STEPS = [
     (Case("recurrence", T=2, N=4, H=40, P=24, D=2, dtype=torch.float32, masks="lengths"), 1),
     (Case("recurrence", T=2, N=66, H=19, dtype=torch.float32, masks="resets", gradients=1), 1),
 ]
-# Cluster kernels: blocks alone and together, with 8 rows each and with 16, of which some are empty.
-ON_CLUSTERS = [
-    (Case("recurrence", T=3, N=3, H=17, dtype=torch.float32, D=2, masks="random"), 132),
-    (Case("recurrence", T=1, N=1, H=1, dtype=torch.float32), 132),
-    (Case("recurrence", T=3, N=17, H=100, dtype=torch.float32, wide=True, masks="random"), 16),
-    (Case("recurrence", T=3, N=9, H=129, dtype=torch.float32, masks="random"), 132),
-    (Case("recurrence", T=2, N=9, H=129, dtype=torch.float32, D=2, masks="lengths"), 8),
+# Blocks alone and together, with 8 rows each and with more, of which some are empty.
+ON_CHIP = [
+    ("cluster", Case("recurrence", T=3, N=3, H=17, dtype=torch.float32, D=2, masks="random"), 132),
+    ("cluster", Case("recurrence", T=1, N=1, H=1, dtype=torch.float32), 132),
+    ("cluster", Case("recurrence", T=3, N=17, H=100, dtype=torch.float32, masks="random"), 16),
+    ("cluster", Case("recurrence", T=3, N=9, H=129, dtype=torch.float32, masks="random"), 132),
+    ("cluster", Case("recurrence", T=2, N=9, H=129, dtype=torch.float32, masks="lengths"), 8),
+    ("grid", Case("recurrence", T=3, N=3, H=17, dtype=torch.float32, D=2, masks="random"), 132),
+    ("grid", Case("recurrence", T=1, N=1, H=1, dtype=torch.float32), 132),
+    ("grid", Case("recurrence", T=2, N=17, H=37, dtype=torch.float32, masks="random"), 7),
+    ("grid", Case("recurrence", T=2, N=9, H=50, dtype=torch.float32, wide=True), 39),
 ]
 
 
@@ -78,8 +82,11 @@ def test_nothing_beside_an_array_is_touched_in_steps(case, multiprocessors, kind
 
 
 @pytest.mark.parametrize("kind", ["tf32", "bfloat16", "float16"])
-@pytest.mark.parametrize(("case", "multiprocessors"), ON_CLUSTERS, ids=str)
-def test_nothing_beside_an_array_is_touched_on_clusters(case, multiprocessors, kind):
+@pytest.mark.parametrize(("kernels", "case", "multiprocessors"), ON_CHIP, ids=str)
+def test_nothing_beside_an_array_is_touched_on_chip(
+    kernels, case, multiprocessors, kind, monkeypatch
+):
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
     before = family.launches()
     check_sanitized(case, kind, multiprocessors)
     assert family.launches() - before == 2
