@@ -48,9 +48,8 @@ class BackwardSteps {
 
   size_t workspace() const { return workspace_; }
 
-  Status run(void* stream) {
+  void run(Launcher& launch) {
     const Sizes& s = args_.sizes;
-    Launcher launch(s, stream);
     const int multiprocessors = DeviceFacts().multiprocessors;
     const Factors through_gates = factors(launch, args_.weight_hh, weight_hh_, s.P, 4 * s.H, call_.passed_width);
     const Factors through_projection =
@@ -65,7 +64,6 @@ class BackwardSteps {
         steps<decltype(gates_sample), decltype(out_sample)>(launch, through_gates, through_projection);
       });
     });
-    return launch.status();
   }
 
  private:
@@ -109,5 +107,15 @@ class BackwardSteps {
   IO* weight_hr_ = nullptr;  // [D, H, projected_width], transposed
   size_t workspace_;
 };
+
+template <class Policy>
+size_t steps_workspace(const BackwardArgs& args) {
+  return BackwardSteps<Policy>(args, nullptr).workspace();
+}
+
+template <class Policy>
+void run_steps(const BackwardArgs& args, void* workspace, Launcher& launch) {
+  BackwardSteps<Policy>(args, workspace).run(launch);
+}
 
 }  // namespace fastlstm::cuda

@@ -123,14 +123,13 @@ struct BackwardShape : Product_ {
   static __device__ __forceinline__ int place(int row, int unit) { return (row / 2 * kUnits + unit) * 2 + row % 2; }
 };
 
-// Blocks: clusters one after the other, 1, directions.
+// All steps, by all threads of a block.
 template <class Shape, bool kCluster>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
-    lstm_backward_kernel_cluster(const __grid_constant__ ClusterBackwardCall<typename Shape::IO, typename Shape::Acc> call) {
+__device__ __forceinline__ void backward_on_cluster(const ClusterBackwardCall<typename Shape::IO, typename Shape::Acc>& call,
+                                                    unsigned char* shared) {
   using IO = typename Shape::IO;
   using Acc = typename Shape::Acc;
   using Split = ThreadPlaces<Shape>;
-  FASTLSTM_SHARED(shared);
   const Sizes& s = call.sizes;
   const int d = static_cast<int>(blockIdx.z), blocks = kCluster ? static_cast<int>(ptx::cluster_size()) : 1;
   const int block = static_cast<int>(blockIdx.x % blocks), unit0 = block * Shape::kUnits, sources = blocks * Shape::kWarpsK;
@@ -189,6 +188,16 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     }
   }
   exchange.done();
+}
+
+// Blocks: clusters one after the other, 1, directions.
+template <class Shape, bool kCluster>
+__global__ void __launch_bounds__(Shape::kThreads, 1)
+    lstm_backward_kernel_cluster(const __grid_constant__ ClusterBackwardCall<typename Shape::IO, typename Shape::Acc> call) {
+  if constexpr (!kCluster || ptx::kHasClusters) {
+    FASTLSTM_SHARED(shared);
+    backward_on_cluster<Shape, kCluster>(call, shared);
+  }
 }
 
 }  // namespace fastlstm::cuda

@@ -240,10 +240,12 @@ __device__ __forceinline__ void forward_on_chip(const ClusterForwardCall<typenam
 template <class Shape, bool kCluster>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     lstm_forward_kernel_cluster(const __grid_constant__ ClusterForwardCall<typename Shape::IO, typename Shape::Acc> call) {
-  FASTLSTM_SHARED(shared);
-  const int blocks = kCluster ? static_cast<int>(ptx::cluster_size()) : 1;
-  ClusterStates<Shape, kCluster> states(shared, blocks, call.sizes.T);
-  forward_on_chip<Shape>(call, shared, static_cast<int>(blockIdx.x % blocks), blockIdx.x / blocks * int64_t{Shape::kRows}, states);
+  if constexpr (!kCluster || ptx::kHasClusters) {
+    FASTLSTM_SHARED(shared);
+    const int blocks = kCluster ? static_cast<int>(ptx::cluster_size()) : 1;
+    ClusterStates<Shape, kCluster> states(shared, blocks, call.sizes.T);
+    forward_on_chip<Shape>(call, shared, static_cast<int>(blockIdx.x % blocks), blockIdx.x / blocks * int64_t{Shape::kRows}, states);
+  }
 }
 
 }  // namespace fastlstm::cuda

@@ -110,7 +110,7 @@ bool visit_shape(const Sizes& s, const DeviceFacts& device, int64_t step_clocks,
 }
 
 template <class Policy>
-bool forward_on_clusters(const ForwardArgs& a, Launcher* launch) {
+bool run_clusters(const ForwardArgs& a, Launcher* launch) {
   using IO = typename Policy::IO;
   if (!on_chip_may_take(a.sizes, a.weight_hr)) return false;
   const auto call = on_chip_call<Policy>(a);
@@ -123,7 +123,7 @@ bool forward_on_clusters(const ForwardArgs& a, Launcher* launch) {
 }
 
 template <class Policy>
-bool backward_on_clusters(const BackwardArgs& a, Launcher* launch) {
+bool run_clusters(const BackwardArgs& a, Launcher* launch) {
   using IO = typename Policy::IO;
   if (!on_chip_may_take(a.sizes, a.weight_hr)) return false;
   const auto call = on_chip_call<Policy>(a);

@@ -52,14 +52,4 @@ struct BackwardShapes {
   }
 };
 
-// Whether a policy has shapes at all: those on the tensor cores do.
-template <class Policy>
-constexpr bool kHasClusters = false;
-template <>
-constexpr bool kHasClusters<BFloat16Product> = true;
-template <>
-constexpr bool kHasClusters<Float16Product> = true;
-template <>
-constexpr bool kHasClusters<TF32Product> = true;
-
 }  // namespace fastlstm::cuda

@@ -4,7 +4,7 @@
 
 namespace fastlstm::cuda {
 
-template bool forward_on_clusters<BFloat16Product>(const ForwardArgs&, Launcher*);
-template bool backward_on_clusters<BFloat16Product>(const BackwardArgs&, Launcher*);
+template bool run_clusters<BFloat16Product>(const ForwardArgs&, Launcher*);
+template bool run_clusters<BFloat16Product>(const BackwardArgs&, Launcher*);
 
 }  // namespace fastlstm::cuda

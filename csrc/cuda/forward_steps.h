@@ -43,9 +43,8 @@ class ForwardSteps {
 
   size_t workspace() const { return workspace_; }
 
-  Status run(void* stream) {
+  void run(Launcher& launch) {
     const Sizes& s = args_.sizes;
-    Launcher launch(s, stream);
     const int multiprocessors = DeviceFacts().multiprocessors;
     const Factors gates = factors(launch, args_.weight_hh, weight_hh_, call_.entering_width, 4, s.H, s.P);
     const Factors out = projected() ? factors(launch, args_.weight_hr, weight_hr_, call_.unprojected_width, 1, s.P, s.H) : Factors{};
@@ -59,7 +58,6 @@ class ForwardSteps {
         steps<decltype(gates_sample), decltype(out_sample)>(launch, gates, out);
       });
     });
-    return launch.status();
   }
 
  private:
@@ -101,5 +99,15 @@ class ForwardSteps {
   IO* weight_hr_ = nullptr;
   size_t workspace_;
 };
+
+template <class Policy>
+size_t steps_workspace(const ForwardArgs& args) {
+  return ForwardSteps<Policy>(args, nullptr).workspace();
+}
+
+template <class Policy>
+void run_steps(const ForwardArgs& args, void* workspace, Launcher& launch) {
+  ForwardSteps<Policy>(args, workspace).run(launch);
+}
 
 }  // namespace fastlstm::cuda

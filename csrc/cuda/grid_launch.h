@@ -111,7 +111,7 @@ bool visit_grid_shape(const Sizes& s, const DeviceFacts& device, int64_t step_cl
 }
 
 template <class Policy>
-bool forward_on_grid(const ForwardArgs& a, Launcher* launch, void* workspace, size_t& bytes) {
+bool run_grid(const ForwardArgs& a, Launcher* launch, void* workspace, size_t& bytes) {
   if (!on_chip_may_take(a.sizes, a.weight_hr)) return false;
   const DeviceFacts device;
   const Sizes& s = a.sizes;
@@ -124,7 +124,7 @@ bool forward_on_grid(const ForwardArgs& a, Launcher* launch, void* workspace, si
 }
 
 template <class Policy>
-bool backward_on_grid(const BackwardArgs& a, Launcher* launch, void* workspace, size_t& bytes) {
+bool run_grid(const BackwardArgs& a, Launcher* launch, void* workspace, size_t& bytes) {
   if (!on_chip_may_take(a.sizes, a.weight_hr)) return false;
   const DeviceFacts device;
   const Sizes& s = a.sizes;

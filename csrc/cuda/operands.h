@@ -6,6 +6,7 @@
 // Fragments for mma.m16n8k16"). So everything around the product is written once.
 #pragma once
 
+#include "families.h"
 #include "numbers.h"
 
 namespace fastlstm::cuda {
@@ -123,8 +124,5 @@ struct PlainProduct {
     return *reinterpret_cast<const Part*>(tile + row * kStride);
   }
 };
-
-using Float32Product = PlainProduct<float>;
-using Float64Product = PlainProduct<double>;
 
 }  // namespace fastlstm::cuda

@@ -14,6 +14,13 @@
 namespace fastlstm {
 namespace ptx {
 
+// Whether the architecture that is being compiled for has what follows; a kernel without it need not be compiled.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+constexpr bool kHasClusters = true;
+#else
+constexpr bool kHasClusters = false;
+#endif
+
 // Orders this thread's ordinary accesses to memory before accesses through the async proxy (TMA, wgmma, bulk copies).
 FASTLSTM_PTX void fence_proxy_async() { FASTLSTM_ASM_SM90("fence.proxy.async;" : : : "memory"); }
 

@@ -3,45 +3,27 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "backward_steps.h"
-#include "cluster_launch.h"
-#include "forward_steps.h"
-#include "grid_launch.h"
+#include "families.h"
 
 namespace fastlstm::cuda {
 
-#define FASTLSTM_COMPILED_ELSEWHERE(Policy)        \
-  extern template class ForwardSteps<Policy>;      \
-  extern template class BackwardSteps<Policy>;
-FASTLSTM_COMPILED_ELSEWHERE(BFloat16Product)
-FASTLSTM_COMPILED_ELSEWHERE(Float16Product)
-FASTLSTM_COMPILED_ELSEWHERE(TF32Product)
-FASTLSTM_COMPILED_ELSEWHERE(Float32Product)
-FASTLSTM_COMPILED_ELSEWHERE(Float64Product)
-#undef FASTLSTM_COMPILED_ELSEWHERE
-
-#define FASTLSTM_COMPILED_ELSEWHERE(Policy)                                                    \
-  extern template bool forward_on_clusters<Policy>(const ForwardArgs& args, Launcher* launch); \
-  extern template bool backward_on_clusters<Policy>(const BackwardArgs& args, Launcher* launch); \
-  extern template bool forward_on_grid<Policy>(const ForwardArgs&, Launcher*, void*, size_t&);   \
-  extern template bool backward_on_grid<Policy>(const BackwardArgs&, Launcher*, void*, size_t&);
-FASTLSTM_COMPILED_ELSEWHERE(BFloat16Product)
-FASTLSTM_COMPILED_ELSEWHERE(Float16Product)
-FASTLSTM_COMPILED_ELSEWHERE(TF32Product)
-#undef FASTLSTM_COMPILED_ELSEWHERE
-
 namespace {
 
-// Calls use with a value of the policy for the call's dtype.
+template <class Policy_>
+struct Chosen {
+  using Policy = Policy_;
+};
+
+// Calls use with the policy for the call's dtype.
 template <class Args, class Use>
 auto with_policy(const Args& args, const Use& use) {
   switch (args.dtype) {
-    case DType::kBFloat16: return use(BFloat16Product{});
-    case DType::kFloat16: return use(Float16Product{});
-    case DType::kFloat64: return use(Float64Product{});
+    case DType::kBFloat16: return use(Chosen<BFloat16Product>());
+    case DType::kFloat16: return use(Chosen<Float16Product>());
+    case DType::kFloat64: return use(Chosen<Float64Product>());
     case DType::kFloat32: break;
   }
-  return args.tf32 ? use(TF32Product{}) : use(Float32Product{});
+  return args.tf32 ? use(Chosen<TF32Product>()) : use(Chosen<Float32Product>());
 }
 
 // Whether a family may be used. FASTLSTM_CUDA_KERNELS names the families to choose from, such as "step" or "cluster step", to compare
@@ -51,24 +33,12 @@ bool wanted(const char* family) {
   return kernels == nullptr || std::strcmp(kernels, "auto") == 0 || std::strstr(kernels, family) != nullptr;
 }
 
-// The families that keep the weights on the chip: take the call with a launcher, or without one say whether they would, and with
-// how many bytes of workspace.
-template <class Policy>
-bool on_chip(const ForwardArgs& args, Launcher* launch, void* workspace, size_t& bytes) {
-  if constexpr (kHasClusters<Policy>) {
-    bytes = 0;
-    if (wanted("cluster") && forward_on_clusters<Policy>(args, launch)) return true;
-    return wanted("grid") && forward_on_grid<Policy>(args, launch, workspace, bytes);
-  }
-  return false;
-}
-
-template <class Policy>
-bool on_chip(const BackwardArgs& args, Launcher* launch, void* workspace, size_t& bytes) {
-  if constexpr (kHasClusters<Policy>) {
-    bytes = 0;
-    if (wanted("cluster") && backward_on_clusters<Policy>(args, launch)) return true;
-    return wanted("grid") && backward_on_grid<Policy>(args, launch, workspace, bytes);
+template <class Policy, class Args>
+bool run_on_chip(const Args& args, Launcher* launch, void* workspace, size_t& bytes) {
+  bytes = 0;
+  if constexpr (kOnChip<Policy>) {
+    if (wanted("cluster") && run_clusters<Policy>(args, launch)) return true;
+    return wanted("grid") && run_grid<Policy>(args, launch, workspace, bytes);
   }
   return false;
 }
@@ -79,34 +49,34 @@ void enter_device(const Args& args) {
   cudaSetDevice(args.device);
 }
 
-template <template <class> class Steps, class Args>
+template <class Args>
 size_t workspace_of(const Args& args) {
   enter_device(args);
-  return with_policy(args, [&](auto policy) {
-    using Policy = decltype(policy);
+  return with_policy(args, [&](auto chosen) {
+    using Policy = typename decltype(chosen)::Policy;
     size_t bytes = 0;
-    return on_chip<Policy>(args, nullptr, nullptr, bytes) ? bytes : Steps<Policy>(args, nullptr).workspace();
+    return run_on_chip<Policy>(args, nullptr, nullptr, bytes) ? bytes : steps_workspace<Policy>(args);
   });
 }
 
-template <template <class> class Steps, class Args>
+template <class Args>
 Status run(const Args& args, void* workspace, void* stream) {
   enter_device(args);
-  return with_policy(args, [&](auto policy) {
-    using Policy = decltype(policy);
-    Launcher launch(args.sizes, stream);
+  Launcher launch(args.sizes, stream);
+  with_policy(args, [&](auto chosen) {
+    using Policy = typename decltype(chosen)::Policy;
     size_t bytes = 0;
-    if (on_chip<Policy>(args, &launch, workspace, bytes)) return launch.status();
-    return Steps<Policy>(args, workspace).run(stream);
+    if (!run_on_chip<Policy>(args, &launch, workspace, bytes)) run_steps<Policy>(args, workspace, launch);
   });
+  return launch.status();
 }
 
 }  // namespace
 
-size_t forward_workspace(const ForwardArgs& args) { return workspace_of<ForwardSteps>(args); }
-size_t backward_workspace(const BackwardArgs& args) { return workspace_of<BackwardSteps>(args); }
+size_t forward_workspace(const ForwardArgs& args) { return workspace_of(args); }
+size_t backward_workspace(const BackwardArgs& args) { return workspace_of(args); }
 
-Status forward(const ForwardArgs& args, void* workspace, void* stream) { return run<ForwardSteps>(args, workspace, stream); }
-Status backward(const BackwardArgs& args, void* workspace, void* stream) { return run<BackwardSteps>(args, workspace, stream); }
+Status forward(const ForwardArgs& args, void* workspace, void* stream) { return run(args, workspace, stream); }
+Status backward(const BackwardArgs& args, void* workspace, void* stream) { return run(args, workspace, stream); }
 
 }  // namespace fastlstm::cuda

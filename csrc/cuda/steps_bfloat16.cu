@@ -5,7 +5,9 @@
 
 namespace fastlstm::cuda {
 
-template class ForwardSteps<BFloat16Product>;
-template class BackwardSteps<BFloat16Product>;
+template size_t steps_workspace<BFloat16Product>(const ForwardArgs&);
+template size_t steps_workspace<BFloat16Product>(const BackwardArgs&);
+template void run_steps<BFloat16Product>(const ForwardArgs&, void*, Launcher&);
+template void run_steps<BFloat16Product>(const BackwardArgs&, void*, Launcher&);
 
 }  // namespace fastlstm::cuda

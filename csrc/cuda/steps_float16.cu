@@ -5,7 +5,9 @@
 
 namespace fastlstm::cuda {
 
-template class ForwardSteps<Float16Product>;
-template class BackwardSteps<Float16Product>;
+template size_t steps_workspace<Float16Product>(const ForwardArgs&);
+template size_t steps_workspace<Float16Product>(const BackwardArgs&);
+template void run_steps<Float16Product>(const ForwardArgs&, void*, Launcher&);
+template void run_steps<Float16Product>(const BackwardArgs&, void*, Launcher&);
 
 }  // namespace fastlstm::cuda

@@ -5,7 +5,9 @@
 
 namespace fastlstm::cuda {
 
-template class ForwardSteps<Float32Product>;
-template class BackwardSteps<Float32Product>;
+template size_t steps_workspace<Float32Product>(const ForwardArgs&);
+template size_t steps_workspace<Float32Product>(const BackwardArgs&);
+template void run_steps<Float32Product>(const ForwardArgs&, void*, Launcher&);
+template void run_steps<Float32Product>(const BackwardArgs&, void*, Launcher&);
 
 }  // namespace fastlstm::cuda

@@ -5,7 +5,9 @@
 
 namespace fastlstm::cuda {
 
-template class ForwardSteps<Float64Product>;
-template class BackwardSteps<Float64Product>;
+template size_t steps_workspace<Float64Product>(const ForwardArgs&);
+template size_t steps_workspace<Float64Product>(const BackwardArgs&);
+template void run_steps<Float64Product>(const ForwardArgs&, void*, Launcher&);
+template void run_steps<Float64Product>(const BackwardArgs&, void*, Launcher&);
 
 }  // namespace fastlstm::cuda

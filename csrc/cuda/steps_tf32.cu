@@ -5,7 +5,9 @@
 
 namespace fastlstm::cuda {
 
-template class ForwardSteps<TF32Product>;
-template class BackwardSteps<TF32Product>;
+template size_t steps_workspace<TF32Product>(const ForwardArgs&);
+template size_t steps_workspace<TF32Product>(const BackwardArgs&);
+template void run_steps<TF32Product>(const ForwardArgs&, void*, Launcher&);
+template void run_steps<TF32Product>(const BackwardArgs&, void*, Launcher&);
 
 }  // namespace fastlstm::cuda

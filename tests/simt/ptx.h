@@ -16,6 +16,8 @@
 namespace fastlstm {
 namespace ptx {
 
+constexpr bool kHasClusters = true;
+
 using simt::here;
 using simt::Place;
 
