@@ -15,6 +15,7 @@ struct Device {
   int reserved_shared = 1 << 10;       // of each block, in addition
   int max_threads_multiprocessor = 2048;
   int fail_launch = 0;                 // a cudaError_t for the next launch to return, without running
+  int ptx_version = 0;                 // what the kernels were compiled for, such as 80; 0: for this device
   int dry = 0;                         // 1: launches are checked and noted, and no kernel runs
 };
 

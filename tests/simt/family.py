@@ -25,6 +25,7 @@ USUAL = {
     "max_shared_opt_in": 227 << 10,
     "capability_major": 9,
     "fail_launch": 0,
+    "ptx_version": 0,
     "dry": 0,
 }
 _loaded: list[ctypes.CDLL] = []

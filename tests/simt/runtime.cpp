@@ -209,8 +209,9 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* ke
   *attributes = {};
   attributes->maxThreadsPerBlock = 1024;
   attributes->numRegs = 32;
-  attributes->binaryVersion = attributes->ptxVersion =
-      10 * simt::device().capability_major + simt::device().capability_minor;
+  const simt::Device& d = simt::device();
+  attributes->binaryVersion = 10 * d.capability_major + d.capability_minor;
+  attributes->ptxVersion = d.ptx_version != 0 ? d.ptx_version : attributes->binaryVersion;
   attributes->maxDynamicSharedSizeBytes = simt::max_shared(kernel);
   attributes->nonPortableClusterSizeAllowed = simt::kernels()[kernel].non_portable_clusters;
   return cudaSuccess;
@@ -247,6 +248,7 @@ bool simt_set_device(const char* field, int value) {
                                                  {"reserved_shared", &d.reserved_shared},
                                                  {"max_threads_multiprocessor", &d.max_threads_multiprocessor},
                                                  {"fail_launch", &d.fail_launch},
+                                                 {"ptx_version", &d.ptx_version},
                                                  {"dry", &d.dry}};
   for (const auto& [name, number] : fields) {
     if (std::strcmp(name, field) != 0) continue;
