@@ -36,65 +36,37 @@ struct BackwardGridShapes<BFloat16Product, kTilesN>
 
 namespace fastlstm::cuda {
 
-#if defined(ON_CLUSTERS)
-
-size_t forward_workspace(const ForwardArgs&) { return 0; }
-size_t backward_workspace(const BackwardArgs&) { return 0; }
-
-bool take(const ForwardArgs& args, Launcher& launch, void*) { return forward_on_clusters<BFloat16Product>(args, &launch); }
-bool take(const BackwardArgs& args, Launcher& launch, void*) { return backward_on_clusters<BFloat16Product>(args, &launch); }
-
-#elif defined(ON_GRID)
-
-size_t forward_workspace(const ForwardArgs& args) {
+template <class Args>
+size_t workspace_of(const Args& args) {
   size_t bytes = 0;
-  forward_on_grid<BFloat16Product>(args, nullptr, nullptr, bytes);
-  return bytes;
-}
-
-size_t backward_workspace(const BackwardArgs& args) {
-  size_t bytes = 0;
-  backward_on_grid<BFloat16Product>(args, nullptr, nullptr, bytes);
-  return bytes;
-}
-
-bool take(const ForwardArgs& args, Launcher& launch, void* workspace) {
-  size_t bytes = 0;
-  return forward_on_grid<BFloat16Product>(args, &launch, workspace, bytes);
-}
-
-bool take(const BackwardArgs& args, Launcher& launch, void* workspace) {
-  size_t bytes = 0;
-  return backward_on_grid<BFloat16Product>(args, &launch, workspace, bytes);
-}
-
+#if defined(ON_GRID)
+  run_grid<BFloat16Product>(args, nullptr, nullptr, bytes);
+#elif !defined(ON_CLUSTERS)
+  bytes = steps_workspace<BFloat16Product>(args);
 #endif
-
-#if defined(ON_CLUSTERS) || defined(ON_GRID)
+  return bytes;
+}
 
 template <class Args>
 Status run(const Args& args, void* workspace, void* stream) {
   Launcher launch(args.sizes, stream);
-  if (!take(args, launch, workspace)) return {1, "the family does not take these sizes"};
+  bool taken = true;
+#if defined(ON_CLUSTERS)
+  taken = run_clusters<BFloat16Product>(args, &launch);
+#elif defined(ON_GRID)
+  size_t bytes = 0;
+  taken = run_grid<BFloat16Product>(args, &launch, workspace, bytes);
+#else
+  run_steps<BFloat16Product>(args, workspace, launch);
+#endif
+  if (!taken) return {1, "the family does not take these sizes"};
   return launch.status();
 }
 
+size_t forward_workspace(const ForwardArgs& args) { return workspace_of(args); }
+size_t backward_workspace(const BackwardArgs& args) { return workspace_of(args); }
+
 Status forward(const ForwardArgs& args, void* workspace, void* stream) { return run(args, workspace, stream); }
 Status backward(const BackwardArgs& args, void* workspace, void* stream) { return run(args, workspace, stream); }
-
-#else
-
-size_t forward_workspace(const ForwardArgs& args) { return ForwardSteps<BFloat16Product>(args, nullptr).workspace(); }
-size_t backward_workspace(const BackwardArgs& args) { return BackwardSteps<BFloat16Product>(args, nullptr).workspace(); }
-
-Status forward(const ForwardArgs& args, void* workspace, void* stream) {
-  return ForwardSteps<BFloat16Product>(args, workspace).run(stream);
-}
-
-Status backward(const BackwardArgs& args, void* workspace, void* stream) {
-  return BackwardSteps<BFloat16Product>(args, workspace).run(stream);
-}
-
-#endif
 
 }  // namespace fastlstm::cuda
