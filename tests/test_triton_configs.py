@@ -120,10 +120,10 @@ def installed(monkeypatch):
 def test_why_triton_is_not_available(installed, monkeypatch):
     installed()
     assert triton_kernels.available() == (
-        "Triton is not installed: pip install 'triton>=3.4' (Linux)"
+        "Triton is not installed: pip install 'triton>=3.6' (Linux)"
     )
-    installed(triton="3.3.1")
-    assert triton_kernels.available() == ("Triton 3.3.1 is too old: pip install 'triton>=3.4'")
+    installed(triton="3.5.1")
+    assert triton_kernels.available() == ("Triton 3.5.1 is too old: pip install 'triton>=3.6'")
     monkeypatch.setitem(sys.modules, "triton", None)
     installed(**{"pytorch-triton-rocm": "3.10.0+git1"})
     assert triton_kernels.available().startswith("Triton 3.10.0+git1 cannot be imported: ")

@@ -12,7 +12,7 @@ from importlib import metadata
 
 from torch import Tensor
 
-LEAST = (3, 4)
+LEAST = (3, 6)  # what the oldest torch that serves here comes with
 
 
 @functools.cache
@@ -25,9 +25,9 @@ def available() -> str | None:
         except metadata.PackageNotFoundError:
             continue
     else:
-        return "Triton is not installed: pip install 'triton>=3.4' (Linux)"
+        return "Triton is not installed: pip install 'triton>=3.6' (Linux)"
     if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < LEAST:
-        return f"Triton {version} is too old: pip install 'triton>=3.4'"
+        return f"Triton {version} is too old: pip install 'triton>=3.6'"
     try:
         import triton  # noqa: F401
     except ImportError as error:
