@@ -10,6 +10,7 @@ if triton_kernels.available() is not None:
 
 from triton_compile import MODULES, Layer, record
 
+from fastlstm.triton_kernels import launch
 from fastlstm.triton_kernels.configs import Config
 
 KERNELS = {
@@ -114,6 +115,24 @@ def test_rows_of_16_bytes(monkeypatch):
         "hidden": (1, 16, 136),
     }
     assert (argument(odd, "H_ROW"), argument(odd, "P_ROW")) == (136, 40)
+
+
+def test_odd_addresses_and_strides_reach_no_kernel(monkeypatch):
+    """Each of them would be compiled for anew, with narrow loads."""
+
+    def shifted(x):
+        return torch.zeros(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape)
+
+    arguments = Layer(H=16, P=8, masks=True, device="cpu").arguments()
+    for change in (shifted, lambda x: x.expand(2, *x.shape)[1] if x.dim() < 3 else x.mT.clone().mT):
+        given = [change(x) for x in arguments]
+        (launched,) = record(
+            monkeypatch,
+            lambda given=given: launch.forward(*given, True, True, False, config=RESIDENT),
+        )
+        for value in launched.arguments:
+            if isinstance(value, torch.Tensor):
+                assert value.is_contiguous() and value.data_ptr() % 16 == 0
 
 
 def test_arithmetic_decides_the_precision(monkeypatch):

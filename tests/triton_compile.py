@@ -70,6 +70,7 @@ class Layer(NamedTuple):
     dtype: torch.dtype = torch.float32
     wide: bool = False
     masks: bool = False
+    device: str = "meta"
 
     def arguments(self) -> list:
         """Of the forward, up to the masks."""
@@ -78,7 +79,7 @@ class Layer(NamedTuple):
         wide = accumulation_dtype(self.dtype)
 
         def empty(*shape, dtype=self.dtype):
-            return torch.empty(shape, dtype=dtype, device="meta")
+            return torch.empty(shape, dtype=dtype, device=self.device)
 
         return [
             empty(T, N, D, 4 * H, dtype=wide if self.wide else self.dtype),

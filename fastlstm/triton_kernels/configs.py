@@ -73,7 +73,7 @@ TABLE = {
     ("forward", "ieee"): (
         Row(ANY, 32, Config("resident", 16, 32, 32, 8, 1), 32),
         Row(ANY, 64, Config("resident", 16, 64, 64, 8, 1), 80, projected=False),
-        Row(ANY, 128, Config("sequence", 16, 32, 32, 4, 3), 48),
+        Row(ANY, 96, Config("sequence", 16, 32, 32, 4, 3), 48),
         Row(32, ANY, Config("step", 16, 16, 32, 4, 3), 32),
         Row(ANY, ANY, Config("step", 32, 32, 32, 8, 2), 32),
     ),
@@ -99,7 +99,7 @@ TABLE = {
         Row(ANY, ANY, Config("step", 32, 32, 32, 4, 2), 32),
     ),
     ("backward", "ieee"): (
-        Row(ANY, 128, Config("sequence", 16, 64, 32, 8, 3), 32),
+        Row(ANY, 96, Config("sequence", 16, 64, 32, 8, 3), 32),
         Row(32, ANY, Config("step", 16, 16, 32, 4, 3), 32),
         Row(ANY, ANY, Config("step", 32, 32, 32, 4, 2), 32),
     ),

@@ -15,8 +15,13 @@ from . import backward_kernels, forward_kernels, resident_kernels
 from .configs import ANY, Config, arithmetic, choose, forced_way
 
 
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if x is None else x.contiguous() for x in tensors]
+def _plain(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors contiguous and at multiples of 16 bytes, as new ones from torch are: Triton would
+    compile kernels of their own for others, with narrow loads."""
+    return [
+        x if x is None or (x.is_contiguous() and x.data_ptr() % 16 == 0) else _copy(x, x, x.dtype)
+        for x in tensors
+    ]
 
 
 def _copy(x: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -141,7 +146,7 @@ def forward(
         gates = h0.new_empty((T, N, D, H4)) if save_tape else None
         if T and N:
             h_n, c_n = _run_forward(
-                *_contiguous(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask),
+                *_plain(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask),
                 output, cells, gates,
                 _Plan("forward", h0, c0, T, weight_hr is not None, tf32, config),
             )  # fmt: skip
@@ -239,8 +244,8 @@ def backward(
         if T and N:
             dh0 = h0.new_empty((D, N, P))
             dc0 = _run_backward(
-                *_contiguous(doutput, dh_n, dc_n, dcells, c0, weight_hh, weight_hr, cells, gates),
-                *_contiguous(lengths, reset_mask),
+                *_plain(doutput, dh_n, dc_n, dcells, c0, weight_hh, weight_hr, cells, gates),
+                *_plain(lengths, reset_mask),
                 dgates, dhidden, dh0,
                 _Plan("backward", h0, c0, T, weight_hr is not None, tf32, config),
             )  # fmt: skip
