@@ -88,6 +88,16 @@ def cuda_options(home):
     }
 
 
+def forget_outdated(build):
+    """Delete the objects of .cu sources that are older than a header. Under a torch without CUDA
+    ninja is not told which headers they include."""
+    newest = max(map(os.path.getmtime, glob("csrc/**/*.h", recursive=True)))
+    for source in glob("csrc/cuda/*.cu"):
+        compiled = os.path.join(build, os.path.splitext(source)[0] + ".o")
+        if os.path.exists(compiled) and os.path.getmtime(compiled) < newest:
+            os.remove(compiled)
+
+
 def library():
     """The extension and its build command, as keyword arguments of setup()."""
     cxx = find_cxx()
@@ -116,6 +126,7 @@ def library():
 
     class BuildExt(cpp_extension.BuildExtension):
         def build_extensions(self):
+            forget_outdated(self.build_temp)
             try:
                 super().build_extensions()
             except RuntimeError as error:  # its traceback would bury the compiler's message

@@ -306,3 +306,19 @@ def test_out_of_memory_is_torchs_own_error(which):
         else:
             backward(case, "simt", huge, [None] * 4, many[1:])
     check(case, "simt")
+
+
+def test_clusters_need_code_of_their_own(monkeypatch):
+    """A newer GPU, for which there is only PTX of sm_80."""
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", "cluster step")
+    before = family.launches()
+    with family.simulated(capability_major=12, ptx_version=80):
+        check_kind(Case("recurrence", T=3, N=4, H=96, dtype=torch.float32), "tf32")
+    assert family.launches() - before == 1 + 3 + 2 + 3 + 1
+
+
+@kinds
+def test_large_tiles_only_where_they_fit(kind, in_steps):
+    case = Case("recurrence", T=1, N=131, H=75, P=70, dtype=torch.float32)
+    with family.simulated(multiprocessors=1, max_shared_opt_in=99 << 10):
+        check_kind(case, kind)

@@ -50,15 +50,15 @@ class BackwardSteps {
 
   void run(Launcher& launch) {
     const Sizes& s = args_.sizes;
-    const int multiprocessors = DeviceFacts().multiprocessors;
+    const DeviceFacts device;
     const Factors through_gates = factors(launch, args_.weight_hh, weight_hh_, s.P, 4 * s.H, call_.passed_width);
     const Factors through_projection =
         projected() ? factors(launch, args_.weight_hr, weight_hr_, s.H, s.P, call_.projected_width) : Factors{};
     const int64_t width = std::max(call_.passed_width, call_.projected_width);
     launch.over(s.D * s.N * width, "lstm_backward_kernel_start", lstm_backward_kernel_start<IO, Acc>, call_, width);
     const bool only_narrow = std::is_same_v<Acc, double>;
-    const TileSize gates_tile = choose_tile(s.N, s.P, 1, 4 * s.H * sizeof(IO), s.D, multiprocessors, only_narrow).size;
-    const TileSize out_tile = choose_tile(s.N, s.H, 1, s.P * sizeof(IO), s.D, multiprocessors, only_narrow).size;
+    const TileSize gates_tile = choose_tile(s.N, s.P, 1, 4 * s.H * sizeof(IO), s.D, device, only_narrow).size;
+    const TileSize out_tile = choose_tile(s.N, s.H, 1, s.P * sizeof(IO), s.D, device, only_narrow).size;
     visit_tile<Acc, 1>(gates_tile, [&](auto gates_sample) {
       visit_tile<Acc, 1>(out_tile, [&](auto out_sample) {
         steps<decltype(gates_sample), decltype(out_sample)>(launch, through_gates, through_projection);

@@ -144,6 +144,7 @@ template <class Shape, bool kCluster>
 class ClusterStates {
  public:
   using IO = typename Shape::IO;
+  static_assert(ThreadPlaces<Shape>::kAll, "sending takes all threads of a warp");
 
   __device__ __forceinline__ ClusterStates(unsigned char* shared, int blocks, int64_t T)
       : states_(shared + Shape::kStatesAt),

@@ -31,8 +31,11 @@ class ClusterLaunch {
     const void* function = reinterpret_cast<const void*>(kernel_);
     bool fine = allow_shared_bytes(function, config_.dynamicSmemBytes);
     if (fine && config_.numAttrs > 0) {
+      // On a GPU for which there is only the PTX of an older architecture, the kernel is there, but empty.
+      cudaFuncAttributes code{};
       int resident = 0;
-      fine = cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) == cudaSuccess &&
+      fine = cudaFuncGetAttributes(&code, function) == cudaSuccess && code.ptxVersion >= 90 &&
+             cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) == cudaSuccess &&
              cudaOccupancyMaxActiveClusters(&resident, kernel_, &config_) == cudaSuccess && resident > 0;
     }
     if (!fine) cudaGetLastError();  // a "no" is not an error, and must not be reported as the next call's
@@ -116,7 +119,7 @@ bool run_clusters(const ForwardArgs& a, Launcher* launch) {
   const auto call = on_chip_call<Policy>(a);
   const DeviceFacts device;
   const Sizes& s = a.sizes;
-  const int64_t in_steps = choose_tile(s.N, s.H, 4, s.H * sizeof(IO), s.D, device.multiprocessors, false).clocks;
+  const int64_t in_steps = choose_tile(s.N, s.H, 4, s.H * sizeof(IO), s.D, device, false).clocks;
   return visit_shape<ForwardShapes, Policy>(s, device, in_steps, [&](auto shape) {
     return launch_on_clusters<decltype(shape)>(launch, "lstm_forward_kernel_cluster", call);
   });
@@ -129,7 +132,7 @@ bool run_clusters(const BackwardArgs& a, Launcher* launch) {
   const auto call = on_chip_call<Policy>(a);
   const DeviceFacts device;
   const Sizes& s = a.sizes;
-  const int64_t in_steps = choose_tile(s.N, s.H, 1, 4 * s.H * sizeof(IO), s.D, device.multiprocessors, false).clocks;
+  const int64_t in_steps = choose_tile(s.N, s.H, 1, 4 * s.H * sizeof(IO), s.D, device, false).clocks;
   return visit_shape<BackwardShapes, Policy>(s, device, in_steps, [&](auto shape) {
     return launch_on_clusters<decltype(shape)>(launch, "lstm_backward_kernel_cluster", call);
   });

@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   }
 }
 
-// Which shape serves H, with 8 kTilesN rows a group.
+// Which shape serves H, with 8 kTilesN rows a group, if its state leaves room for that many.
 template <class Policy, int kTilesN>
 struct ForwardGridShapes {
   template <int kWarpsM, int kWarpsK, int kTilesM, int kHeld, int kShared>
@@ -109,7 +109,9 @@ struct ForwardGridShapes {
   static void visit(int64_t H, const Use& use) {
     if constexpr (sizeof(typename Policy::IO) == 2) {
       if (H <= 1024) return use(Shape<1, 8, 2, 8, 0>{});
-      if (H <= 2048) return use(Shape<2, 4, 2, 10, 22>{});
+      if constexpr (kTilesN == 1) {
+        if (H <= 2048) return use(Shape<2, 4, 2, 10, 22>{});
+      }
     } else {
       if (H <= 1024) return use(Shape<1, 8, 2, 10, 6>{});
     }
@@ -123,7 +125,9 @@ struct BackwardGridShapes {
 
   template <class Use>
   static void visit(int64_t H, const Use& use) {
-    if constexpr (sizeof(typename Policy::IO) == 2) {
+    if constexpr (kTilesN > 2) {
+      return;
+    } else if constexpr (sizeof(typename Policy::IO) == 2) {
       if (H <= 1024) return use(Shape<1, 8, 1, 20, 12>{});
     } else {
       if (H <= 512) return use(Shape<1, 8, 1, 20, 12>{});

@@ -116,7 +116,7 @@ bool run_grid(const ForwardArgs& a, Launcher* launch, void* workspace, size_t& b
   const DeviceFacts device;
   const Sizes& s = a.sizes;
   const int64_t in_steps =
-      choose_tile(s.N, s.H, 4, s.H * sizeof(typename Policy::IO), s.D, device.multiprocessors, false).clocks;
+      choose_tile(s.N, s.H, 4, s.H * sizeof(typename Policy::IO), s.D, device, false).clocks;
   const auto call = on_chip_call<Policy>(a);
   return visit_grid_shape<ForwardGridShapes, Policy>(s, device, in_steps, [&](auto shape) {
     return launch_on_grid<decltype(shape)>(launch, "lstm_forward_kernel_grid", call, workspace, bytes);
@@ -129,7 +129,7 @@ bool run_grid(const BackwardArgs& a, Launcher* launch, void* workspace, size_t& 
   const DeviceFacts device;
   const Sizes& s = a.sizes;
   const int64_t in_steps =
-      choose_tile(s.N, s.H, 1, 4 * s.H * sizeof(typename Policy::IO), s.D, device.multiprocessors, false).clocks;
+      choose_tile(s.N, s.H, 1, 4 * s.H * sizeof(typename Policy::IO), s.D, device, false).clocks;
   const auto call = on_chip_call<Policy>(a);
   return visit_grid_shape<BackwardGridShapes, Policy>(s, device, in_steps, [&](auto shape) {
     return launch_on_grid<decltype(shape)>(launch, "lstm_backward_kernel_grid", call, workspace, bytes);

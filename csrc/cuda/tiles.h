@@ -1,6 +1,7 @@
 // Which tile serves which sizes. Unmeasured so far: the choice follows a count of bytes.
 #pragma once
 
+#include "launch.h"
 #include "product.h"
 
 namespace fastlstm::cuda {
@@ -24,7 +25,10 @@ struct TileChoice {
 // Every block reads its rows and its columns of the factors once, `bytes` each, and a multiprocessor takes in at most 64 bytes a
 // clock of what it reads: so a launch takes as long as the busiest multiprocessor reads, and a time of its own beside that. The
 // least wins, the smaller tile on a tie.
-inline TileChoice choose_tile(int64_t rows, int64_t units, int gates, int64_t bytes, int64_t D, int multiprocessors, bool only_narrow) {
+inline TileChoice choose_tile(int64_t rows, int64_t units, int gates, int64_t bytes, int64_t D, const DeviceFacts& device,
+                              bool only_narrow) {
+  const int multiprocessors = device.multiprocessors;
+  constexpr int kLargeBytes = LargeTile::kStages * (LargeTile::kRows + LargeTile::kColumns) * kStride;
   constexpr int64_t kLaunch = 4500, kBytesPerClock = 64;
   const auto choice = [&](TileSize size, int64_t tile_rows, int64_t tile_units) {
     const int64_t row_tiles = (rows + tile_rows - 1) / tile_rows, unit_tiles = (units + tile_units - 1) / tile_units;
@@ -35,7 +39,7 @@ inline TileChoice choose_tile(int64_t rows, int64_t units, int gates, int64_t by
   const TileChoice narrow = choice(TileSize::kNarrow, 16, 8), medium = choice(TileSize::kMedium, 64, gates == 4 ? 16 : 32),
                    large = choice(TileSize::kLarge, 128, 128 / gates);
   if (only_narrow || (narrow.clocks <= medium.clocks && narrow.clocks <= large.clocks)) return narrow;
-  return medium.clocks <= large.clocks ? medium : large;
+  return medium.clocks <= large.clocks || kLargeBytes > device.shared_bytes ? medium : large;
 }
 
 // Calls visit with a value of the tile's type. float64 is there to be right, and has one.
