@@ -14,7 +14,7 @@ from benchmarks.gpu import floor
 from benchmarks.gpu.cells import LONG_CALL_SECONDS, GpuCell
 from benchmarks.gpu.contenders import GRAPH, Contender, baseline_of, contenders_of, tensor_dtype
 from benchmarks.gpu.device import Call, Device, first_line
-from benchmarks.gpu.fake import BACKENDS
+from benchmarks.gpu.fake import BACKENDS, is_dry
 from benchmarks.gpu.precision import PRECISIONS, fp32_precision
 from benchmarks.gpu.verify import Verifier
 from benchmarks.peers import Problem
@@ -170,7 +170,9 @@ class CellRun:
         graph = f"{name}{GRAPH}"
         if not contender.graphed or graph in self.notes:
             return
-        if seconds > LONG_CALL_SECONDS or self.memory[name] > 0.15 * self.device.free_bytes:
+        large = self.memory[name] > 0.15 * self.device.free_bytes
+        # A dry run's times say nothing, and must not decide what is tried.
+        if not is_dry() and (seconds > LONG_CALL_SECONDS or large):
             self.notes[graph] = "left out: so long or large a call gains nothing by it"
             return
         with self.guarded(graph):
