@@ -2,8 +2,8 @@
 
 `test_triton_interpreter.py` runs this file in a process of its own, with TRITON_INTERPRET=1: that
 is read when kernels are decorated. What the interpreter cannot show: programs and threads run one
-after the other, so a missing barrier is not seen; TF32 is computed as float32; shared memory,
-layouts and 64-bit overflow do not exist.
+after the other, so a missing barrier is not seen; products of TF32 numbers are made in float32,
+which is exact, and not by a tensor core; shared memory and layouts do not exist.
 """
 
 import warnings
@@ -15,7 +15,7 @@ import triton.language as tl
 from op_cases import Case, backward, by_id, check, draw, forward, tape_of
 from triton.runtime.errors import InterpreterError
 
-from fastlstm import gpu_ops
+from fastlstm import gpu_ops, precision
 from fastlstm.triton_kernels import cell, configs, rounding
 
 assert triton.knobs.runtime.interpret, "TRITON_INTERPRET=1 has to be set before this starts"
@@ -47,10 +47,11 @@ except InterpreterError as error:
 gpu_ops.register("triton", gpu_ops._triton_forward, gpu_ops._triton_backward, "CPU")
 
 
-def held(case: Case, way: str | None, monkeypatch, problem=None) -> None:
-    """Hold the Triton family to the budget; operands of its products have the tensors' dtype."""
+def held(case: Case, way: str | None, monkeypatch, problem=None, tf32=False) -> None:
+    """Hold the Triton family to the budget; factors of its products have the tensors' dtype."""
     monkeypatch.setenv(configs.WAY_VARIABLE, way or "")
-    factors = case.dtype if case.dtype.itemsize == 2 else None
+    monkeypatch.setattr(precision, "allows_tf32", lambda: tf32)
+    factors = case.dtype if case.dtype.itemsize == 2 else "tf32" if tf32 else None
     check(case, "triton", problem, factors=factors)
 
 
@@ -103,6 +104,13 @@ CHOSEN = [
 )
 def test_way(way, case, monkeypatch):
     held(case, way, monkeypatch)
+
+
+@pytest.mark.parametrize("way", configs.WAYS)
+@pytest.mark.parametrize("P", [None, 9])
+def test_tf32(way, P, monkeypatch):
+    case = recurrence(torch.float32, N=9, H=30, P=P, D=2 if P else 1, masks="random")
+    held(case, way, monkeypatch, tf32=True)
 
 
 @pytest.mark.parametrize(**by_id(CHOSEN))

@@ -4,12 +4,13 @@ The steps go back from each direction's last to its first. Step number s of dire
 t = T - 1 - s (d = 0) or s (d = 1); s = T stands for what is left when all steps are done, dh0.
 
 What arrives at h_t from the step that followed it in the forward is that step's dgates times W_hh
-(`arriving_dh`), read from the dgates_x that is being made. Without a projection the cell's gradient
-(`cell_tile`) takes it as it is; with one, all of the gradient at h_t goes to dhidden first, and
-W_hr takes it back to the units. dc stays where it is, in (D, N, H).
+(`arriving_dh`). dgates pass from step to step through two buffers (D, N, 4H), as h does in the
+forward. Without a projection the cell's gradient (`cell_tile`) takes what arrives as it is; with
+one, all of the gradient at h_t goes to dhidden, and rounded for the product to `arrived` (D, N, P)
+from where W_hr takes it back to the units. dc stays where it is, in (D, N, H).
 
 Tiles and arrays as in forward_kernels; dgates (T, N, D, 4H); dcells (T, N, D, H); doutput, dhidden
-(T, N, D, P). All contiguous, but W_hh has P_ROW >= P elements a row and W_hr H_ROW >= H.
+(T, N, D, P). Rows of the buffers, W_hh and W_hr are padded to 4 H_ROW, P_ROW and H_ROW.
 """
 
 import triton
@@ -19,13 +20,13 @@ from .cell import cell_backward
 from .forward_kernels import load_gates, store_gates
 from .masks import cut_rows, row_ends
 from .products import product
-from .rounding import rounded
+from .rounding import factor, rounded
 
 
 @triton.jit
 def arriving_dh(
-    dgates, weight_hh, dh_n, lengths, reset_mask, t, d, row0, rows, output0, outputs, T, N,
-    D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, P_ROW: tl.constexpr,
+    dgates_in, weight_hh, dh_n, lengths, reset_mask, t, d, row0, rows, output0, outputs, T, N,
+    H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient at h_t from later steps and from h_n: [rows, outputs]. t = -1 (d = 0) or T
@@ -33,17 +34,12 @@ def arriving_dh(
     live_rows = rows < (N - row0).to(tl.int32)
     ends = row_ends(lengths, row0, rows, live_rows, T)
     # The step that followed in the forward; from the padding, the reverse direction's first.
-    if lengths is None:
-        after = (t + 1 - 2 * d).to(tl.int32)
-        exists = (rows * 0 + after >= 0) & (after < ends)
-        a = dgates + ((after.to(tl.int64) * N + row0) * D + d) * (4 * H) + rows * (D * 4 * H)
-    else:
-        after = tl.where(d == 0, t + 1, tl.minimum(t, ends) - 1)  # [rows]
-        exists = (after >= 0) & (after < ends)
-        a = dgates + ((after.to(tl.int64) * N + row0 + rows) * D + d) * (4 * H)
+    after = tl.where(d == 0, t + 1, tl.minimum(t, ends) - 1)  # [rows]
+    exists = (after >= 0) & (after < ends)
     dh = product(
-        a, live_rows & exists, weight_hh + d * 4 * H * P_ROW + output0, outputs,
-        outputs < (P_ROW - output0).to(tl.int32), 4 * H, P_ROW, 1, BLOCK_K, PRECISION,
+        dgates_in + (d * N + row0) * (4 * H_ROW) + rows * (4 * H_ROW), live_rows & exists,
+        weight_hh + d * 4 * H * P_ROW + output0, outputs, outputs < (P_ROW - output0).to(tl.int32),
+        4 * H, 4 * H_ROW, P_ROW, 1, BLOCK_K, PRECISION,
     )  # fmt: skip
     if reset_mask is not None:
         cut = cut_rows(reset_mask, tl.maximum(after, 0) + d, ends, row0, rows, live_rows, N)
@@ -70,16 +66,16 @@ def with_doutput(
 
 @triton.jit
 def arrival_tile(
-    doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden, t, d, row0, rows, output0,
-    outputs, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, P_ROW: tl.constexpr,
-    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    doutput, dh_n, weight_hh, lengths, reset_mask, dgates_in, arrived, dhidden, t, d, row0, rows,
+    output0, outputs, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    H_ROW: tl.constexpr, P_ROW: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """With a projection: all of the gradient at h_t, to dhidden."""
+    """With a projection: all of the gradient at h_t, to dhidden and `arrived`."""
     live_rows = rows < (N - row0).to(tl.int32)
     live = live_rows[:, None] & (outputs < (P - output0).to(tl.int32))[None, :]
     dh = arriving_dh(
-        dgates, weight_hh, dh_n, lengths, reset_mask, t, d, row0, rows, output0, outputs, T, N, D,
-        H, P, P_ROW, BLOCK_K, PRECISION,
+        dgates_in, weight_hh, dh_n, lengths, reset_mask, t, d, row0, rows, output0, outputs, T, N,
+        H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
     dh = with_doutput(dh, doutput, t, d, row0, rows, output0, outputs, live, N, D, P)
     if lengths is not None:
@@ -87,14 +83,17 @@ def arrival_tile(
         dh = tl.where((t < ends)[:, None], dh, 0.0)
     p = dhidden + ((t.to(tl.int64) * N + row0) * D + d) * P + output0
     tl.store(p + rows[:, None] * (D * P) + outputs[None, :], dh, live)
+    p = arrived + (d * N + row0) * P_ROW + output0
+    dh = factor(dh, arrived.dtype.element_ty, PRECISION)
+    tl.store(p + rows[:, None] * P_ROW + outputs[None, :], dh, live)
 
 
 @triton.jit
 def cell_tile(
     doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask, dc_state,
-    dgates, dhidden, t, d, row0, rows, unit0, units, T, N, D: tl.constexpr, H: tl.constexpr,
-    P: tl.constexpr, H_ROW: tl.constexpr, P_ROW: tl.constexpr, BLOCK_K: tl.constexpr,
-    PRECISION: tl.constexpr,
+    dgates_in, dgates_out, arrived, dgates, t, d, row0, rows, unit0, units, T, N,
+    D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr, P_ROW: tl.constexpr,
+    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Step t of direction d for some rows and units: dgates, and dc for the step before."""
     WIDE: tl.constexpr = dc_state.dtype.element_ty
@@ -120,16 +119,17 @@ def cell_tile(
     c_in = tl.load(cells + before + cells_at, from_cells, 0.0)
     c_in += tl.load(c0 + state + state_at, (first & ~cut)[:, None] & live, 0.0).to(WIDE)
 
-    if dhidden is None:
+    if arrived is None:
         dh = arriving_dh(
-            dgates, weight_hh, dh_n, lengths, reset_mask, t, d, row0, rows, unit0, units, T, N, D,
-            H, P, P_ROW, BLOCK_K, PRECISION,
+            dgates_in, weight_hh, dh_n, lengths, reset_mask, t, d, row0, rows, unit0, units, T, N,
+            H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
         )  # fmt: skip
         dh = with_doutput(dh, doutput, t, d, row0, rows, unit0, units, live, N, D, P)
     else:
         dh = product(
-            dhidden + step_row * P + rows * (D * P), live_rows, weight_hr + d * P * H_ROW + unit0,
-            units, units < (H_ROW - unit0).to(tl.int32), P, H_ROW, 1, BLOCK_K, PRECISION,
+            arrived + (d * N + row0) * P_ROW + rows * P_ROW, live_rows,
+            weight_hr + d * P * H_ROW + unit0, units, units < (H_ROW - unit0).to(tl.int32),
+            P, P_ROW, H_ROW, 1, BLOCK_K, PRECISION,
         )  # fmt: skip
     dc = dc_old
     if dcells is not None:
@@ -138,27 +138,43 @@ def cell_tile(
         dh, dc, i.to(WIDE), f.to(WIDE), g.to(WIDE), o.to(WIDE), c, c_in
     )
 
+    DTYPE: tl.constexpr = dgates_out.dtype.element_ty
+    factors = (d * N + row0) * (4 * H_ROW) + unit0
+    factors_at = rows[:, None] * (4 * H_ROW) + units[None, :]
+    fi, ff = factor(di, DTYPE, PRECISION), factor(df, DTYPE, PRECISION)
+    fg, fo = factor(dg, DTYPE, PRECISION), factor(do, DTYPE, PRECISION)
     if reset_mask is not None:
         dc = tl.where(cut[:, None], 0.0, dc)
     if lengths is not None:
+        # A row that has ended, or not begun, passes on what it has.
         valid = (t < ends)[:, None]
+        old = dgates_in + factors
+        fi = tl.where(valid, fi, tl.load(old + factors_at, live, 0.0))
+        ff = tl.where(valid, ff, tl.load(old + H + factors_at, live, 0.0))
+        fg = tl.where(valid, fg, tl.load(old + 2 * H + factors_at, live, 0.0))
+        fo = tl.where(valid, fo, tl.load(old + 3 * H + factors_at, live, 0.0))
         di, df = tl.where(valid, di, 0.0), tl.where(valid, df, 0.0)
         dg, do = tl.where(valid, dg, 0.0), tl.where(valid, do, 0.0)
         dc = tl.where(valid, dc, dc_old)
     tl.store(dc_state + state + state_at, dc, live)
+    new = dgates_out + factors
+    tl.store(new + factors_at, fi, live)
+    tl.store(new + H + factors_at, ff, live)
+    tl.store(new + 2 * H + factors_at, fg, live)
+    tl.store(new + 3 * H + factors_at, fo, live)
     store_gates(dgates, di, df, dg, do, step_row, unit0, rows, units, live, D, H)
 
 
 @triton.jit
 def start_tile(
-    dh_n, weight_hh, lengths, reset_mask, dgates, dh0, d, row0, rows, output0, outputs, T, N,
-    D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, P_ROW: tl.constexpr,
+    dh_n, weight_hh, lengths, reset_mask, dgates_in, dh0, d, row0, rows, output0, outputs, T, N,
+    H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """After all steps: dh0 for some rows and outputs."""
     dh = arriving_dh(
-        dgates, weight_hh, dh_n, lengths, reset_mask, tl.where(d == 0, -1, T), d, row0, rows,
-        output0, outputs, T, N, D, H, P, P_ROW, BLOCK_K, PRECISION,
+        dgates_in, weight_hh, dh_n, lengths, reset_mask, tl.where(d == 0, -1, T), d, row0, rows,
+        output0, outputs, T, N, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
     live_rows, live_outputs = rows < (N - row0).to(tl.int32), outputs < (P - output0).to(tl.int32)
     live = live_rows[:, None] & live_outputs[None, :]
@@ -169,23 +185,28 @@ def start_tile(
 @triton.jit(do_not_specialize=["s", "T", "N"])
 def lstm_backward_kernel_step(
     doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask, dc_state,
-    dgates, dhidden, s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    even, odd, arrived, dgates, s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
     H_ROW: tl.constexpr, P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Step number s of each direction: grid (row tiles, tiles of H, D)."""
     row0, unit0 = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.program_id(1).to(tl.int64) * BLOCK_H
     d = tl.program_id(2).to(tl.int64)
+    if s % 2 == 0:
+        dgates_in, dgates_out = even, odd
+    else:
+        dgates_in, dgates_out = odd, even
     cell_tile(
         doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
-        dc_state, dgates, dhidden, tl.where(d == 0, T - 1 - s, s), d, row0, tl.arange(0, BLOCK_N),
-        unit0, tl.arange(0, BLOCK_H), T, N, D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
+        dc_state, dgates_in, dgates_out, arrived, dgates, tl.where(d == 0, T - 1 - s, s), d, row0,
+        tl.arange(0, BLOCK_N), unit0, tl.arange(0, BLOCK_H), T, N, D, H, P, H_ROW, P_ROW, BLOCK_K,
+        PRECISION,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["s", "T", "N"])
 def lstm_backward_kernel_step_arrival(
-    doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden,
+    doutput, dh_n, weight_hh, lengths, reset_mask, even, odd, arrived, dhidden,
     s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr,
     P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -193,16 +214,17 @@ def lstm_backward_kernel_step_arrival(
     """With a projection, before `lstm_backward_kernel_step`: grid (row tiles, tiles of P, D)."""
     row0, output0 = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.program_id(1).to(tl.int64) * BLOCK_H
     d = tl.program_id(2).to(tl.int64)
+    dgates_in = even if s % 2 == 0 else odd
     arrival_tile(
-        doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden,
+        doutput, dh_n, weight_hh, lengths, reset_mask, dgates_in, arrived, dhidden,
         tl.where(d == 0, T - 1 - s, s), d, row0, tl.arange(0, BLOCK_N), output0,
-        tl.arange(0, BLOCK_H), T, N, D, H, P, P_ROW, BLOCK_K, PRECISION,
+        tl.arange(0, BLOCK_H), T, N, D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["T", "N"])
 def lstm_backward_kernel_start(
-    dh_n, weight_hh, lengths, reset_mask, dgates, dh0,
+    dh_n, weight_hh, lengths, reset_mask, dgates_in, dh0,
     T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr,
     P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -210,8 +232,8 @@ def lstm_backward_kernel_start(
     """dh0, after all steps: grid (row tiles, tiles of P, D)."""
     row0, output0 = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.program_id(1).to(tl.int64) * BLOCK_H
     start_tile(
-        dh_n, weight_hh, lengths, reset_mask, dgates, dh0, tl.program_id(2).to(tl.int64), row0,
-        tl.arange(0, BLOCK_N), output0, tl.arange(0, BLOCK_H), T, N, D, H, P, P_ROW, BLOCK_K,
+        dh_n, weight_hh, lengths, reset_mask, dgates_in, dh0, tl.program_id(2).to(tl.int64), row0,
+        tl.arange(0, BLOCK_N), output0, tl.arange(0, BLOCK_H), T, N, H, P, H_ROW, P_ROW, BLOCK_K,
         PRECISION,
     )  # fmt: skip
 
@@ -219,35 +241,40 @@ def lstm_backward_kernel_start(
 @triton.jit(do_not_specialize=["T", "N"])
 def lstm_backward_kernel_sequence(
     doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask, dc_state,
-    dgates, dhidden, dh0, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr,
-    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    even, odd, arrived, dgates, dhidden, dh0, T, N, D: tl.constexpr, H: tl.constexpr,
+    P: tl.constexpr, H_ROW: tl.constexpr, P_ROW: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """All steps of some rows of one direction: grid (row tiles, 1, D). dgates and dhidden pass from
-    step to step through global memory, as h does in `lstm_forward_kernel_sequence`, and it is safe
-    for the same reasons."""
+    """All steps of some rows of one direction: grid (row tiles, 1, D). dgates and `arrived` pass
+    from step to step through global memory, as h does in `lstm_forward_kernel_sequence`, and it is
+    safe for the same reasons."""
     row0, rows = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.arange(0, BLOCK_N)
     units = tl.arange(0, BLOCK_H)
     d = tl.program_id(2).to(tl.int64)
     for s in tl.range(0, T, num_stages=1):
         t = tl.where(d == 0, T - 1 - s, s)
-        if dhidden is not None:
+        if s % 2 == 0:
+            dgates_in, dgates_out = even, odd
+        else:
+            dgates_in, dgates_out = odd, even
+        if arrived is not None:
             for start in tl.range(0, P, BLOCK_H, num_stages=1):
                 arrival_tile(
-                    doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden, t, d, row0,
-                    rows, tl.cast(start, tl.int64), units, T, N, D, H, P, P_ROW, BLOCK_K,
-                    PRECISION,
+                    doutput, dh_n, weight_hh, lengths, reset_mask, dgates_in, arrived, dhidden, t,
+                    d, row0, rows, tl.cast(start, tl.int64), units, T, N, D, H, P, H_ROW, P_ROW,
+                    BLOCK_K, PRECISION,
                 )  # fmt: skip
             tl.debug_barrier()
         for start in tl.range(0, H, BLOCK_H, num_stages=1):
             cell_tile(
                 doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
-                dc_state, dgates, dhidden, t, d, row0, rows, tl.cast(start, tl.int64), units, T, N,
-                D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
+                dc_state, dgates_in, dgates_out, arrived, dgates, t, d, row0, rows,
+                tl.cast(start, tl.int64), units, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
             )  # fmt: skip
         tl.debug_barrier()
+    dgates_in = even if T % 2 == 0 else odd
     for start in tl.range(0, P, BLOCK_H, num_stages=1):
         start_tile(
-            dh_n, weight_hh, lengths, reset_mask, dgates, dh0, d, row0, rows,
-            tl.cast(start, tl.int64), units, T, N, D, H, P, P_ROW, BLOCK_K, PRECISION,
+            dh_n, weight_hh, lengths, reset_mask, dgates_in, dh0, d, row0, rows,
+            tl.cast(start, tl.int64), units, T, N, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
         )  # fmt: skip

@@ -2,15 +2,17 @@
 
 One direction d of one step: the gates' products and the cell of a tile (`cell_tile`), and with a
 projection, after all of the step's units, the projection of a tile (`projection_tile`).
-h passes from step to step through two buffers (D, N, P): a step reads all of one and writes its
-tile of the other, so tiles need no order within a step. c stays where it is, in (D, N, H): only the
-tile that owns an element touches it.
+h passes from step to step through two buffers (D, N, P), rounded as the products take it: a step
+reads all of one and writes its tile of the other, so tiles need no order within a step. c stays
+where it is, in (D, N, H): only the tile that owns an element touches it. h_n begins as h0, and each
+row's last step writes it.
 
 A tile is its first row and unit, row0 and unit0 (64 bits), and the numbers from there, `rows` and
 `units` (32 bits). Arrays: gates_x, gates (T, N, D, 4H); cells (T, N, D, H); output (T, N, D, P);
-hidden (D, N, H), with a projection o * tanh(c) of the step, else None. All contiguous, but what a
-product reads has its rows at multiples of 16 bytes, or the loads could not be wide: h and W_hh are
-P_ROW >= P elements a row, hidden and W_hr H_ROW >= H, the rest zeros. What is None is not there.
+hidden (D, N, H), with a projection o * tanh(c) of the step, rounded for the product, else None. All
+contiguous, but what a product reads has its rows at multiples of 16 bytes, or the loads could not
+be wide: h and W_hh are P_ROW >= P elements a row, hidden and W_hr H_ROW >= H, the rest zeros. What
+is None is not there.
 """
 
 import triton
@@ -19,7 +21,7 @@ import triton.language as tl
 from .cell import cell_forward
 from .masks import cut_rows, row_ends
 from .products import gate_products, product
-from .rounding import rounded
+from .rounding import factor, rounded
 
 
 @triton.jit
@@ -47,28 +49,34 @@ def store_gates(
 
 @triton.jit
 def store_h(
-    h, h_in, h_out, output, t, d, ends, row0, rows, unit0, units, live, masked, N,
-    D: tl.constexpr, P: tl.constexpr, P_ROW: tl.constexpr,
+    h, h_in, h_out, h_n, output, t, d, ends, row0, rows, unit0, units, live, masked, N,
+    D: tl.constexpr, P: tl.constexpr, P_ROW: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Store a tile of h_t as the step's output and the state that the next step reads."""
+    """Store a tile of h_t: as the step's output, as the state that the next step reads, and of rows
+    that end here as h_n."""
+    DTYPE: tl.constexpr = output.dtype.element_ty
+    valid = (t < ends)[:, None]
+    last = (t == tl.where(d == 0, ends - 1, 0))[:, None]
+    at = rows[:, None] * P + units[None, :]
+    h = rounded(h, DTYPE)
+    tl.store(h_n + (d * N + row0) * P + unit0 + at, h, live & last & valid)
     state = (d * N + row0) * P_ROW + unit0
     state_at = rows[:, None] * P_ROW + units[None, :]
-    y = h
+    h_factor = factor(h, DTYPE, PRECISION)
     if masked is not None:
-        valid = (t < ends)[:, None]
-        h = tl.where(valid, h, tl.load(h_in + state + state_at, live, 0.0).to(h.dtype))
-        y = tl.where(valid, y, 0.0)
-    tl.store(h_out + state + state_at, rounded(h, h_out.dtype.element_ty), live)
+        h_factor = tl.where(valid, h_factor, tl.load(h_in + state + state_at, live, 0.0))
+        h = tl.where(valid, h, 0.0).to(DTYPE)
+    tl.store(h_out + state + state_at, h_factor, live)
     step = ((t.to(tl.int64) * N + row0) * D + d) * P + unit0
-    at = rows[:, None] * (D * P) + units[None, :]
-    tl.store(output + step + at, rounded(y, output.dtype.element_ty), live)
+    tl.store(output + step + rows[:, None] * (D * P) + units[None, :], h, live)
 
 
 @triton.jit
 def cell_tile(
-    gates_x, weight_hh, lengths, reset_mask, h_in, h_out, c_state, hidden, output, cells, gates,
-    t, d, row0, rows, unit0, units, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    H_ROW: tl.constexpr, P_ROW: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    gates_x, weight_hh, lengths, reset_mask, h_in, h_out, h_n, c_state, hidden, output, cells,
+    gates, t, d, row0, rows, unit0, units, T, N, D: tl.constexpr, H: tl.constexpr,
+    P: tl.constexpr, H_ROW: tl.constexpr, P_ROW: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Step t of direction d for some rows and units: gates, c, and h or `hidden`."""
     WIDE: tl.constexpr = c_state.dtype.element_ty
@@ -112,18 +120,18 @@ def cell_tile(
         store_gates(gates, i, f, g, o, step_row, unit0, rows, units, live, D, H)
     if hidden is None:
         store_h(
-            h, h_in, h_out, output, t, d, ends, row0, rows, unit0, units, live, lengths, N, D, P,
-            P_ROW,
+            h, h_in, h_out, h_n, output, t, d, ends, row0, rows, unit0, units, live, lengths, N, D,
+            P, P_ROW, PRECISION,
         )  # fmt: skip
     else:
         hidden_at = rows[:, None] * H_ROW + units[None, :]
         p = hidden + (d * N + row0) * H_ROW + unit0
-        tl.store(p + hidden_at, rounded(h, hidden.dtype.element_ty), live)
+        tl.store(p + hidden_at, factor(h, hidden.dtype.element_ty, PRECISION), live)
 
 
 @triton.jit
 def projection_tile(
-    weight_hr, lengths, h_in, h_out, hidden, output, t, d, row0, rows, unit0, units, T, N,
+    weight_hr, lengths, h_in, h_out, h_n, hidden, output, t, d, row0, rows, unit0, units, T, N,
     D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -133,17 +141,18 @@ def projection_tile(
     ends = row_ends(lengths, row0, rows, live_rows, T)
     h = product(
         hidden + (d * N + row0) * H_ROW + rows * H_ROW, live_rows,
-        weight_hr + (d * P + unit0) * H_ROW, units, live_units, H_ROW, 1, H_ROW, BLOCK_K,
+        weight_hr + (d * P + unit0) * H_ROW, units, live_units, H_ROW, H_ROW, 1, H_ROW, BLOCK_K,
         PRECISION,
     )  # fmt: skip
     store_h(
-        h, h_in, h_out, output, t, d, ends, row0, rows, unit0, units, live, lengths, N, D, P, P_ROW
-    )
+        h, h_in, h_out, h_n, output, t, d, ends, row0, rows, unit0, units, live, lengths, N, D, P,
+        P_ROW, PRECISION,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["s", "T", "N"])
 def lstm_forward_kernel_step(
-    gates_x, weight_hh, lengths, reset_mask, even, odd, c_state, hidden, output, cells, gates,
+    gates_x, weight_hh, lengths, reset_mask, even, odd, h_n, c_state, hidden, output, cells, gates,
     s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr,
     P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -158,14 +167,14 @@ def lstm_forward_kernel_step(
     else:
         h_in, h_out = odd, even
     cell_tile(
-        gates_x, weight_hh, lengths, reset_mask, h_in, h_out, c_state, hidden, output, cells,
+        gates_x, weight_hh, lengths, reset_mask, h_in, h_out, h_n, c_state, hidden, output, cells,
         gates, t, d, row0, rows, unit0, units, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["s", "T", "N"])
 def lstm_forward_kernel_step_projection(
-    weight_hr, lengths, even, odd, hidden, output,
+    weight_hr, lengths, even, odd, h_n, hidden, output,
     s, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr,
     P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -181,15 +190,15 @@ def lstm_forward_kernel_step_projection(
     else:
         h_in, h_out = odd, even
     projection_tile(
-        weight_hr, lengths, h_in, h_out, hidden, output, t, d, row0, rows, unit0, units, T, N, D,
-        H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
+        weight_hr, lengths, h_in, h_out, h_n, hidden, output, t, d, row0, rows, unit0, units, T, N,
+        D, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["T", "N"])
 def lstm_forward_kernel_sequence(
-    gates_x, weight_hh, weight_hr, lengths, reset_mask, even, odd, c_state, hidden, output, cells,
-    gates, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr,
+    gates_x, weight_hh, weight_hr, lengths, reset_mask, even, odd, h_n, c_state, hidden, output,
+    cells, gates, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr,
     P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -214,7 +223,7 @@ def lstm_forward_kernel_sequence(
             h_in, h_out = odd, even
         for start in tl.range(0, H, BLOCK_H, num_stages=1):
             cell_tile(
-                gates_x, weight_hh, lengths, reset_mask, h_in, h_out, c_state, hidden, output,
+                gates_x, weight_hh, lengths, reset_mask, h_in, h_out, h_n, c_state, hidden, output,
                 cells, gates, t, d, row0, rows, tl.cast(start, tl.int64), units, T, N, D, H, P,
                 H_ROW, P_ROW, BLOCK_K, PRECISION,
             )  # fmt: skip
@@ -222,7 +231,7 @@ def lstm_forward_kernel_sequence(
         if hidden is not None:
             for start in tl.range(0, P, BLOCK_H, num_stages=1):
                 projection_tile(
-                    weight_hr, lengths, h_in, h_out, hidden, output, t, d, row0, rows,
+                    weight_hr, lengths, h_in, h_out, h_n, hidden, output, t, d, row0, rows,
                     tl.cast(start, tl.int64), units, T, N, D, H, P, H_ROW, P_ROW, BLOCK_K,
                     PRECISION,
                 )  # fmt: skip

@@ -37,12 +37,21 @@ def _row(size: int, dtype: torch.dtype) -> int:
     return -(-size // least) * least
 
 
-def _aligned(x: Tensor | None) -> Tensor | None:
-    """x, contiguous, with zeros at the end of its rows up to a multiple of 16 bytes."""
-    if x is None:
+def _rounded(x: Tensor, precision: str) -> Tensor:
+    """x as a product takes it: `rounding.factor` for what the host makes."""
+    if precision != "tf32":
+        return x
+    bits = (x.contiguous().view(torch.int32) + 0x1000) & -0x2000
+    return torch.where(x.isnan(), x, bits.view(torch.float32))
+
+
+def _factor(weight: Tensor | None, precision: str) -> Tensor | None:
+    """Weights as a product takes them, zeros at the end of rows up to a multiple of 16 bytes."""
+    if weight is None:
         return None
-    missing = _row(x.shape[-1], x.dtype) - x.shape[-1]
-    return torch.nn.functional.pad(x, (0, missing)) if missing else x.contiguous()
+    weight = _rounded(weight, precision)
+    missing = _row(weight.shape[-1], weight.dtype) - weight.shape[-1]
+    return torch.nn.functional.pad(weight, (0, missing)) if missing else weight
 
 
 def _tiles(size: int, block: int) -> int:
@@ -80,7 +89,7 @@ class _Plan:
         self.over_rows = (rows, 1, D)
         self.over_units = (rows, _tiles(H, config.block_h), D)
         self.over_outputs = (rows, _tiles(P, config.block_h), D)
-        precision = "ieee" if kind == "16bit" else kind
+        self.precision = "ieee" if kind == "16bit" else kind
         self.sizes = (T, N, D, H, P)
         if config.way == "resident":
             if config.block_h < max(H, P):
@@ -88,10 +97,10 @@ class _Plan:
                     f"fastlstm: the way 'resident' holds up to {config.block_h} units and outputs, "
                     f"got H = {H}, P = {P}; take another way, or a wider configuration"
                 )
-            self.sizes += (config.block_n, config.block_h, precision)
+            self.sizes += (config.block_n, config.block_h, self.precision)
         else:
             self.sizes += (_row(H, dtype), _row(P, dtype))
-            self.sizes += (config.block_n, config.block_h, config.block_k, precision)
+            self.sizes += (config.block_n, config.block_h, config.block_k, self.precision)
         self.options = {
             "num_warps": config.num_warps,
             "num_stages": config.num_stages,
@@ -175,46 +184,37 @@ def _run_forward(
         return h_n, c_n
     D, N, P = h0.shape
     H = c0.shape[-1]
-    weight_hh, weight_hr = _aligned(weight_hh), _aligned(weight_hr)
+    weight_hh, weight_hr = (_factor(w, plan.precision) for w in (weight_hh, weight_hr))
     even = h0.new_zeros((D, N, _row(P, h0.dtype)))  # the state that even steps enter with
     odd = torch.zeros_like(even)
-    even[..., :P].copy_(h0)
+    even[..., :P] = _rounded(h0, plan.precision)
+    h_n = _copy(h0, h0, h0.dtype)
     c_state = _copy(c0, c0, accumulation_dtype(c0.dtype))
     hidden = None if weight_hr is None else h0.new_zeros((D, N, _row(H, h0.dtype)))
+    states = (even, odd, h_n, c_state)
     if plan.way == "sequence":
         plan.run(
             forward_kernels.lstm_forward_kernel_sequence, plan.over_rows,
-            gates_x, weight_hh, weight_hr, lengths, reset_mask, even, odd, c_state, hidden, output,
-            cells, gates,
+            gates_x, weight_hh, weight_hr, lengths, reset_mask, *states, hidden, output, cells,
+            gates,
         )  # fmt: skip
-    else:
-        _step_forward(
-            gates_x, weight_hh, weight_hr, lengths, reset_mask, even, odd, c_state, hidden, output,
-            cells, gates, plan,
-        )  # fmt: skip
-    last = even if plan.steps % 2 == 0 else odd
-    return last[..., :P].contiguous(), c_state.to(c0.dtype)
-
-
-def _step_forward(
-    gates_x, weight_hh, weight_hr, lengths, reset_mask, even, odd, c_state, hidden, output, cells,
-    gates, plan,
-):  # fmt: skip
+        return h_n, c_state.to(c0.dtype)
     step = plan.step(
         forward_kernels.lstm_forward_kernel_step, plan.over_units,
-        gates_x, weight_hh, lengths, reset_mask, even, odd, c_state, hidden, output, cells, gates,
+        gates_x, weight_hh, lengths, reset_mask, *states, hidden, output, cells, gates,
     )  # fmt: skip
     if hidden is None:
         for s in range(plan.steps):
             step(s)
-        return
-    project = plan.step(
-        forward_kernels.lstm_forward_kernel_step_projection, plan.over_outputs,
-        weight_hr, lengths, even, odd, hidden, output,
-    )  # fmt: skip
-    for s in range(plan.steps):
-        step(s)
-        project(s)
+    else:
+        project = plan.step(
+            forward_kernels.lstm_forward_kernel_step_projection, plan.over_outputs,
+            weight_hr, lengths, even, odd, h_n, hidden, output,
+        )  # fmt: skip
+        for s in range(plan.steps):
+            step(s)
+            project(s)
+    return h_n, c_state.to(c0.dtype)
 
 
 def backward(
@@ -267,30 +267,35 @@ def _run_backward(
             reset_mask, dgates, dhidden, dh0, dc0,
         )  # fmt: skip
         return dc0
-    weight_hh, weight_hr = _aligned(weight_hh), _aligned(weight_hr)
-    dc_state = _copy(dc_n, c0, accumulation_dtype(c0.dtype))
+    D, N, H = c0.shape
+    P, dtype = dh0.shape[-1], dh0.dtype
+    weight_hh, weight_hr = (_factor(w, plan.precision) for w in (weight_hh, weight_hr))
+    even = dh0.new_zeros((D, N, 4 * _row(H, dtype)))  # the dgates that even steps enter with
+    odd = torch.zeros_like(even)
+    arrived = None if weight_hr is None else dh0.new_zeros((D, N, _row(P, dtype)))
+    dc_state = _copy(dc_n, c0, accumulation_dtype(dtype))
     step_args = (
         doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
-        dc_state, dgates, dhidden,
+        dc_state, even, odd, arrived, dgates,
     )  # fmt: skip
     if plan.way == "sequence":
         kernel = backward_kernels.lstm_backward_kernel_sequence
-        plan.run(kernel, plan.over_rows, *step_args, dh0)
-        return dc_state.to(c0.dtype)
+        plan.run(kernel, plan.over_rows, *step_args, dhidden, dh0)
+        return dc_state.to(dtype)
     step = plan.step(backward_kernels.lstm_backward_kernel_step, plan.over_units, *step_args)
-    if dhidden is None:
+    if arrived is None:
         for s in range(plan.steps):
             step(s)
     else:
         arrive = plan.step(
             backward_kernels.lstm_backward_kernel_step_arrival, plan.over_outputs,
-            doutput, dh_n, weight_hh, lengths, reset_mask, dgates, dhidden,
+            doutput, dh_n, weight_hh, lengths, reset_mask, even, odd, arrived, dhidden,
         )  # fmt: skip
         for s in range(plan.steps):
             arrive(s)
             step(s)
     plan.run(
         backward_kernels.lstm_backward_kernel_start, plan.over_outputs,
-        dh_n, weight_hh, lengths, reset_mask, dgates, dh0,
+        dh_n, weight_hh, lengths, reset_mask, even if plan.steps % 2 == 0 else odd, dh0,
     )  # fmt: skip
-    return dc_state.to(c0.dtype)
+    return dc_state.to(dtype)

@@ -1,6 +1,7 @@
 """Matrix products of one tile: loops over K in blocks, operands streamed from global memory.
 
-Operands go to the matrix unit in the weights' dtype; sums are made in the dtype of accumulation.
+Operands are in the tensors' dtype and rounded for the product (rounding.factor); sums are made in
+the dtype of accumulation.
 
 Offsets, here and in all kernels: where a tile begins is a scalar of 64 bits, so that no array is
 too large; inside a tile 32 bits do, and they cost half the registers.
@@ -9,7 +10,7 @@ too large; inside a tile 32 bits do, and they cost half the registers.
 import triton
 import triton.language as tl
 
-from .rounding import INTERPRETED, rounded
+from .rounding import INTERPRETED
 
 
 @triton.jit
@@ -46,6 +47,7 @@ def product(
     columns,
     live_columns,
     K: tl.constexpr,
+    A_ROW: tl.constexpr,
     STRIDE: tl.constexpr,
     COLUMN: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -53,24 +55,22 @@ def product(
 ):
     """sum over k of a[row, k] weight[k, column]: [rows, columns].
 
-    a: pointers to the rows' first elements [rows], K elements each, in the weights' dtype or a
-    wider one. weight: pointer to the element for k = 0 of column 0; STRIDE elements between those
-    of one column, COLUMN between columns. Rows and columns that are not live count as zeros.
+    a: pointers to the rows' first elements [rows], K elements, then zeros up to A_ROW. weight:
+    pointer to the element for k = 0 of column 0; STRIDE elements between those of one column,
+    COLUMN between columns. Rows and columns that are not live count as zeros.
     """
     acc = zeros(live_rows, live_columns, PRECISION)
     ks = tl.arange(0, BLOCK_K)
     for start in range(0, K, BLOCK_K):
-        live_k = ks < K - start
-        left = tl.load(
-            a[:, None] + (start + ks)[None, :], live_rows[:, None] & live_k[None, :], 0.0
-        )
+        live = live_rows[:, None] & (ks < A_ROW - start)[None, :]
+        left = tl.load(a[:, None] + (start + ks)[None, :], live, 0.0)
         right = tl.load(
             weight + tl.cast(start, tl.int64) * STRIDE + ks[:, None] * STRIDE
             + columns[None, :] * COLUMN,
-            live_k[:, None] & live_columns[None, :],
+            (ks < K - start)[:, None] & live_columns[None, :],
             0.0,
         )  # fmt: skip
-        acc = dot(rounded(left, right.dtype), right, acc, PRECISION)
+        acc = dot(left, right, acc, PRECISION)
     return acc
 
 

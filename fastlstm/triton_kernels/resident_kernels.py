@@ -13,7 +13,7 @@ from .cell import cell_backward, cell_forward
 from .forward_kernels import load_gates, store_gates
 from .masks import cut_rows, row_ends
 from .products import dot, zeros
-from .rounding import rounded
+from .rounding import factor, rounded
 
 
 @triton.jit(do_not_specialize=["T", "N"])
@@ -35,10 +35,14 @@ def lstm_forward_kernel_resident(
     live_w = (units < P)[:, None] & (units < H)[None, :]
     wi, wf = tl.load(w + w_at, live_w, 0.0), tl.load(w + H * P + w_at, live_w, 0.0)
     wg, wo = tl.load(w + 2 * H * P + w_at, live_w, 0.0), tl.load(w + 3 * H * P + w_at, live_w, 0.0)
+    DTYPE: tl.constexpr = h0.dtype.element_ty
+    wi, wf = factor(wi, DTYPE, PRECISION), factor(wf, DTYPE, PRECISION)
+    wg, wo = factor(wg, DTYPE, PRECISION), factor(wo, DTYPE, PRECISION)
     if weight_hr is not None:
         wr_at = units[None, :] * H + units[:, None]  # [H, P]
         live_wr = (units < H)[:, None] & (units < P)[None, :]
         wr = tl.load(weight_hr + d * P * H + wr_at, live_wr, 0.0)
+        wr = factor(wr, DTYPE, PRECISION)
     state_row = d * N + row0
     h_at = rows[:, None] * P + units[None, :]
     c_at = rows[:, None] * H + units[None, :]
@@ -60,8 +64,9 @@ def lstm_forward_kernel_resident(
 
         h_in, c_in = h, c
         if reset_mask is not None:
-            h_in = tl.where(cut, 0.0, h).to(h.dtype)
+            h_in = tl.where(cut, 0.0, h).to(DTYPE)
             c_in = tl.where(cut, 0.0, c)
+        h_in = factor(h_in, DTYPE, PRECISION)
         i, f, g, o, c_out, h_out = cell_forward(
             dot(h_in, wi, xi.to(zero.dtype), PRECISION),
             dot(h_in, wf, xf.to(zero.dtype), PRECISION),
@@ -70,15 +75,15 @@ def lstm_forward_kernel_resident(
             c_in,
         )
         if weight_hr is not None:
-            h_out = dot(rounded(h_out, wr.dtype), wr, zero, PRECISION)
-        h_out = rounded(h_out, h.dtype)
+            h_out = dot(factor(h_out, DTYPE, PRECISION), wr, zero, PRECISION)
+        h_out = rounded(h_out, DTYPE)
 
         if lengths is None:
             h, c = h_out, c_out
         else:
             valid = (t < ends)[:, None]
             h, c = tl.where(valid, h_out, h), tl.where(valid, c_out, c)
-            h_out, c_out = tl.where(valid, h_out, 0.0).to(h.dtype), tl.where(valid, c_out, 0.0)
+            h_out, c_out = tl.where(valid, h_out, 0.0).to(DTYPE), tl.where(valid, c_out, 0.0)
             i, f = tl.where(valid, i, 0.0), tl.where(valid, f, 0.0)
             g, o = tl.where(valid, g, 0.0), tl.where(valid, o, 0.0)
         tl.store(output + step_row * P + y_at, h_out, live_outputs)
@@ -136,10 +141,14 @@ def lstm_backward_kernel_resident(
     live_w = (units < H)[:, None] & (units < P)[None, :]
     wi, wf = tl.load(w + w_at, live_w, 0.0), tl.load(w + H * P + w_at, live_w, 0.0)
     wg, wo = tl.load(w + 2 * H * P + w_at, live_w, 0.0), tl.load(w + 3 * H * P + w_at, live_w, 0.0)
+    DTYPE: tl.constexpr = dh0.dtype.element_ty
+    wi, wf = factor(wi, DTYPE, PRECISION), factor(wf, DTYPE, PRECISION)
+    wg, wo = factor(wg, DTYPE, PRECISION), factor(wo, DTYPE, PRECISION)
     if weight_hr is not None:
         wr_at = units[:, None] * H + units[None, :]  # [P, H]
         live_wr = (units < P)[:, None] & (units < H)[None, :]
         wr = tl.load(weight_hr + d * P * H + wr_at, live_wr, 0.0)
+        wr = factor(wr, DTYPE, PRECISION)
     state_row = d * N + row0
     h_at = rows[:, None] * P + units[None, :]
     c_at = rows[:, None] * H + units[None, :]
@@ -167,7 +176,7 @@ def lstm_backward_kernel_resident(
         dh_t = dh + dy
         if weight_hr is not None:
             arrived = dh_t
-            dh_t = dot(rounded(dh_t, wr.dtype), wr, zero, PRECISION)
+            dh_t = dot(factor(dh_t, DTYPE, PRECISION), wr, zero, PRECISION)
         if reset_mask is not None:
             c_in = tl.where(cut, 0.0, c_in)
         di, df, dg, do, dc_in = cell_backward(
@@ -185,10 +194,10 @@ def lstm_backward_kernel_resident(
             y_at = rows[:, None] * (D * P) + units[None, :]
             tl.store(dhidden + step_row * P + y_at, arrived, live_outputs)
 
-        dh_in = dot(rounded(di, wi.dtype), wi, zero, PRECISION)
-        dh_in = dot(rounded(df, wf.dtype), wf, dh_in, PRECISION)
-        dh_in = dot(rounded(dg, wg.dtype), wg, dh_in, PRECISION)
-        dh_in = dot(rounded(do, wo.dtype), wo, dh_in, PRECISION)
+        dh_in = dot(factor(di, DTYPE, PRECISION), wi, zero, PRECISION)
+        dh_in = dot(factor(df, DTYPE, PRECISION), wf, dh_in, PRECISION)
+        dh_in = dot(factor(dg, DTYPE, PRECISION), wg, dh_in, PRECISION)
+        dh_in = dot(factor(do, DTYPE, PRECISION), wo, dh_in, PRECISION)
         if reset_mask is not None:
             dh_in, dc_in = tl.where(cut, 0.0, dh_in), tl.where(cut, 0.0, dc_in)
         if lengths is None:

@@ -1,4 +1,4 @@
-"""Rounding to the tensors' dtype, which Triton's interpreter gets wrong for bfloat16."""
+"""Rounding: to the tensors' dtype, and of what goes into a product."""
 
 import triton
 import triton.language as tl
@@ -15,3 +15,16 @@ def rounded(x, DTYPE: tl.constexpr):
         bits += 0x7FFF + ((bits >> 16) & 1)
         x = ((bits >> 16) << 16).to(tl.float32, bitcast=True)
     return x.to(DTYPE)
+
+
+@triton.jit
+def factor(x, DTYPE: tl.constexpr, PRECISION: tl.constexpr):
+    """x as a product takes it: in the tensors' dtype, and with PRECISION "tf32" with the 10 bits of
+    mantissa that tensor cores look at. They would cut the others off, which makes every product too
+    small; rounded here to nearest, and once, where a number is made and not where it is used."""
+    x = rounded(x, DTYPE)
+    if PRECISION == "tf32":
+        bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+        # The largest of the NaNs, which CUDA gives, would overflow to -0.
+        x = tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+    return x
