@@ -113,6 +113,7 @@ struct BackwardShape : Product_ {
   static constexpr int kUnits = Product::kK / 4, kMostUnits = Product::kColumns;
   static constexpr int kMostBlocks = kMostUnits / kUnits;
   static constexpr int kPartFloats = Product::kRows * kUnits;
+  static constexpr int kSentBytes = Product::kWarpsK * kPartFloats * sizeof(float);  // to each block of a cluster, a step
 
   static constexpr size_t kWeightsAt = 16;
   static constexpr size_t kStatesAt = kWeightsAt + Product::kWeightBytes;
@@ -140,7 +141,7 @@ __device__ __forceinline__ void backward_on_cluster(const ClusterBackwardCall<ty
   float* parts = reinterpret_cast<float*>(shared + Shape::kPartsAt);
   const auto part = [&](int64_t j, int source) { return parts + (j % 2 * sources + source) * Shape::kPartFloats; };
 
-  Exchange<kCluster> exchange(reinterpret_cast<uint64_t*>(shared), sources * Shape::kPartFloats * sizeof(float), s.T);
+  Exchange<kCluster> exchange(reinterpret_cast<uint64_t*>(shared), blocks * Shape::kSentBytes, s.T);
   const IO* weights = call.weight_hh + d * 4 * s.H * s.H;
   const StationaryProduct<typename Shape::Product> product(shared + Shape::kWeightsAt, [&](int unit, int k) {
     const int64_t from = unit0 + k % Shape::kUnits;

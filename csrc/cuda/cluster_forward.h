@@ -16,6 +16,7 @@ struct ForwardShape : Product_ {
   static constexpr int kStates = kStates_;
   static constexpr int kUnits = Product::kColumns / 4, kMostUnits = Product::kK;
   static constexpr int kSumStride = Product::kColumns + 4;
+  static constexpr int kSentBytes = kUnits * Product::kRows * sizeof(typename Product::IO);  // to each block of a cluster, a step
 
   // Shared memory, from its start; two mbarriers come first.
   static constexpr size_t kWeightsAt = 16;
@@ -148,7 +149,7 @@ class ClusterStates {
 
   __device__ __forceinline__ ClusterStates(unsigned char* shared, int blocks, int64_t T)
       : states_(shared + Shape::kStatesAt),
-        exchange_(reinterpret_cast<uint64_t*>(shared), blocks * Shape::kUnits * Shape::kRows * sizeof(IO), T - 1) {}
+        exchange_(reinterpret_cast<uint64_t*>(shared), blocks * Shape::kSentBytes, T - 1) {}
 
   __device__ __forceinline__ IO* at(int64_t k, int row, int unit) const {
     return reinterpret_cast<IO*>(states_ + k % 2 * Shape::kStateBytes + row * Shape::kStateStride) + unit;

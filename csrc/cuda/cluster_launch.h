@@ -1,6 +1,9 @@
 // Launches the recurrence on clusters, where there is a shape for it and the device has room for its clusters.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
+
 #include "clusters.h"
 #include "launch.h"
 #include "on_chip_call.h"
@@ -26,20 +29,20 @@ class ClusterLaunch {
   }
   ClusterLaunch(const ClusterLaunch&) = delete;
 
-  // Whether the device has room for one cluster at least.
-  bool fits() {
+  // How many clusters run at once; 0 where the device has no room for one, or no code.
+  int resident(const DeviceFacts& device) {
     const void* function = reinterpret_cast<const void*>(kernel_);
+    int clusters = device.multiprocessors;
     bool fine = allow_shared_bytes(function, config_.dynamicSmemBytes);
     if (fine && config_.numAttrs > 0) {
       // On a GPU for which there is only the PTX of an older architecture, the kernel is there, but empty.
       cudaFuncAttributes code{};
-      int resident = 0;
       fine = cudaFuncGetAttributes(&code, function) == cudaSuccess && code.ptxVersion >= 90 &&
              cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) == cudaSuccess &&
-             cudaOccupancyMaxActiveClusters(&resident, kernel_, &config_) == cudaSuccess && resident > 0;
+             cudaOccupancyMaxActiveClusters(&clusters, kernel_, &config_) == cudaSuccess;
     }
     if (!fine) cudaGetLastError();  // a "no" is not an error, and must not be reported as the next call's
-    return fine;
+    return fine ? clusters : 0;
   }
 
   void operator()(Launcher& launch, const char* name, const Call& call) { launch.configured(name, kernel_, config_, call); }
@@ -63,79 +66,93 @@ auto kernel_for(const ClusterBackwardCall<IO, Acc>&) {
   return lstm_backward_kernel_cluster<Shape, kInClusters<Shape>>;
 }
 
-// Launches `call` on clusters of a shape, or with no launcher only asks; false if the device has no room for them.
+// One call on one shape.
 template <class Shape, class Call>
-bool launch_on_clusters(Launcher* launch, const char* name, const Call& call) {
-  const Sizes& s = call.sizes;
-  const int blocks = static_cast<int>((s.H + Shape::kUnits - 1) / Shape::kUnits);
-  const int64_t clusters = (s.N + Shape::kRows - 1) / Shape::kRows;
-  ClusterLaunch<Call> cluster(kernel_for<Shape>(call), blocks, clusters, s.D, Shape::kThreads, Shape::kSharedBytes);
-  if (!cluster.fits()) return false;
-  if (launch != nullptr) cluster(*launch, name, call);
-  return true;
-}
+class ClusterPlan {
+ public:
+  ClusterPlan(const Call& call, const DeviceFacts& device)
+      : call_(call),
+        blocks_(static_cast<int>((call.sizes.H + Shape::kUnits - 1) / Shape::kUnits)),
+        clusters_((call.sizes.N + Shape::kRows - 1) / Shape::kRows),
+        launch_(kernel_for<Shape>(call), blocks_, clusters_, call.sizes.D, Shape::kThreads, Shape::kSharedBytes),
+        resident_(kInClusters<Shape> && device.capability < 9 ? 0 : known_resident(device)) {}
 
-// Predicted clocks of a step on clusters of a shape, for all rows: the tensor cores' or shared memory's part of the product,
-// whichever is longer, and what the cell and the exchange take. Clusters that find no room wait for others to end.
-template <class Shape>
-int64_t cluster_clocks(const Sizes& s, int multiprocessors) {
-  constexpr int64_t kMma = 7, kSchedulers = 4, kSharedBytesPerClock = 128, kRest = 900;
-  constexpr int64_t kWarps = Shape::kThreads / 32, kTilesK = Shape::kChunks * Shape::kTilesN;
-  constexpr int64_t kMmas = (kWarps + kSchedulers - 1) / kSchedulers * Shape::kTilesM * kTilesK * kMma;
-  constexpr int64_t kShared = (Shape::kWeightBytes + kWarps * kTilesK * 256) / kSharedBytesPerClock;
-  const int64_t blocks = (s.H + Shape::kUnits - 1) / Shape::kUnits, at_once = multiprocessors / blocks;
-  const int64_t clusters = (s.N + Shape::kRows - 1) / Shape::kRows * s.D;
-  const int64_t rounds = at_once > 0 ? (clusters + at_once - 1) / at_once : clusters;
-  return rounds * (kRest + (kMmas > kShared ? kMmas : kShared));
-}
-
-// Asks take(shape) with the shape for H, with 8 or 16 rows a cluster, that is predicted to be fastest, unless the step kernels, at
-// `step_clocks`, are; take says whether it was served.
-template <template <class, int> class Shapes, class Policy, class Take>
-bool visit_shape(const Sizes& s, const DeviceFacts& device, int64_t step_clocks, const Take& take) {
-  bool taken = false;
-  int64_t clocks[2] = {INT64_MAX, INT64_MAX};
-  const auto predict = [&](int64_t& to) {
-    return [&](auto shape) {
-      using Shape = decltype(shape);
-      if (!kInClusters<Shape> || device.capability >= 9) to = cluster_clocks<Shape>(s, device.multiprocessors);
-    };
-  };
-  const auto ask = [&](auto shape) { taken = take(shape); };
-  Shapes<Policy, 1>::visit(s.H, predict(clocks[0]));
-  Shapes<Policy, 2>::visit(s.H, predict(clocks[1]));
-  if (clocks[0] <= clocks[1] && clocks[0] <= step_clocks) {
-    Shapes<Policy, 1>::visit(s.H, ask);
-  } else if (clocks[1] <= step_clocks) {
-    Shapes<Policy, 2>::visit(s.H, ask);
+  // Predicted clocks of a step for all rows, INT64_MAX where it cannot run: the tensor cores' or shared memory's part of the
+  // product, whichever is longer; what other blocks send, at the rate of distributed shared memory; and what the cell and the
+  // exchange take whatever their size. Clusters that find no room wait for others to end.
+  int64_t clocks() const {
+    constexpr int64_t kMma = 7, kSchedulers = 4, kSharedBytesPerClock = 128, kReceivedBytesPerClock = 18, kRest = 900;
+    constexpr int64_t kWarps = Shape::kThreads / 32, kTilesK = Shape::kChunks * Shape::kTilesN;
+    constexpr int64_t kMmas = (kWarps + kSchedulers - 1) / kSchedulers * Shape::kTilesM * kTilesK * kMma;
+    constexpr int64_t kShared = (Shape::kWeightBytes + kWarps * kTilesK * 256) / kSharedBytesPerClock;
+    if (resident_ == 0) return INT64_MAX;
+    const int64_t rounds = (clusters_ * call_.sizes.D + resident_ - 1) / resident_;
+    const int64_t received = (blocks_ - 1) * Shape::kSentBytes / kReceivedBytesPerClock;
+    return rounds * (kRest + (kMmas > kShared ? kMmas : kShared) + received);
   }
+
+  void run(Launcher& launch, const char* name) { launch_(launch, name, call_); }
+
+ private:
+  // Asking the device takes longer than a step, and its answer stays the same.
+  int known_resident(const DeviceFacts& device) {
+    static std::atomic<uint64_t> answers[kMostBlocks + 1];
+    const uint64_t asked = device.fingerprint() << 16 | 1;
+    std::atomic<uint64_t>& answer = answers[blocks_];
+    const uint64_t known = answer.load(std::memory_order_relaxed);
+    if ((known & ~uint64_t{0xfffe}) == asked) return static_cast<int>((known & 0xfffe) >> 1);
+    const int resident = launch_.resident(device);
+    answer.store(asked | static_cast<uint64_t>(resident) << 1, std::memory_order_relaxed);
+    return resident;
+  }
+
+  static constexpr int kMostBlocks = 16;
+
+  const Call& call_;
+  int blocks_;
+  int64_t clusters_;
+  ClusterLaunch<Call> launch_;
+  int resident_;
+};
+
+// Runs the call on clusters with 8 or 16 rows, whichever is predicted to be faster, or with no launcher only asks; false where the
+// step kernels, at `step_clocks`, are predicted to be faster than both.
+template <template <class, int> class Shapes, class Policy, class Call>
+bool run_on_clusters(const Call& call, const char* name, int64_t step_clocks, Launcher* launch) {
+  const DeviceFacts device;
+  int64_t best = INT64_MAX;
+  const auto visit_both = [&](const auto& use) {
+    Shapes<Policy, 1>::visit(call.sizes.H, use);
+    Shapes<Policy, 2>::visit(call.sizes.H, use);
+  };
+  visit_both([&](auto shape) { best = std::min(best, ClusterPlan<decltype(shape), Call>(call, device).clocks()); });
+  if (best == INT64_MAX || best > step_clocks) return false;
+  bool taken = false;
+  visit_both([&](auto shape) {
+    ClusterPlan<decltype(shape), Call> plan(call, device);
+    if (taken || plan.clocks() != best) return;
+    taken = true;
+    if (launch != nullptr) plan.run(*launch, name);
+  });
   return taken;
 }
 
 template <class Policy>
 bool run_clusters(const ForwardArgs& a, Launcher* launch) {
-  using IO = typename Policy::IO;
-  if (!on_chip_may_take(a.sizes, a.weight_hr)) return false;
-  const auto call = on_chip_call<Policy>(a);
-  const DeviceFacts device;
   const Sizes& s = a.sizes;
-  const int64_t in_steps = choose_tile(s.N, s.H, 4, s.H * sizeof(IO), s.D, device, false).clocks;
-  return visit_shape<ForwardShapes, Policy>(s, device, in_steps, [&](auto shape) {
-    return launch_on_clusters<decltype(shape)>(launch, "lstm_forward_kernel_cluster", call);
-  });
+  if (!on_chip_may_take(s, a.weight_hr)) return false;
+  const int64_t in_steps =
+      choose_tile(s.N, s.H, 4, s.H * sizeof(typename Policy::IO), s.D, DeviceFacts(), false).clocks;
+  return run_on_clusters<ForwardShapes, Policy>(on_chip_call<Policy>(a), "lstm_forward_kernel_cluster", in_steps, launch);
 }
 
 template <class Policy>
 bool run_clusters(const BackwardArgs& a, Launcher* launch) {
-  using IO = typename Policy::IO;
-  if (!on_chip_may_take(a.sizes, a.weight_hr)) return false;
-  const auto call = on_chip_call<Policy>(a);
-  const DeviceFacts device;
   const Sizes& s = a.sizes;
-  const int64_t in_steps = choose_tile(s.N, s.H, 1, 4 * s.H * sizeof(IO), s.D, device, false).clocks;
-  return visit_shape<BackwardShapes, Policy>(s, device, in_steps, [&](auto shape) {
-    return launch_on_clusters<decltype(shape)>(launch, "lstm_backward_kernel_cluster", call);
-  });
+  if (!on_chip_may_take(s, a.weight_hr)) return false;
+  const int64_t in_steps =
+      choose_tile(s.N, s.H, 1, 4 * s.H * sizeof(typename Policy::IO), s.D, DeviceFacts(), false).clocks;
+  return run_on_clusters<BackwardShapes, Policy>(on_chip_call<Policy>(a), "lstm_backward_kernel_cluster", in_steps, launch);
 }
 
 }  // namespace fastlstm::cuda

@@ -19,6 +19,12 @@ struct DeviceFacts {
     cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device);
     cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   }
+
+  // In 48 bits; the same for what answers questions about kernels alike.
+  uint64_t fingerprint() const {
+    const auto part = [](int value, int bits) { return static_cast<uint64_t>(value) & ((uint64_t{1} << bits) - 1); };
+    return part(device, 10) << 38 | part(multiprocessors, 12) << 26 | part(capability, 6) << 20 | part(shared_bytes, 20);
+  }
 };
 
 // Allows a kernel this much shared memory; false where the device has not so much, which is no error.
