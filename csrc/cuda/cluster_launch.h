@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "clusters.h"
+#include "costs.h"
 #include "launch.h"
 #include "on_chip_call.h"
 #include "tiles.h"
@@ -81,14 +82,13 @@ class ClusterPlan {
   // product, whichever is longer; what other blocks send, at the rate of distributed shared memory; and what the cell and the
   // exchange take whatever their size. Clusters that find no room wait for others to end.
   int64_t clocks() const {
-    constexpr int64_t kMma = 7, kSchedulers = 4, kSharedBytesPerClock = 128, kReceivedBytesPerClock = 18, kRest = 900;
     constexpr int64_t kWarps = Shape::kThreads / 32, kTilesK = Shape::kChunks * Shape::kTilesN;
-    constexpr int64_t kMmas = (kWarps + kSchedulers - 1) / kSchedulers * Shape::kTilesM * kTilesK * kMma;
-    constexpr int64_t kShared = (Shape::kWeightBytes + kWarps * kTilesK * 256) / kSharedBytesPerClock;
+    constexpr int64_t kMmas = (kWarps + costs::kSchedulers - 1) / costs::kSchedulers * Shape::kTilesM * kTilesK * costs::kMma;
+    constexpr int64_t kShared = (Shape::kWeightBytes + kWarps * kTilesK * 256) / costs::kSharedBytesPerClock;
     if (resident_ == 0) return INT64_MAX;
     const int64_t rounds = (clusters_ * call_.sizes.D + resident_ - 1) / resident_;
-    const int64_t received = (blocks_ - 1) * Shape::kSentBytes / kReceivedBytesPerClock;
-    return rounds * (kRest + (kMmas > kShared ? kMmas : kShared) + received);
+    const int64_t received = (blocks_ - 1) * Shape::kSentBytes / costs::kReceivedBytesPerClock;
+    return rounds * (costs::kClusterStep + (kMmas > kShared ? kMmas : kShared) + received);
   }
 
   void run(Launcher& launch, const char* name) { launch_(launch, name, call_); }

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "../core/layout.h"
+#include "costs.h"
 #include "grid_kernels.h"
 #include "launch.h"
 #include "on_chip_call.h"
@@ -42,12 +43,11 @@ struct GridPlan {
   // Clocks of a step: the tensor cores' or shared memory's part of the product, the state's way from the second-level cache into
   // every block, and the cell and the counter.
   int64_t clocks() const {
-    constexpr int64_t kMma = 7, kSchedulers = 4, kSharedBytesPerClock = 128, kBytesPerClock = 64, kRest = 2300;
     constexpr int64_t kWarps = Shape::kThreads / 32, kTilesK = Shape::kChunks * Shape::kTilesN;
-    constexpr int64_t kMmas = (kWarps + kSchedulers - 1) / kSchedulers * Shape::kTilesM * kTilesK * kMma;
-    constexpr int64_t kShared = (Shape::kWeightBytes + kWarps * kTilesK * 256) / kSharedBytesPerClock;
+    constexpr int64_t kMmas = (kWarps + costs::kSchedulers - 1) / costs::kSchedulers * Shape::kTilesM * kTilesK * costs::kMma;
+    constexpr int64_t kShared = (Shape::kWeightBytes + kWarps * kTilesK * 256) / costs::kSharedBytesPerClock;
     const int64_t row_bytes = blocks * Shape::kUnits * GridStates<Shape>::kRowBytes / Shape::kMostUnits;
-    return kRest + std::max(kMmas, kShared) + Shape::kRows * row_bytes / kBytesPerClock;
+    return costs::kGridStep + std::max(kMmas, kShared) + Shape::kRows * row_bytes / costs::kCacheBytesPerClock;
   }
 };
 

@@ -1,6 +1,7 @@
 // Which tile serves which sizes. Unmeasured so far: the choice follows a count of bytes.
 #pragma once
 
+#include "costs.h"
 #include "launch.h"
 #include "product.h"
 
@@ -29,12 +30,11 @@ inline TileChoice choose_tile(int64_t rows, int64_t units, int gates, int64_t by
                               bool only_narrow) {
   const int multiprocessors = device.multiprocessors;
   constexpr int kLargeBytes = LargeTile::kStages * (LargeTile::kRows + LargeTile::kColumns) * kStride;
-  constexpr int64_t kLaunch = 4500, kBytesPerClock = 64;
   const auto choice = [&](TileSize size, int64_t tile_rows, int64_t tile_units) {
     const int64_t row_tiles = (rows + tile_rows - 1) / tile_rows, unit_tiles = (units + tile_units - 1) / tile_units;
     const int64_t rounds = (row_tiles * unit_tiles * D + multiprocessors - 1) / multiprocessors;
     const int64_t lines = (rows < tile_rows ? rows : tile_rows) + gates * (units < tile_units ? units : tile_units);
-    return TileChoice{size, kLaunch + rounds * lines * bytes / kBytesPerClock};
+    return TileChoice{size, costs::kLaunch + rounds * lines * bytes / costs::kCacheBytesPerClock};
   };
   const TileChoice narrow = choice(TileSize::kNarrow, 16, 8), medium = choice(TileSize::kMedium, 64, gates == 4 ? 16 : 32),
                    large = choice(TileSize::kLarge, 128, 128 / gates);
