@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,13 +11,13 @@ import pytest
 import torch
 
 from benchmarks import report
-from benchmarks.gpu import cli, device, fake, plan
+from benchmarks.gpu import cli, costs, device, fake, plan
 from benchmarks.gpu.cells import edge_cases, grid_cases
 from benchmarks.gpu.journal import Journal, last_stamp
 from benchmarks.machine import ROOT
 
 # Of every part a little: each starts processes that import torch.
-PARTS = ["build", "tests", "bench", "bf16", "sanitizer", "edges", "report"]
+PARTS = ["build", "probe", "tests", "bench", "bf16", "sanitizer", "edges", "report"]
 SOME = ["--tests", "one_unit or repeat", "--cells", "2"]
 
 
@@ -63,7 +64,8 @@ def test_it_leaves_few_files_that_say_what_they_are(dry, result):
 
 def test_every_part_is_done(dry, result):
     states = {part: each["state"] for part, each in result["parts"].items()}
-    assert states == dict.fromkeys(["build", "tests", "bench bf16", "sanitizer", "edges"], "done")
+    expected = ["build", "probe", "tests", "bench bf16", "sanitizer", "edges"]
+    assert states == dict.fromkeys(expected, "done")
     for line in ("setup.py build_ext", "--tool memcheck", "--tool racecheck", "--tool initcheck"):
         assert line in dry[1]
 
@@ -88,6 +90,28 @@ def test_tests_and_sanitizer_are_there(result):
     assert any("repeat_bit_by_bit" in nodeid for nodeid in result["tests"])
     assert len(result["sanitizer"]) == 8
     assert {row["said"] for row in result["sanitizer"]} == {"a dry run: not started"}
+
+
+def test_what_the_kernels_choice_assumes_is_asked_of_the_device(dry, result):
+    asked = {answer["question"] for answer in result["probe"]}
+    # One constant of costs.h after the other; the launch's needs CUDA graphs.
+    assert {"all-gather in a cluster, part of a step", "mma.sync of a scheduler"} < asked
+    assert {"all-gather over the grid, a counter", "read from shared memory"} < asked
+    assert all(answer["value"] > 0 for answer in result["probe"])
+    assert (
+        "| clusters at once, a block to a multiprocessor | 16 blocks | 8 |"
+        in (dry[0] / "dry-run.md").read_text()
+    )
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, and none is on PATH")
+def test_the_probe_compiles_for_gpus(tmp_path):
+    sources = map(str, sorted(costs.SOURCES.glob("*.cu")))
+    command = ["nvcc", "-std=c++17", "-arch=sm_90a", "-Xptxas=-v", *costs.includes()]
+    command += ["-o", str(tmp_path / "probe"), *sources]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert " 0 bytes spill stores" in done.stderr
 
 
 def test_what_is_finished_is_not_run_again(dry, monkeypatch, capsys):

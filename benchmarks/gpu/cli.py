@@ -26,6 +26,7 @@ OK, FAILED, NO_GPU, INCOMPLETE = 0, 1, 2, 3
 EPILOG = """\
 parts, in the order in which a run without arguments takes them:
   build       the compiled library, for this GPU's architecture alone
+  probe       what the choice of kernels assumes of the device, measured (csrc/cuda/costs.h)
   tests       tests/gpu: both backends against float64 references
   bench bf16  the grid of shapes, FastLSTM by each backend beside nn.LSTM; also bench fp32
               (full float32), bench fp16, bench tf32, and bench alone for all four

@@ -6,7 +6,7 @@ stamp are kept but not used.
 
 Kinds: ``session`` (what the machine is), ``rates``, ``mark`` (this cell or test begins), ``row`` (a
 finished cell), ``broken`` (this contender of a cell crashed or hung its process), ``test``,
-``sanitizer``, ``profile``, ``part`` (how a part ended).
+``probe``, ``sanitizer``, ``profile``, ``part`` (how a part ended).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.gpu import build, fake, profile, sanitizer, suite
+from benchmarks.gpu import build, costs, fake, profile, sanitizer, suite
 from benchmarks.gpu.cells import cells_of
 from benchmarks.gpu.drive import drive
 from benchmarks.gpu.journal import Journal
@@ -22,11 +22,11 @@ from benchmarks.gpu.precision import PRECISIONS
 BENCHES = tuple(f"bench {name}" for name in PRECISIONS)
 # In order of worth: what must be known first stands first.
 PARTS = (
-    "build", "tests", "bench bf16", "sanitizer", "bench fp32", "edges", "profile", "bench fp16",
-    "bench tf32", "report",
+    "build", "probe", "tests", "bench bf16", "sanitizer", "bench fp32", "edges", "profile",
+    "bench fp16", "bench tf32", "report",
 )  # fmt: skip
 # A part is not begun with less than this, in seconds.
-LEAST_SECONDS = {"tests": 45.0, "sanitizer": 30.0, "profile": 25.0, "report": 0.0}
+LEAST_SECONDS = {"probe": 20.0, "tests": 45.0, "sanitizer": 30.0, "profile": 25.0, "report": 0.0}
 LEAST_BENCH_SECONDS = 30.0
 # Of the whole time, where other parts follow: the first run should see something of each.
 MOST_SHARE = {"tests": 0.5, "sanitizer": 0.25, "profile": 0.2}
@@ -77,9 +77,8 @@ def parse_parts(words: Sequence[str]) -> list[str]:
         elif word in PARTS:
             wanted.add(word)
         else:
-            expected = (
-                "build, tests, sanitizer, bench [bf16 fp16 fp32 tf32], edges, profile, report"
-            )
+            benches = "bench [bf16 fp16 fp32 tf32]"
+            expected = f"build, probe, tests, sanitizer, {benches}, edges, profile, report"
             raise ValueError(f"part: got {word!r}, expected one of {expected}")
     return [part for part in PARTS if part in wanted] if wanted else list(PARTS)
 
@@ -115,7 +114,9 @@ def timed_parts() -> tuple[str, ...]:
 def runner(part: str) -> Callable[[Context], str]:
     if part in timed_parts() or part == profile.PART:
         return lambda context: run_worker(context, part)
-    return {"build": build.run, "tests": suite.run, "sanitizer": sanitizer.run}[part]
+    return {"build": build.run, "probe": costs.run, "tests": suite.run, "sanitizer": sanitizer.run}[
+        part
+    ]
 
 
 def run_worker(context: Context, part: str) -> str:

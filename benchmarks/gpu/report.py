@@ -43,6 +43,7 @@ def collect(journal: Journal, wall: float, commit: str | None = None) -> dict[st
         "parts": {k: kept(r) for k, r in journal.latest("part").items()},
         "build": {k: kept(r) for k, r in journal.latest("build").items()},
         "tests": tests,
+        "probe": [kept(r) for r in journal.latest("probe").values()],
         "sanitizer": [kept(r) for r in journal.latest("sanitizer").values()],
         "broken": [kept(r) | {"key": r["key"]} for r in journal.records("broken")],
         "profile": [kept(r) for r in journal.latest("profile").values()],

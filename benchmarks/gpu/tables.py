@@ -28,6 +28,8 @@ def place(row: dict) -> tuple:
 def short(result: dict) -> list[Table]:
     """What the terminal shows: parts, tests that did not pass, the sanitizer, the summary."""
     made = [parts_table(result), tests_table(result)]
+    if result["probe"]:
+        made.append(probe_table(result["probe"]))
     if result["sanitizer"]:
         made.append(sanitizer_table(result["sanitizer"]))
     if result["summary"]:
@@ -56,6 +58,17 @@ def tests_table(result: dict) -> Table:
         for nodeid, each in sorted(bad.items())
     ]
     return f"tests: {test_counts(tests)}", ["test", "outcome", "said"], lines, [None] * len(lines)
+
+
+def probe_table(answers: list[dict]) -> Table:
+    """What csrc/cuda/costs.h assumes, beside what was measured; the rest decides nothing yet."""
+    lines = [
+        [each["question"], each["detail"], f"{each['value']:.4g}", each["unit"],
+         f"{each['assumed']:.4g}" if each["assumed"] else ""]
+        for each in answers
+    ]  # fmt: skip
+    header = ["question", "detail", "measured", "unit", "assumed"]
+    return "the device", header, lines, [None] * len(lines)
 
 
 def sanitizer_table(rows: list[dict]) -> Table:

@@ -149,6 +149,17 @@ FASTLSTM_PTX int ld_acquire_gpu(const int* p) {
   return value;
 }
 
+// Seen by all, and ordered with nothing else: for words that say themselves whether they are there.
+FASTLSTM_PTX int ld_relaxed_gpu(const int* p) {
+  int value;
+  asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
+  return value;
+}
+
+FASTLSTM_PTX void st_relaxed_gpu(int* p, int value) {
+  asm volatile("st.relaxed.gpu.global.s32 [%0], %1;" : : "l"(p), "r"(value) : "memory");
+}
+
 FASTLSTM_PTX void st_release_gpu(int* p, int value) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" : : "l"(p), "r"(value) : "memory");
 }

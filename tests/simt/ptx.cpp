@@ -42,12 +42,21 @@ void cp_async_wait_for(int pending) {
   if (thread.open_group > latest) simt::land_copies_before(thread, thread.open_group - latest);
 }
 
-int ld_acquire_gpu(const int* p, Place place) {
+namespace {
+
+int polled(const int* p, const char* name, Place place) {
   preempt();
   const volatile int* memory = p;
   const int value = *memory;
-  return simt::saw(p, static_cast<uint64_t>(static_cast<int64_t>(value)), "ld_acquire_gpu", place) ? *memory : value;
+  return simt::saw(p, static_cast<uint64_t>(static_cast<int64_t>(value)), name, place) ? *memory : value;
 }
+
+}  // namespace
+
+int ld_acquire_gpu(const int* p, Place place) { return polled(p, "ld_acquire_gpu", place); }
+int ld_relaxed_gpu(const int* p, Place place) { return polled(p, "ld_relaxed_gpu", place); }
+
+void st_relaxed_gpu(int* p, int value) { st_release_gpu(p, value); }
 
 void st_release_gpu(int* p, int value) {
   preempt();

@@ -55,6 +55,8 @@ void cp_async_wait() {
 }
 
 int ld_acquire_gpu(const int* p, Place place = here());
+int ld_relaxed_gpu(const int* p, Place place = here());
+void st_relaxed_gpu(int* p, int value);
 void st_release_gpu(int* p, int value);
 void red_release_gpu_add(int* p, int value);
 inline void fence_acq_rel_gpu() { simt::preempt(); }
