@@ -139,6 +139,21 @@ def check_stack(input: Tensor, weights: Sequence, hx, D: int, batch_first: bool)
         check_states(hx, (len(weights), N, P), (len(weights), N, H), input)
 
 
+def check_norms(norms: Sequence, entries: int, H: int, like: Tensor) -> None:
+    """That there is a `LayerNormWeights` that fits each entry of the weights."""
+    if len(norms) != entries:
+        raise ValueError(
+            f"layer_norm: got {len(norms)} entries, expected one for each of the {entries} entries "
+            "of weights"
+        )
+    for k, norm in enumerate(norms):
+        for name, value in norm._asdict().items():
+            if name == "bias_c" and value is None and norms[0].bias_c is None:
+                continue
+            width = H if name.endswith("_c") else 4 * H
+            check_tensor(f"layer_norm[{k}].{name}", value, (width,), like)
+
+
 def check_states(hx, h_shape: tuple[int, ...], c_shape: tuple[int, ...], like: Tensor) -> None:
     """That hx is a pair (h0, c0) of these shapes, of `like`'s dtype and on its device."""
     if not isinstance(hx, (tuple, list)) or len(hx) != 2:

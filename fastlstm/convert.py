@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 from . import backends
 from .cell import FastLSTMCell
 from .module import FastLSTM
+from .variant_settings import take_variants
 
 log = logging.getLogger("fastlstm")
 
@@ -30,7 +31,11 @@ class Converted(NamedTuple):
 
 
 def convert(
-    model: nn.Module, *, backend: str = "auto", report: list[Converted] | None = None
+    model: nn.Module,
+    *,
+    backend: str = "auto",
+    report: list[Converted] | None = None,
+    **variants,
 ) -> nn.Module:
     """Make every nn.LSTM in `model` a FastLSTM, and every nn.LSTMCell a FastLSTMCell, in place.
 
@@ -45,10 +50,14 @@ def convert(
 
     Args:
         backend: for the modules made here; see `FastLSTM`.
+        variants: layer_norm, recurrent_dropout, weight_dropout or zoneout for every FastLSTM made
+            here, as for its constructor. layer_norm adds parameters: an optimizer must be told of
+            them.
         report: takes one `Converted` for every LSTM found; then nothing is warned of.
 
     Raises:
-        TypeError: model is not a module. ValueError: no such backend.
+        TypeError: model is not a module, or there is no such argument. ValueError: no such
+        backend, or a value that the constructor refuses.
 
     Example::
 
@@ -57,6 +66,7 @@ def convert(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     backends.check_name(backend)
+    FastLSTM(1, 1, device="meta", **variants)  # refuses what is wrong before anything is changed
     found = []
     for name, module in model.named_modules():
         kind = _kind(module)
@@ -64,7 +74,7 @@ def convert(
             continue
         reason = _reason_to_leave(module)
         if reason is None:
-            _change_class(module, backend)
+            _change_class(module, backend, variants)
         found.append(Converted(name, kind, reason))
         log.debug("convert: %s (%s): %s", name or "the model", kind, reason or "converted")
     if report is not None:
@@ -100,7 +110,7 @@ def _reason_to_leave(module: nn.Module) -> str | None:
     return None
 
 
-def _change_class(module: nn.Module, backend: str) -> None:
+def _change_class(module: nn.Module, backend: str, variants: dict) -> None:
     cls = type(module)
     if cls in _FAST:
         module.__class__ = _FAST[cls]
@@ -113,3 +123,5 @@ def _change_class(module: nn.Module, backend: str) -> None:
     vars(module).pop("_flat_weights", None)  # a property in FastLSTM
     if backend != "auto":
         module.backend = backend
+    if variants and isinstance(module, FastLSTM):
+        take_variants(module, **variants)

@@ -4,8 +4,11 @@ other class, and what the parts of torch need that treat torch.nn's own classes 
 
 import warnings
 
+import torch
 from torch import nn
 from torch.fx.proxy import Proxy, TraceError
+
+from .variant_settings import norm_names, refuse_variants, reset_norms, variants_of
 
 
 def _settings(module: nn.Module) -> dict:
@@ -33,8 +36,20 @@ def rebuild(
         # What there was to warn of was said when `source` was made. On meta, for a constructor
         # elsewhere would draw from the caller's stream of random numbers.
         warnings.simplefilter("ignore")
+        if cls is not nn.LSTM:
+            options = variants_of(source) | options
         twin = cls(**_settings(source), device="meta", **options)
-    for name in _weight_names(source):
+    names = _weight_names(source)
+    if getattr(twin, "layer_norm", False):
+        if getattr(source, "layer_norm", False):
+            names = names + norm_names(source)
+        else:
+            like = getattr(source, names[0])
+            for name in norm_names(twin):
+                empty = torch.empty_like(getattr(twin, name), device=like.device, dtype=like.dtype)
+                setattr(twin, name, nn.Parameter(empty))
+            reset_norms(twin)
+    for name in names:
         weight = getattr(source, name)
         if not share:
             weight = weight.detach().clone().requires_grad_(weight.requires_grad)
@@ -50,6 +65,7 @@ def for_torchscript(cls: type[nn.Module], module: nn.Module) -> nn.Module:
     TorchScript finds nn.LSTM's two forwards by the name of its class: no subclass can be scripted.
     """
     fast = type(module).__name__
+    refuse_variants(module, "torch.jit.script")
     warnings.warn(
         f"torch.jit.script puts an nn.{cls.__name__} of the same parameters in the place of each "
         f"{fast} of the model it is given. To keep that model as it is, script a copy of it, with "

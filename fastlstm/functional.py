@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backends, gpu_ops, layer_ops  # noqa: F401  (gpu_ops registers kernels)
-from .checks import check_lengths, check_reset_mask, check_stack
+from . import backends, gpu_ops, layer_ops, variant_layers  # noqa: F401  (gpu_ops registers kernels)
+from .checks import check_lengths, check_norms, check_reset_mask, check_stack
+from .variant_layers import LayerNormWeights, Variant, probability, zoneout_pair
 
 
 class LSTMWeights(NamedTuple):
@@ -53,6 +54,7 @@ def run_layers(
     return_cells: bool,
     between_layers: Callable[[Tensor], Tensor] | None,
     backend: str,
+    variant: Variant | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The layers one after the other on checked, time-major arguments; `lstm` and the module end
     here.
@@ -60,14 +62,34 @@ def run_layers(
     Args:
         x: (T, N, I). h0: (L*D, N, P). c0: (L*D, N, H). layers: L sequences of D weights.
         between_layers: applied to each layer's output but the last (dropout), or None.
+        variant: what there is beyond the plain LSTM, or None.
 
     Returns:
         output (T, N, D*P), h_n like h0, c_n like c0, and the last layer's cells (T, N, D*H) or
         None.
     """
     D = len(layers[0])
-    family = backends.select(backend, backends.Call.of(x.device, x.dtype)).family
     wide = _WIDE_CPU_PRODUCTS and x.device.type == "cpu" and x.dtype in _HALF
+    call = backends.Call.of(x.device, x.dtype)
+    if variant is not None:
+        if variant.training and variant.weight_dropout:
+            layers = variant_layers.dropped(layers, variant.weight_dropout)
+        if variant.changes_recurrence():
+            family = backends.select(backend, call._replace(variant=True)).family
+            return variant_layers.run_layers(
+                family,
+                x,
+                h0,
+                c0,
+                layers,
+                variant,
+                lengths=lengths,
+                reset_mask=reset_mask,
+                return_cells=return_cells,
+                between_layers=between_layers,
+                wide_products=wide,
+            )
+    family = backends.select(backend, call).family
     h_n, c_n, cells = [], [], None
     for k, layer in enumerate(layers):
         last = k == len(layers) - 1
@@ -119,6 +141,10 @@ def lstm(
     lengths: Tensor | None = None,
     reset_mask: Tensor | None = None,
     return_cell_sequence: bool = False,
+    layer_norm: Sequence[LayerNormWeights] | None = None,
+    recurrent_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    zoneout: float | tuple[float, float] = 0.0,
     backend: str = "auto",
 ):
     """A (multi-layer, bidirectional, projected) LSTM with its weights as arguments.
@@ -133,12 +159,22 @@ def lstm(
         weights: L*D entries, layer by layer, forward before reverse: `LSTMWeights` or tuples in its
         order.
         hx: (h0, c0) of shapes (L*D, N, P) and (L*D, N, H); zeros if None.
-        dropout, training: dropout between layers, in training only.
+        dropout, training: dropout between layers, in training only, and whether what follows draws
+        masks.
         lengths: (N,) integers in 0..T, unsorted: steps from lengths[n] on do not exist in row n
         (outputs 0 there).
         reset_mask: (T, N) bool, laid out like input: True where a new episode begins; no state
             crosses into step t from t - 1, in either direction.
         return_cell_sequence: also return every c_t of the last layer.
+        layer_norm: a `LayerNormWeights` beside each entry of weights, for layer-normalised gates
+        and cells.
+        recurrent_dropout: probability with which h is masked on its way into the recurrent
+        product, one mask for all steps.
+        weight_dropout: probability with which entries of weight_hh are masked, one mask for the
+        call.
+        zoneout: probability with which h and c keep their old value at a step, or a pair of
+        them; not in training, both are the mean. `fastlstm.variant_reference` has the equations
+        and the papers.
         backend: "auto", or a name of `fastlstm.backends.NAMES`.
 
     Returns:
@@ -151,12 +187,26 @@ def lstm(
     """
     D = 2 if bidirectional else 1
     weights = [w if isinstance(w, LSTMWeights) else LSTMWeights(*w) for w in weights]
+    variant = Variant(
+        None if layer_norm is None else [LayerNormWeights(*n) for n in layer_norm],
+        probability("recurrent_dropout", recurrent_dropout),
+        probability("weight_dropout", weight_dropout),
+        zoneout_pair(zoneout),
+        training,
+    )
     wanted = autocast_dtype(input.device)
     if wanted is not None:
         input = to_autocast(input, wanted)
         weights = [LSTMWeights(*(to_autocast(a, wanted) for a in w)) for w in weights]
         hx = None if hx is None else tuple(to_autocast(s, wanted) for s in hx)
+        if layer_norm is not None:
+            norms = [LayerNormWeights(*(to_autocast(a, wanted) for a in n)) for n in variant.norms]
+            variant = variant._replace(norms=norms)
     check_stack(input, weights, hx, D, batch_first)
+    if layer_norm is not None:
+        check_norms(variant.norms, len(weights), weights[0].weight_hh.shape[0] // 4, input)
+        norms = [variant.norms[k : k + D] for k in range(0, len(weights), D)]
+        variant = variant._replace(norms=norms)
     if batch_first:
         input = input.transpose(0, 1)
     T, N, _ = input.shape
@@ -181,6 +231,7 @@ def lstm(
             return_cells=return_cell_sequence,
             between_layers=between,
             backend=backend,
+            variant=variant,
         )
     if batch_first:
         output = output.transpose(0, 1)

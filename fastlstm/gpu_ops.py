@@ -9,7 +9,7 @@ import contextlib
 
 import torch
 
-from . import layer_ops, native, ops, precision, triton_kernels
+from . import layer_ops, native, ops, precision, triton_kernels, variant_ops
 
 library = ops.library
 
@@ -70,4 +70,5 @@ if native.load() is None and native.cuda_architectures():
 
 ops.define("triton")
 layer_ops.define("triton")
+variant_ops.define("triton")
 register("triton", _triton_forward, _triton_backward, "CUDA")

@@ -12,9 +12,24 @@ from torch.nn.utils.rnn import PackedSequence
 from . import backends
 from .arguments import state_shapes, states_of, weights_of, zero_states
 from .checks import check_lengths, check_reset_mask, check_states
-from .exchange import for_torchscript, proxies, rebuild, tell_quantization, trace_as_leaf
+from .exchange import (
+    for_torchscript,
+    proxies,
+    rebuild,
+    tell_quantization,
+    trace_as_leaf,
+)
 from .functional import autocast_dtype, run_layers, to_autocast
 from .packing import packing_of
+from .variant_settings import (
+    PLAIN,
+    checked,
+    refuse_variants,
+    reset_norms,
+    take_variants,
+    variant_of,
+    variants_of,
+)
 
 
 class FastLSTM(nn.LSTM):
@@ -27,6 +42,19 @@ class FastLSTM(nn.LSTM):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
         device, dtype:
             as for `torch.nn.LSTM`.
+        layer_norm: normalise the gates' two products and the cell (Ba et al. 2016). Adds for each
+            layer and direction the parameters ln_weight_ih_l{k}{suffix} and ln_weight_hh_… (4H,),
+            ln_weight_c_… (H,), all 1 at first, and, with bias, ln_bias_c_… (H,), 0 at first. A
+            state dict without them, such as nn.LSTM's, loads with strict=False.
+        recurrent_dropout: probability of masking h on its way into the recurrent product: one mask
+            for each row and unit, the same at all steps (Gal & Ghahramani 2016).
+        weight_dropout: probability of masking the entries of weight_hh: one mask for the call
+            (DropConnect; Merity et al. 2018).
+        zoneout: probability with which a unit of h, and of c, keeps its old value at a step
+            (Krueger et al. 2017), or a pair of them; in evaluation both are the mean instead.
+            Masks of the three are drawn in training only, from torch's generator for the input's
+            device: the same seed gives the same bits. `fastlstm.variant_reference` has the
+            equations. Each call is a sequence of its own with masks of its own.
         backend: "auto", or a name of `fastlstm.backends.NAMES`: then that backend serves every
             call or the call fails. `python -m fastlstm` shows which backend serves what.
 
@@ -69,6 +97,10 @@ class FastLSTM(nn.LSTM):
     # On the class too, for instances that no __init__ of ours has seen: converted ones, states
     # pickled by nn.LSTM.
     backend: str = "auto"
+    layer_norm: bool = False
+    recurrent_dropout: float = 0.0
+    weight_dropout: float = 0.0
+    zoneout: tuple[float, float] = (0.0, 0.0)
 
     def __init__(
         self,
@@ -83,6 +115,10 @@ class FastLSTM(nn.LSTM):
         device=None,
         dtype=None,
         *,
+        layer_norm: bool = False,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         backend: str = "auto",
     ) -> None:
         backends.check_name(backend)
@@ -99,6 +135,19 @@ class FastLSTM(nn.LSTM):
             dtype,
         )
         self.backend = backend
+        take_variants(
+            self,
+            layer_norm=layer_norm,
+            recurrent_dropout=recurrent_dropout,
+            weight_dropout=weight_dropout,
+            zoneout=zoneout,
+        )
+
+    def reset_parameters(self) -> None:
+        """As nn.LSTM's; the gains of layer_norm become 1, its bias 0."""
+        super().reset_parameters()
+        if self.layer_norm:
+            reset_norms(self)
 
     def forward(
         self,
@@ -249,6 +298,7 @@ class FastLSTM(nn.LSTM):
                 return_cells=cells,
                 between_layers=between,
                 backend=self.backend,
+                variant=variant_of(self, x, wanted),
             )
 
     def _as_torch(self, input, hx, plain: bool):
@@ -257,6 +307,8 @@ class FastLSTM(nn.LSTM):
         """
         result = super().forward(input, hx)
         if plain:
+            if self.training or self.layer_norm or any(self.zoneout):
+                refuse_variants(self, "torch.jit.trace")
             return result
         raise ValueError(
             "input: fastlstm does not take these arguments, and nn.LSTM, which does, has no "
@@ -305,14 +357,20 @@ class FastLSTM(nn.LSTM):
         `fastlstm.convert` keeps all.
 
         Args:
-            options: keyword-only arguments of the constructor, such as backend.
+            options: keyword-only arguments of the constructor, such as backend or zoneout. What
+            a FastLSTM has beyond nn.LSTM goes along unless they name it.
         """
         if not isinstance(lstm, nn.LSTM):
             raise TypeError(f"lstm: got {type(lstm).__name__}, expected a torch.nn.LSTM")
         return rebuild(cls, lstm, **options)
 
     def to_torch(self) -> nn.LSTM:
-        """An nn.LSTM with copies of the weights, and its settings; see `from_torch`."""
+        """An nn.LSTM with copies of the weights, and its settings; see `from_torch`.
+
+        Raises:
+            ValueError: this has layer_norm, recurrent_dropout, weight_dropout or zoneout.
+        """
+        refuse_variants(self, "to_torch")
         return rebuild(nn.LSTM, self)
 
     @property
@@ -329,12 +387,16 @@ class FastLSTM(nn.LSTM):
         """Nothing to do: no kernel here needs the weights in one piece."""
 
     def extra_repr(self) -> str:
-        backend = "" if self.backend == "auto" else f", backend={self.backend!r}"
-        return super().extra_repr() + backend
+        more = [f"{name}={value!r}" for name, value in variants_of(self).items()]
+        if self.backend != "auto":
+            more.append(f"backend={self.backend!r}")
+        return ", ".join([super().extra_repr(), *more])
 
     def __setattr__(self, name, value):
         if name == "qconfig":
             tell_quantization(self)
+        elif name in PLAIN:
+            value = checked(name, value)
         super().__setattr__(name, value)
 
     def __prepare_scriptable__(self):

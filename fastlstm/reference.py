@@ -83,15 +83,16 @@ def entering_states(
     return entering if cut is None else entering.masked_fill(cut.unsqueeze(-1), 0)
 
 
-def _valid_steps(T: int, lengths: Tensor | None) -> Tensor | None:
+def valid_steps(T: int, lengths: Tensor | None) -> Tensor | None:
+    """Which steps exist: (T, N, 1) bool, or None for all."""
     if lengths is None:
         return None
-    return (torch.arange(T, device=lengths.device)[:, None] < lengths).unsqueeze(-1)  # [T, N, 1]
+    return (torch.arange(T, device=lengths.device)[:, None] < lengths).unsqueeze(-1)
 
 
 def _forward_direction(gates_x, h, c, weight_hh, weight_hr, lengths, reset_mask, reverse, dtype):
     T = gates_x.shape[0]
-    valid = _valid_steps(T, lengths)
+    valid = valid_steps(T, lengths)
     cut = entering_cuts(T, reset_mask, lengths, reverse)
     ys, cells, gates = [None] * T, [None] * T, [None] * T
     for t in range(T - 1, -1, -1) if reverse else range(T):
@@ -193,7 +194,7 @@ def _backward_direction(
     reverse,
 ):
     T = gates.shape[0]
-    valid = _valid_steps(T, lengths)
+    valid = valid_steps(T, lengths)
     cut = entering_cuts(T, reset_mask, lengths, reverse)
     cells_in = entering_states(cells, c0, reset_mask, lengths, reverse)
     dgates, dprojected = [None] * T, [None] * T

@@ -230,4 +230,4 @@ def test_from_torch_refuses_others():
     with pytest.raises(TypeError, match="cell: got LSTM, expected a torch"):
         FastLSTMCell.from_torch(nn.LSTM(3, 5))
     with pytest.raises(TypeError):
-        FastLSTM.from_torch(nn.LSTM(3, 5), layer_norm=True)
+        FastLSTM.from_torch(nn.LSTM(3, 5), lay_norm=True)

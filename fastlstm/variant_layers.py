@@ -1,0 +1,149 @@
+"""The layers of an LSTM that has more than torch.nn.LSTM: what is asked for, what of it acts in a
+call, and the layers one after the other with it.
+
+Around the recurrence op (variant_ops.py) all is ordinary differentiable torch: the input product,
+its layer normalisation, the dropped weights.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import reference
+from .variant_reference import EPSILON
+
+
+class LayerNormWeights(NamedTuple):
+    """Gains and bias of a layer-normalised layer and direction (`variant_reference` has the
+    equations): of W_ih x (4H,), of W_hh h (4H,), of the cell (H,), and the cell's bias (H,) or
+    None. The gates' biases are the LSTM's own."""
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    weight_c: Tensor
+    bias_c: Tensor | None = None
+
+
+class Variant(NamedTuple):
+    """What a call has beyond the plain LSTM; see `fastlstm.functional.lstm`.
+
+    norms: laid out as the layers' weights, or None. zoneout: probabilities of h and c.
+    """
+
+    norms: Sequence[Sequence[LayerNormWeights]] | None = None
+    recurrent_dropout: float = 0.0
+    weight_dropout: float = 0.0
+    zoneout: tuple[float, float] = (0.0, 0.0)
+    training: bool = False
+
+    def changes_recurrence(self) -> bool:
+        """Whether the plain recurrence does not do."""
+        dropout = self.training and self.recurrent_dropout
+        return bool(self.norms is not None or any(self.zoneout) or dropout)
+
+
+def zoneout_pair(zoneout) -> tuple[float, float]:
+    """(of h, of c) from one number for both or a pair.
+
+    Raises:
+        ValueError: it is neither, or a number is outside [0, 1].
+    """
+    pair = zoneout if isinstance(zoneout, (tuple, list)) else (zoneout, zoneout)
+    if len(pair) != 2:
+        raise ValueError(f"zoneout: got {zoneout!r}, expected a number or a pair (of h, of c)")
+    return tuple(probability("zoneout", p) for p in pair)
+
+
+def probability(name: str, p) -> float:
+    """`p` as a float.
+
+    Raises:
+        ValueError: it is not a number in [0, 1].
+    """
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
+        raise ValueError(f"{name}: got {p!r}, expected a number in [0, 1], a probability")
+    return float(p)
+
+
+def dropped(layers, p: float):
+    """The layers with each weight_hh behind a dropout mask of its own: one for all steps and rows
+    (DropConnect; Merity, Keskar & Socher 2018, "Regularizing and optimizing LSTM language
+    models")."""
+    return [[w._replace(weight_hh=F.dropout(w.weight_hh, p)) for w in layer] for layer in layers]
+
+
+def _stacked(tensors) -> Tensor | None:
+    return None if tensors[0] is None else torch.stack(tensors)
+
+
+def _gates_x(x, weights, norms, wide_products: bool) -> Tensor:
+    """(T, N, D, 4H): W_ih x, normalised where there are norms, and the biases."""
+    wide = reference.accumulation_dtype(x.dtype)
+    product = wide if wide_products else x.dtype
+    matrix = torch.cat([w.weight_ih for w in weights]).to(product)
+    biases = [_stacked([w.bias_ih for w in weights]), _stacked([w.bias_hh for w in weights])]
+    biases = [b.to(wide) for b in biases if b is not None]
+    gates_x = (x.to(product) @ matrix.t()).unflatten(-1, (len(weights), -1))
+    if norms is not None:
+        gains = torch.stack([n.weight_ih for n in norms]).to(wide)
+        gates_x = F.layer_norm(gates_x.to(wide), gates_x.shape[-1:], eps=EPSILON) * gains
+    if biases:
+        gates_x = gates_x + sum(biases)
+    return gates_x
+
+
+def run_layers(
+    family: str,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    layers,
+    variant: Variant,
+    *,
+    lengths: Tensor | None,
+    reset_mask: Tensor | None,
+    return_cells: bool,
+    between_layers: Callable[[Tensor], Tensor] | None,
+    wide_products: bool,
+    seed: Tensor | None = None,
+    first_step: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """As `functional.run_layers`, with a variant that changes the recurrence.
+
+    Args:
+        seed: (1,) int64, of zoneout's masks; drawn from torch's generator where None.
+        first_step: the place of x's first step in the sequence that these masks are for.
+    """
+    D, p = len(layers[0]), variant.recurrent_dropout
+    if variant.training and any(variant.zoneout) and seed is None:
+        seed = torch.randint(2**63 - 1, (1,), device=x.device)
+    wide = reference.accumulation_dtype(x.dtype)
+    op = getattr(torch.ops.fastlstm, f"{family}_variant_forward")
+    h_n, c_n, cells = [], [], None
+    for k, weights in enumerate(layers):
+        last = k == len(layers) - 1
+        norms = None if variant.norms is None else variant.norms[k]
+        h, c = h0[k * D : (k + 1) * D], c0[k * D : (k + 1) * D]
+        h_mask = F.dropout(torch.ones_like(h, dtype=wide), p) if variant.training and p else None
+        parameters = [_stacked([w.weight_hh for w in weights])]
+        parameters += [_stacked([w.weight_hr for w in weights]), h_mask]
+        parameters += [
+            None if norms is None else _stacked([n[place] for n in norms]) for place in (1, 2, 3)
+        ]
+        inputs = (_gates_x(x, weights, norms, wide_products), h, c, *parameters)
+        save_tape = torch.is_grad_enabled() and any(
+            a is not None and a.requires_grad for a in inputs
+        )
+        x, h, c, cells, _ = op(
+            *inputs, lengths, reset_mask, seed, *variant.zoneout, k, first_step, save_tape,
+            return_cells and last,
+        )  # fmt: skip
+        h_n.append(h)
+        c_n.append(c)
+        if between_layers is not None and not last:
+            x = between_layers(x)
+    cells = cells.flatten(2).to(x.dtype) if return_cells else None
+    return x, torch.cat(h_n), torch.cat(c_n), cells

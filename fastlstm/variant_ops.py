@@ -1,0 +1,136 @@
+"""The custom ops of a layer's recurrence with zoneout, recurrent dropout and layer normalisation:
+`<family>_variant_forward` and `<family>_variant_backward`, beside the plain ones of ops.py.
+
+Arguments are those of `variant_reference.variant_forward` and `variant_backward.variant_backward`,
+where they end in the tape's switches. The reference runs wherever no kernels are registered for a
+device; kernels take the place of the forward and of the backward's loop (`register`).
+"""
+
+import functools
+
+import torch
+
+from . import ops, reference, variant_backward, variant_reference
+from .ops import library
+
+_OPTIONS = "Tensor? seed, float zoneout_h, float zoneout_c, int stream, int first_step"
+_WEIGHTS = (
+    "Tensor weight_hh, Tensor? weight_hr, Tensor? h_mask, Tensor? norm_hh, Tensor? norm_c, "
+    "Tensor? bias_c"
+)
+FORWARD = (
+    f"{{}}_forward(Tensor gates_x, Tensor h0, Tensor c0, {_WEIGHTS}, Tensor? lengths, "
+    f"Tensor? reset_mask, {_OPTIONS}, bool save_tape, bool save_cells{{}}) "
+    "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)"
+)
+BACKWARD = (
+    "{}_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, Tensor? dgates_out, "
+    f"Tensor h0, Tensor c0, {_WEIGHTS}, Tensor output, Tensor cells, Tensor gates, "
+    f"Tensor? lengths, Tensor? reset_mask, {_OPTIONS}, bool wide_gates) "
+    "-> (Tensor dgates_x, Tensor dh0, Tensor dc0, Tensor dweight_hh, Tensor dweight_hr, "
+    "Tensor dnorm_hh, Tensor dnorm_c, Tensor dbias_c)"
+)
+_TENSORS, _SCALARS = 19, 5  # of the backward's arguments
+
+
+def _forward_reference(*args):
+    *args, save_tape, save_cells = args
+    output, h_n, c_n, cells, gates = variant_reference.variant_forward(*args)
+    if not save_tape:
+        gates = gates.new_empty((0,))
+        if not save_cells:
+            cells = cells.new_empty((0,))
+    return output, h_n, c_n, cells, gates
+
+
+_backward_reference = functools.partial(variant_backward.variant_backward, variant_backward.loop)
+
+
+def _forward_results(*args):
+    """Tensors of the forward's shapes, uninitialised."""
+    ops.check_one_device(*args[:12])
+    plain = *args[:5], None, None
+    return ops.forward_results(*plain, *args[-2:])
+
+
+def _backward_results(*args):
+    ops.check_one_device(*args[:_TENSORS])
+    h0, c0, *weights = args[5:13]
+    gates, wide_gates = args[15], args[-1]
+    del weights[2]  # h_mask has no gradient
+    dtype = reference.accumulation_dtype(h0.dtype) if wide_gates else h0.dtype
+    return (
+        gates.new_empty(gates.shape, dtype=dtype),
+        *(h0.new_empty((0,) if x is None else x.shape) for x in (h0, c0, *weights)),
+    )
+
+
+def _setup_forward(ctx, inputs, output):
+    gates_x, h0, *rest = inputs[:12]
+    y, _, _, cells, gates = output
+    weights, (lengths, reset_mask, seed) = rest[:7], rest[7:]
+    ctx.save_for_backward(h0, *weights, y, cells, gates, lengths, reset_mask, seed)
+    ctx.options = inputs[12:16]
+    ctx.wide_gates = gates_x.dtype != h0.dtype
+    ctx.has_tape = inputs[16]
+    ctx.set_materialize_grads(False)
+
+
+def _make_forward_autograd(family):
+    def backward(ctx, doutput, dh_n, dc_n, dcells, dgates_out):
+        ops.check_tape(ctx, f"{family}_variant_forward")
+        needs = ctx.needs_input_grad
+        # A gradient for the gates comes from a backward that was itself differentiated; compiled
+        # kernels leave it to the reference.
+        rule = "reference" if dgates_out is not None else family
+        grads = getattr(torch.ops.fastlstm, f"{rule}_variant_backward")(
+            doutput, dh_n, dc_n, dcells, dgates_out, *ctx.saved_tensors, *ctx.options,
+            ctx.wide_gates,
+        )  # fmt: skip
+        # In the order of the forward's arguments, of which h_mask has none.
+        places = (0, 1, 2, 3, 4, None, 5, 6, 7)
+        found = [
+            grads[place] if place is not None and needs[k] else None
+            for k, place in enumerate(places)
+        ]
+        return (*found, *(None,) * 9)
+
+    return backward
+
+
+def define(family: str) -> None:
+    """The ops `<family>_variant_forward` and `<family>_variant_backward`."""
+    names = f"{family}_variant_forward", f"{family}_variant_backward"
+    for schema, name, impl, fake in (
+        (FORWARD.format(f"{family}_variant", ""), names[0], _forward_reference, _forward_results),
+        (BACKWARD.format(f"{family}_variant"), names[1], _backward_reference, _backward_results),
+    ):
+        library.define(schema)
+        library.impl(name, impl, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"fastlstm::{name}", fake, lib=library)
+    torch.library.register_autograd(
+        f"fastlstm::{names[0]}",
+        _make_forward_autograd(family),
+        setup_context=_setup_forward,
+        lib=library,
+    )
+    torch.library.register_autograd(
+        f"fastlstm::{names[1]}",
+        lambda ctx, *grads: ops.differentiate_backward(
+            ctx, grads, _backward_reference, _TENSORS, _SCALARS
+        ),
+        setup_context=ops.keep_backward_inputs(_TENSORS),
+        lib=library,
+    )
+
+
+def register(family: str, forward, loop, device: str) -> None:
+    """Have the variant ops of `family` run by these functions on a device, such as "CUDA":
+    the forward's arguments, and those of `variant_backward.loop`."""
+    library.impl(f"{family}_variant_forward", forward, device)
+    backward = functools.partial(variant_backward.variant_backward, loop)
+    library.impl(f"{family}_variant_backward", backward, device)
+
+
+for _family in ops.FAMILIES:
+    define(_family)
