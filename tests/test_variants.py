@@ -432,7 +432,8 @@ def test_from_torch_and_convert_take_the_options():
         fastlstm.convert(nn.LSTM(2, 2), zonout=0.1)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning:torch")
 def test_what_nn_lstm_cannot_express_is_refused_by_name():
     lstm = FastLSTM(3, 5, backend="reference", **ALL)
     for call in (lstm.to_torch, lstm.__prepare_scriptable__):
