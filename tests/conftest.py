@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+import support
 import torch
 
 from fastlstm import native
@@ -15,6 +16,8 @@ torch.set_num_threads(int(os.environ.get("FASTLSTM_TEST_THREADS", "1")))
 
 
 def pytest_configure(config):
+    if support.RECORD in os.environ:
+        config.pluginmanager.register(support.Recorder(os.environ[support.RECORD]))
     if native.load() is not None:  # then "auto" is right to take the reference, and to say so
         config.addinivalue_line(
             "filterwarnings", "ignore:fastlstm runs .* slow reference backend:RuntimeWarning"

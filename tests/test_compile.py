@@ -140,6 +140,7 @@ def assert_compiles(module, compiled, x):
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.shows("compile", "projection", backend="cpu")
 @pytest.mark.parametrize("proj_size", [0, 3])
 def test_module_is_one_graph_where_rnns_are_allowed(allow_rnn, proj_size):
     module = FastLSTM(3, 5, 2, bidirectional=True, proj_size=proj_size)

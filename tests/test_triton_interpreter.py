@@ -1,4 +1,4 @@
-"""Runs `triton_interpreted.py`, all tests of it, in one process of its own."""
+"""Runs `triton_interpreted.py` and `features_interpreted.py`, each in a process of its own."""
 
 import os
 import subprocess
@@ -9,11 +9,16 @@ import pytest
 
 from fastlstm import triton_kernels
 
-INNER = Path(__file__).with_name("triton_interpreted.py")
+HERE = Path(__file__).parent
+INNER = [
+    "triton_interpreted.py",
+    pytest.param("features_interpreted.py", marks=pytest.mark.shows()),  # what its tests show
+]
 
 
 @pytest.mark.skipif(triton_kernels.available() is not None, reason=str(triton_kernels.available()))
-def test_the_kernels_in_the_interpreter():
+@pytest.mark.parametrize("inner", INNER)
+def test_the_kernels_in_the_interpreter(inner):
     """TRITON_INTERPRET has to be set before Triton is imported, which another test may have done
     here. On a failure, the output is that of the inner run."""
     found = subprocess.run(
@@ -26,9 +31,9 @@ def test_the_kernels_in_the_interpreter():
             "-p",
             "no:cacheprovider",
             "--durations=8",
-            INNER,
+            HERE / inner,
         ],
-        cwd=INNER.parent.parent,
+        cwd=HERE.parent,
         env={**os.environ, "TRITON_INTERPRET": "1", "FASTLSTM_TRITON_WAY": ""},
         capture_output=True,
         text=True,

@@ -1,0 +1,249 @@
+"""Features of FastLSTM in combination, against a loop over LSTM cells: every pair of them occurs.
+
+A combination is a set of names of `support.FEATURES`. `COMBINATIONS` has for any two that can go
+together one in which both are on, and for any feature one without each other feature. What a
+combination is held to is `cell_loop`, in float64, for results and gradients; with autocast, the
+same call of a module that is itself of autocast's dtype, bit for bit.
+"""
+
+import copy
+import itertools
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from fastlstm import FastLSTM
+
+T, N, I, H, P = 5, 4, 3, 5, 2
+TOGETHER = (
+    "layers", "bidirectional", "projection", "no bias", "batch_first", "unbatched", "packed", "hx",
+    "dropout", "lengths", "reset_mask", "cells", "frozen", "eval", "double", "autocast",
+)  # fmt: skip
+APART = [
+    {"unbatched", "packed"},
+    {"packed", "lengths"},
+    {"dropout", "eval"},
+    {"double", "autocast"},  # 16 bits twice differentiated say nothing
+]
+
+
+def can_go_together(features) -> bool:
+    return not any(pair <= set(features) for pair in APART)
+
+
+def _combinations() -> list[tuple[str, ...]]:
+    """A greedy cover of all pairs (feature on, other feature on or off)."""
+    rng = random.Random(1)
+    on = [{a, b} for a, b in itertools.combinations(TOGETHER, 2)]
+    left_on = [pair for pair in on if can_go_together(pair)]
+    left_off = list(itertools.permutations(TOGETHER, 2))
+    found = []
+    while left_on or left_off:
+        tries = []
+        for _ in range(60):
+            chosen = set(rng.choice(left_on)) if left_on else {left_off[0][0]}
+            for feature in rng.sample(TOGETHER, len(TOGETHER)):
+                if can_go_together({*chosen, feature}) and rng.random() < 0.7:
+                    chosen.add(feature)
+            if not left_on:
+                chosen.discard(left_off[0][1])
+            gain = sum(pair <= chosen for pair in left_on)
+            gain += sum(a in chosen and b not in chosen for a, b in left_off)
+            tries.append((gain, sorted(chosen)))
+        chosen = set(max(tries)[1])
+        left_on = [pair for pair in left_on if not pair <= chosen]
+        left_off = [(a, b) for a, b in left_off if a not in chosen or b in chosen]
+        found.append(tuple(f for f in TOGETHER if f in chosen))
+    return found
+
+
+COMBINATIONS = _combinations()
+
+
+def cell_loop(lstm: nn.LSTM, x, hx, lengths, reset_mask, between):
+    """A Python loop over the steps with torch's LSTM cell, the one under nn.LSTMCell.
+
+    x (T, N, I), hx of L*D states; lengths and reset_mask or None; between: what comes between
+    layers. Returns output, h_n, c_n and the last layer's cells.
+    """
+    D = 2 if lstm.bidirectional else 1
+    steps, finals = x.shape[0], []
+    flat, each = lstm._flat_weights, 2 + 2 * lstm.bias + bool(lstm.proj_size)
+    for layer in range(lstm.num_layers):
+        if layer:
+            x = between(x)
+        outputs = [[None] * steps for _ in range(D)]
+        cells = [[None] * steps for _ in range(D)]
+        for d in range(D):
+            k = layer * D + d
+            w = flat[k * each : (k + 1) * each]
+            w_hr = w.pop() if lstm.proj_size else None
+            h, c = hx[0][k], hx[1][k]
+            for t in reversed(range(steps)) if d else range(steps):
+                exists = torch.ones(x.shape[1], 1).bool()
+                if lengths is not None:
+                    exists = (t < lengths)[:, None]
+                boundary = t + d  # the one that this step's state comes over
+                h_in, c_in = h, c
+                if reset_mask is not None and boundary < steps:
+                    cut = reset_mask[boundary][:, None]
+                    if lengths is not None:
+                        cut = cut & (boundary < lengths)[:, None]
+                    h_in, c_in = h.masked_fill(cut, 0), c.masked_fill(cut, 0)
+                h_t, c_t = cell(x[t], h_in, c_in, *w, w_hr=w_hr)
+                outputs[d][t] = h_t.masked_fill(~exists, 0)
+                cells[d][t] = c_t.masked_fill(~exists, 0)
+                h, c = torch.where(exists, h_t, h), torch.where(exists, c_t, c)
+            finals.append((h, c))
+        x = torch.cat([torch.stack(o) for o in outputs], -1)
+    h_n, c_n = (torch.stack(s) for s in zip(*finals, strict=True))
+    return x, h_n, c_n, torch.cat([torch.stack(c) for c in cells], -1)
+
+
+def cell(x, h, c, w_ih, w_hh, b_ih=None, b_hh=None, *, w_hr=None):
+    if w_hr is None:
+        return torch.lstm_cell(x, (h, c), w_ih, w_hh, b_ih, b_hh)
+    # torch's cell has no projection: it is fed W_hh h as part of the input, and no h of its own.
+    gates = F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)
+    eye, none = torch.eye(len(w_ih), dtype=x.dtype), x.new_zeros(len(w_ih), c.shape[1])
+    h, c = torch.lstm_cell(gates, (torch.zeros_like(c), c), eye, none)
+    return h @ w_hr.t(), c
+
+
+class Problem:
+    """The module, inputs and options of a combination."""
+
+    def __init__(self, features, backend: str, **options) -> None:
+        self.on, self.backend = set(features), backend
+        assert can_go_together(self.on)
+        has = self.on.__contains__
+        self.rows = 1 if has("unbatched") else N
+        dtype = torch.float32 if has("autocast") else torch.float64
+        self.fast = FastLSTM(
+            I,
+            H,
+            2 if has("layers") or has("dropout") else 1,
+            bias=not has("no bias"),
+            batch_first=has("batch_first"),
+            dropout=0.5 * has("dropout"),
+            bidirectional=has("bidirectional"),
+            proj_size=P * has("projection"),
+            dtype=dtype,
+            backend=backend,
+            **options,
+        )
+        self.x = torch.randn(T, self.rows, I, dtype=dtype)
+        L = self.fast.num_layers * (2 if has("bidirectional") else 1)
+        P_ = P if has("projection") else H
+        self.states = [torch.zeros(L, self.rows, k, dtype=dtype) for k in (P_, H)]
+        if has("hx"):
+            self.states = [torch.randn_like(s) for s in self.states]
+        self.lengths = self.mask = None
+        if has("lengths"):
+            self.lengths = torch.tensor([3, 5, 0, 1][: self.rows])
+        if has("packed"):
+            self.lengths = torch.tensor([3, 5, 2, 1])
+        if has("reset_mask"):
+            self.mask = torch.rand(T, self.rows) < 0.4
+            self.mask[0, 0] = self.mask[2, 0] = self.mask[T - 1, -1] = True
+        if has("eval"):
+            self.fast.eval()
+        if has("frozen"):
+            for name, parameter in self.fast.named_parameters():
+                parameter.requires_grad_(name in ("weight_hh_l0", "weight_ih_l1"))
+
+    def leaves(self, module):
+        return [p for p in module.parameters() if p.requires_grad]
+
+    def layout(self, sequence):
+        """A time-major sequence as the module takes it, or the other way round."""
+        if "unbatched" in self.on:
+            return sequence.squeeze(1) if sequence.dim() == 3 else sequence.unsqueeze(1)
+        return sequence.transpose(0, 1) if "batch_first" in self.on else sequence
+
+    def call(self, module, x, states):
+        """output, h_n, c_n and cells or None, time-major and padded."""
+        options = {"return_cell_sequence": True} if "cells" in self.on else {}
+        if self.mask is not None:
+            mask = self.mask
+            if "unbatched" in self.on:
+                mask = mask[:, 0]
+            elif "batch_first" in self.on:
+                mask = mask.t()
+            options["reset_mask"] = mask
+        hx = None
+        if "hx" in self.on:
+            hx = tuple(s.squeeze(1) if "unbatched" in self.on else s for s in states)
+        if "packed" in self.on:
+            given = pack_padded_sequence(x, self.lengths, enforce_sorted=False)
+        else:
+            given = self.layout(x)
+            if self.lengths is not None:
+                options["lengths"] = self.lengths
+        y, (h_n, c_n), *cells = module(given, hx, **options)
+        if "unbatched" in self.on:
+            h_n, c_n = h_n.unsqueeze(1), c_n.unsqueeze(1)
+        return self.padded(y), h_n, c_n, self.padded(cells[0]) if cells else None
+
+    def padded(self, sequence):
+        if isinstance(sequence, PackedSequence):
+            return pad_packed_sequence(sequence, total_length=T)[0]
+        return self.layout(sequence)
+
+    def between(self, y):
+        """Dropout as nn.LSTM draws it."""
+        if "dropout" not in self.on:
+            return y
+        if "packed" not in self.on:
+            return F.dropout(y, 0.5)
+        packed = pack_padded_sequence(y, self.lengths, enforce_sorted=False)
+        packed = packed._replace(data=F.dropout(packed.data, 0.5))
+        return pad_packed_sequence(packed, total_length=T)[0]
+
+    def derived(self, function, module, x, states, seed=3):
+        """Results, and the gradients of their weighted sum, of second order where asked for."""
+        x = x.detach().clone().requires_grad_("frozen" not in self.on)
+        states = [s.detach().clone().requires_grad_("hx" in self.on) for s in states]
+        leaves = [leaf for leaf in (x, *states, *self.leaves(module)) if leaf.requires_grad]
+        torch.manual_seed(seed)
+        results = [r for r in function(x, states) if r is not None]
+        generator = torch.Generator().manual_seed(seed)
+        loss = sum(
+            (r * torch.randn(r.shape, generator=generator).to(r.dtype)).sum() for r in results
+        )
+        double = "double" in self.on
+        gradients = torch.autograd.grad(loss, leaves, create_graph=double)
+        found = [*results, *gradients]
+        if double:
+            found += torch.autograd.grad(sum(g.sin().sum() for g in gradients), leaves)
+        return [f.detach() for f in found]
+
+    def check(self) -> None:
+        if "autocast" in self.on:
+            return self.check_autocast()
+        got = self.derived(lambda x, s: self.call(self.fast, x, s), self.fast, self.x, self.states)
+
+        def expected(x, states):
+            *results, cells = cell_loop(self.fast, x, states, self.lengths, self.mask, self.between)
+            return *results, cells if "cells" in self.on else None
+
+        wanted = self.derived(expected, self.fast, self.x, self.states)
+        torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-11)
+
+    def check_autocast(self) -> None:
+        low = torch.bfloat16
+        inside = copy.deepcopy(self.fast).to(low)
+
+        def cast(x, states):
+            with torch.autocast("cpu", low):
+                return self.call(self.fast, x, states)
+
+        got = self.derived(cast, self.fast, self.x, self.states)
+        given = self.x.to(low), [s.to(low) for s in self.states]
+        wanted = self.derived(lambda x, s: self.call(inside, x, s), inside, *given)
+        assert all(r.dtype == low for r in got[:3])
+        for a, b in zip(got, wanted, strict=True):
+            torch.testing.assert_close(a.to(low), b, rtol=0, atol=0)
