@@ -1,4 +1,5 @@
-"""convert: in place, same objects and parameters; and what it leaves alone, by name."""
+"""convert: in place, same objects and parameters; and what it leaves alone, by name. Weights of
+others: from_torch, from_keras (beside Keras itself: test_oracles.py)."""
 
 import copy
 import warnings
@@ -9,7 +10,7 @@ from pairs import one_thread  # noqa: F401  (a fixture)
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from fastlstm import FastLSTM, FastLSTMCell, convert
+from fastlstm import FastLSTM, FastLSTMCell, convert, from_keras
 from fastlstm.convert import Converted
 
 X = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -231,3 +232,47 @@ def test_from_torch_refuses_others():
         FastLSTMCell.from_torch(nn.LSTM(3, 5))
     with pytest.raises(TypeError):
         FastLSTM.from_torch(nn.LSTM(3, 5), lay_norm=True)
+
+
+def keras_weights(I, H, bias=True):
+    """kernel, recurrent_kernel and bias as Keras gives them."""
+    shapes = [(I, 4 * H), (H, 4 * H), (4 * H,)]
+    return [torch.randn(shape).numpy() for shape in shapes[: 3 if bias else 2]]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_from_keras_puts_each_array_where_it_belongs(bias):
+    kinds = [keras_weights(I, 5, bias) for I in (3, 3, 10, 10)]
+    flat = [w for kind in kinds for w in kind]
+    fast = from_keras(*flat, bidirectional=True, backend="reference", dtype=torch.float64)
+    assert (fast.num_layers, fast.batch_first, fast.bias) == (2, True, bias)
+    assert (fast.backend, fast.weight_hh_l0.dtype) == ("reference", torch.float64)
+    for weights, suffix in zip(kinds, ("_l0", "_l0_reverse", "_l1", "_l1_reverse"), strict=True):
+        for name, value in zip(("weight_ih", "weight_hh", "bias_ih"), weights, strict=False):
+            expected = torch.from_numpy(value.T).double()
+            torch.testing.assert_close(getattr(fast, name + suffix).detach(), expected)
+    assert not bias or not fast.bias_hh_l1_reverse.any()
+    flat[0][:] = 0  # copies
+    assert fast.weight_ih_l0.all()
+
+
+def test_from_keras_names_what_does_not_fit():
+    kernel, recurrent, bias = keras_weights(3, 5)
+    for weights, options, words in [
+        ([], {}, r"got 0 arrays, expected kernel, recurrent_kernel of each layer"),
+        ([kernel, recurrent, bias, kernel], {}, r"got 4 arrays, expected kernel.*, bias of each"),
+        ([kernel, recurrent, bias], {"bidirectional": True}, "forward before backward"),
+        ([recurrent, kernel], {}, r"weights\[0\]: got shape \(5, 20\), expected \(5, 12\)"),
+        (
+            [kernel, recurrent, bias, recurrent, kernel, bias],
+            {},
+            r"weights\[4\].* \(5, 20\), the recurrent",
+        ),
+        (
+            [kernel, recurrent, 1.0],
+            {},
+            r"weights\[2\]: got shape \(1,\), expected \(20,\), the bias",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            from_keras(*weights, **options)
