@@ -16,8 +16,9 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 def check_lengths(lengths: Tensor | None, T: int, N: int, device: torch.device) -> Tensor | None:
     """`lengths` as the kernels take it: (N,) int64 on `device`.
 
-    Values outside 0..T raise on the CPU, where looking costs nothing; elsewhere, and inside a
-    compiled graph, they are clamped by the kernels, so that nothing waits for the device.
+    Values outside 0..T raise on the CPU, where looking costs nothing; elsewhere, inside a compiled
+    graph and where vmap has them, they are clamped by the kernels, so that nothing waits for the
+    device.
     """
     if lengths is None:
         return None
@@ -35,7 +36,8 @@ def check_lengths(lengths: Tensor | None, T: int, N: int, device: torch.device) 
             f"lengths: got shape {_shape(lengths)}, expected ({N},), one length for each row of "
             "the batch"
         )
-    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and N:
+    known = lengths.device.type == "cpu" and not torch.compiler.is_compiling()
+    if known and N and not torch._C._functorch.is_functorch_wrapped_tensor(lengths):
         low, high = (int(v) for v in lengths.aminmax())
         if low < 0 or high > T:
             raise ValueError(f"lengths: got values from {low} to {high}, expected 0 to T = {T}")

@@ -19,7 +19,7 @@ import contextlib
 import torch
 from torch import Tensor
 
-from . import ops, reference
+from . import ops, reference, transforms
 from .ops import FAMILIES, library
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
@@ -167,22 +167,20 @@ def _make_forward_autograd(family):
         ops.check_tape(ctx, f"{family}_layer_forward")
         needs = ctx.needs_input_grad
         rest = (*ctx.saved_tensors, ctx.wide_products, needs[0], any(needs[3:13]))
-        if dgates_out is None:
+        transformed = transforms.active()
+        if dgates_out is not None:
+            # Only a backward that was itself differentiated has a gradient for the gates; compiled
+            # kernels leave that one to the reference.
+            recurrence = reference.lstm_backward
+            if not transformed:
+                recurrence = torch.ops.fastlstm.reference_backward
+            results = _backward(recurrence, doutput, dh_n, dc_n, dcells, dgates_out, *rest)
+        elif transformed:
+            results = transforms.backwards[family](doutput, dh_n, dc_n, dcells, *rest)
+        else:
             op = getattr(torch.ops.fastlstm, f"{family}_layer_backward").default
             with contextlib.nullcontext() if torch.is_grad_enabled() else _below_autograd():
                 results = op(doutput, dh_n, dc_n, dcells, *rest)
-        else:
-            # Only a backward that was itself differentiated has a gradient for the gates; compiled
-            # kernels leave that one to the reference.
-            results = _backward(
-                torch.ops.fastlstm.reference_backward,
-                doutput,
-                dh_n,
-                dc_n,
-                dcells,
-                dgates_out,
-                *rest,
-            )
         dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr = results
         grads = [dx if needs[0] else None, dh0, dc0]
         for d in (0, 1):
@@ -220,7 +218,11 @@ def layer(
     Function with the same formula does the same.
     """
     op, function = _forwards[family]
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if transforms.active():
+        if torch.compiler.is_compiling():
+            transforms.allow_in_graph(family)
+        return transforms.layers[family](*args)
+    if torch.compiler.is_compiling():
         return op(*args)
     if save_tape:
         return function.apply(*args)
@@ -265,6 +267,7 @@ def define(family: str) -> None:
     forward_autograd = _make_forward_autograd(family)
     op = getattr(torch.ops.fastlstm, names[0]).default
     _forwards[family] = op, _make_function(op, forward_autograd)
+    transforms.define(family, _setup_forward, forward_autograd, _plain_backward)
     torch.library.register_autograd(
         f"fastlstm::{names[0]}",
         forward_autograd,
