@@ -268,8 +268,8 @@ def lstm_backward(
         empty = gates.new_empty((0, N, D, H4), dtype=gates_dtype)
         return (
             empty,
-            dh_n.to(dtype),
-            dc_n.to(dtype),
+            dh_n.to(dtype, copy=True),
+            dc_n.to(dtype, copy=True),
             gates.new_empty((0, N, D, P) if weight_hr is not None else (0,), dtype=wide),
         )
     if lengths is not None:

@@ -34,9 +34,7 @@ def _direction(
     projected: W_hr' (o tanh(c)) for all steps, or 0.
     """
     T, H = z.shape[0], c.shape[-1]
-    valid = None
-    if lengths is not None:
-        valid = (torch.arange(T, device=lengths.device)[:, None] < lengths).unsqueeze(-1)
+    valid = reference.valid_steps(T, lengths)
     cut = reference.entering_cuts(T, reset_mask, lengths, reverse)
     i, f, g, o = gates.chunk(4, dim=-1)
     tanh_c = cells.tanh()

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import reference
-from .variant_reference import EPSILON
+from . import reference, transforms
+from .variant_reference import EPSILON, variant_forward
 
 
 class LayerNormWeights(NamedTuple):
@@ -95,6 +95,14 @@ def _gates_x(x, weights, norms, wide_products: bool) -> Tensor:
     return gates_x
 
 
+def _recurrence(family: str):
+    """The recurrence with the arguments of its op (variant_ops.py)."""
+    if transforms.active():
+        # Plain torch, which torch.func and forward-mode AD take as it is.
+        return lambda *args: variant_forward(*args[:-2])
+    return getattr(torch.ops.fastlstm, f"{family}_variant_forward")
+
+
 def run_layers(
     family: str,
     x: Tensor,
@@ -121,7 +129,7 @@ def run_layers(
     if variant.training and any(variant.zoneout) and seed is None:
         seed = torch.randint(2**63 - 1, (1,), device=x.device)
     wide = reference.accumulation_dtype(x.dtype)
-    op = getattr(torch.ops.fastlstm, f"{family}_variant_forward")
+    recurrence = _recurrence(family)
     h_n, c_n, cells = [], [], None
     for k, weights in enumerate(layers):
         last = k == len(layers) - 1
@@ -137,7 +145,7 @@ def run_layers(
         save_tape = torch.is_grad_enabled() and any(
             a is not None and a.requires_grad for a in inputs
         )
-        x, h, c, cells, _ = op(
+        x, h, c, cells, _ = recurrence(
             *inputs, lengths, reset_mask, seed, *variant.zoneout, k, first_step, save_tape,
             return_cells and last,
         )  # fmt: skip

@@ -27,7 +27,7 @@ LAYERS = {
     "variant_reference": {"reference", "variant_masks"},
     "variant_backward": {"reference", "variant_reference"},
     "variant_ops": {"ops", "reference", "variant_backward", "variant_reference"},
-    "variant_layers": {"reference", "variant_reference"},
+    "variant_layers": {"reference", "transforms", "variant_reference"},
     "ops": {"reference"},
     "precision": set(),
     "backends": {"native", "triton_kernels"},

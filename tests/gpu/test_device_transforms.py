@@ -1,0 +1,10 @@
+"""torch.func's transforms and forward mode on a GPU: the tests of transform_cases.py."""
+
+import pytest
+from transform_cases import *  # noqa: F403
+
+pytestmark = [
+    pytest.mark.gpu,
+    # What torch itself warns of in forward mode.
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning"),
+]
