@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backends, gpu_ops, layer_ops, variant_layers  # noqa: F401  (gpu_ops registers kernels)
+from . import (
+    backends,
+    gpu_ops,  # noqa: F401  (registers kernels)
+    layer_ops,
+    sharded,
+    variant_layers,
+)
 from .checks import check_lengths, check_norms, check_reset_mask, check_stack
 from .variant_layers import LayerNormWeights, Variant, probability, zoneout_pair
 
@@ -68,6 +74,20 @@ def run_layers(
         output (T, N, D*P), h_n like h0, c_n like c0, and the last layer's cells (T, N, D*H) or
         None.
     """
+    if type(x) is not Tensor and sharded.is_distributed(x):
+        return sharded.run_layers(
+            run_layers,
+            x,
+            h0,
+            c0,
+            layers,
+            lengths=lengths,
+            reset_mask=reset_mask,
+            return_cells=return_cells,
+            between_layers=between_layers,
+            backend=backend,
+            variant=variant,
+        )
     D = len(layers[0])
     wide = _WIDE_CPU_PRODUCTS and x.device.type == "cpu" and x.dtype in _HALF
     call = backends.Call.of(x.device, x.dtype)

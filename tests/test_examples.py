@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import math
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,29 @@ def test_smoke(name):
         assert math.isfinite(result.scores[key])
         assert result.comparison.seconds[key] > 0
     assert result.comparison.max_difference == max(result.comparison.differences)
+
+
+def test_distributed_is_the_same_by_ddp_and_fsdp(monkeypatch):
+    """One process of one; two are compared with one in test_distributed.py."""
+    program = demo("digits") and importlib.import_module("examples.distributed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    found = []
+    for options in ([], ["--fsdp"]):
+        found.append(program.train(program.parse(["--smoke", *options])))
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(*found)
+    assert len(found[0][0]) == 3
+
+
+def test_distributed_says_how_to_start_it(capsys):
+    program = demo("digits") and importlib.import_module("examples.distributed")
+    assert program.main([]) == 2
+    assert "torchrun --standalone" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", DEMOS)

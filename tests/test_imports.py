@@ -35,7 +35,16 @@ LAYERS = {
     "transforms": {"ops", "reference", "tangents"},
     "layer_ops": {"ops", "reference", "transforms"},
     "gpu_ops": {"layer_ops", "native", "ops", "precision", "triton_kernels", "variant_ops"},
-    "functional": {"backends", "checks", "gpu_ops", "layer_ops", "ops", "variant_layers"},
+    "sharded": set(),
+    "functional": {
+        "backends",
+        "checks",
+        "gpu_ops",
+        "layer_ops",
+        "ops",
+        "sharded",
+        "variant_layers",
+    },
     "arguments": {"checks", "functional"},
     "variant_settings": {"checks", "functional", "variant_layers"},
     "module": {
