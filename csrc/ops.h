@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <tuple>
+#include <vector>
 
 namespace fastlstm {
 
@@ -14,6 +15,8 @@ using OptionalTensor = std::optional<Tensor>;
 
 using ForwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // output, h_n, c_n, cells, gates
 using BackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;         // dgates_x, dh0, dc0, dhidden
+using StepResults = std::tuple<Tensor, Tensor, Tensor>;                     // y, h_n, c_n
+using CellResults = std::tuple<Tensor, Tensor>;                             // h, c
 // dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr
 using LayerBackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
@@ -36,5 +39,10 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
                                          OptionalTensor weight_hh_reverse, OptionalTensor weight_hr_reverse, Tensor output,
                                          Tensor cells, Tensor gates, OptionalTensor lengths, OptionalTensor reset_mask,
                                          bool wide_products, bool need_dx, bool need_dweights);
+
+CellResults lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
+                      OptionalTensor bias_hh);
+
+StepResults lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights);
 
 }  // namespace fastlstm

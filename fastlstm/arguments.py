@@ -49,13 +49,37 @@ def weights_of(
     return [weights[k : k + D] for k in range(0, len(weights), D)]
 
 
-def _weight(module: nn.LSTM, name: str):
+def _weight(module: nn.Module, name: str):
     # The order in which Python itself looks, without nn.Module.__getattr__, which takes
     # several times as long.
     if name in module.__dict__:
         return module.__dict__[name]
     weight = module._parameters.get(name)
     return getattr(module, name) if weight is None else weight
+
+
+def weights_by_name(module: nn.Module, names) -> list:
+    """The weights of these names as they are now, unchecked."""
+    own, parameters, found = module.__dict__, module._parameters, []
+    for name in names:
+        weight = None if name in own else parameters.get(name)
+        found.append(_weight(module, name) if weight is None else weight)
+    return found
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of the module runs more than its forward."""
+    return bool(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+        or nn.modules.module._has_any_global_hook()
+    )
+
+
+def state_widths(module: nn.LSTM) -> tuple[int, int]:
+    return module.proj_size or module.hidden_size, module.hidden_size
 
 
 def state_shapes(module: nn.LSTM, N: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

@@ -5,9 +5,12 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from . import backends
+from . import backends, step_op
+from .arguments import weights_by_name
 from .exchange import for_torchscript, proxies, rebuild, tell_quantization, trace_as_leaf
 from .functional import LSTMWeights, autocast_dtype, run_layers, to_autocast
+
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class FastLSTMCell(nn.LSTMCell):
@@ -50,6 +53,9 @@ class FastLSTMCell(nn.LSTMCell):
         """See the class for arguments and results. Raises what nn.LSTMCell raises."""
         if type(input) is not Tensor and proxies(input):
             return self._trace(input, hx)
+        result = self._direct(input, hx)
+        if result is not None:
+            return result
         dims = input.dim()
         wanted = autocast_dtype(input.device)
         fitting = self._fitting(input, dims, hx, wanted)
@@ -80,6 +86,24 @@ class FastLSTMCell(nn.LSTMCell):
         if dims == 1:
             return h.view(-1), c.view(-1)
         return h.squeeze(0), c.squeeze(0)
+
+    def _direct(self, input, hx):
+        """The cell as one op that takes the weights as they lie; None where that does not serve or
+        does not take the arguments."""
+        if torch.compiler.is_compiling() or type(input) is not Tensor:
+            return None
+        weights = weights_by_name(self, _NAMES)
+        if hx is None:
+            zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
+            hx = zeros, zeros
+        elif type(hx) not in (tuple, list) or len(hx) != 2:
+            return None
+        if not step_op.serves(input, hx, weights, self.backend):
+            return None
+        try:
+            return step_op.lstm_cell(input, *hx, *weights)
+        except RuntimeError:  # what does not fit: the general way says so
+            return None
 
     def _trace(self, input, hx):
         return trace_as_leaf(self, (input,) if hx is None else (input, hx), {})

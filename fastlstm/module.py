@@ -9,8 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import backends
-from .arguments import state_shapes, states_of, weights_of, zero_states
+from . import backends, step_op
+from .arguments import (
+    has_hooks,
+    state_shapes,
+    state_widths,
+    states_of,
+    weights_by_name,
+    weights_of,
+    zero_states,
+)
 from .checks import check_lengths, check_reset_mask, check_states
 from .exchange import (
     for_torchscript,
@@ -24,6 +32,7 @@ from .packing import packing_of
 from .variant_settings import (
     PLAIN,
     checked,
+    is_plain,
     refuse_variants,
     reset_norms,
     take_variants,
@@ -325,6 +334,10 @@ class FastLSTM(nn.LSTM):
     def step(self, x_t: Tensor, state: tuple[Tensor, Tensor] | None = None):
         """One time step, for streaming: the module called with T = 1.
 
+        On the CPU, for a few rows and where no gradient is wanted (`torch.no_grad()`), it is one op
+        for all layers that takes the weights as they lie: nothing is packed, and nothing is kept
+        from call to call.
+
         Args:
             x_t: (N, I), or unbatched (I,).
             state: (h, c) of the last step, of shapes (L, N, P) and (L, N, H), unbatched (L, P) and
@@ -344,9 +357,41 @@ class FastLSTM(nn.LSTM):
             )
         if x_t.dim() not in (1, 2):
             raise ValueError(f"x_t: got shape {tuple(x_t.shape)}, expected (N, I) or (I,)")
+        result = self._direct_step(x_t, state)
+        if result is not None:
+            return result
         time = 1 if self.batch_first and x_t.dim() == 2 else 0
         output, state = self(x_t.unsqueeze(time), state)
         return output.squeeze(time), state
+
+    def _direct_step(self, x_t, state):
+        """The step as one op, where nothing else may stand between: no hook, no forward of a
+        subclass, no variant, no dropout. None where the op does not serve or does not take the
+        arguments.
+        """
+        if (
+            torch.compiler.is_compiling()
+            or type(x_t) is not Tensor
+            or "forward" in self.__dict__
+            or type(self).forward is not FastLSTM.forward
+            or not is_plain(self)
+            or has_hooks(self)
+        ):
+            return None
+        weights = weights_by_name(self, self._flat_weights_names)
+        if state is None:
+            lead = (self.num_layers, *x_t.shape[:-1])
+            state = (x_t.new_zeros(*lead, width) for width in state_widths(self))
+        elif type(state) not in (tuple, list) or len(state) != 2:
+            return None
+        h, c = state
+        if not step_op.serves(x_t, (h, c), weights, self.backend):
+            return None
+        try:
+            y, h_n, c_n = step_op.lstm_step(x_t, h, c, weights)
+        except RuntimeError:  # what does not fit: the general way says so
+            return None
+        return y, (h_n, c_n)
 
     @classmethod
     def from_torch(cls, lstm: nn.LSTM, **options) -> "FastLSTM":

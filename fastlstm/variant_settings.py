@@ -98,6 +98,12 @@ def reset_norms(module: nn.LSTM) -> None:
         nn.init.constant_(getattr(module, name), 0.0 if name.startswith("ln_bias") else 1.0)
 
 
+def is_plain(module: nn.LSTM) -> bool:
+    """Whether a call of `module` is a plain LSTM's, without dropout of any kind."""
+    drops = module.dropout or module.recurrent_dropout or module.weight_dropout
+    return not (module.layer_norm or any(module.zoneout) or (drops and module.training))
+
+
 def variant_of(module: nn.LSTM, x: Tensor, wanted: torch.dtype | None) -> Variant | None:
     """What a call of `module` has beyond the plain LSTM, None for nothing."""
     training = module.training

@@ -14,7 +14,7 @@ from fastlstm import native
 pytestmark = needs_library
 
 HERE = Path(__file__).parent
-FILES = ["test_kernels_grid.py", "test_math.py"]
+FILES = ["test_kernels_grid.py", "test_math.py", "test_step.py"]
 OTHER_MACHINE = 77
 RUN = f"""
 import sys, pytest

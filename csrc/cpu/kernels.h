@@ -10,6 +10,8 @@
 #include "rows.h"
 #include "forward.h"
 #include "backward.h"
+#include "dot.h"
+#include "step.h"
 
 // Weights above this, of one worker's share, are streamed from the third-level cache at every step.
 constexpr int64_t kResidentBytes = int64_t{3} << 19;
@@ -57,4 +59,8 @@ void backward(const BackwardArgs& args, const Threads& threads) {
   visit_types(args.dtype, args.wide_gates, [&](auto acc, auto io, auto gx) {
     backward_typed<decltype(acc), decltype(io), decltype(gx)>(args, threads);
   });
+}
+
+void step(const StepArgs& args, const Threads& threads) {
+  visit_types(args.dtype, false, [&](auto acc, auto io, auto) { Step<decltype(acc), decltype(io)>(args).run(threads); });
 }

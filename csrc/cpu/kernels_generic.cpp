@@ -18,7 +18,7 @@ namespace generic {
 }  // namespace generic
 
 const Kernels& kernels_generic() {
-  static const Kernels kernels{"generic", generic::forward, generic::backward};
+  static const Kernels kernels{"generic", generic::forward, generic::backward, generic::step};
   return kernels;
 }
 }  // namespace fastlstm

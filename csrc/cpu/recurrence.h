@@ -68,6 +68,20 @@ struct BackwardArgs {
   Strides unprojected_strides;
 };
 
+// One step of one layer. Every array is contiguous and of one type; the results share no memory with anything.
+struct StepArgs {
+  int64_t N, I, H, P;                        // N up to kMaxStepRows
+  DType dtype;
+  const void *x, *h, *c;                     // [N, I], [N, P], [N, H]
+  const void *weight_ih, *weight_hh;         // [4H, I], [4H, P]
+  const void *bias_ih, *bias_hh;             // [4H], each or null
+  const void* weight_hr;                     // [P, H] or null
+  void *h_out, *c_out;                       // [N, P], [N, H]
+};
+
+// Rows from which a step is better made with packed weights.
+constexpr int64_t kMaxStepRows = 8;
+
 // fn(begin, end, context) over [0, n) in chunks, on the framework's threads.
 using ParallelFor = void (*)(int64_t n, void (*fn)(int64_t, int64_t, void*), void* context);
 
@@ -80,6 +94,7 @@ struct Kernels {
   const char* isa;
   void (*forward)(const ForwardArgs&, const Threads&);
   void (*backward)(const BackwardArgs&, const Threads&);
+  void (*step)(const StepArgs&, const Threads&);
 };
 
 // The kernels for the best instruction set of this machine, or for the one that FASTLSTM_CPU_ISA names ("generic", "avx2",

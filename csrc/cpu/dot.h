@@ -1,0 +1,93 @@
+// Products of a row-major weight matrix with a vector, from the weights as they lie: for a step or two, packing would take
+// longer than the products. Included inside a namespace of an instruction set, after simd.h.
+
+// A vector [K] that weight rows are multiplied by, ready for blocks of lanes: what is left of K beyond whole blocks is read as
+// one block that ends with the last element, and whose lanes that were read before are masked.
+template <class Acc>
+struct DotOperand {
+  static constexpr int L = lanes<Acc>;
+  using Bits = typename VectorOf<Acc>::bits;
+
+  const Acc* data;
+  int64_t K;
+  Vec<Acc> last;  // the masked block
+  Bits mask;
+
+  void set(const Acc* x, int64_t count) {
+    data = x;
+    K = count;
+    const int64_t rest = K % L;
+    if (rest == 0 || K < L) return;
+    for (int j = 0; j < L; ++j) mask[j] = j < L - rest ? 0 : ~0;
+    last = bit_cast<Vec<Acc>>(bit_cast<Bits>(load_raw<Vec<Acc>>(x + K - L)) & mask);
+  }
+};
+
+// sum[j] += the products of row j of weights, lane by lane. `row(j)` is where row j begins.
+template <class Acc, class IO, class Row>
+FASTLSTM_INLINE void add_products(const DotOperand<Acc>& x, const Row& row, Vec<Acc> (&sum)[lanes<Acc>]) {
+  constexpr int L = lanes<Acc>;
+  using Bits = typename VectorOf<Acc>::bits;
+  if (x.K < L) {
+    const Vec<Acc> part = load_part<Acc>(x.data, x.K);
+    for (int j = 0; j < L; ++j) sum[j] += part * load_part<Acc>(row(j), x.K);
+    return;
+  }
+  for (int64_t k = 0; k + L <= x.K; k += L) {
+    const Vec<Acc> part = load_raw<Vec<Acc>>(x.data + k);
+#pragma GCC unroll 16
+    for (int j = 0; j < L; ++j) sum[j] += part * Storage<Acc, IO>::load(row(j) + k);
+  }
+  if (x.K % L == 0) return;
+#pragma GCC unroll 16
+  for (int j = 0; j < L; ++j) {
+    const Bits weights = bit_cast<Bits>(Storage<Acc, IO>::load(row(j) + x.K - L)) & x.mask;
+    sum[j] += x.last * bit_cast<Vec<Acc>>(weights);
+  }
+}
+
+// Lane j: the sum over the lanes of v[j]. Halves are added while they are interleaved, so each round leaves half the vectors.
+template <class Acc>
+FASTLSTM_INLINE Vec<Acc> sums_of_lanes(Vec<Acc> (&v)[lanes<Acc>]) {
+  constexpr auto indices = std::make_index_sequence<lanes<Acc>>{};
+#pragma GCC unroll 4
+  for (int half = lanes<Acc> / 2; half >= 1; half /= 2) {
+#pragma GCC unroll 8
+    for (int j = 0; j < half; ++j) {
+      v[j] = interleave<Acc, false>(v[j], v[j + half], indices) + interleave<Acc, true>(v[j], v[j + half], indices);
+    }
+  }
+  return v[0];
+}
+
+// The first matrix [rows, x.K] times x, plus the second [rows, h.K] times h, for the `rows` (1 to L) rows that begin at the two
+// pointers; lanes from `rows` on repeat the last row. Either pointer may be null.
+template <class Acc, class IO>
+__attribute__((noinline)) Vec<Acc> dot_rows(const IO* first, const DotOperand<Acc>& x, const IO* second,
+                                            const DotOperand<Acc>& h, int64_t rows) {
+  constexpr int L = lanes<Acc>;
+  Vec<Acc> sum[L] = {};
+  const auto add = [&](const IO* weights, const DotOperand<Acc>& operand) FASTLSTM_INLINE_LAMBDA {
+    const int64_t K = operand.K;
+    if (rows == L) {
+      // Addresses as the machine forms them, base + stride * (1, 2, 4, 8), so that 16 rows need few registers.
+      const int64_t K3 = 3 * K, K5 = 5 * K, K7 = 7 * K;
+      const IO* upper = weights + 8 * K;
+      add_products<Acc, IO>(operand, [&](int j) FASTLSTM_INLINE_LAMBDA {
+        const IO* base = j < 8 ? weights : upper;
+        switch (j % 8) {
+          case 3: return base + K3;
+          case 5: return base + K5;
+          case 6: return base + 2 * K3;
+          case 7: return base + K7;
+          default: return base + j % 8 * K;
+        }
+      }, sum);
+    } else {
+      add_products<Acc, IO>(operand, [&](int j) { return weights + std::min<int64_t>(j, rows - 1) * K; }, sum);
+    }
+  };
+  if (first != nullptr) add(first, x);
+  if (second != nullptr) add(second, h);
+  return sums_of_lanes<Acc>(sum);
+}

@@ -1,0 +1,102 @@
+// One step of one layer for a few rows, straight from the weights of the tensors. Included inside a namespace of an instruction
+// set.
+//
+// Blocks of L units are what threads share out; a block makes the four gates of its units and goes on into the cell.
+
+template <class Acc, class IO>
+class Step {
+ public:
+  explicit Step(const StepArgs& args) : a_(args) {
+    Layout size(nullptr);
+    lay_out(size);
+    Layout layout(Workspace::take(size.used()));
+    lay_out(layout);
+    for (int64_t n = 0; n < a_.N; ++n) {
+      x_[n].set(widened(a_.x, wide_x_, n, a_.I), a_.I);
+      h_[n].set(widened(a_.h, wide_h_, n, a_.P), a_.P);
+    }
+  }
+
+  void run(const Threads& threads) {
+    const int workers = threads.count;
+    share_out(threads, workers, (a_.H + L - 1) / L, 4 * a_.H * (a_.I + a_.P), [&](int64_t block) { units(block * L); });
+    if (a_.weight_hr == nullptr) return;
+    for (int64_t n = 0; n < a_.N; ++n) h_[n].set(unprojected_ + n * a_.H, a_.H);
+    share_out(threads, workers, (a_.P + L - 1) / L, a_.P * a_.H, [&](int64_t block) { outputs(block * L); });
+  }
+
+ private:
+  static constexpr int L = lanes<Acc>;
+
+  void lay_out(Layout& layout) {
+    constexpr bool same = std::is_same_v<Acc, IO>;
+    wide_x_ = layout.array<Acc>(same ? 0 : a_.N * a_.I);
+    wide_h_ = layout.array<Acc>(same ? 0 : a_.N * a_.P);
+    unprojected_ = layout.array<Acc>(a_.weight_hr == nullptr ? 0 : a_.N * a_.H);
+  }
+
+  // Row n of a [N, K] tensor in the accumulation type: as it lies, or copied to `wide`.
+  static const Acc* widened(const void* tensor, Acc* wide, int64_t n, int64_t K) {
+    const IO* row = static_cast<const IO*>(tensor) + n * K;
+    if constexpr (std::is_same_v<Acc, IO>) {
+      return row;
+    } else {
+      for (int64_t k = 0; k < K; ++k) wide[n * K + k] = convert<Acc>(row[k]);
+      return wide + n * K;
+    }
+  }
+
+  void units(int64_t unit) {
+    const int64_t count = std::min<int64_t>(L, a_.H - unit);
+    if (count == L) {
+      units<true>(unit, count);
+    } else {
+      units<false>(unit, count);
+    }
+  }
+
+  template <bool Whole>
+  void units(int64_t unit, int64_t count) {
+    using V = Vec<Acc>;
+    V sums[kMaxStepRows][4];
+    V bias[4] = {};
+    for (int64_t g = 0; g < 4; ++g) {
+      const int64_t row = g * a_.H + unit;
+      const IO *ih = static_cast<const IO*>(a_.weight_ih) + row * a_.I, *hh = static_cast<const IO*>(a_.weight_hh) + row * a_.P;
+      for (int64_t n = 0; n < a_.N; ++n) sums[n][g] = dot_rows<Acc, IO>(ih, x_[n], hh, h_[n], count);
+      for (const void* b : {a_.bias_ih, a_.bias_hh}) {
+        if (b != nullptr) bias[g] += load<Acc, Whole>(static_cast<const IO*>(b) + row, count);
+      }
+    }
+    for (int64_t n = 0; n < a_.N; ++n) {
+      Gates<V> gates{sums[n][0] + bias[0], sums[n][1] + bias[1], sums[n][2] + bias[2], sums[n][3] + bias[3]};
+      const int64_t place = n * a_.H + unit;
+      const V c = load<Acc, Whole>(static_cast<const IO*>(a_.c) + place, count);
+      const CellState<V> out = lstm_cell_forward<Math<Acc>>(gates, c);
+      store<Acc, Whole>(static_cast<IO*>(a_.c_out) + place, out.c, count);
+      if (a_.weight_hr == nullptr) {
+        store<Acc, Whole>(static_cast<IO*>(a_.h_out) + place, out.h, count);
+      } else {
+        store<Acc, Whole>(unprojected_ + place, out.h, count);
+      }
+    }
+  }
+
+  void outputs(int64_t first) {
+    const int64_t count = std::min<int64_t>(L, a_.P - first);
+    const IO* weights = static_cast<const IO*>(a_.weight_hr) + first * a_.H;
+    for (int64_t n = 0; n < a_.N; ++n) {
+      const Vec<Acc> h = dot_rows<Acc, IO>(weights, h_[n], nullptr, h_[n], count);
+      IO* out = static_cast<IO*>(a_.h_out) + n * a_.P + first;
+      if (count == L) {
+        store<Acc, true>(out, h, count);
+      } else {
+        store<Acc, false>(out, h, count);
+      }
+    }
+  }
+
+  const StepArgs& a_;
+  Acc *wide_x_, *wide_h_, *unprojected_;
+  DotOperand<Acc> x_[kMaxStepRows], h_[kMaxStepRows];  // of each row
+};
