@@ -1,0 +1,20 @@
+"""autograd's own tools on the CPU."""
+
+import pytest
+import torch
+from autograd_cases import *  # noqa: F403
+
+from fastlstm import native
+
+# What torch itself warns of in forward mode.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
+
+
+@pytest.fixture
+def backend():
+    return "cpu" if native.load() is None else "reference"
+
+
+@pytest.fixture
+def device():
+    return torch.device("cpu")
