@@ -34,6 +34,7 @@ def convert(
     model: nn.Module,
     *,
     backend: str = "auto",
+    checkpoint_every: int | bool | None = None,
     report: list[Converted] | None = None,
     **variants,
 ) -> nn.Module:
@@ -49,7 +50,7 @@ def convert(
     already. All but the last are named in a UserWarning.
 
     Args:
-        backend: for the modules made here; see `FastLSTM`.
+        backend, checkpoint_every: for the modules made here; see `FastLSTM`.
         variants: layer_norm, recurrent_dropout, weight_dropout or zoneout for every FastLSTM made
             here, as for its constructor. layer_norm adds parameters: an optimizer must be told of
             them.
@@ -66,7 +67,8 @@ def convert(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     backends.check_name(backend)
-    FastLSTM(1, 1, device="meta", **variants)  # refuses what is wrong before anything is changed
+    # Refuses what is wrong before anything is changed.
+    FastLSTM(1, 1, device="meta", checkpoint_every=checkpoint_every, **variants)
     found = []
     for name, module in model.named_modules():
         kind = _kind(module)
@@ -74,7 +76,7 @@ def convert(
             continue
         reason = _reason_to_leave(module)
         if reason is None:
-            _change_class(module, backend, variants)
+            _change_class(module, backend, checkpoint_every, variants)
         found.append(Converted(name, kind, reason))
         log.debug("convert: %s (%s): %s", name or "the model", kind, reason or "converted")
     if report is not None:
@@ -110,7 +112,7 @@ def _reason_to_leave(module: nn.Module) -> str | None:
     return None
 
 
-def _change_class(module: nn.Module, backend: str, variants: dict) -> None:
+def _change_class(module: nn.Module, backend: str, checkpoint_every, variants: dict) -> None:
     cls = type(module)
     if cls in _FAST:
         module.__class__ = _FAST[cls]
@@ -123,5 +125,7 @@ def _change_class(module: nn.Module, backend: str, variants: dict) -> None:
     vars(module).pop("_flat_weights", None)  # a property in FastLSTM
     if backend != "auto":
         module.backend = backend
+    if checkpoint_every is not None and isinstance(module, FastLSTM):
+        module.checkpoint_every = checkpoint_every
     if variants and isinstance(module, FastLSTM):
         take_variants(module, **variants)

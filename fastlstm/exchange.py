@@ -37,7 +37,9 @@ def rebuild(
         # elsewhere would draw from the caller's stream of random numbers.
         warnings.simplefilter("ignore")
         if cls is not nn.LSTM:
-            options = variants_of(source) | options
+            every = getattr(source, "checkpoint_every", None)
+            kept = {} if every is None else {"checkpoint_every": every}
+            options = variants_of(source) | kept | options
         twin = cls(**_settings(source), device="meta", **options)
     names = _weight_names(source)
     if getattr(twin, "layer_norm", False):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import (
     backends,
+    checkpointing,
     gpu_ops,  # noqa: F401  (registers kernels)
     layer_ops,
     sharded,
@@ -61,6 +62,7 @@ def run_layers(
     between_layers: Callable[[Tensor], Tensor] | None,
     backend: str,
     variant: Variant | None = None,
+    checkpoint_every: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The layers one after the other on checked, time-major arguments; `lstm` and the module end
     here.
@@ -69,6 +71,7 @@ def run_layers(
         x: (T, N, I). h0: (L*D, N, P). c0: (L*D, N, H). layers: L sequences of D weights.
         between_layers: applied to each layer's output but the last (dropout), or None.
         variant: what there is beyond the plain LSTM, or None.
+        checkpoint_every: steps from one kept state to the next (checkpointing.py), or None.
 
     Returns:
         output (T, N, D*P), h_n like h0, c_n like c0, and the last layer's cells (T, N, D*H) or
@@ -87,6 +90,7 @@ def run_layers(
             between_layers=between_layers,
             backend=backend,
             variant=variant,
+            checkpoint_every=checkpoint_every,
         )
     D = len(layers[0])
     wide = _WIDE_CPU_PRODUCTS and x.device.type == "cpu" and x.dtype in _HALF
@@ -95,6 +99,11 @@ def run_layers(
         if variant.training and variant.weight_dropout:
             layers = variant_layers.dropped(layers, variant.weight_dropout)
         if variant.changes_recurrence():
+            if checkpoint_every is not None:
+                raise ValueError(
+                    "checkpoint_every: layer_norm, recurrent_dropout and zoneout keep the tape of "
+                    "all steps; leave them or checkpoint_every out"
+                )
             family = backends.select(backend, call._replace(variant=True)).family
             return variant_layers.run_layers(
                 family,
@@ -110,6 +119,20 @@ def run_layers(
                 wide_products=wide,
             )
     family = backends.select(backend, call).family
+    if checkpointing.serves(checkpoint_every, x, h0, c0, layers):
+        return checkpointing.run_layers(
+            family,
+            x,
+            h0,
+            c0,
+            layers,
+            checkpoint_every,
+            lengths=lengths,
+            reset_mask=reset_mask,
+            return_cells=return_cells,
+            between_layers=between_layers,
+            wide_products=wide,
+        )
     h_n, c_n, cells = [], [], None
     for k, layer in enumerate(layers):
         last = k == len(layers) - 1
@@ -165,6 +188,7 @@ def lstm(
     recurrent_dropout: float = 0.0,
     weight_dropout: float = 0.0,
     zoneout: float | tuple[float, float] = 0.0,
+    checkpoint_every: int | bool | None = None,
     backend: str = "auto",
 ):
     """A (multi-layer, bidirectional, projected) LSTM with its weights as arguments.
@@ -195,6 +219,8 @@ def lstm(
         zoneout: probability with which h and c keep their old value at a step, or a pair of
         them; not in training, both are the mean. `fastlstm.variant_reference` has the equations
         and the papers.
+        checkpoint_every: keep states every so many steps instead of a tape of all, and have the
+        backward run the forward of these steps again: see `FastLSTM`.
         backend: "auto", or a name of `fastlstm.backends.NAMES`.
 
     Returns:
@@ -214,6 +240,7 @@ def lstm(
         zoneout_pair(zoneout),
         training,
     )
+    every = checkpointing.check_every(checkpoint_every)
     wanted = autocast_dtype(input.device)
     if wanted is not None:
         input = to_autocast(input, wanted)
@@ -252,6 +279,7 @@ def lstm(
             between_layers=between,
             backend=backend,
             variant=variant,
+            checkpoint_every=every,
         )
     if batch_first:
         output = output.transpose(0, 1)

@@ -19,6 +19,7 @@ from .arguments import (
     weights_of,
     zero_states,
 )
+from .checkpointing import check_every
 from .checks import check_lengths, check_reset_mask, check_states
 from .exchange import (
     for_torchscript,
@@ -64,6 +65,13 @@ class FastLSTM(nn.LSTM):
             Masks of the three are drawn in training only, from torch's generator for the input's
             device: the same seed gives the same bits. `fastlstm.variant_reference` has the
             equations. Each call is a sequence of its own with masks of its own.
+        checkpoint_every: K, or True for 64: training keeps the states every K steps, and the
+            backward runs the forward again from there, K steps at a time: a third more
+            arithmetic, and memory for the input, the outputs and L*T/K states, where otherwise
+            gates and cells of all T steps are kept. The same results, gradients and dropout masks;
+            with 16-bit tensors c is rounded to them every K steps. Layers with dropout between
+            them or of two directions keep their outputs too. Second derivatives, and transforms of
+            torch.func, keep what they keep without.
         backend: "auto", or a name of `fastlstm.backends.NAMES`: then that backend serves every
             call or the call fails. `python -m fastlstm` shows which backend serves what.
 
@@ -106,6 +114,7 @@ class FastLSTM(nn.LSTM):
     # On the class too, for instances that no __init__ of ours has seen: converted ones, states
     # pickled by nn.LSTM.
     backend: str = "auto"
+    checkpoint_every: int | None = None
     layer_norm: bool = False
     recurrent_dropout: float = 0.0
     weight_dropout: float = 0.0
@@ -128,6 +137,7 @@ class FastLSTM(nn.LSTM):
         recurrent_dropout: float = 0.0,
         weight_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
+        checkpoint_every: int | bool | None = None,
         backend: str = "auto",
     ) -> None:
         backends.check_name(backend)
@@ -144,6 +154,7 @@ class FastLSTM(nn.LSTM):
             dtype,
         )
         self.backend = backend
+        self.checkpoint_every = checkpoint_every
         take_variants(
             self,
             layer_norm=layer_norm,
@@ -308,6 +319,7 @@ class FastLSTM(nn.LSTM):
                 between_layers=between,
                 backend=self.backend,
                 variant=variant_of(self, x, wanted),
+                checkpoint_every=self.checkpoint_every,
             )
 
     def _as_torch(self, input, hx, plain: bool):
@@ -433,6 +445,8 @@ class FastLSTM(nn.LSTM):
 
     def extra_repr(self) -> str:
         more = [f"{name}={value!r}" for name, value in variants_of(self).items()]
+        if self.checkpoint_every is not None:
+            more.append(f"checkpoint_every={self.checkpoint_every}")
         if self.backend != "auto":
             more.append(f"backend={self.backend!r}")
         return ", ".join([super().extra_repr(), *more])
@@ -440,6 +454,8 @@ class FastLSTM(nn.LSTM):
     def __setattr__(self, name, value):
         if name == "qconfig":
             tell_quantization(self)
+        elif name == "checkpoint_every":
+            value = check_every(value)
         elif name in PLAIN:
             value = checked(name, value)
         super().__setattr__(name, value)

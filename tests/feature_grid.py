@@ -20,7 +20,8 @@ from fastlstm import FastLSTM
 T, N, I, H, P = 5, 4, 3, 5, 2
 TOGETHER = (
     "layers", "bidirectional", "projection", "no bias", "batch_first", "unbatched", "packed", "hx",
-    "dropout", "lengths", "reset_mask", "cells", "frozen", "eval", "double", "autocast",
+    "dropout", "lengths", "reset_mask", "cells", "checkpoint", "frozen", "eval", "double",
+    "autocast",
 )  # fmt: skip
 APART = [
     {"unbatched", "packed"},
@@ -116,7 +117,7 @@ def cell(x, h, c, w_ih, w_hh, b_ih=None, b_hh=None, *, w_hr=None):
 class Problem:
     """The module, inputs and options of a combination."""
 
-    def __init__(self, features, backend: str, **options) -> None:
+    def __init__(self, features, backend: str) -> None:
         self.on, self.backend = set(features), backend
         assert can_go_together(self.on)
         has = self.on.__contains__
@@ -133,7 +134,7 @@ class Problem:
             proj_size=P * has("projection"),
             dtype=dtype,
             backend=backend,
-            **options,
+            checkpoint_every=2 if has("checkpoint") else None,
         )
         self.x = torch.randn(T, self.rows, I, dtype=dtype)
         L = self.fast.num_layers * (2 if has("bidirectional") else 1)

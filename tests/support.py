@@ -38,6 +38,7 @@ FEATURES = {
     "reset_mask": "`reset_mask`",
     "cells": "`return_cell_sequence`",
     "step": "`step`, streams in chunks",
+    "checkpoint": "`checkpoint_every`",
     "frozen": "part of the gradients only",
     "eval": "backward in eval mode",
     "double": "double backward",

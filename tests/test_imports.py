@@ -34,11 +34,13 @@ LAYERS = {
     "tangents": {"reference"},
     "transforms": {"ops", "reference", "tangents"},
     "layer_ops": {"ops", "reference", "transforms"},
+    "checkpointing": {"layer_ops", "ops", "reference", "transforms"},
     "gpu_ops": {"layer_ops", "native", "ops", "precision", "triton_kernels", "variant_ops"},
     "step_op": {"layer_ops", "native", "ops", "transforms"},
     "sharded": set(),
     "functional": {
         "backends",
+        "checkpointing",
         "checks",
         "gpu_ops",
         "layer_ops",
@@ -51,6 +53,7 @@ LAYERS = {
     "module": {
         "arguments",
         "backends",
+        "checkpointing",
         "checks",
         "exchange",
         "functional",
