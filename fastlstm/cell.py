@@ -24,7 +24,8 @@ class FastLSTMCell(nn.LSTMCell):
         * **input**: (N, I), or unbatched (I,).
         * **hx**: (h, c), each (N, H), or unbatched (H,); zeros if None.
 
-    Outputs: (h, c), the new state, shaped as hx.
+    Outputs: (h, c), the new state, shaped as hx. Under autocast they are of its dtype, but on the
+    CPU of float32 where c is, as nn.LSTMCell's.
 
     For a whole sequence, one call of `FastLSTM` takes far less time than a loop over cells, also
     where episodes begin in mid-sequence (reset_mask) or every c_t is wanted
@@ -115,7 +116,7 @@ class FastLSTMCell(nn.LSTMCell):
             return None
         if input.shape[-1] != self.input_size:
             return None
-        x = input if wanted is None else to_autocast(input, wanted)
+        x = input
         lead = (1, 1) if dims == 1 else (1, input.shape[0])
         x = x.view(1, 1, -1) if dims == 1 else x.unsqueeze(0)
         if hx is None:
@@ -130,8 +131,16 @@ class FastLSTMCell(nn.LSTMCell):
             states = tuple(s.reshape(*lead, H) for s in hx)
         found = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
         if wanted is not None:
-            states = tuple(to_autocast(s, wanted) for s in states)
-            found = [to_autocast(w, wanted) for w in found]
+            h, c = states
+            x, h, *found = (to_autocast(t, wanted) for t in (x, h, *found))
+            cast = {t.dtype for t in (x, h, *found) if t is not None} == {wanted}
+            if x.device.type == "cpu" and cast and c.dtype == torch.float32:
+                # On the CPU, autocast takes nn.LSTMCell's products alone: a float32 cell stays one,
+                # and so do the results.
+                x, h, *found = (t if t is None else t.float() for t in (x, h, *found))
+            else:
+                c = to_autocast(c, wanted)
+            states = h, c
         shapes = ((4 * H, self.input_size), (4 * H, H), (4 * H,), (4 * H,))
         for w, shape in zip(found, shapes, strict=True):
             if w is not None and w.shape != shape:

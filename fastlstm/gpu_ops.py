@@ -61,8 +61,8 @@ def _triton_backward(doutput, dh_n, dc_n, dcells, dgates_out, *rest):
 
 def register(family: str, forward, backward, device: str) -> None:
     """Have the recurrence ops of `family` run by these functions on a device, such as "CUDA"."""
-    library.impl(f"{family}_forward", forward, device)
-    library.impl(f"{family}_backward", backward, device)
+    for which, function in (("forward", forward), ("backward", backward)):
+        library.impl(f"{family}_{which}", ops.outside_autocast(function), device)
 
 
 if native.load() is None and native.cuda_architectures():

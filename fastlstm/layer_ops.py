@@ -163,6 +163,7 @@ def _setup_forward(ctx, inputs, output):
 
 
 def _make_forward_autograd(family):
+    @ops.outside_autocast
     def backward(ctx, doutput, dh_n, dc_n, dcells, dgates_out):
         ops.check_tape(ctx, f"{family}_layer_forward")
         needs = ctx.needs_input_grad
@@ -262,7 +263,7 @@ def define(family: str) -> None:
         strict=True,
     ):
         library.define(schema.format(family))
-        library.impl(name, impl, "CompositeExplicitAutograd")
+        library.impl(name, ops.outside_autocast(impl), "CompositeExplicitAutograd")
         torch.library.register_fake(f"fastlstm::{name}", fake, lib=library)
     forward_autograd = _make_forward_autograd(family)
     op = getattr(torch.ops.fastlstm, names[0]).default

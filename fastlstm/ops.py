@@ -14,6 +14,8 @@ The tape (cells, gates) is the same for all, so a forward of one family can be d
 another. Argument shapes are those of `reference.lstm_forward` and `reference.lstm_backward`.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,18 @@ BACKWARD = (
     "Tensor? lengths, Tensor? reset_mask, bool wide_gates{}) "
     "-> (Tensor dgates_x, Tensor dh0, Tensor dc0, Tensor dhidden)"
 )
+
+
+def outside_autocast(function):
+    """`function` run without autocast: what is computed in Python, by torch's own products, would
+    else take autocast's dtype where a backward is called inside of it."""
+
+    @functools.wraps(function)
+    def run(*args):
+        with torch._C._DisableAutocast():
+            return function(*args)
+
+    return run
 
 
 def _forward_reference(
@@ -145,6 +159,7 @@ def check_tape(ctx, op: str) -> None:
 
 
 def _make_forward_autograd(family):
+    @outside_autocast
     def backward(ctx, doutput, dh_n, dc_n, dcells, dgates_out):
         check_tape(ctx, f"{family}_forward")
         h0, c0, weight_hh, weight_hr, lengths, reset_mask, output, cells, gates = ctx.saved_tensors
@@ -171,6 +186,7 @@ def _make_forward_autograd(family):
     return backward
 
 
+@outside_autocast
 def differentiate_backward(ctx, grads, rule, tensors: int, scalars: int):
     """The derivative of a backward op, by autograd through `rule`, the same in plain torch;
     differentiable again.
@@ -225,7 +241,7 @@ def define(family: str) -> None:
         (BACKWARD, f"{family}_backward", reference.lstm_backward, backward_results),
     ):
         library.define(schema.format(family, ""))
-        library.impl(name, impl, "CompositeExplicitAutograd")
+        library.impl(name, outside_autocast(impl), "CompositeExplicitAutograd")
         torch.library.register_fake(f"fastlstm::{name}", fake, lib=library)
     torch.library.register_autograd(
         f"fastlstm::{family}_forward",

@@ -77,6 +77,7 @@ def _setup_forward(ctx, inputs, output):
 
 
 def _make_forward_autograd(family):
+    @ops.outside_autocast
     def backward(ctx, doutput, dh_n, dc_n, dcells, dgates_out):
         ops.check_tape(ctx, f"{family}_variant_forward")
         needs = ctx.needs_input_grad
@@ -106,7 +107,7 @@ def define(family: str) -> None:
         (BACKWARD.format(f"{family}_variant"), names[1], _backward_reference, _backward_results),
     ):
         library.define(schema)
-        library.impl(name, impl, "CompositeExplicitAutograd")
+        library.impl(name, ops.outside_autocast(impl), "CompositeExplicitAutograd")
         torch.library.register_fake(f"fastlstm::{name}", fake, lib=library)
     torch.library.register_autograd(
         f"fastlstm::{names[0]}",
@@ -127,9 +128,9 @@ def define(family: str) -> None:
 def register(family: str, forward, loop, device: str) -> None:
     """Have the variant ops of `family` run by these functions on a device, such as "CUDA":
     the forward's arguments, and those of `variant_backward.loop`."""
-    library.impl(f"{family}_variant_forward", forward, device)
     backward = functools.partial(variant_backward.variant_backward, loop)
-    library.impl(f"{family}_variant_backward", backward, device)
+    for which, function in (("forward", forward), ("backward", backward)):
+        library.impl(f"{family}_variant_{which}", ops.outside_autocast(function), device)
 
 
 for _family in ops.FAMILIES:

@@ -1,6 +1,7 @@
 """FastLSTMCell beside nn.LSTMCell."""
 
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -162,14 +163,21 @@ def test_no_rows():
 @backends
 @pytest.mark.parametrize("wanted", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast(wanted, backend):
-    _, fast = pair(backend)
-    x, hx = torch.randn(N, I), (torch.randn(N, H), torch.randn(N, H))
-    with torch.autocast("cpu", wanted):
-        h, c = fast(x, hx)
-    low = copy.deepcopy(fast).to(wanted)(*to(wanted, x, hx))
-    assert (h.dtype, c.dtype) == (wanted, wanted)
-    assert torch.equal(h, low[0])
-    assert torch.equal(c, low[1])
+    """Products of rounded factors; where c is float32, it and the results stay so."""
+    cell, fast = pair(backend)
+    rounded = copy.deepcopy(fast).to(wanted)
+    wide = copy.deepcopy(rounded).float()
+    for dtypes in itertools.product((torch.float32, wanted), repeat=3):
+        x, h, c = (torch.randn(N, k).to(d) for k, d in zip((I, H, H), dtypes, strict=True))
+        with torch.autocast("cpu", wanted):
+            expected_dtypes = [t.dtype for t in cell(x, (h, c))]
+            found = fast(x, (h, c))
+            assert [t.dtype for t in fast(x)] == [t.dtype for t in cell(x)]
+        x, h = x.to(wanted), h.to(wanted)
+        module, x, h = (rounded, x, h) if c.dtype == wanted else (wide, x.float(), h.float())
+        expected = module(x, (h, c))
+        assert [t.dtype for t in found] == expected_dtypes
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @backends

@@ -1,0 +1,14 @@
+"""Autocast on a GPU: the tests of test_autocast.py with the GPU's backends."""
+
+import pytest
+from test_autocast import (  # noqa: F401
+    test_a_stream_is_one_of_the_low_dtype,
+    test_backward_inside_and_outside,
+    test_cells_add_up_in_float32,
+    test_gradient_penalty,
+    test_loss_scaling_with_float16,
+    test_switched_off_inside,
+    test_weights_that_change_inside_are_seen,
+)
+
+pytestmark = pytest.mark.gpu
