@@ -1,10 +1,19 @@
 """fastlstm: `FastLSTM` in place of `torch.nn.LSTM`, same arguments, weights and results, faster."""
 
-from . import functional, onnx
+from . import functional, init, onnx
 from ._version import __version__
 from .cell import FastLSTMCell
 from .convert import convert
 from .keras import from_keras
 from .module import FastLSTM
 
-__all__ = ["FastLSTM", "FastLSTMCell", "__version__", "convert", "from_keras", "functional", "onnx"]
+__all__ = [
+    "FastLSTM",
+    "FastLSTMCell",
+    "__version__",
+    "convert",
+    "from_keras",
+    "functional",
+    "init",
+    "onnx",
+]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import backends, step_op
+from . import backends, nested, step_op
 from .arguments import (
     has_hooks,
     state_shapes,
@@ -76,8 +76,8 @@ class FastLSTM(nn.LSTM):
             call or the call fails. `python -m fastlstm` shows which backend serves what.
 
     Inputs: input, hx=None, *, lengths=None, reset_mask=None, return_cell_sequence=False
-        * **input**: (T, N, I), or (N, T, I) with batch_first; unbatched (T, I); or a
-          `PackedSequence`.
+        * **input**: (T, N, I), or (N, T, I) with batch_first; unbatched (T, I); a
+          `PackedSequence`; or a jagged NestedTensor (N, j, I), whatever batch_first says.
         * **hx**: (h0, c0) of shapes (L*D, N, P) and (L*D, N, H), without the N for unbatched
           input; zeros if None.
         * **lengths**: (N,) integers in 0..T, in any order, on any device: row n ends after
@@ -88,11 +88,13 @@ class FastLSTM(nn.LSTM):
           new episode in that row, and nothing crosses from t - 1 to t. The forward direction
           enters step t with zeros (at t = 0 instead of h0, c0), the reverse direction step t - 1.
           With a `PackedSequence`: T of its longest row, rows in the order in which the user packed
-          them, and what it says of steps that do not exist is ignored.
+          them, and what it says of steps that do not exist is ignored. With a NestedTensor: (N, T)
+          so, or jagged (N, j) like it.
         * **return_cell_sequence**: also return every c_t.
 
     Outputs: output, (h_n, c_n), and with return_cell_sequence cells
-        * **output**: (T, N, D*P), laid out like input; a `PackedSequence` for one.
+        * **output**: (T, N, D*P), laid out like input; a `PackedSequence` or a NestedTensor for
+          one.
         * **h_n, c_n**: like h0 and c0.
         * **cells**: (T, N, D*H), the last layer's c_t, laid out like output.
 
@@ -189,6 +191,8 @@ class FastLSTM(nn.LSTM):
                 return self._forward_packed(input, hx, lengths, reset_mask, return_cell_sequence)
             if proxies(input):
                 return self._trace(input, hx, lengths, reset_mask, return_cell_sequence)
+        if input.is_nested:
+            return self._forward_nested(input, hx, lengths, reset_mask, return_cell_sequence)
         dims = input.dim()
         plain = lengths is None and reset_mask is None and not return_cell_sequence
         if dims not in (2, 3) or (plain and torch.jit.is_tracing()):
@@ -232,11 +236,7 @@ class FastLSTM(nn.LSTM):
         return (output, (h_n, c_n)) if cells is None else (output, (h_n, c_n), cells)
 
     def _forward_packed(self, input, hx, lengths, reset_mask, return_cell_sequence):
-        if lengths is not None:
-            raise ValueError(
-                "lengths: got a tensor beside a PackedSequence, which has lengths of its own; "
-                "give one of them"
-            )
+        _refuse_lengths(lengths, "PackedSequence")
         data, batch_sizes, sorted_indices, unsorted_indices = input
         packing = packing_of(input)
         wanted = autocast_dtype(data.device)
@@ -251,20 +251,13 @@ class FastLSTM(nn.LSTM):
                 f"expected those of the weights, {self._flat_weights[0].device} and "
                 f"{self._flat_weights[0].dtype}"
             )
-        N = packing.N
-        if hx is None:
-            h0, c0 = zero_states(self, data, N)
-        else:
-            states = hx
-            if wanted is not None and isinstance(hx, (tuple, list)):
-                states = [to_autocast(s, wanted) for s in hx]
-            check_states(states, *state_shapes(self, N), data)
-            h0, c0 = self.permute_hidden(states, sorted_indices)
+        states = self._checked_states(hx, data, packing.N, wanted)
+        h0, c0 = states if hx is None else self.permute_hidden(states, sorted_indices)
         if torch.jit.is_tracing() and reset_mask is None and not return_cell_sequence:
             return self._as_torch(input, hx, True)
         if reset_mask is not None:
             layout = "(N, T)" if self.batch_first else "(T, N)"
-            reset_mask = check_reset_mask(reset_mask, packing.T, N, data.device, layout)
+            reset_mask = check_reset_mask(reset_mask, packing.T, packing.N, data.device, layout)
             if sorted_indices is not None:
                 reset_mask = reset_mask.index_select(1, sorted_indices)
         lengths = None if packing.lengths is None else packing.lengths.to(data.device)
@@ -287,6 +280,51 @@ class FastLSTM(nn.LSTM):
 
         states = self.permute_hidden((h_n, c_n), unsorted_indices)
         return (pack(output), states) if cells is None else (pack(output), states, pack(cells))
+
+    def _checked_states(self, hx, data, N, wanted):
+        """hx as tensors of the right shapes, or zeros, beside rows of data (S, I)."""
+        if hx is None:
+            return zero_states(self, data, N)
+        if wanted is not None and isinstance(hx, (tuple, list)):
+            hx = [to_autocast(s, wanted) for s in hx]
+        check_states(hx, *state_shapes(self, N), data)
+        return hx
+
+    def _forward_nested(self, input, hx, lengths, reset_mask, return_cell_sequence):
+        _refuse_lengths(lengths, "NestedTensor")
+        packing = nested.jagged_of(input)
+        values = input.values()
+        wanted = autocast_dtype(values.device)
+        if wanted is not None:
+            values = to_autocast(values, wanted)
+        layers = weights_of(self, values, wanted)
+        if layers is None:
+            first = self._flat_weights[0]
+            raise ValueError(
+                f"input: got a NestedTensor of {values.shape[1]} features, {values.dtype}, on "
+                f"{values.device}, expected {self.input_size}, {first.dtype}, on {first.device}"
+            )
+        h0, c0 = self._checked_states(hx, values, packing.N, wanted)
+        if reset_mask is not None and nested.is_nested(reset_mask):
+            reset_mask = packing.pad(nested.mask_values(reset_mask, input))
+        elif reset_mask is not None:
+            sizes = packing.T, packing.N, values.device, "(N, T)"
+            reset_mask = check_reset_mask(reset_mask, *sizes)
+        output, h_n, c_n, cells = self._run(
+            packing.pad(values),
+            h0,
+            c0,
+            layers,
+            packing.lengths,
+            reset_mask,
+            return_cell_sequence,
+            wanted,
+            packing,
+        )
+        output = nested.like(input, packing.pack(output))
+        if cells is None:
+            return output, (h_n, c_n)
+        return output, (h_n, c_n), nested.like(input, packing.pack(cells))
 
     def _run(self, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=None):
         """`functional.run_layers` with this module's dropout and backend, outside of autocast; all
@@ -462,3 +500,11 @@ class FastLSTM(nn.LSTM):
 
     def __prepare_scriptable__(self):
         return for_torchscript(nn.LSTM, self)
+
+
+def _refuse_lengths(lengths, beside: str) -> None:
+    if lengths is not None:
+        raise ValueError(
+            f"lengths: got a tensor beside a {beside}, which has lengths of its own; give one of "
+            "them"
+        )

@@ -19,13 +19,17 @@ from fastlstm import FastLSTM
 
 T, N, I, H, P = 5, 4, 3, 5, 2
 TOGETHER = (
-    "layers", "bidirectional", "projection", "no bias", "batch_first", "unbatched", "packed", "hx",
-    "dropout", "lengths", "reset_mask", "cells", "checkpoint", "frozen", "eval", "double",
-    "autocast",
+    "layers", "bidirectional", "projection", "no bias", "batch_first", "unbatched", "packed",
+    "nested", "hx", "dropout", "lengths", "reset_mask", "cells", "checkpoint", "frozen", "eval",
+    "double", "autocast",
 )  # fmt: skip
 APART = [
     {"unbatched", "packed"},
+    {"unbatched", "nested"},
+    {"packed", "nested"},
     {"packed", "lengths"},
+    {"nested", "lengths"},
+    {"nested", "double"},  # torch's NestedTensor.values() has no second derivative
     {"dropout", "eval"},
     {"double", "autocast"},  # 16 bits twice differentiated say nothing
 ]
@@ -147,6 +151,8 @@ class Problem:
             self.lengths = torch.tensor([3, 5, 0, 1][: self.rows])
         if has("packed"):
             self.lengths = torch.tensor([3, 5, 2, 1])
+        if has("nested"):
+            self.lengths = torch.tensor([3, 0, 5, 1])
         if has("reset_mask"):
             self.mask = torch.rand(T, self.rows) < 0.4
             self.mask[0, 0] = self.mask[2, 0] = self.mask[T - 1, -1] = True
@@ -180,6 +186,11 @@ class Problem:
             hx = tuple(s.squeeze(1) if "unbatched" in self.on else s for s in states)
         if "packed" in self.on:
             given = pack_padded_sequence(x, self.lengths, enforce_sorted=False)
+        elif "nested" in self.on:
+            offsets = torch.cat([torch.zeros(1).long(), self.lengths.cumsum(0)])
+            given = torch.nested.nested_tensor_from_jagged(self.rows_of(x), offsets)
+            if self.mask is not None:
+                options["reset_mask"] = self.mask.t()
         else:
             given = self.layout(x)
             if self.lengths is not None:
@@ -192,12 +203,24 @@ class Problem:
     def padded(self, sequence):
         if isinstance(sequence, PackedSequence):
             return pad_packed_sequence(sequence, total_length=T)[0]
+        if sequence.is_nested:
+            return self.from_rows(sequence.values())
         return self.layout(sequence)
+
+    def rows_of(self, padded):
+        """The steps that exist, row by row: the values of a NestedTensor."""
+        return torch.cat([padded[:n, k] for k, n in enumerate(self.lengths.tolist())])
+
+    def from_rows(self, values):
+        rows = values.split(self.lengths.tolist())
+        return torch.stack([F.pad(r, (0, 0, 0, T - len(r))) for r in rows], 1)
 
     def between(self, y):
         """Dropout as nn.LSTM draws it."""
         if "dropout" not in self.on:
             return y
+        if "nested" in self.on:
+            return self.from_rows(F.dropout(self.rows_of(y), 0.5))
         if "packed" not in self.on:
             return F.dropout(y, 0.5)
         packed = pack_padded_sequence(y, self.lengths, enforce_sorted=False)

@@ -32,6 +32,7 @@ FEATURES = {
     "batch_first": "`batch_first`",
     "unbatched": "unbatched input",
     "packed": "`PackedSequence`",
+    "nested": "jagged NestedTensor",
     "hx": "given states",
     "dropout": "`dropout`, the masks of nn.LSTM",
     "lengths": "`lengths`",
