@@ -191,7 +191,7 @@ class FastLSTM(nn.LSTM):
                 return self._forward_packed(input, hx, lengths, reset_mask, return_cell_sequence)
             if proxies(input):
                 return self._trace(input, hx, lengths, reset_mask, return_cell_sequence)
-        if input.is_nested:
+        if nested.is_nested(input):
             return self._forward_nested(input, hx, lengths, reset_mask, return_cell_sequence)
         dims = input.dim()
         plain = lengths is None and reset_mask is None and not return_cell_sequence

@@ -81,19 +81,19 @@ def test_what_is_refused():
     fast, x = FastLSTM(I, H), torch.nested.as_nested_tensor(rows(), layout=torch.jagged)
     single = torch.nested.as_nested_tensor(rows(dtype=torch.float32), layout=torch.jagged)
     other = torch.nested.as_nested_tensor(rows(dtype=torch.float32), layout=torch.jagged)
-    with pytest.raises(ValueError, match="expected torch.jagged"):
+    with pytest.raises(ValueError, match=r"expected torch\.jagged"):
         fast(torch.nested.as_nested_tensor(rows(dtype=torch.float32), layout=torch.strided))
     with pytest.raises(ValueError, match="jagged in its second dimension"):
         fast(single.transpose(1, 2))
-    with pytest.raises(ValueError, match="lengths: got a tensor beside a NestedTensor"):
+    with pytest.raises(ValueError, match=r"lengths: got a tensor beside a NestedTensor"):
         fast(single, lengths=torch.tensor(LENGTHS))
-    with pytest.raises(ValueError, match="got a NestedTensor of 3 features, torch.float64"):
+    with pytest.raises(ValueError, match=r"got a NestedTensor of 3 features, torch\.float64"):
         fast(x)
     with pytest.raises(ValueError, match=r"hx\[0\] \(h0\): got shape"):
         fast(single, (torch.zeros(1, 2, H), torch.zeros(1, 4, H)))
     with pytest.raises(ValueError, match=r"reset_mask: got shape \(6, 4\), expected \(N, T\)"):
         fast(single, reset_mask=torch.zeros(6, 4, dtype=torch.bool))
-    with pytest.raises(ValueError, match="reset_mask: got a NestedTensor of shape"):
+    with pytest.raises(ValueError, match=r"reset_mask: got a NestedTensor of shape"):
         fast(single, reset_mask=other.sum(-1) > 0)
-    with pytest.raises(ValueError, match="reset_mask: got dtype torch.float32"):
+    with pytest.raises(ValueError, match=r"reset_mask: got dtype torch\.float32"):
         fast(single, reset_mask=single.sum(-1))
