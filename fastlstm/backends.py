@@ -132,7 +132,7 @@ def _reject_triton(call: Call) -> str | None:
 def _reject_cpu(call: Call) -> str | None:
     if call.device not in ("cpu", "meta"):
         return f"the tensors are on {call.device!r}, not on the CPU"
-    return _reject_dtype(call) or _reject_variant(call) or native.load()
+    return _reject_dtype(call) or native.load()
 
 
 def _reject_reference(call: Call) -> str | None:

@@ -17,6 +17,7 @@ from . import (
     gpu_ops,  # noqa: F401  (registers kernels)
     layer_ops,
     sharded,
+    variant_kernels,  # noqa: F401  (registers kernels)
     variant_layers,
 )
 from .checks import check_lengths, check_norms, check_reset_mask, check_stack

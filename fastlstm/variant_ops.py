@@ -127,10 +127,12 @@ def define(family: str) -> None:
 
 def register(family: str, forward, loop, device: str) -> None:
     """Have the variant ops of `family` run by these functions on a device, such as "CUDA":
-    the forward's arguments, and those of `variant_backward.loop`."""
+    the forward's arguments, and those of `variant_backward.loop`. A forward of None is there
+    already."""
     backward = functools.partial(variant_backward.variant_backward, loop)
     for which, function in (("forward", forward), ("backward", backward)):
-        library.impl(f"{family}_variant_{which}", ops.outside_autocast(function), device)
+        if function is not None:
+            library.impl(f"{family}_variant_{which}", ops.outside_autocast(function), device)
 
 
 for _family in ops.FAMILIES:

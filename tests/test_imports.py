@@ -40,6 +40,7 @@ LAYERS = {
     "gpu_ops": {"layer_ops", "native", "ops", "precision", "triton_kernels", "variant_ops"},
     "step_op": {"layer_ops", "native", "ops", "transforms"},
     "sharded": set(),
+    "variant_kernels": {"native", "ops", "variant_backward", "variant_ops"},
     "functional": {
         "backends",
         "checkpointing",
@@ -48,6 +49,7 @@ LAYERS = {
         "layer_ops",
         "ops",
         "sharded",
+        "variant_kernels",
         "variant_layers",
     },
     "arguments": {"checks", "functional"},

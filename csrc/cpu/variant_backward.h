@@ -1,0 +1,328 @@
+// The variants' backward loop over steps, in phases as the forward's. Included inside a namespace of an instruction set.
+
+template <class Acc, class IO, class GX>
+class VariantBackward {
+ public:
+  VariantBackward(const BackwardArgs& args, const Variant& variant, const VariantTape& tape, const Threads& threads, const Plan& plan)
+      : a_(args),
+        v_(variant),
+        tape_(tape),
+        s_(args.sizes),
+        threads_(threads),
+        plan_(plan),
+        rec_{s_, plan_, args.reset_mask},
+        hh_panels_((s_.P + L - 1) / L, kPanel, plan_.U, 4 * s_.H, L, 1),
+        hr_panels_(args.weight_hr[0] == nullptr ? 0 : (s_.H + L - 1) / L, kPanel, plan_.U, s_.P, L, 1) {
+    Layout size(nullptr);
+    lay_out(size);
+    Layout layout(Workspace::take(size.used()));
+    lay_out(layout);
+  }
+
+  void run() {
+    pack();
+    run_plan(plan_, threads_, [=](int d, int group, int u0, int u1, Barrier& barrier) {
+      int64_t meetings = 0;
+      const auto meet = [&] {
+        if (plan_.U > 1) barrier.arrive_and_wait(u1 - u0, ++meetings * plan_.U);
+      };
+      rec_.for_chunks(group, [&](int64_t begin, int64_t end) {
+        if (u0 == 0) start_rows(d, begin, end);
+        meet();
+        for (int64_t k = s_.T - 1; k >= 0; --k) {
+          const int64_t t = rec_.step_at(d, k), count = plan_.active(begin, end, t);
+          for (int u = u0; u < u1; ++u) hidden_gradients(d, t, begin, count, u);
+          meet();
+          if (projected()) {
+            for (int u = u0; u < u1; ++u) unproject(d, begin, count, u);
+            meet();
+          }
+          for (int64_t slot = begin + count * u0 / plan_.U; slot < begin + count * u1 / plan_.U; ++slot) cell(d, t, slot);
+          if (u0 == 0) leave_out(d, t, begin + count, end);
+          meet();
+        }
+        for (int u = u0; u < u1; ++u) initial_hidden_gradients(d, begin, end, u);
+        if (u0 == 0) initial_cell_gradients(d, begin, end);
+        meet();
+      });
+    });
+  }
+
+ private:
+  using V = Vec<Acc>;
+  static constexpr int L = lanes<Acc>;
+
+  bool projected() const { return a_.weight_hr[0] != nullptr; }
+  bool normed() const { return v_.norm_hh != nullptr; }
+
+  void lay_out(Layout& layout) {
+    p_stride_ = padded<Acc>(s_.P);
+    h_stride_ = padded<Acc>(s_.H);
+    packed_hh_ = layout.array<Acc>(s_.D * hh_panels_.elements);
+    packed_hr_ = layout.array<Acc>(s_.D * hr_panels_.elements);
+    dproducts_ = layout.array<Acc>(s_.D * s_.N * 4 * s_.H);
+    kept_ = layout.array<Acc>(s_.D * s_.N * p_stride_);
+    dprojected_ = layout.array<Acc>(s_.D * s_.N * p_stride_);
+    dhidden_ = layout.array<Acc>(s_.D * s_.N * h_stride_);
+    dc_ = layout.array<Acc>(s_.D * s_.N * h_stride_);
+    work_ = layout.array<Acc>(s_.D * s_.N * 4 * h_stride_);
+  }
+
+  Acc* row_of(Acc* data, int d, int64_t slot, int64_t width) const { return data + (d * s_.N + slot) * width; }
+  int64_t at(int64_t t, int64_t row, int d, int64_t width) const { return ((t * s_.N + row) * s_.D + d) * width; }
+  const Acc* tape_row(const void* data, int64_t t, int64_t row, int d, int64_t width) const {
+    return static_cast<const Acc*>(data) + at(t, row, d, width);
+  }
+
+  void pack() {
+    const int64_t hh = hh_panels_.panels.size(), hr = hr_panels_.panels.size();
+    share_out(threads_, plan_.workers(), s_.D * (hh + hr), s_.D * 4 * s_.H * s_.P, [&](int64_t n) {
+      const int64_t d = n / (hh + hr), k = n % (hh + hr);
+      if (k < hh) {
+        pack_columns<Acc, false>(hh_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), 4 * s_.H, s_.P,
+                                 packed_hh_ + d * hh_panels_.elements);
+      } else {
+        pack_columns<Acc, false>(hr_panels_.panels[k - hh], static_cast<const IO*>(a_.weight_hr[d]), s_.P, s_.H,
+                                 packed_hr_ + d * hr_panels_.elements);
+      }
+    });
+  }
+
+  void start_rows(int d, int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      __builtin_memset(row_of(dproducts_, d, slot, 4 * s_.H), 0, 4 * s_.H * sizeof(Acc));
+      __builtin_memset(row_of(kept_, d, slot, p_stride_), 0, p_stride_ * sizeof(Acc));
+      Acc* dc = row_of(dc_, d, slot, h_stride_);
+      __builtin_memset(dc, 0, h_stride_ * sizeof(Acc));
+      if (a_.dc_n != nullptr) {
+        const IO* dc_n = static_cast<const IO*>(a_.dc_n) + (d * s_.N + plan_.rows[slot]) * s_.H;
+        for (int64_t j = 0; j < s_.H; ++j) dc[j] = convert<Acc>(dc_n[j]);
+      }
+    }
+  }
+
+  void leave_out(int d, int64_t t, int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      const int64_t row = plan_.rows[slot];
+      __builtin_memset(static_cast<GX*>(a_.dgates_x) + at(t, row, d, 4 * s_.H), 0, 4 * s_.H * sizeof(GX));
+      // Their gradients are zeros, but a product with what is not a number would not be.
+      if (projected()) __builtin_memset(static_cast<Acc*>(a_.dhidden) + at(t, row, d, s_.P), 0, s_.P * sizeof(Acc));
+      if (normed()) {
+        __builtin_memset(static_cast<GX*>(tape_.dproducts) + at(t, row, d, 4 * s_.H), 0, 4 * s_.H * sizeof(GX));
+        __builtin_memset(static_cast<Acc*>(tape_.dshown) + at(t, row, d, s_.H), 0, s_.H * sizeof(Acc));
+      }
+    }
+  }
+
+  // body(row of the block, first column, columns, sums, whole) for each vector of the product of `states` with W_hh.
+  template <class Body>
+  FASTLSTM_INLINE void through_hh(int d, int64_t begin, int64_t total, int u, const Body& body) {
+    alignas(64) Acc sums[kMaxRows * kPanel * L];
+    const Acc* packed = packed_hh_ + d * hh_panels_.elements;
+    for (int64_t p = hh_panels_.share_begin[u]; p < hh_panels_.share_begin[u + 1]; ++p) {
+      const Panel& panel = hh_panels_.panels[p];
+      for_row_blocks(total, [&](int64_t first, int rows) {
+        const int64_t slot = begin + first;
+        product<Acc, Acc>(rows, panel.vectors, row_of(dproducts_, d, slot, 4 * s_.H), 4 * s_.H, packed + panel.offset, 4 * s_.H, sums);
+        for (int r = 0; r < rows; ++r) {
+          const int64_t column0 = panel.vector * L, row = plan_.rows[slot + r];
+          for_row<Acc>(std::min<int64_t>(panel.vectors * L, s_.P - column0), [&](int64_t j, int64_t count, auto whole) {
+            const int64_t column = column0 + j;
+            V dh = load_raw<V>(sums + r * panel.vectors * L + j);
+            if (v_.h_mask != nullptr) {
+              const Acc* mask = static_cast<const Acc*>(v_.h_mask) + (d * s_.N + row) * s_.P + column;
+              dh *= load<Acc, decltype(whole)::value>(mask, count);
+            }
+            body(slot + r, column, count, whole, dh + load_raw<V>(row_of(kept_, d, slot + r, p_stride_) + column));
+          });
+        }
+      });
+    }
+  }
+
+  // What arrives at h_t, and of it what goes on to y~_t and what, through zoneout, to h_{t-1}.
+  void hidden_gradients(int d, int64_t t, int64_t begin, int64_t total, int u) {
+    through_hh(d, begin, total, u, [&](int64_t slot, int64_t column, int64_t count, auto whole, V dh) {
+      constexpr bool kWhole = decltype(whole)::value;
+      const int64_t row = plan_.rows[slot], length = plan_.lengths[slot];
+      if (a_.doutput != nullptr) {
+        const IO* doutput = static_cast<const IO*>(a_.doutput) + t * a_.doutput_stride_t + row * a_.doutput_stride_n;
+        dh += load<Acc, kWhole>(doutput + d * s_.P + column, count);
+      }
+      if (a_.dh_n != nullptr && t == rec_.last_step(d, length)) {
+        dh += load<Acc, kWhole>(static_cast<const IO*>(a_.dh_n) + (d * s_.N + row) * s_.P + column, count);
+      }
+      V kept, dy;
+      Zone<Acc, 0>(v_, d, row, t).share(column, dh, &kept, &dy);
+      store_raw(row_of(kept_, d, slot, p_stride_) + column, rec_.cut_entering(d, t, row, length) ? V{} : kept);
+      if (projected()) {
+        store_raw(row_of(dprojected_, d, slot, p_stride_) + column, dy);
+        store<Acc, kWhole>(static_cast<Acc*>(a_.dhidden) + at(t, row, d, s_.P) + column, dy, count);
+      } else {
+        store_raw(row_of(dhidden_, d, slot, h_stride_) + column, dy);
+      }
+    });
+  }
+
+  void unproject(int d, int64_t begin, int64_t total, int u) {
+    alignas(64) Acc sums[kMaxRows * kPanel * L];
+    const Acc* packed = packed_hr_ + d * hr_panels_.elements;
+    for (int64_t p = hr_panels_.share_begin[u]; p < hr_panels_.share_begin[u + 1]; ++p) {
+      const Panel& panel = hr_panels_.panels[p];
+      for_row_blocks(total, [&](int64_t first, int rows) {
+        const int64_t slot = begin + first;
+        product<Acc, Acc>(rows, panel.vectors, row_of(dprojected_, d, slot, p_stride_), p_stride_, packed + panel.offset, s_.P, sums);
+        for (int r = 0; r < rows; ++r) {
+          Acc* out = row_of(dhidden_, d, slot + r, h_stride_) + panel.vector * L;
+          for (int v = 0; v < panel.vectors; ++v) store_raw(out + v * L, load_raw<V>(sums + (r * panel.vectors + v) * L));
+        }
+      });
+    }
+  }
+
+  template <bool kWhole>
+  FASTLSTM_INLINE V cell_entering(int d, int64_t t, int64_t slot, int64_t j, int64_t count, bool cut) const {
+    const int64_t row = plan_.rows[slot];
+    if (cut) return V{};
+    if (t == rec_.first_step(d, plan_.lengths[slot])) {
+      return load<Acc, kWhole>(static_cast<const IO*>(a_.c0) + (d * s_.N + row) * s_.H + j, count);
+    }
+    return load<Acc, kWhole>(tape_row(a_.cells, rec_.step_before(d, t), row, d, s_.H) + j, count);
+  }
+
+  void cell(int d, int64_t t, int64_t slot) {
+    const int64_t row = plan_.rows[slot], H = s_.H;
+    const bool cut = rec_.cut_entering(d, t, row, plan_.lengths[slot]);
+    Acc *dhidden = row_of(dhidden_, d, slot, h_stride_), *dc_state = row_of(dc_, d, slot, h_stride_);
+    Acc *work = row_of(work_, d, slot, 4 * h_stride_), *dproducts = row_of(dproducts_, d, slot, 4 * H);
+    const IO* gates_row = static_cast<const IO*>(a_.gates) + at(t, row, d, 4 * H);
+    const Acc* candidates = tape_row(tape_.candidates, t, row, d, H);
+    GX* dgates_x = static_cast<GX*>(a_.dgates_x) + at(t, row, d, 4 * H);
+
+    // dhidden: what arrived at h~, becomes what arrived at the argument of tanh, or at LN(c~) in it; the output gate's gradient goes
+    // to work.
+    const IO* gain = normed() ? static_cast<const IO*>(v_.norm_c) + d * H : nullptr;
+    const IO* bias = v_.bias_c == nullptr ? nullptr : static_cast<const IO*>(v_.bias_c) + d * H;
+    const Acc* hat = normed() ? tape_row(tape_.cell_hat, t, row, d, H) : nullptr;
+    V sum = {}, sum_hat = {};
+    for_row<Acc>(H, [&](int64_t j, int64_t count, auto whole) {
+      constexpr bool kWhole = decltype(whole)::value;
+      V shown;
+      if (normed()) {
+        shown = load<Acc, kWhole>(gain + j, count) * load<Acc, kWhole>(hat + j, count);
+        if (bias != nullptr) shown += load<Acc, kWhole>(bias + j, count);
+      } else {
+        shown = load<Acc, kWhole>(candidates + j, count);
+      }
+      const V o = load<Acc, kWhole>(gates_row + 3 * H + j, count), tanh_c = Math<Acc>::tanh(shown);
+      const V dh = load_raw<V>(dhidden + j);
+      V dshown = dh * o * (1 - tanh_c * tanh_c);
+      store_raw(work + 3 * h_stride_ + j, dh * tanh_c * o * (1 - o));
+      if (normed()) {
+        store<Acc, kWhole>(static_cast<Acc*>(tape_.dshown) + at(t, row, d, H) + j, dshown, count);
+        dshown *= load<Acc, kWhole>(gain + j, count);
+        if (!kWhole) dshown = first_lanes<Acc>(dshown, count);
+        sum += dshown;
+        sum_hat += dshown * load<Acc, kWhole>(hat + j, count);
+      }
+      store_raw(dhidden + j, dshown);
+    });
+    const Acc mean = sum_of<Acc>(sum) / static_cast<Acc>(H), mean_hat = sum_of<Acc>(sum_hat) / static_cast<Acc>(H);
+    const Acc scale = normed() ? *tape_row(tape_.cell_scale, t, row, d, 1) : Acc{0};
+    const Zone<Acc, 1> zone(v_, d, row, t);
+    for_row<Acc>(H, [&](int64_t j, int64_t count, auto whole) {
+      constexpr bool kWhole = decltype(whole)::value;
+      V dc = load_raw<V>(dc_state + j), kept, dcandidate;
+      if (a_.dcells != nullptr) dc += load<Acc, kWhole>(tape_row(a_.dcells, t, row, d, H) + j, count);
+      zone.share(j, dc, &kept, &dcandidate);
+      const V dshown = load_raw<V>(dhidden + j);
+      if (normed()) {
+        // The difference of what is stored: contracted with a product it would not be 0 where it should.
+        dcandidate += scale * (dshown - mean - load<Acc, kWhole>(hat + j, count) * mean_hat);
+      } else {
+        dcandidate += dshown;
+      }
+      const V i = load<Acc, kWhole>(gates_row + j, count), f = load<Acc, kWhole>(gates_row + H + j, count);
+      const V g = load<Acc, kWhole>(gates_row + 2 * H + j, count);
+      const V grads[4] = {dcandidate * g * i * (1 - i),
+                          dcandidate * cell_entering<kWhole>(d, t, slot, j, count, cut) * f * (1 - f), dcandidate * i * (1 - g * g),
+                          load_raw<V>(work + 3 * h_stride_ + j)};
+      for (int gate = 0; gate < 4; ++gate) {
+        store<Acc, kWhole>(dgates_x + gate * H + j, grads[gate], count);
+        if (normed()) {
+          store_raw(work + gate * h_stride_ + j, grads[gate]);
+        } else {
+          store<Acc, kWhole>(dproducts + gate * H + j, cut ? V{} : grads[gate], count);
+        }
+      }
+      store_raw(dc_state + j, cut ? V{} : dcandidate * f + kept);
+    });
+    if (normed()) through_norm(d, t, row, work, dproducts, cut);
+  }
+
+  // What arrived at W_hh h, from the gates' gradients.
+  void through_norm(int d, int64_t t, int64_t row, Acc* dgates, Acc* dproducts, bool cut) {
+    const int64_t H = s_.H;
+    const IO* gain = static_cast<const IO*>(v_.norm_hh) + d * 4 * H;
+    const Acc* hat = tape_row(tape_.product_hat, t, row, d, 4 * H);
+    V sum = {}, sum_hat = {};
+    for (int gate = 0; gate < 4; ++gate) {
+      for_row<Acc>(H, [&](int64_t j, int64_t count, auto whole) {
+        constexpr bool kWhole = decltype(whole)::value;
+        V dhat = load<Acc, kWhole>(gain + gate * H + j, count) * load_raw<V>(dgates + gate * h_stride_ + j);
+        if (!kWhole) dhat = first_lanes<Acc>(dhat, count);
+        store_raw(dgates + gate * h_stride_ + j, dhat);
+        sum += dhat;
+        sum_hat += dhat * load<Acc, kWhole>(hat + gate * H + j, count);
+      });
+    }
+    const Acc mean = sum_of<Acc>(sum) / static_cast<Acc>(4 * H), mean_hat = sum_of<Acc>(sum_hat) / static_cast<Acc>(4 * H);
+    const Acc scale = *tape_row(tape_.product_scale, t, row, d, 1);
+    GX* out = static_cast<GX*>(tape_.dproducts) + at(t, row, d, 4 * H);
+    for (int gate = 0; gate < 4; ++gate) {
+      for_row<Acc>(H, [&](int64_t j, int64_t count, auto whole) {
+        constexpr bool kWhole = decltype(whole)::value;
+        const V of_hat = load<Acc, kWhole>(hat + gate * H + j, count) * mean_hat;
+        const V dproduct = scale * (load_raw<V>(dgates + gate * h_stride_ + j) - mean - of_hat);
+        store<Acc, kWhole>(out + gate * H + j, dproduct, count);
+        store<Acc, kWhole>(dproducts + gate * H + j, cut ? V{} : dproduct, count);
+      });
+    }
+  }
+
+  void initial_hidden_gradients(int d, int64_t begin, int64_t end, int u) {
+    through_hh(d, begin, end - begin, u, [&](int64_t slot, int64_t column, int64_t count, auto whole, V dh) {
+      constexpr bool kWhole = decltype(whole)::value;
+      const int64_t place = (d * s_.N + plan_.rows[slot]) * s_.P + column;
+      if (plan_.lengths[slot] == 0 && a_.dh_n != nullptr) dh = load<Acc, kWhole>(static_cast<const IO*>(a_.dh_n) + place, count);
+      store<Acc, kWhole>(static_cast<IO*>(a_.dh0) + place, dh, count);
+    });
+  }
+
+  void initial_cell_gradients(int d, int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      IO* dc0 = static_cast<IO*>(a_.dc0) + (d * s_.N + plan_.rows[slot]) * s_.H;
+      const Acc* dc = row_of(dc_, d, slot, h_stride_);
+      for_row<Acc>(s_.H, [&](int64_t j, int64_t count, auto whole) {
+        store<Acc, decltype(whole)::value>(dc0 + j, load_raw<V>(dc + j), count);
+      });
+    }
+  }
+
+  const BackwardArgs& a_;
+  const Variant& v_;
+  const VariantTape& tape_;
+  const Sizes& s_;
+  const Threads& threads_;
+  const Plan& plan_;
+  const Recurrence rec_;
+  const Panels hh_panels_, hr_panels_;
+  int64_t p_stride_, h_stride_;
+  Acc *packed_hh_, *packed_hr_;
+  Acc* dproducts_;   // [D, slots, 4H], of the later step, zeros where it was cut
+  Acc* kept_;        // [D, slots, P padded], what zoneout passes on to the h before
+  Acc* dprojected_;  // [D, slots, P padded]
+  Acc* dhidden_;     // [D, slots, H padded], what arrived at h~, then at the argument of its tanh
+  Acc* dc_;          // [D, slots, H padded]
+  Acc* work_;        // [D, slots, 4, H padded]
+};

@@ -1,0 +1,250 @@
+// The variants' forward loop over steps. Included inside a namespace of an instruction set.
+//
+// Layer normalisation needs whole rows, and so a step has phases between which the workers of a group meet: the product, by
+// panels of units; the cell, by rows; with a projection its product, by panels again.
+
+template <class Acc, class IO, class GX>
+class VariantForward {
+ public:
+  VariantForward(const ForwardArgs& args, const Variant& variant, const Threads& threads, const Plan& plan)
+      : a_(args),
+        v_(variant),
+        s_(args.sizes),
+        threads_(threads),
+        plan_(plan),
+        rec_{s_, plan_, args.reset_mask},
+        gate_panels_((s_.H + L - 1) / L, 1, plan_.U, s_.P, L, kPanel),
+        out_panels_(args.weight_hr[0] == nullptr ? 0 : (s_.P + L - 1) / L, kPanel, plan_.U, s_.H, L, 1) {
+    Layout size(nullptr);
+    lay_out(size);
+    Layout layout(Workspace::take(size.used()));
+    lay_out(layout);
+  }
+
+  void run() {
+    pack();
+    run_plan(plan_, threads_, [=](int d, int group, int u0, int u1, Barrier& barrier) {
+      int64_t meetings = 0;
+      const auto meet = [&] {
+        if (plan_.U > 1) barrier.arrive_and_wait(u1 - u0, ++meetings * plan_.U);
+      };
+      rec_.for_chunks(group, [&](int64_t begin, int64_t end) {
+        if (u0 == 0) start_rows(d, begin, end);
+        meet();
+        for (int64_t k = 0; k < s_.T; ++k) {
+          const int64_t t = rec_.step_at(d, k), count = plan_.active(begin, end, t);
+          for (int u = u0; u < u1; ++u) multiply(d, begin, count, u);
+          if (u0 == 0) leave_out(d, t, begin + count, end);
+          meet();
+          for (int64_t slot = begin + count * u0 / plan_.U; slot < begin + count * u1 / plan_.U; ++slot) cell(d, t, slot);
+          meet();
+          if (projected()) {
+            for (int u = u0; u < u1; ++u) project(d, t, begin, count, u);
+            meet();
+          }
+        }
+      });
+    });
+  }
+
+ private:
+  using V = Vec<Acc>;
+  static constexpr int L = lanes<Acc>;
+
+  bool projected() const { return a_.weight_hr[0] != nullptr; }
+  bool normed() const { return v_.norm_hh != nullptr; }
+
+  void lay_out(Layout& layout) {
+    p_stride_ = padded<Acc>(s_.P);
+    h_stride_ = padded<Acc>(s_.H);
+    packed_hh_ = layout.array<Acc>(s_.D * gate_panels_.elements);
+    packed_hr_ = layout.array<Acc>(s_.D * out_panels_.elements);
+    factor_ = layout.array<Acc>(s_.D * s_.N * p_stride_);
+    h_ = layout.array<Acc>(s_.D * s_.N * p_stride_);
+    c_ = layout.array<Acc>(s_.D * s_.N * h_stride_);
+    products_ = layout.array<Acc>(s_.D * s_.N * 4 * h_stride_);
+    hidden_ = layout.array<Acc>(s_.D * s_.N * h_stride_);
+  }
+
+  // A row's part of an array [D, slots, width].
+  Acc* row_of(Acc* data, int d, int64_t slot, int64_t width) const { return data + (d * s_.N + slot) * width; }
+  // The place of (t, row, d) in an array [T, N, D, width].
+  int64_t at(int64_t t, int64_t row, int d, int64_t width) const { return ((t * s_.N + row) * s_.D + d) * width; }
+
+  void pack() {
+    const int64_t gates = gate_panels_.panels.size(), outs = out_panels_.panels.size();
+    share_out(threads_, plan_.workers(), s_.D * (gates + outs), s_.D * 4 * s_.H * s_.P, [&](int64_t n) {
+      const int64_t d = n / (gates + outs), k = n % (gates + outs);
+      if (k < gates) {
+        pack_gates<Acc>(gate_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), s_.H, s_.P,
+                        packed_hh_ + d * gate_panels_.elements);
+      } else {
+        pack_columns<Acc, true>(out_panels_.panels[k - gates], static_cast<const IO*>(a_.weight_hr[d]), s_.H, s_.P,
+                                packed_hr_ + d * out_panels_.elements);
+      }
+    });
+  }
+
+  void start_rows(int d, int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      const int64_t row = plan_.rows[slot], length = plan_.lengths[slot], state = d * s_.N + row;
+      const IO *h0 = static_cast<const IO*>(a_.h0) + state * s_.P, *c0 = static_cast<const IO*>(a_.c0) + state * s_.H;
+      const bool cut = length > 0 && rec_.cut_entering(d, rec_.first_step(d, length), row, length);
+      for_row<Acc>(s_.P, [&](int64_t j, int64_t count, auto whole) {
+        enter_h(d, slot, row, j, count, whole, cut ? V{} : load<Acc, whole.value>(h0 + j, count));
+      });
+      Acc* c = row_of(c_, d, slot, h_stride_);
+      for (int64_t j = 0; j < s_.H; ++j) c[j] = cut ? Acc{0} : convert<Acc>(c0[j]);
+      if (length == 0) {
+        __builtin_memcpy(static_cast<IO*>(a_.h_n) + state * s_.P, h0, s_.P * sizeof(IO));
+        __builtin_memcpy(static_cast<IO*>(a_.c_n) + state * s_.H, c0, s_.H * sizeof(IO));
+      }
+    }
+  }
+
+  // h as the next step finds it: as it is, and as the factor of the product.
+  template <class Whole>
+  FASTLSTM_INLINE void enter_h(int d, int64_t slot, int64_t row, int64_t j, int64_t count, Whole, V h) {
+    store_raw(row_of(h_, d, slot, p_stride_) + j, h);
+    if (v_.h_mask != nullptr) {
+      const Acc* mask = static_cast<const Acc*>(v_.h_mask) + (d * s_.N + row) * s_.P + j;
+      h = rounded_to<Acc, IO>(h * load<Acc, Whole::value>(mask, count));
+    }
+    store_raw(row_of(factor_, d, slot, p_stride_) + j, h);
+  }
+
+  // Rows that do not have step t: zeros in all that is returned for it.
+  void leave_out(int d, int64_t t, int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      const int64_t row = plan_.rows[slot];
+      __builtin_memset(static_cast<IO*>(a_.output) + at(t, row, d, s_.P), 0, s_.P * sizeof(IO));
+      if (a_.cells != nullptr) {
+        __builtin_memset(static_cast<Acc*>(a_.cells) + at(t, row, d, s_.H), 0, s_.H * sizeof(Acc));
+      }
+      if (a_.gates != nullptr) {
+        __builtin_memset(static_cast<IO*>(a_.gates) + at(t, row, d, 4 * s_.H), 0, 4 * s_.H * sizeof(IO));
+      }
+    }
+  }
+
+  void multiply(int d, int64_t begin, int64_t count, int u) {
+    alignas(64) Acc sums[kMaxRows * kPanel * L];
+    const Acc* packed = packed_hh_ + d * gate_panels_.elements;
+    for (int64_t p = gate_panels_.share_begin[u]; p < gate_panels_.share_begin[u + 1]; ++p) {
+      const Panel& panel = gate_panels_.panels[p];
+      for_row_blocks(count, [&](int64_t first, int rows) {
+        const int64_t slot = begin + first;
+        product<Acc, Acc>(rows, kPanel, row_of(factor_, d, slot, p_stride_), p_stride_, packed + panel.offset, s_.P, sums);
+        for (int r = 0; r < rows; ++r) {
+          Acc* out = row_of(products_, d, slot + r, 4 * h_stride_) + panel.vector * L;
+          for (int g = 0; g < 4; ++g) store_raw(out + g * h_stride_, load_raw<V>(sums + (r * kPanel + g) * L));
+        }
+      });
+    }
+  }
+
+  // Gates, c and, without a projection, h of one row.
+  void cell(int d, int64_t t, int64_t slot) {
+    const int64_t row = plan_.rows[slot], length = plan_.lengths[slot], H = s_.H, state = d * s_.N + row;
+    const bool last = t == rec_.last_step(d, length);
+    const bool cut = !last && rec_.cut_entering(d, rec_.step_after(d, t), row, length);
+    Acc *products = row_of(products_, d, slot, 4 * h_stride_), *hidden = row_of(hidden_, d, slot, h_stride_);
+    const Moments<Acc> of_products = normed() ? moments(products, 4, h_stride_, H) : Moments<Acc>{};
+    const GX* x = static_cast<const GX*>(a_.gates_x) + d * a_.gates_strides.d + t * a_.gates_strides.t + row * a_.gates_strides.n;
+    const IO* gain = normed() ? static_cast<const IO*>(v_.norm_hh) + d * 4 * H : nullptr;
+    const Zone<Acc, 1> zone(v_, d, row, t);
+    Acc* c_state = row_of(c_, d, slot, h_stride_);
+    for_row<Acc>(H, [&](int64_t j, int64_t count, auto whole) {
+      constexpr bool kWhole = decltype(whole)::value;
+      const auto preactivation = [&](int g) FASTLSTM_INLINE_LAMBDA {
+        V product = load_raw<V>(products + g * h_stride_ + j);
+        if (normed()) product = load<Acc, kWhole>(gain + g * H + j, count) * ((product - of_products.mean) * of_products.scale);
+        return load<Acc, kWhole>(x + g * H + j, count) + product;
+      };
+      Gates<V> gates{preactivation(0), preactivation(1), preactivation(2), preactivation(3)};
+      const V c_in = load_raw<V>(c_state + j);
+      const CellState<V> candidate = lstm_cell_forward<Math<Acc>>(gates, c_in);
+      const V c = zone.mix(j, c_in, candidate.c);
+      if (a_.gates != nullptr) {
+        IO* tape = static_cast<IO*>(a_.gates) + at(t, row, d, 4 * H) + j;
+        store<Acc, kWhole>(tape, gates.i, count);
+        store<Acc, kWhole>(tape + H, gates.f, count);
+        store<Acc, kWhole>(tape + 2 * H, gates.g, count);
+        store<Acc, kWhole>(tape + 3 * H, gates.o, count);
+      }
+      if (a_.cells != nullptr) store<Acc, kWhole>(static_cast<Acc*>(a_.cells) + at(t, row, d, H) + j, c, count);
+      if (last) store<Acc, kWhole>(static_cast<IO*>(a_.c_n) + state * H + j, c, count);
+      store_raw(c_state + j, cut ? V{} : c);
+      store_raw(hidden + j, normed() ? candidate.c : candidate.h);
+      store_raw(products + j, gates.o);
+    });
+    if (normed()) show(d, hidden, products);
+    if (!projected()) {
+      const Zone<Acc, 0> zone_h(v_, d, row, t);
+      for_row<Acc>(H, [&](int64_t j, int64_t count, auto whole) {
+        emit(d, t, slot, j, count, whole, load_raw<V>(hidden + j), zone_h, last, cut);
+      });
+    }
+  }
+
+  // h~ = o tanh(LN(c~)) in the place of c~.
+  void show(int d, Acc* hidden, const Acc* o) {
+    const int64_t H = s_.H;
+    const Moments<Acc> of_cell = moments(hidden, 1, 0, H);
+    const IO* gain = static_cast<const IO*>(v_.norm_c) + d * H;
+    const IO* bias = v_.bias_c == nullptr ? nullptr : static_cast<const IO*>(v_.bias_c) + d * H;
+    for_row<Acc>(H, [&](int64_t j, int64_t count, auto whole) {
+      V shown = load<Acc, whole.value>(gain + j, count) * ((load_raw<V>(hidden + j) - of_cell.mean) * of_cell.scale);
+      if (bias != nullptr) shown += load<Acc, whole.value>(bias + j, count);
+      store_raw(hidden + j, load_raw<V>(o + j) * Math<Acc>::tanh(shown));
+    });
+  }
+
+  // h_t from y~: to the output, to h_n at the row's last step, and, unless it is cut there, to the next step.
+  template <class Whole>
+  FASTLSTM_INLINE void emit(int d, int64_t t, int64_t slot, int64_t j, int64_t count, Whole whole, V y, const Zone<Acc, 0>& zone,
+                            bool last, bool cut) {
+    const int64_t row = plan_.rows[slot];
+    const V h = rounded_to<Acc, IO>(zone.mix(j, load_raw<V>(row_of(h_, d, slot, p_stride_) + j), y));
+    store<Acc, Whole::value>(static_cast<IO*>(a_.output) + at(t, row, d, s_.P) + j, h, count);
+    if (last) store<Acc, Whole::value>(static_cast<IO*>(a_.h_n) + (d * s_.N + row) * s_.P + j, h, count);
+    enter_h(d, slot, row, j, count, whole, cut ? V{} : h);
+  }
+
+  void project(int d, int64_t t, int64_t begin, int64_t total, int u) {
+    alignas(64) Acc sums[kMaxRows * kPanel * L];
+    const Acc* packed = packed_hr_ + d * out_panels_.elements;
+    for (int64_t p = out_panels_.share_begin[u]; p < out_panels_.share_begin[u + 1]; ++p) {
+      const Panel& panel = out_panels_.panels[p];
+      for_row_blocks(total, [&](int64_t first, int rows) {
+        const int64_t slot = begin + first;
+        product<Acc, Acc>(rows, panel.vectors, row_of(hidden_, d, slot, h_stride_), h_stride_, packed + panel.offset, s_.H, sums);
+        for (int r = 0; r < rows; ++r) {
+          const int64_t row = plan_.rows[slot + r], length = plan_.lengths[slot + r];
+          const bool last = t == rec_.last_step(d, length);
+          const bool cut = !last && rec_.cut_entering(d, rec_.step_after(d, t), row, length);
+          const Zone<Acc, 0> zone(v_, d, row, t);
+          const int64_t column0 = panel.vector * L;
+          for_row<Acc>(std::min<int64_t>(panel.vectors * L, s_.P - column0), [&](int64_t j, int64_t count, auto whole) {
+            emit(d, t, slot + r, column0 + j, count, whole, load_raw<V>(sums + r * panel.vectors * L + j), zone, last, cut);
+          });
+        }
+      });
+    }
+  }
+
+  const ForwardArgs& a_;
+  const Variant& v_;
+  const Sizes& s_;
+  const Threads& threads_;
+  const Plan& plan_;
+  const Recurrence rec_;
+  const Panels gate_panels_, out_panels_;
+  int64_t p_stride_, h_stride_;
+  Acc *packed_hh_, *packed_hr_;
+  Acc* factor_;    // [D, slots, P padded], what W_hh multiplies
+  Acc* h_;         // [D, slots, P padded]
+  Acc* c_;         // [D, slots, H padded]
+  Acc* products_;  // [D, slots, 4, H padded]; the cell leaves the output gate in its place 0
+  Acc* hidden_;    // [D, slots, H padded], h~
+};
