@@ -74,7 +74,8 @@ def test_any_case_in_steps(case, kind, in_steps):
 @taken_in_turns(ON_TENSOR_CORES, 1)
 def test_any_case_on_clusters(case, kind):
     before = family.launches()
-    check_kind(replace(case, P=None), kind)
+    outputs = case.P if case.P is not None and case.P < case.H else None
+    check_kind(replace(case, P=outputs), kind)
     assert family.launches() - before == 2 * (case.T > 0 and case.N > 0)
 
 
@@ -93,6 +94,45 @@ def test_every_cluster_under_any_schedule(kind, rows, H):
         case = replace(case, T=2, N=17, D=2 if H <= 256 else 1)
     before = family.launches()
     with family.simulated(seed=rows + H, multiprocessors=132 if rows == 8 else 16):
+        check_kind(case, kind)
+    assert family.launches() - before == 2
+
+
+# Every shape on clusters in projected_shapes.h: kind, rows, H, P. Outputs that leave some blocks
+# without any, slices that P does not fill, one output.
+PROJECTED = [("bfloat16", 8, *HP) for HP in ((100, 50), (130, 3), (200, 199), (320, 70))]
+PROJECTED += [("bfloat16", 16, 130, 70), ("bfloat16", 16, 200, 130), ("float16", 8, 129, 1)]
+PROJECTED += [("tf32", 8, *HP) for HP in ((50, 49), (65, 1), (140, 130))]
+PROJECTED += [("tf32", 16, 70, 35), ("tf32", 16, 140, 131)]
+
+
+@pytest.mark.parametrize(("kind", "rows", "H", "P"), PROJECTED)
+def test_every_cluster_with_a_projection_under_any_schedule(kind, rows, H, P):
+    case = Case("recurrence", T=3, N=9, H=H, P=P, dtype=torch.float32, masks="random")
+    device = {}
+    if rows == 16:  # room for four clusters
+        case = replace(case, T=2, N=17, D=2)
+        blocks = -(-H // (64 if kind != "tf32" else 32))
+        device = {"multiprocessors": 4 * blocks, "max_threads_multiprocessor": 256}
+    before = family.launches()
+    with family.simulated(seed=rows + H + P, **device):
+        check_kind(case, kind)
+    assert family.launches() - before == 2
+
+
+# kind, H, P, and the multiprocessors that leave room for groups of 8 or 16 of the rows.
+PROJECTED_GRIDS = [("float16", 50, 25, 12), ("bfloat16", 50, 49, 8), ("tf32", 70, 50, 15)]
+PROJECTED_GRIDS += [("tf32", 70, 1, 10), ("bfloat16", 530, 520, 132)]
+
+
+@pytest.mark.parametrize(("kind", "H", "P", "multiprocessors"), PROJECTED_GRIDS)
+def test_every_grid_with_a_projection_under_any_schedule(kind, H, P, multiprocessors, monkeypatch):
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", "grid")
+    case = Case("recurrence", T=3, N=20, H=H, P=P, dtype=torch.float32, masks="random")
+    if H > 512:
+        case = replace(case, T=2, N=2)
+    before = family.launches()
+    with family.simulated(seed=multiprocessors, multiprocessors=multiprocessors):
         check_kind(case, kind)
     assert family.launches() - before == 2
 
@@ -125,7 +165,14 @@ def test_who_takes_which_sizes():
         assert launches("tf32", N=4, H=96) == 2
         with family.simulated(multiprocessors=1):
             assert launches("tf32", N=4, H=96) == in_steps
-    assert launches("tf32", N=4, H=96, P=50) > in_steps
+    in_projected_steps = 1 + 2 * 3 + 3 + 2 * 3 + 1
+    assert launches("tf32", N=4, H=96, P=50) == 2
+    with family.simulated(capability_major=8):  # one block, then the grid
+        assert launches("tf32", N=4, H=48, P=40) == launches("tf32", N=4, H=96, P=50) == 2
+    assert (
+        launches("tf32", N=4, H=2, P=300) >= in_projected_steps
+    )  # more outputs than a block takes
+    assert launches("float32", N=4, H=96, P=50) >= in_projected_steps
     assert launches("float32", N=4, H=96) >= in_steps
     assert launches("bfloat16", T=2, N=2, H=800) == 2  # no cluster holds it: the grid
 
@@ -145,11 +192,14 @@ def test_every_tile_under_any_schedule(kind, tile, seed, P, in_steps):
         check_kind(case, kind)
 
 
-@kinds
-@pytest.mark.parametrize("kernels", ["step", "cluster", "grid"])
-def test_results_repeat_bit_by_bit_under_any_schedule(kind, kernels, monkeypatch):
+REPEATED = [(kind, kernels, None) for kind in KINDS for kernels in ("step", "cluster", "grid")]
+REPEATED += [("tf32", kernels, 21) for kernels in ("cluster", "grid")]
+
+
+@pytest.mark.parametrize(("kind", "kernels", "P"), REPEATED)
+def test_results_repeat_bit_by_bit_under_any_schedule(kind, kernels, P, monkeypatch):
     monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
-    case = Case("recurrence", T=4, N=19, H=40, dtype=KINDS[kind][0], masks="random")
+    case = Case("recurrence", T=4, N=19, H=40, P=P, dtype=KINDS[kind][0], masks="random")
     torch.backends.cudnn.rnn.fp32_precision = "tf32" if kind == "tf32" else "ieee"
     arguments, gradients = draw(case)
     found = []
@@ -214,6 +264,7 @@ def test_gradients_that_are_not_there(gradients):
     check_kind(case, "float32")
     check_kind(replace(case, P=3, masks="random"), "float32")
     check_kind(case, "float16")
+    check_kind(replace(case, P=3, masks="random"), "float16")
 
 
 def test_lengths_out_of_range_are_clamped():

@@ -4,7 +4,7 @@ results or a report, under seeds under which the sources as they are pass.
 Compiled for bfloat16 alone, on few and small blocks: simt/kernels/only_bfloat16.cu.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
@@ -36,7 +36,7 @@ ONLY_BFLOAT16 = build.HERE / "kernels" / "only_bfloat16.cu"
 ARGUMENTS = ("gates_x", "h0", "c0", "weight_hh", "weight_hr", "lengths", "reset_mask")
 RESULTS = {
     "forward": ("output", "h_n", "c_n", "cells", "gates"),
-    "backward": ("dgates_x", "dh0", "dc0"),
+    "backward": ("dgates_x", "dh0", "dc0", "dhidden"),
 }
 
 
@@ -93,11 +93,11 @@ MUTANTS = {
         "send_to_all(k, at(k, row", "send_to_all(k, at(k + 1, row",
     ),
     "c crosses a reset": Mutant(
-        "clusters", "forward", "cluster_forward.h", "c_ = cut ? Acc{0} : c;", "c_ = c;",
+        "clusters", "forward", "forward_cell.h", "c_ = at.cut ? Acc{0} : out.c;", "c_ = out.c;",
     ),
     "a step after a row's last": Mutant(
-        "clusters", "backward", "cluster_backward.h",
-        "    if (t < length_) {", "    if (t <= length_) {",
+        "clusters", "backward", "backward_cell.h",
+        "    if (t < row.length) {", "    if (t <= row.length) {",
     ),
     "one state for even and odd steps": Mutant(
         "clusters", "backward", "cluster_backward.h",
@@ -157,7 +157,7 @@ MUTANTS = {
         "grid", "forward", "grid_exchange.h", "group * GridMemory::kCounterStride", "0",
     ),
     "a launch that is not cooperative": Mutant(
-        "grid", "forward", "grid_launch.h",
+        "grid", "forward", "launch.h",
         "attribute.val.cooperative = 1;", "attribute.val.cooperative = 0;",
         says="polls ld_acquire_gpu at grid_exchange.h:",
     ),
@@ -166,8 +166,54 @@ MUTANTS = {
         "  launch->clear(name, workspace, plan.bytes);\n", "",
         says="polls ld_acquire_gpu at grid_exchange.h:",
     ),
+    "parts received where the sums are": Mutant(
+        "projected clusters", "forward", "projected.h",
+        "kPartsAt = kSumsAt + Shared::kWarpsK * kRows * kSumStride * sizeof(Acc);",
+        "kPartsAt = kSumsAt;",
+    ),
+    "no wait for parts": Mutant(
+        "projected clusters", "backward", "projected_exchange.h",
+        "if (!kCluster || owns()) wait(kParts);", "",
+    ),
+    "a block without outputs waits for parts": Mutant(
+        "projected clusters", "forward", "projected_exchange.h",
+        "if (!kCluster || owns()) wait(kParts);", "wait(kParts);",
+        says="polls mbarrier_try_wait at projected_exchange.h:",
+    ),
+    "units of W_hr off by one": Mutant(
+        "projected clusters", "forward", "projected_forward.h",
+        "const int64_t unit = unit0 + k;", "const int64_t unit = unit0 + k + 1;",
+    ),
+    "no barrier between h~ and its product": Mutant(
+        "projected clusters", "forward", "projected_forward.h",
+        "::store(own(row)[unit], h);\n    }\n    __syncthreads();",
+        "::store(own(row)[unit], h);\n    }",
+    ),
+    "rows without a pair forgotten": Mutant(
+        "projected clusters", "backward", "projected_exchange.h",
+        "((rows + 1) / 2 * 2)", "(rows / 2 * 2)",
+        says="polls mbarrier_try_wait at projected_exchange.h:",
+    ),
+    "a gradient of y at a step after the row's last": Mutant(
+        "projected clusters", "backward", "projected_backward.h",
+        "t < output_rows[e].length ? outputs[e].arriving(sum) : Acc{0}", "outputs[e].arriving(sum)",
+    ),
+    "parts copied before all are there": Mutant(
+        "projected grid", "backward", "projected_exchange.h",
+        "wait(counters_, all_parts_);", "wait(counters_, all_parts_ - 1);",
+    ),
+    "outputs counted where parts are": Mutant(
+        "projected grid", "forward", "projected_exchange.h",
+        "count(counters_ + GridMemory::kCounterStride);", "count(counters_);",
+    ),
+    "parts of all groups in one place": Mutant(
+        "projected grid", "forward", "projected_exchange.h",
+        "memory.parts + group * slices.count", "memory.parts + 0 * slices.count",
+    ),
 }  # fmt: skip
 FAMILIES = {"steps": [], "clusters": ["-DON_CLUSTERS"], "grid": ["-DON_GRID"]}
+PROJECTED = {f"projected {name}": [*FAMILIES[name], "-DPROJECTED"] for name in ("clusters", "grid")}
+FAMILIES |= PROJECTED
 
 
 def runner(mutant: Mutant | None, family: str):
@@ -185,23 +231,24 @@ def runner(mutant: Mutant | None, family: str):
         copied.parent.mkdir(parents=True, exist_ok=True)
         copied.write_text(text)
     sources = [to / "cuda" / ONLY_BFLOAT16.name, build.HERE / "recurrence_runner.cpp"]
-    return build.executable(f"{family}-{name}", sources, ["-O1", *FAMILIES[family]])
+    program = f"{family.replace(' ', '-')}-{name}"
+    return build.executable(program, sources, ["-O1", *FAMILIES[family]])
 
 
 @cache
-def problem():
+def problem(case: Case):
     """What the runners are given, by entry, and what judge() needs to know of the results."""
     torch.manual_seed(1)
     measured = Measured()
-    for arguments, gradients in [draw(CASE) for _ in range(DRAWS)]:
+    for arguments, gradients in [draw(case) for _ in range(DRAWS)]:
         arguments[5:] = [torch.tensor(LENGTHS), torch.tensor(RESETS).bool()]
-        with rounded_products(CASE.dtype):
-            low = forward(CASE, "reference", arguments)
+        with rounded_products(case.dtype):
+            low = forward(case, "reference", arguments)
             tape = tape_of(low)
-            low |= backward(CASE, "reference", arguments, gradients, tape)
-        oracle = run_both(CASE, "reference", (arguments, gradients), tape, torch.float64)
+            low |= backward(case, "reference", arguments, gradients, tape)
+        oracle = run_both(case, "reference", (arguments, gradients), tape, torch.float64)
         measured.add(low, oracle)
-    sizes = {"T": CASE.T, "N": CASE.N, "D": CASE.D, "H": CASE.H, "P": CASE.H}
+    sizes = {"T": case.T, "N": case.N, "D": case.D, "H": case.H, "P": case.outputs}
     given = sizes | {"dtype": DTYPE_CODE, "tf32": False, "wide": False}
     given |= dict(zip(ARGUMENTS, arguments, strict=True))
     with_tape = given | dict(zip(("doutput", "dh_n", "dc_n", "dcells"), gradients, strict=True))
@@ -209,10 +256,15 @@ def problem():
     return {"forward": given, "backward": with_tape}, (low, oracle, measured)
 
 
-def run_entry(program, entry: str, seed: int):
+def case_of(family: str) -> Case:
+    return replace(CASE, P=13) if family in PROJECTED else CASE
+
+
+def run_entry(program, case: Case, entry: str, seed: int):
     """The outcome, and the results by name, all NaN before."""
-    given, (low, _, _) = problem()
+    given, (low, _, _) = problem(case)
     results = {name: torch.full_like(low[name], torch.nan) for name in RESULTS[entry]}
+    results = {name: result for name, result in results.items() if result.numel()}
     outcome = run.run(program, entry, given[entry] | results, seed)
     return outcome, {name: outcome.arrays.get(name) for name in results}
 
@@ -221,11 +273,12 @@ def run_entry(program, entry: str, seed: int):
 def as_it_is(family: str, entry: str) -> dict:
     """The results of the sources as they are: right, and the same under every seed."""
     program = runner(None, family)
-    outcomes = [run_entry(program, entry, seed) for seed in SEEDS]
+    case = case_of(family)
+    outcomes = [run_entry(program, case, entry, seed) for seed in SEEDS]
     for outcome, results in outcomes:
         assert outcome.code == "ok", outcome.report
         assert same(results, outcomes[0][1])
-    judge(CASE, outcomes[0][1], *problem()[1])
+    judge(case, outcomes[0][1], *problem(case)[1])
     return outcomes[0][1]
 
 
@@ -240,7 +293,7 @@ def test_a_mistake_is_noticed(name):
     program = runner(mutant, mutant.family)
     seen = []
     for seed in SEEDS:
-        outcome, results = run_entry(program, mutant.entry, seed)
+        outcome, results = run_entry(program, case_of(mutant.family), mutant.entry, seed)
         if outcome.code == "ok":
             seen.append("right results" if same(results, right) else "other results")
         else:

@@ -3,106 +3,10 @@
 // of the gates' gradients.
 #pragma once
 
+#include "backward_cell.h"
 #include "cluster_forward.h"
 
 namespace fastlstm::cuda {
-
-template <class IO, class Acc>
-struct ClusterBackwardCall {
-  Sizes sizes;
-  Steps steps;
-  const IO* doutput;  // or null
-  int64_t doutput_stride_t, doutput_stride_n;
-  const IO *dh_n, *dc_n;  // each or null
-  const Acc* dcells;      // or null
-  const IO* c0;
-  const IO* weight_hh;
-  const Acc* cells;
-  const IO* gates;
-  const int64_t* lengths;
-  EitherArray<IO, Acc> dgates_x;
-  IO *dh0, *dc0;
-};
-
-// One row and unit, which a thread takes backwards through all steps.
-template <class IO, class Acc>
-class BackwardCell {
- public:
-  using Call = ClusterBackwardCall<IO, Acc>;
-
-  __device__ __forceinline__ void start(const Call& call, int d, int64_t n, int64_t unit) {
-    const Sizes& s = call.sizes;
-    there_ = n < s.N && unit < s.H;
-    if (!there_) return;
-    length_ = static_cast<int>(clamped_length(call.lengths, n, s.T));
-    if (call.dc_n != nullptr) dc_ = Rounding<Acc>::load(call.dc_n[(d * s.N + n) * s.H + unit]);
-  }
-
-  // Loads what the j-th step backwards needs beside the product, early.
-  __device__ __forceinline__ void fetch(const Call& call, int d, int64_t j, int64_t n, int64_t unit) {
-    const Sizes& s = call.sizes;
-    const int64_t t = call.steps.step_at(d, s.T - 1 - j);
-    if (!there_ || t >= length_) return;
-    const int64_t H = s.H, state = (d * s.N + n) * H + unit, place = ((t * s.N + n) * s.D + d) * H + unit;
-    const IO* gates = call.gates + (place - unit) * 4 + unit;
-    gates_ = {Rounding<Acc>::load(gates[0]), Rounding<Acc>::load(gates[H]), Rounding<Acc>::load(gates[2 * H]),
-              Rounding<Acc>::load(gates[3 * H])};
-    c_ = call.cells[place];
-    cut_ = call.steps.cut_entering(d, t, n, length_);
-    c_in_ = 0;
-    if (!cut_) {
-      const bool first = t == call.steps.first_step(d, length_);
-      const int64_t before = ((call.steps.step_before(d, t) * s.N + n) * s.D + d) * H + unit;
-      c_in_ = first ? Rounding<Acc>::load(call.c0[state]) : call.cells[before];
-    }
-    dh_ = 0;
-    if (call.dcells != nullptr) dc_ += call.dcells[place];
-    if (call.doutput != nullptr) {
-      dh_ += Rounding<Acc>::load(call.doutput[t * call.doutput_stride_t + n * call.doutput_stride_n + d * H + unit]);
-    }
-    if (call.dh_n != nullptr && t == call.steps.last_step(d, length_)) dh_ += Rounding<Acc>::load(call.dh_n[state]);
-  }
-
-  // The j-th step backwards from the product's sum. The gates' gradients as they go to the step before are written to passed[0],
-  // passed[stride]...; a step that the row does not have keeps those of `before`.
-  __device__ __forceinline__ void step(const Call& call, int d, int64_t j, int64_t n, int64_t unit, Acc sum, IO* passed,
-                                       const IO* before, int stride) {
-    if (!there_) return;
-    const Sizes& s = call.sizes;
-    const int64_t H = s.H, t = call.steps.step_at(d, s.T - 1 - j), from = ((t * s.N + n) * s.D + d) * 4 * H + unit;
-    if (t < length_) {
-      const CellGradient<Acc> gradient = lstm_cell_backward(gates_, CellMath::tanh(c_), c_in_, sum + dh_, dc_);
-      const Acc of_gates[4] = {gradient.gates.i, gradient.gates.f, gradient.gates.g, gradient.gates.o};
-#pragma unroll
-      for (int gate = 0; gate < 4; ++gate) {
-        call.dgates_x.store(from + gate * H, of_gates[gate]);
-        Rounding<Acc>::store(passed[gate * stride], cut_ ? Acc{0} : of_gates[gate]);
-      }
-      dc_ = cut_ ? Acc{0} : gradient.c_in;
-    } else {
-#pragma unroll
-      for (int gate = 0; gate < 4; ++gate) {
-        call.dgates_x.store(from + gate * H, Acc{0});
-        passed[gate * stride] = before[gate * stride];
-      }
-    }
-  }
-
-  // After all steps, with the product's sum for the state before the first.
-  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit, Acc sum) const {
-    if (!there_) return;
-    const int64_t state = (d * call.sizes.N + n) * call.sizes.H + unit;
-    if (call.dh_n != nullptr && length_ == 0) sum += Rounding<Acc>::load(call.dh_n[state]);
-    Rounding<Acc>::store(call.dh0[state], sum);
-    Rounding<Acc>::store(call.dc0[state], dc_);
-  }
-
- private:
-  bool there_ = false, cut_ = false;
-  int length_ = 0;
-  Acc dc_ = 0, dh_ = 0, c_ = 0, c_in_ = 0;
-  Gates<Acc> gates_{};
-};
 
 // A block's part of a layer in the backward direction: all units, K the four gates of kUnits of them. Its state is its own gates'
 // gradients; what it receives are the parts of the sums for its units from each block and each of the warps that split K. Two

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "exchange.h"
-#include "place.h"
+#include "forward_cell.h"
 #include "stationary.h"
 
 namespace fastlstm::cuda {
@@ -49,95 +49,6 @@ struct ThreadPlaces {
 
  private:
   static __device__ __forceinline__ int place(int e) { return static_cast<int>(threadIdx.x) + e * Shape::kThreads; }
-};
-
-template <class IO, class Acc>
-struct ClusterForwardCall {
-  Sizes sizes;
-  Steps steps;
-  EitherArray<IO, Acc> gates_x;
-  int64_t gates_stride_t, gates_stride_n;
-  const IO *h0, *c0;
-  const IO* weight_hh;
-  const int64_t* lengths;
-  IO *output, *h_n, *c_n;
-  Acc* cells;  // or null
-  IO* gates;   // or null
-};
-
-// One row and unit, which a thread takes through all steps.
-template <class IO, class Acc>
-class ForwardCell {
- public:
-  using Call = ClusterForwardCall<IO, Acc>;
-
-  __device__ __forceinline__ void start(const Call& call, int d, int64_t n, int64_t unit) {
-    const Sizes& s = call.sizes;
-    there_ = n < s.N && unit < s.H;
-    if (!there_) return;
-    length_ = static_cast<int>(clamped_length(call.lengths, n, s.T));
-    const int64_t state = (d * s.N + n) * s.H + unit;
-    h_ = call.h0[state];
-    const IO c = call.c0[state];
-    c_ = Rounding<Acc>::load(c);
-    if (length_ == 0) {
-      call.h_n[state] = h_;
-      call.c_n[state] = c;
-    } else if (call.steps.cut_entering(d, call.steps.first_step(d, length_), n, length_)) {
-      c_ = 0;
-    }
-  }
-
-  // Loads what step k adds to the product, early.
-  __device__ __forceinline__ void fetch(const Call& call, int d, int64_t k, int64_t n, int64_t unit) {
-    const int64_t t = call.steps.step_at(d, k), H = call.sizes.H;
-    if (!there_ || t >= length_) return;
-    const int64_t first = t * call.gates_stride_t + n * call.gates_stride_n + d * 4 * H + unit;
-    x_ = {call.gates_x.load(first), call.gates_x.load(first + H), call.gates_x.load(first + 2 * H), call.gates_x.load(first + 3 * H)};
-  }
-
-  // Step k from the product's sums; returns h as it enters step k + 1.
-  __device__ __forceinline__ IO step(const Call& call, int d, int64_t k, int64_t n, int64_t unit, Gates<Acc> gates) {
-    if (!there_) return IO{};
-    const Sizes& s = call.sizes;
-    const int64_t t = call.steps.step_at(d, k), place = ((t * s.N + n) * s.D + d) * s.H + unit;
-    IO output{};
-    Acc c = 0;
-    if (t < length_) {
-      gates = {gates.i + x_.i, gates.f + x_.f, gates.g + x_.g, gates.o + x_.o};
-      const CellState<Acc> out = lstm_cell_forward<CellMath>(gates, c_);
-      c = out.c;
-      Rounding<Acc>::store(output, out.h);
-      const bool last = t == call.steps.last_step(d, length_);
-      const bool cut = !last && call.steps.cut_entering(d, call.steps.step_after(d, t), n, length_);
-      c_ = cut ? Acc{0} : c;
-      h_ = cut ? IO{} : output;
-      if (last) {
-        const int64_t state = (d * s.N + n) * s.H + unit;
-        call.h_n[state] = output;
-        Rounding<Acc>::store(call.c_n[state], c);
-      }
-    } else {
-      gates = {};
-    }
-    call.output[place] = output;
-    if (call.cells != nullptr) call.cells[place] = c;
-    if (call.gates != nullptr) {
-      IO* kept = call.gates + (place - unit) * 4 + unit;
-      Rounding<Acc>::store(kept[0], gates.i);
-      Rounding<Acc>::store(kept[s.H], gates.f);
-      Rounding<Acc>::store(kept[2 * s.H], gates.g);
-      Rounding<Acc>::store(kept[3 * s.H], gates.o);
-    }
-    return h_;
-  }
-
- private:
-  bool there_ = false;
-  int length_ = 0;
-  IO h_{};
-  Acc c_ = 0;
-  Gates<Acc> x_{};
 };
 
 // h as it enters a step, [kRows][kK] in shared memory, on its way between the blocks of a cluster.
@@ -191,14 +102,7 @@ __device__ __forceinline__ void forward_on_chip(const ClusterForwardCall<typenam
   });
   for (int index = threadIdx.x; index < Shape::kRows * Shape::kK; index += Shape::kThreads) {
     const int row = index / Shape::kK, unit = index % Shape::kK;
-    const int64_t n = row0 + row;
-    IO h{};
-    if (n < s.N && unit < s.H) {
-      const int64_t length = clamped_length(call.lengths, n, s.T);
-      const bool cut = length > 0 && call.steps.cut_entering(d, call.steps.first_step(d, length), n, length);
-      if (!cut) h = call.h0[(d * s.N + n) * s.H + unit];
-    }
-    states.start(row, unit, h);
+    states.start(row, unit, ForwardOutput<IO, Acc>::entering_first(call, d, row0 + row, unit, s.H));
   }
   ForwardCell<IO, Acc> cells[Split::kElements];
 #pragma unroll

@@ -54,6 +54,17 @@ class ClusterLaunch {
   cudaLaunchAttribute attribute_{};
 };
 
+// What ask() said of this device before, or says now: a number of 15 bits. Asking the device takes longer than a step, and its answer
+// stays the same.
+template <class Ask>
+int known(std::atomic<uint64_t>& answer, const DeviceFacts& device, const Ask& ask) {
+  const uint64_t asked = device.fingerprint() << 16 | 1, before = answer.load(std::memory_order_relaxed);
+  if ((before & ~uint64_t{0xfffe}) == asked) return static_cast<int>((before & 0xfffe) >> 1);
+  const int now = ask();
+  answer.store(asked | static_cast<uint64_t>(now) << 1, std::memory_order_relaxed);
+  return now;
+}
+
 // One block needs no cluster where it holds all units.
 template <class Shape>
 constexpr bool kInClusters = Shape::kUnits != Shape::kMostUnits;
@@ -94,19 +105,10 @@ class ClusterPlan {
   void run(Launcher& launch, const char* name) { launch_(launch, name, call_); }
 
  private:
-  // Asking the device takes longer than a step, and its answer stays the same.
   int known_resident(const DeviceFacts& device) {
-    static std::atomic<uint64_t> answers[kMostBlocks + 1];
-    const uint64_t asked = device.fingerprint() << 16 | 1;
-    std::atomic<uint64_t>& answer = answers[blocks_];
-    const uint64_t known = answer.load(std::memory_order_relaxed);
-    if ((known & ~uint64_t{0xfffe}) == asked) return static_cast<int>((known & 0xfffe) >> 1);
-    const int resident = launch_.resident(device);
-    answer.store(asked | static_cast<uint64_t>(resident) << 1, std::memory_order_relaxed);
-    return resident;
+    static std::atomic<uint64_t> answers[kMostInCluster + 1];
+    return known(answers[blocks_], device, [&] { return launch_.resident(device); });
   }
-
-  static constexpr int kMostBlocks = 16;
 
   const Call& call_;
   int blocks_;
@@ -140,7 +142,7 @@ bool run_on_clusters(const Call& call, const char* name, int64_t step_clocks, La
 template <class Policy>
 bool run_clusters(const ForwardArgs& a, Launcher* launch) {
   const Sizes& s = a.sizes;
-  if (!on_chip_may_take(s, a.weight_hr)) return false;
+  if (!on_chip_may_take(s)) return false;
   const int64_t in_steps =
       choose_tile(s.N, s.H, 4, s.H * sizeof(typename Policy::IO), s.D, DeviceFacts(), false).clocks;
   return run_on_clusters<ForwardShapes, Policy>(on_chip_call<Policy>(a), "lstm_forward_kernel_cluster", in_steps, launch);
@@ -149,7 +151,7 @@ bool run_clusters(const ForwardArgs& a, Launcher* launch) {
 template <class Policy>
 bool run_clusters(const BackwardArgs& a, Launcher* launch) {
   const Sizes& s = a.sizes;
-  if (!on_chip_may_take(s, a.weight_hr)) return false;
+  if (!on_chip_may_take(s)) return false;
   const int64_t in_steps =
       choose_tile(s.N, s.H, 1, 4 * s.H * sizeof(typename Policy::IO), s.D, DeviceFacts(), false).clocks;
   return run_on_clusters<BackwardShapes, Policy>(on_chip_call<Policy>(a), "lstm_backward_kernel_cluster", in_steps, launch);

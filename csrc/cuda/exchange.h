@@ -10,6 +10,9 @@
 
 namespace fastlstm::cuda {
 
+// The most blocks of a cluster on any device.
+constexpr int kMostInCluster = 16;
+
 // Threads next to each other in a warp hold numbers next to each other in memory: those of a group of kGroup make 8 bytes, which
 // all of them get, low address first.
 template <class IO>
@@ -30,6 +33,38 @@ struct Words {
     const uint32_t other = __shfl_xor_sync(~0u, word, kGroup / 2);
     low = lane % 2 == 0 ? word : other;
     high = lane % 2 == 0 ? other : word;
+  }
+};
+
+// Stores into the shared memory of blocks of the cluster, which count themselves on the mbarrier at the same place there; of a block
+// without a cluster, into its own.
+template <bool kCluster>
+struct AsyncStores {
+  // All threads of the warp; x for this place of all blocks. Threads whose groups have the same numbers share the blocks out: this one
+  // is in the copy-th of `copies` such groups.
+  template <class IO>
+  static __device__ __forceinline__ void to_all(uint32_t blocks, uint64_t* mbarrier, IO* place, IO x, int copy = 0, int copies = 1) {
+    if constexpr (kCluster) {
+      const Words<IO> words(x);
+      const int member = static_cast<int>(threadIdx.x) % Words<IO>::kGroup;
+      const uint32_t to = ptx::shared_address(place - member), counts = ptx::shared_address(mbarrier);
+      for (uint32_t block = copy * Words<IO>::kGroup + member; block < blocks; block += copies * Words<IO>::kGroup) {
+        ptx::st_async_64(ptx::map_to_rank(to, block), words.low, words.high, ptx::map_to_rank(counts, block));
+      }
+    } else if (copy == 0 && blocks > 0) {
+      *place = x;
+    }
+  }
+
+  // Two numbers for this place of one block, aligned to 8 bytes.
+  static __device__ __forceinline__ void to_one(uint32_t block, uint64_t* mbarrier, float* place, float first, float second) {
+    if constexpr (kCluster) {
+      ptx::st_async_64(ptx::map_to_rank(ptx::shared_address(place), block), __float_as_uint(first), __float_as_uint(second),
+                       ptx::map_to_rank(ptx::shared_address(mbarrier), block));
+    } else {
+      place[0] = first;
+      place[1] = second;
+    }
   }
 };
 
@@ -69,27 +104,12 @@ class Exchange {
   // All threads of the warp: a number for this place of step k's buffer, to every block.
   template <class IO>
   __device__ __forceinline__ void send_to_all(int64_t k, IO* place, IO x) const {
-    if constexpr (kCluster) {
-      const Words<IO> words(x);
-      const int member = static_cast<int>(threadIdx.x) % Words<IO>::kGroup;
-      const uint32_t to = ptx::shared_address(place - member), mbarrier = ptx::shared_address(mbarriers_ + k % 2);
-      for (uint32_t block = member; block < blocks_; block += Words<IO>::kGroup) {
-        ptx::st_async_64(ptx::map_to_rank(to, block), words.low, words.high, ptx::map_to_rank(mbarrier, block));
-      }
-    } else {
-      *place = x;
-    }
+    AsyncStores<kCluster>::to_all(blocks_, mbarriers_ + k % 2, place, x);
   }
 
   // Two numbers for this place of step k's buffer, aligned to 8 bytes, to one block.
   __device__ __forceinline__ void send(int64_t k, uint32_t block, float* place, float first, float second) const {
-    if constexpr (kCluster) {
-      ptx::st_async_64(ptx::map_to_rank(ptx::shared_address(place), block), __float_as_uint(first), __float_as_uint(second),
-                       ptx::map_to_rank(ptx::shared_address(mbarriers_ + k % 2), block));
-    } else {
-      place[0] = first;
-      place[1] = second;
-    }
+    AsyncStores<kCluster>::to_one(block, mbarriers_ + k % 2, place, first, second);
   }
 
  private:

@@ -1,6 +1,8 @@
 // What the families of kernels offer to recurrence.cu. Each is compiled for each policy in a file of its own.
 #pragma once
 
+#include <type_traits>
+
 #include "launch.h"
 #include "recurrence.h"
 
@@ -36,6 +38,16 @@ bool run_grid(const ForwardArgs& args, Launcher* launch, void* workspace, size_t
 template <class Policy>
 bool run_grid(const BackwardArgs& args, Launcher* launch, void* workspace, size_t& bytes);
 
+// The same with a projection; those above take none.
+template <class Policy>
+bool run_projected_clusters(const ForwardArgs& args, Launcher* launch);
+template <class Policy>
+bool run_projected_clusters(const BackwardArgs& args, Launcher* launch);
+template <class Policy>
+bool run_projected_grid(const ForwardArgs& args, Launcher* launch, void* workspace, size_t& bytes);
+template <class Policy>
+bool run_projected_grid(const BackwardArgs& args, Launcher* launch, void* workspace, size_t& bytes);
+
 // For these policies: those on the tensor cores.
 template <class Policy>
 constexpr bool kOnChip = false;
@@ -45,5 +57,8 @@ template <>
 constexpr bool kOnChip<Float16Product> = true;
 template <>
 constexpr bool kOnChip<TF32Product> = true;
+// And with a projection.
+template <class Policy>
+constexpr bool kProjectedOnChip = kOnChip<Policy> && !std::is_same_v<Policy, Float32Product>;
 
 }  // namespace fastlstm::cuda

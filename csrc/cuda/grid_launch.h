@@ -69,18 +69,10 @@ bool launch_on_grid(Launcher* launch, const char* name, const Call& call, void* 
   if (!allow_shared_bytes(reinterpret_cast<const void*>(kernel), Shape::kSharedBytes)) return false;
   bytes = plan.bytes;
   if (launch == nullptr) return true;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeCooperative;
-  attribute.val.cooperative = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.groups), static_cast<unsigned>(s.D));
-  config.blockDim = dim3(Shape::kThreads);
-  config.dynamicSmemBytes = Shape::kSharedBytes;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
   const GridMemory memory = plan.lay_out(workspace);
   launch->clear(name, workspace, plan.bytes);
-  launch->configured(name, kernel, config, call, memory);
+  const dim3 blocks(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.groups), static_cast<unsigned>(s.D));
+  launch->cooperative(name, kernel, blocks, Shape::kThreads, Shape::kSharedBytes, call, memory);
   return true;
 }
 
@@ -112,7 +104,7 @@ bool visit_grid_shape(const Sizes& s, const DeviceFacts& device, int64_t step_cl
 
 template <class Policy>
 bool run_grid(const ForwardArgs& a, Launcher* launch, void* workspace, size_t& bytes) {
-  if (!on_chip_may_take(a.sizes, a.weight_hr)) return false;
+  if (!on_chip_may_take(a.sizes)) return false;
   const DeviceFacts device;
   const Sizes& s = a.sizes;
   const int64_t in_steps =
@@ -125,7 +117,7 @@ bool run_grid(const ForwardArgs& a, Launcher* launch, void* workspace, size_t& b
 
 template <class Policy>
 bool run_grid(const BackwardArgs& a, Launcher* launch, void* workspace, size_t& bytes) {
-  if (!on_chip_may_take(a.sizes, a.weight_hr)) return false;
+  if (!on_chip_may_take(a.sizes)) return false;
   const DeviceFacts device;
   const Sizes& s = a.sizes;
   const int64_t in_steps =

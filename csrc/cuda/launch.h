@@ -68,6 +68,21 @@ class Launcher {
     note(name, cudaLaunchKernelEx(&config, kernel, args...));
   }
 
+  // A launch whose blocks all run at once, or none.
+  template <class... Params, class... Args>
+  void cooperative(const char* name, void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes, const Args&... args) {
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = shared_bytes;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    configured(name, kernel, config, args...);
+  }
+
   // Zeroes memory for a kernel.
   void clear(const char* name, void* data, size_t bytes) {
     if (!failed()) note(name, cudaMemsetAsync(data, 0, bytes, stream_));

@@ -7,9 +7,9 @@
 namespace fastlstm::cuda {
 
 // The rest is left to the step kernels.
-inline bool on_chip_may_take(const Sizes& s, const void* weight_hr) {
+inline bool on_chip_may_take(const Sizes& s) {
   constexpr int64_t kMost = int64_t{1} << 26;  // blocks and steps are counted in 32 bits
-  return weight_hr == nullptr && s.N < kMost && s.T < kMost;
+  return s.N < kMost && s.T < kMost;
 }
 
 template <class Policy>
@@ -25,6 +25,7 @@ auto on_chip_call(const ForwardArgs& a) {
   call.h0 = static_cast<const IO*>(a.h0);
   call.c0 = static_cast<const IO*>(a.c0);
   call.weight_hh = static_cast<const IO*>(a.weight_hh);
+  call.weight_hr = static_cast<const IO*>(a.weight_hr);
   call.lengths = a.lengths;
   call.output = static_cast<IO*>(a.output);
   call.h_n = static_cast<IO*>(a.h_n);
@@ -49,12 +50,14 @@ auto on_chip_call(const BackwardArgs& a) {
   call.dcells = static_cast<const Acc*>(a.dcells);
   call.c0 = static_cast<const IO*>(a.c0);
   call.weight_hh = static_cast<const IO*>(a.weight_hh);
+  call.weight_hr = static_cast<const IO*>(a.weight_hr);
   call.cells = static_cast<const Acc*>(a.cells);
   call.gates = static_cast<const IO*>(a.gates);
   call.lengths = a.lengths;
   call.dgates_x = {a.dgates_x, a.wide_gates};
   call.dh0 = static_cast<IO*>(a.dh0);
   call.dc0 = static_cast<IO*>(a.dc0);
+  call.dhidden = static_cast<Acc*>(a.dhidden);
   return call;
 }
 

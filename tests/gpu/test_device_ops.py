@@ -62,6 +62,20 @@ def test_every_family_of_cuda_kernels(kernels, kind, N, H, device, monkeypatch):
     check_kind(replace(case, D=2), "cuda", kind, device)
 
 
+PROJECTED_SIZES = [(9, 128, 50), (20, 200, 100), (300, 500, 250), (17, 1000, 256), (20, 1000, 512)]
+PROJECTED_SIZES += [(5, 2000, 901)]
+
+
+@pytest.mark.parametrize("kernels", ["cluster", "grid"])
+@pytest.mark.parametrize("kind", ["tf32", "bfloat16", "float16"])
+@pytest.mark.parametrize(("N", "H", "P"), PROJECTED_SIZES if not DRY else [(3, 5, 2)])
+def test_every_family_with_a_projection(kernels, kind, N, H, P, device, monkeypatch):
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
+    case = Case("recurrence", T=scaled(40, 3), N=N, H=H, P=P, dtype=torch.float32, masks="random")
+    check_kind(case, "cuda", kind, device)
+    check_kind(replace(case, D=2), "cuda", kind, device)
+
+
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
 def test_wide(kind, backend, device):
     """Far more units than any block holds, and not a multiple of anything."""

@@ -24,6 +24,7 @@ USUAL = {
     "multiprocessors": 132,
     "max_shared_opt_in": 227 << 10,
     "capability_major": 9,
+    "max_threads_multiprocessor": 2048,
     "fail_launch": 0,
     "ptx_version": 0,
     "dry": 0,

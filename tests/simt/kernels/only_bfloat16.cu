@@ -1,9 +1,10 @@
 // The recurrence of csrc/cuda for bfloat16 alone: in steps, with ON_CLUSTERS on small clusters, with ON_GRID on a grid of small
-// blocks. For tests that compile it often.
+// blocks, with PROJECTED too for a layer with a projection. For tests that compile it often.
 #include "backward_steps.h"
 #include "clusters.h"
 #include "forward_steps.h"
 #include "grid_kernels.h"
+#include "projected_shapes.h"
 
 namespace fastlstm::cuda {
 
@@ -29,37 +30,66 @@ template <int kTilesN>
 struct BackwardGridShapes<BFloat16Product, kTilesN>
     : OneShape<BackwardGridShape<StationaryShape<BFloat16Product, 1, 2, 1, 4, 4, 1>>> {};
 
+// With a projection, both on blocks with 16 units, for P up to 64.
+template <template <class, class, int> class Projected, class Shared, class Own>
+struct OneProjectedShape {
+  template <class Use>
+  static void visit(const Use& use) {
+    use(Projected<Shared, Own, 8>{});
+  }
+};
+using ProjectedForwardOnce = OneProjectedShape<ProjectedForwardShape, StationaryShape<BFloat16Product, 2, 1, 2, 2, 2, 1>,
+                                               StationaryShape<BFloat16Product, 2, 1, 2, 2, 0, 1>>;
+using ProjectedBackwardOnce = OneProjectedShape<ProjectedBackwardShape, StationaryShape<BFloat16Product, 1, 2, 1, 2, 0, 1>,
+                                                StationaryShape<BFloat16Product, 2, 1, 2, 2, 2, 1>>;
+template <int kTilesN>
+struct ProjectedForwardShapes<BFloat16Product, kTilesN> : ProjectedForwardOnce {};
+template <int kTilesN>
+struct ProjectedBackwardShapes<BFloat16Product, kTilesN> : ProjectedBackwardOnce {};
+template <int kTilesN>
+struct ProjectedForwardGridShapes<BFloat16Product, kTilesN> : ProjectedForwardOnce {};
+template <int kTilesN>
+struct ProjectedBackwardGridShapes<BFloat16Product, kTilesN> : ProjectedBackwardOnce {};
+
 }  // namespace fastlstm::cuda
 
 #include "cluster_launch.h"
 #include "grid_launch.h"
+#include "projected_launch.h"
 
 namespace fastlstm::cuda {
+
+// Without a launcher only the workspace is asked for.
+template <class Args>
+bool run_on_chip(const Args& args, Launcher* launch, void* workspace, size_t& bytes) {
+  bytes = 0;
+#if defined(ON_CLUSTERS) && defined(PROJECTED)
+  return run_projected_clusters<BFloat16Product>(args, launch);
+#elif defined(ON_CLUSTERS)
+  return run_clusters<BFloat16Product>(args, launch);
+#elif defined(ON_GRID) && defined(PROJECTED)
+  return run_projected_grid<BFloat16Product>(args, launch, workspace, bytes);
+#elif defined(ON_GRID)
+  return run_grid<BFloat16Product>(args, launch, workspace, bytes);
+#else
+  bytes = steps_workspace<BFloat16Product>(args);
+  if (launch != nullptr) run_steps<BFloat16Product>(args, workspace, *launch);
+  return true;
+#endif
+}
 
 template <class Args>
 size_t workspace_of(const Args& args) {
   size_t bytes = 0;
-#if defined(ON_GRID)
-  run_grid<BFloat16Product>(args, nullptr, nullptr, bytes);
-#elif !defined(ON_CLUSTERS)
-  bytes = steps_workspace<BFloat16Product>(args);
-#endif
+  run_on_chip(args, nullptr, nullptr, bytes);
   return bytes;
 }
 
 template <class Args>
 Status run(const Args& args, void* workspace, void* stream) {
   Launcher launch(args.sizes, stream);
-  bool taken = true;
-#if defined(ON_CLUSTERS)
-  taken = run_clusters<BFloat16Product>(args, &launch);
-#elif defined(ON_GRID)
   size_t bytes = 0;
-  taken = run_grid<BFloat16Product>(args, &launch, workspace, bytes);
-#else
-  run_steps<BFloat16Product>(args, workspace, launch);
-#endif
-  if (!taken) return {1, "the family does not take these sizes"};
+  if (!run_on_chip(args, &launch, workspace, bytes)) return {1, "the family does not take these sizes"};
   return launch.status();
 }
 

@@ -1,0 +1,162 @@
+// The backward cell of the kernels that keep the weights on the chip: a thread takes a row and unit backwards through all steps, the
+// gradient of c in a register.
+#pragma once
+
+#include "forward_cell.h"
+
+namespace fastlstm::cuda {
+
+template <class IO, class Acc>
+struct ClusterBackwardCall {
+  Sizes sizes;
+  Steps steps;
+  const IO* doutput;  // or null
+  int64_t doutput_stride_t, doutput_stride_n;
+  const IO *dh_n, *dc_n;  // each or null
+  const Acc* dcells;      // or null
+  const IO* c0;
+  const IO *weight_hh, *weight_hr;  // weight_hr null without a projection
+  const Acc* cells;
+  const IO* gates;
+  const int64_t* lengths;
+  EitherArray<IO, Acc> dgates_x;
+  IO *dh0, *dc0;
+  Acc* dhidden;  // with a projection, else null
+};
+
+// The gradients of c and of the gates of one row and unit.
+template <class IO, class Acc>
+class BackwardState {
+ public:
+  using Call = ClusterBackwardCall<IO, Acc>;
+
+  __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit) {
+    if (!row.there) return;
+    if (call.dc_n != nullptr) dc_ = Rounding<Acc>::load(call.dc_n[(d * call.sizes.N + n) * call.sizes.H + unit]);
+  }
+
+  // Loads what step t needs beside the product, early.
+  __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n, int64_t unit) {
+    const Sizes& s = call.sizes;
+    if (!row.there || t >= row.length) return;
+    const int64_t H = s.H, place = ((t * s.N + n) * s.D + d) * H + unit;
+    const IO* gates = call.gates + (place - unit) * 4 + unit;
+    gates_ = {Rounding<Acc>::load(gates[0]), Rounding<Acc>::load(gates[H]), Rounding<Acc>::load(gates[2 * H]),
+              Rounding<Acc>::load(gates[3 * H])};
+    c_ = call.cells[place];
+    cut_ = call.steps.cut_entering(d, t, n, row.length);
+    c_in_ = 0;
+    if (!cut_) {
+      const bool first = t == call.steps.first_step(d, row.length);
+      const int64_t before = ((call.steps.step_before(d, t) * s.N + n) * s.D + d) * H + unit;
+      c_in_ = first ? Rounding<Acc>::load(call.c0[(d * s.N + n) * H + unit]) : call.cells[before];
+    }
+    if (call.dcells != nullptr) dc_ += call.dcells[place];
+  }
+
+  // Step t of a row that is there, from all that arrives at its h before any projection. The gates' gradients as they go to the step
+  // before are written to passed[0], passed[stride]...; a step that the row does not have keeps those of `before`.
+  __device__ __forceinline__ void step(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n, int64_t unit, Acc dh,
+                                       IO* passed, const IO* before, int stride) {
+    const Sizes& s = call.sizes;
+    const int64_t H = s.H, from = ((t * s.N + n) * s.D + d) * 4 * H + unit;
+    if (t < row.length) {
+      const CellGradient<Acc> gradient = lstm_cell_backward(gates_, CellMath::tanh(c_), c_in_, dh, dc_);
+      const Acc of_gates[4] = {gradient.gates.i, gradient.gates.f, gradient.gates.g, gradient.gates.o};
+#pragma unroll
+      for (int gate = 0; gate < 4; ++gate) {
+        call.dgates_x.store(from + gate * H, of_gates[gate]);
+        Rounding<Acc>::store(passed[gate * stride], cut_ ? Acc{0} : of_gates[gate]);
+      }
+      dc_ = cut_ ? Acc{0} : gradient.c_in;
+    } else {
+#pragma unroll
+      for (int gate = 0; gate < 4; ++gate) {
+        call.dgates_x.store(from + gate * H, Acc{0});
+        passed[gate * stride] = before[gate * stride];
+      }
+    }
+  }
+
+  // After all steps of a row that is there.
+  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit) const {
+    Rounding<Acc>::store(call.dc0[(d * call.sizes.N + n) * call.sizes.H + unit], dc_);
+  }
+
+ private:
+  bool cut_ = false;
+  Acc dc_ = 0, c_ = 0, c_in_ = 0;
+  Gates<Acc> gates_{};
+};
+
+// The gradient of h of one row and output, of `width` in all: H units, or P with a projection.
+template <class IO, class Acc>
+class BackwardOutput {
+ public:
+  using Call = ClusterBackwardCall<IO, Acc>;
+
+  // Loads what arrives at step t beside the product, early.
+  __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n, int64_t unit,
+                                        int64_t width) {
+    if (!row.there || t >= row.length) return;
+    dh_ = 0;
+    if (call.doutput != nullptr) {
+      dh_ += Rounding<Acc>::load(call.doutput[t * call.doutput_stride_t + n * call.doutput_stride_n + d * width + unit]);
+    }
+    if (call.dh_n != nullptr && t == call.steps.last_step(d, row.length)) {
+      dh_ += Rounding<Acc>::load(call.dh_n[(d * call.sizes.N + n) * width + unit]);
+    }
+  }
+
+  // All that arrives at h of a step that the row has.
+  __device__ __forceinline__ Acc arriving(Acc sum) const { return sum + dh_; }
+
+  // After all steps of a row that is there, with the product's sum for the state before the first.
+  __device__ __forceinline__ void finish(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit, int64_t width,
+                                         Acc sum) const {
+    const int64_t state = (d * call.sizes.N + n) * width + unit;
+    if (call.dh_n != nullptr && row.length == 0) sum += Rounding<Acc>::load(call.dh_n[state]);
+    Rounding<Acc>::store(call.dh0[state], sum);
+  }
+
+ private:
+  Acc dh_ = 0;
+};
+
+// One row and unit, which a thread takes backwards through all steps; the j-th step backwards is the last but j.
+template <class IO, class Acc>
+class BackwardCell {
+ public:
+  using Call = ClusterBackwardCall<IO, Acc>;
+
+  __device__ __forceinline__ void start(const Call& call, int d, int64_t n, int64_t unit) {
+    row_.start(call, n < call.sizes.N && unit < call.sizes.H, n);
+    state_.start(call, row_, d, n, unit);
+  }
+
+  __device__ __forceinline__ void fetch(const Call& call, int d, int64_t j, int64_t n, int64_t unit) {
+    const int64_t t = call.steps.step_at(d, call.sizes.T - 1 - j);
+    state_.fetch(call, row_, d, t, n, unit);
+    output_.fetch(call, row_, d, t, n, unit, call.sizes.H);
+  }
+
+  __device__ __forceinline__ void step(const Call& call, int d, int64_t j, int64_t n, int64_t unit, Acc sum, IO* passed,
+                                       const IO* before, int stride) {
+    if (!row_.there) return;
+    const int64_t t = call.steps.step_at(d, call.sizes.T - 1 - j);
+    state_.step(call, row_, d, t, n, unit, output_.arriving(sum), passed, before, stride);
+  }
+
+  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit, Acc sum) const {
+    if (!row_.there) return;
+    output_.finish(call, row_, d, n, unit, call.sizes.H, sum);
+    state_.finish(call, d, n, unit);
+  }
+
+ private:
+  RowSteps row_;
+  BackwardState<IO, Acc> state_;
+  BackwardOutput<IO, Acc> output_;
+};
+
+}  // namespace fastlstm::cuda
