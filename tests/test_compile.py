@@ -1,4 +1,5 @@
-"""What torch does to ops and modules: opcheck, torch.compile, torch.export, fake tensors."""
+"""What torch does to ops and modules: opcheck, fake tensors, torch.compile; test_compile_cases.py
+has what is the same for any device, test_export.py torch.export."""
 
 import copy
 import shutil
@@ -8,7 +9,6 @@ import pytest
 import torch
 from op_cases import Case, backward_arguments, draw, forward, op, tape_of, to
 from pairs import needs_library, pair
-from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastlstm import FastLSTM, functional
@@ -109,24 +109,6 @@ def stack(T, *, N=2, I=3, H=5, layers=2, D=2):
     return torch.randn(T, N, I), [tuple(w) for w in lstm.all_weights]
 
 
-def test_functional_is_one_graph_for_any_number_of_steps():
-    counter = CompileCounter()
-
-    def model(x, weights, lengths, reset_mask):
-        return functional.lstm(
-            x, weights, bidirectional=True, lengths=lengths, reset_mask=reset_mask
-        )
-
-    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
-    _, weights = stack(2)
-    for T in (4, 7, 13, 64, 5):
-        x, lengths = stack(T)[0], torch.randint(0, T + 1, (2,))
-        reset_mask = torch.rand(T, 2) < 0.3
-        given = x, weights, lengths, reset_mask
-        torch.testing.assert_close(compiled(*given), model(*given), rtol=0, atol=0)
-    assert counter.frame_count == 1
-
-
 def gradients_of(model, x, parameters):
     output, (h_n, c_n) = model(x)
     value = output.sin().sum() + h_n.cos().sum() + c_n.sum()
@@ -149,15 +131,6 @@ def test_module_is_one_graph_where_rnns_are_allowed(allow_rnn, proj_size):
         assert_compiles(module, compiled, torch.randn(T, 2, 3))
 
 
-def test_module_has_one_graph_for_any_number_of_steps(allow_rnn):
-    counter = CompileCounter()
-    module = FastLSTM(3, 5, batch_first=True)
-    compiled = torch.compile(module, backend=counter, fullgraph=True, dynamic=True)
-    for T in (4, 8, 21):  # not the input size: torch takes equal sizes at first for one
-        compiled(torch.randn(2, T, 3))
-    assert counter.frame_count == 1
-
-
 def test_module_with_options_is_one_graph(allow_rnn):
     module = FastLSTM(3, 5, 2)
 
@@ -170,14 +143,6 @@ def test_module_with_options_is_one_graph(allow_rnn):
     torch.testing.assert_close(compiled(*given), model(*given))
 
 
-# Dynamo looks at .grad of what comes out of the first part.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-def test_module_breaks_the_graph_elsewhere_and_is_right():
-    module = FastLSTM(3, 5, 2)
-    model = torch.nn.Sequential(torch.nn.Linear(4, 3), module)
-    assert_compiles(model, torch.compile(model, backend="aot_eager"), torch.randn(4, 2, 4))
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
 def test_module_in_training_with_inductor(allow_rnn):
     if not (shutil.which("g++") or shutil.which("clang++")):
@@ -185,27 +150,6 @@ def test_module_in_training_with_inductor(allow_rnn):
     module = FastLSTM(3, 5)
     compiled = torch.compile(module, fullgraph=True)
     assert_compiles(module, compiled, torch.randn(4, 2, 3))
-
-
-def test_export():
-    class Model(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm = FastLSTM(3, 5, 2, bidirectional=True, batch_first=True)
-            self.head = torch.nn.Linear(10, 1)
-
-        def forward(self, x, lengths):
-            return self.head(self.lstm(x, lengths=lengths)[0])
-
-    model = Model()
-    dynamic = {"x": {1: torch.export.Dim("steps", min=2, max=64)}, "lengths": None}
-    given = torch.randn(2, 6, 3), torch.tensor([6, 2])
-    program = torch.export.export(model, given, dynamic_shapes=dynamic, strict=False)
-    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert "fastlstm.lstm_layer_forward.default" in names
-    for T in (6, 2, 17):
-        given = torch.randn(2, T, 3), torch.tensor([T, 1])
-        torch.testing.assert_close(program.module()(*given), model(*given), rtol=0, atol=0)
 
 
 def test_functional_call_and_its_gradients():

@@ -1,0 +1,27 @@
+"""torch.export and AOTInductor on the CPU."""
+
+import shutil
+
+import pytest
+import torch
+from export_cases import *  # noqa: F403
+from export_cases import run_fresh
+
+from fastlstm import native
+
+
+@pytest.fixture
+def backend():
+    return "cpu" if native.load() is None else "reference"
+
+
+@pytest.fixture
+def device():
+    return torch.device("cpu")
+
+
+@pytest.fixture
+def fresh():
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("no C++ compiler for AOTInductor")
+    return run_fresh
