@@ -39,6 +39,8 @@ def _direction(
     i, f, g, o = gates.chunk(4, dim=-1)
     tanh_c = cells.tanh()
     slopes = torch.cat([i * (1 - i), f * (1 - f), 1 - g * g, o * (1 - o)], dim=-1)
+    if valid is not None:  # the tape is 0 at steps that do not exist, and g's slope is to be too
+        slopes = slopes.masked_fill(~valid, 0)
     before = reference.entering_states(cells, c0, reset_mask, lengths, reverse)
     factors = torch.cat([g, before, i], dim=-1)  # of i', f', g' in c'
     through = o * (1 - tanh_c * tanh_c)  # of c' in h'
@@ -60,7 +62,6 @@ def _direction(
             h, c = h_out, c_out
         else:
             h, c = torch.where(valid[t], h_out, h), torch.where(valid[t], c_out, c)
-            results[t] = tuple(v.masked_fill(~valid[t], 0) for v in results[t])
     ys, cs, activated = (torch.stack(r) for r in zip(*results, strict=True))
     return ys, h, c, cs, activated
 

@@ -154,6 +154,7 @@ def backward_of_samples(
     return dx, dh0, dc0, dih.to(dtype), dhh.to(dtype), dbias.to(dtype), dhr
 
 
+@ops.outside_autocast
 def _pull_back(ctx, grads, rule):
     """The derivative of a backward by torch.func.vjp through `rule`, the same in plain torch; as
     `ops.differentiate_backward`, which is for autograd without transforms."""
@@ -268,6 +269,7 @@ def _primal(value: Tensor) -> Tensor:
     return forward_ad.unpack_dual(value).primal
 
 
+@ops.outside_autocast
 def _tangents(saved, changes):
     """`tangents.layer_tangents` of a layer's arguments and tape, and of its arguments' tangents."""
     x, h0, c0, *weights, lengths, reset_mask, output, cells, gates = saved

@@ -44,7 +44,19 @@ FEATURES = {
     "eval": "backward in eval mode",
     "double": "double backward",
     "autocast": "autocast",
+    "func": "`torch.func.grad`, `vjp`, `jacrev`",
+    "forward mode": "`jvp`, `jacfwd`, `torch.autograd.forward_ad`",
+    "hessian": "`hessian`, `jacrev(jacrev)`, `grad(jvp)`, …",
+    "vmap": "`vmap` over inputs, states and masks, one call of the kernels",
+    "samples": "per-sample gradients by `vmap(grad)`",
+    "ensembles": "`vmap` over weights (`stack_module_state`)",
+    "recompute": "`torch.utils.checkpoint`, both ways",
+    "hooks": "hooks, hooks on saved tensors, anomaly mode",
     "compile": "torch.compile, full graph",
+    "any T and N": "torch.compile, one graph for any T and N",
+    "compiled func": "torch.compile of `grad`, `vmap`, `jvp`",
+    "export": "torch.export, strict and not, any T and N",
+    "archives": "`torch.export.save`, AOTInductor: loaded in a fresh process",
 }
 
 

@@ -3,8 +3,18 @@
 import pytest
 import torch
 from compile_cases import *  # noqa: F403
+from compile_cases import (
+    test_function_is_one_graph_for_any_T_and_N,
+    test_transforms_are_one_graph,
+)
 
 from fastlstm import native
+
+for feature, case in {
+    "any T and N": test_function_is_one_graph_for_any_T_and_N,
+    "compiled func": test_transforms_are_one_graph,
+}.items():
+    pytest.mark.shows(feature, backend="cpu")(case)
 
 
 @pytest.fixture

@@ -5,9 +5,19 @@ import shutil
 import pytest
 import torch
 from export_cases import *  # noqa: F403
-from export_cases import run_fresh
+from export_cases import (
+    run_fresh,
+    test_any_T_and_N,
+    test_saved_and_loaded_in_a_fresh_process,
+)
 
 from fastlstm import native
+
+for feature, case in {
+    "export": test_any_T_and_N,
+    "archives": test_saved_and_loaded_in_a_fresh_process,
+}.items():
+    pytest.mark.shows(feature, backend="cpu")(case)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp
 from torch.func import vmap as mapped
 
-from fastlstm import FastLSTM, FastLSTMCell, backends
+from fastlstm import FastLSTM, FastLSTMCell, backends, layer_ops, reference
 
 PROBLEMS = [
     Problem(),
@@ -177,6 +177,38 @@ def test_per_sample_gradients_of_a_module(backend, device):
         torch.testing.assert_close({n: g[k] for n, g in got.items()}, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_low_precision(dtype, backend, device):
+    """Held to float64, with the errors of plain torch in this dtype for a budget (op_cases.py)."""
+    problem = Problem(D=2, P=3, lengths=True, resets=True, T=5, N=3, I=4, H=6)
+    masks, errors, largest = problem.masks(device), {}, {}
+
+    def results(function, leaves, v):
+        call = lambda *a: function(*a, **masks)  # noqa: E731
+        found = {f"jvp{k}": r for k, r in enumerate(jvp(call, leaves, v)[1])}
+        xs = torch.stack([leaves[0], v[0]])
+        value = lambda *a: sum(r.double().sin().sum() for r in call(*a))  # noqa: E731
+        gradients = grad(value, tuple(range(len(leaves))))
+        samples = mapped(gradients, (0, *(None,) * (len(leaves) - 1)))(xs, *leaves[1:])
+        return found | {f"grad{k}": r for k, r in enumerate(samples)}
+
+    for k in range(4):  # draws, since the error of one small tensor is a matter of luck
+        leaves = tuple(t.to(dtype) for t in problem.draw(device))
+        v = tangents_of(leaves)
+        oracle = results(problem.plain(), *(tuple(t.double() for t in ts) for ts in (leaves, v)))
+        low = results(problem.plain(), leaves, v)
+        if k == 0:
+            first, got = oracle, results(problem.fast(backend), leaves, v)
+        for name, right in oracle.items():
+            error = (low[name].double() - right).abs().max() / right.abs().max()
+            errors[name[:4]] = max(errors.get(name[:4], 0.0), error.item())
+            largest[name] = max(largest.get(name, 0.0), right.abs().max().item())
+    for name, right in first.items():
+        assert got[name].dtype == dtype
+        budget = (2 * errors[name[:4]] + torch.finfo(dtype).eps / 2) * largest[name]
+        assert (got[name].double() - right).abs().max().item() <= budget, name
+
+
 def test_meta_learning(backend, device):
     """MAML: the gradient of a loss after a step of each task's own; grad(vmap(grad))."""
     problem = Problem(D=2, P=2, resets=True)
@@ -317,6 +349,26 @@ def test_forward_mode_of_autograd(backend, device):
         (got,) = torch.autograd.grad(tangent.sin().sum(), leaf)
     value = lambda x: jvp(lambda x: fast(x)[0], (x,), (v,))[1].sin().sum()  # noqa: E731
     torch.testing.assert_close(got, grad(value)(x), **EXACT)
+
+
+def test_tangents_of_the_tape(backend, device):
+    """What only a derivative of higher order reads: also where steps do not exist."""
+    problem = Problem(D=1, P=2, lengths=True, resets=True, T=5)
+    x, h0, c0, *weights = problem.draw(device)
+    masks = [problem.masks(device)[name] for name in ("lengths", "reset_mask")]
+    v = tangents_of((x, h0, c0))
+
+    def layer(x, h0, c0):
+        rest = *weights, *(None,) * 5, *masks, False, True, True
+        return layer_ops.layer(family_of(backend), (x, h0, c0, *rest), True)
+
+    def plain(x, h0, c0):
+        weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = weights
+        gates = (x @ weight_ih.t() + bias_ih + bias_hh).unsqueeze(2)
+        return reference.lstm_forward(gates, h0, c0, weight_hh[None], weight_hr[None], *masks)
+
+    got, expected = (jvp(f, (x, h0, c0), v) for f in (layer, plain))
+    torch.testing.assert_close(got, expected, **EXACT)
 
 
 @pytest.mark.parametrize("T, N", [(0, 2), (3, 0), (1, 1)])
