@@ -3,6 +3,7 @@ each feature, tests that hold it, on a backend and a device."""
 
 import autograd_cases
 import transform_cases
+import vmap_cases
 from stack_problems import Problem
 
 # Everything at once, and small: CUDA's kernels run on the CPU for it.
@@ -26,12 +27,12 @@ def second_order(*place):
 
 
 def over_inputs(*place):
-    for in_dims in transform_cases.IN_DIMS[1:3]:
-        transform_cases.test_vmap_over_inputs_is_one_call(in_dims, *place)
+    for in_dims in vmap_cases.IN_DIMS[1:3]:
+        vmap_cases.test_vmap_over_inputs_is_one_call(in_dims, *place)
 
 
 def per_sample(*place):
-    transform_cases.test_per_sample_gradients(FULL, *place)
+    vmap_cases.test_per_sample_gradients(FULL, *place)
 
 
 def recomputed(*place):
@@ -51,7 +52,7 @@ CHECKS = {
     "hessian": second_order,
     "vmap": over_inputs,
     "samples": per_sample,
-    "ensembles": transform_cases.test_ensembles,
+    "ensembles": vmap_cases.test_ensembles,
     "recompute": recomputed,
     "hooks": hooked,
 }

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transform_cases import *  # noqa: F403
+from vmap_cases import *  # noqa: F403
 
 from fastlstm import native
 

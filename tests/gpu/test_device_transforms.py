@@ -1,7 +1,8 @@
-"""torch.func's transforms and forward mode on a GPU: the tests of transform_cases.py."""
+"""torch.func on a GPU, and forward mode: the tests of transform_cases.py and vmap_cases.py."""
 
 import pytest
 from transform_cases import *  # noqa: F403
+from vmap_cases import *  # noqa: F403
 
 pytestmark = [
     pytest.mark.gpu,
