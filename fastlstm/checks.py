@@ -1,6 +1,7 @@
 """Checks of arguments that stand before every kernel: each error names the argument, what came and
 what was expected."""
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -13,12 +14,19 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
+def _may_look(device: torch.device) -> bool:
+    """Whether the numbers of a tensor there can be read without waiting, or are to be."""
+    if torch.compiler.is_compiling() or device.type == "meta":
+        return False
+    return device.type == "cpu" or os.environ.get("FASTLSTM_CHECK") == "1"
+
+
 def check_lengths(lengths: Tensor | None, T: int, N: int, device: torch.device) -> Tensor | None:
     """`lengths` as the kernels take it: (N,) int64 on `device`.
 
-    Values outside 0..T raise on the CPU, where looking costs nothing; elsewhere, inside a compiled
-    graph and where vmap has them, they are clamped by the kernels, so that nothing waits for the
-    device.
+    Values outside 0..T raise on the CPU, where looking costs nothing; elsewhere only with
+    FASTLSTM_CHECK=1 in the environment, since looking waits for the device. Else, inside a compiled
+    graph and where vmap has them, they are clamped by the kernels.
     """
     if lengths is None:
         return None
@@ -36,8 +44,11 @@ def check_lengths(lengths: Tensor | None, T: int, N: int, device: torch.device) 
             f"lengths: got shape {_shape(lengths)}, expected ({N},), one length for each row of "
             "the batch"
         )
-    known = lengths.device.type == "cpu" and not torch.compiler.is_compiling()
-    if known and N and not torch._C._functorch.is_functorch_wrapped_tensor(lengths):
+    if (
+        _may_look(lengths.device)
+        and N
+        and not torch._C._functorch.is_functorch_wrapped_tensor(lengths)
+    ):
         low, high = (int(v) for v in lengths.aminmax())
         if low < 0 or high > T:
             raise ValueError(f"lengths: got values from {low} to {high}, expected 0 to T = {T}")

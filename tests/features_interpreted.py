@@ -6,6 +6,7 @@
 import pytest
 from feature_grid import COMBINATIONS, TOGETHER, Problem
 from on_backends import served_here
+from streams import check_stream
 from triton_interpreted import pytestmark  # noqa: F401  (registers the kernels for the CPU)
 
 # The interpreter takes seconds for one: as few as have every feature. What pairs do beyond the
@@ -24,3 +25,10 @@ while missing:
 def test_combination(features, backend):
     with served_here("triton", "triton"):
         Problem(features, backend).check()
+
+
+@pytest.mark.shows("step")
+@pytest.mark.parametrize("backend", ["triton"])
+def test_a_stream_in_chunks(backend):
+    with served_here("triton", "triton"):
+        check_stream(backend, [2, 1], num_layers=1)

@@ -10,7 +10,7 @@ from pairs import ignore_onednn, one_thread, pair  # noqa: F401  (one_thread is 
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from fastlstm import FastLSTM
+from fastlstm import FastLSTM, checks
 
 pytestmark = ignore_onednn
 
@@ -263,3 +263,11 @@ def test_a_backend_that_is_not_there_is_named():
     fast.backend = "nowhere"
     with pytest.raises(ValueError, match="backend: got 'nowhere'"):
         fast(BATCHED)
+
+
+def test_on_a_gpu_lengths_are_looked_at_only_when_asked_to(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.delenv("FASTLSTM_CHECK", raising=False)
+    assert checks._may_look(cpu) and not checks._may_look(gpu)
+    monkeypatch.setenv("FASTLSTM_CHECK", "1")
+    assert checks._may_look(gpu) and not checks._may_look(torch.device("meta"))

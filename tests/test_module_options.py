@@ -260,7 +260,6 @@ def test_unbatched_options(backend):
 
 
 @backends
-@pytest.mark.shows("step", direction="forward")
 @pytest.mark.parametrize("model", [{}, {"num_layers": 2, "proj_size": 2, "batch_first": True}])
 def test_step_is_forward_one_step_at_a_time(model, backend):
     lstm, fast = double_pair(backend, **model)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from on_device import family_of
+from on_device import family_of, no_waiting
 from op_cases import Case, draw, forward, to
 
 from fastlstm import FastLSTM
@@ -72,3 +72,15 @@ def test_wrong_shape(shape, fast, device):
 def test_mask_of_another_dtype(fast, device):
     with pytest.raises(ValueError, match="reset_mask"):
         fast(torch.randn(T, N, I, device=device), reset_mask=torch.zeros(T, N, device=device))
+
+
+def test_lengths_out_of_range(fast, device, real_gpu, monkeypatch):
+    """Clamped without waiting for the device; with FASTLSTM_CHECK=1 an error that waits."""
+    x = torch.randn(T, N, I, device=device)
+    wild = torch.tensor([-3, 2, T + 5], device=device)
+    with no_waiting(device):
+        got = fast(x, lengths=wild)
+    torch.testing.assert_close(got, fast(x, lengths=wild.clamp(0, T)), rtol=0, atol=0)
+    monkeypatch.setenv("FASTLSTM_CHECK", "1")
+    with pytest.raises(ValueError, match=f"lengths: got values from -3 to {T + 5}"):
+        fast(x, lengths=wild)
