@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import floor, machine, memory, plots, report, shapes, sweep, terminal
+from benchmarks import errors, floor, machine, memory, plots, report, shapes, sweep, terminal
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DEFAULT_SECONDS = 120.0
@@ -25,6 +25,7 @@ examples:
   python -m benchmarks --variant packed --mode train an edge variant, its own short list
   python -m benchmarks --features                    reset_mask against a loop over nn.LSTMCell
   python -m benchmarks --memory                      peak memory of a training step
+  python -m benchmarks --errors                      every backend's distance from float64
   python -m benchmarks --control --quick             nn.LSTM against itself: the machine's noise
   python -m benchmarks --save                        keep the results under CPU and commit
 
@@ -65,6 +66,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--memory",
         action="store_true",
         help="peak growth of a training step in fresh processes (Linux)",
+    )
+    what.add_argument(
+        "--errors",
+        action="store_true",
+        help="errors of every backend and dtype against float64; times nothing",
     )
     how = parser.add_argument_group("how to run it")
     how.add_argument(
@@ -182,6 +188,16 @@ def memory_rows(args: argparse.Namespace) -> list[dict]:
     return rows
 
 
+def error_rows() -> list[dict]:
+    """Measure every contender with a progress bar."""
+    found, rows = errors.contenders(), []
+    with terminal.progress(len(found)) as advance:
+        for group in errors.run(found):
+            rows += group
+            advance(errors.name_of(group[0]))
+    return rows
+
+
 def outcome(row: dict) -> str:
     return f"{row['ratio']:.2f}" if row["status"] == "ok" else row["error"].splitlines()[0]
 
@@ -195,6 +211,8 @@ def stem(args: argparse.Namespace, described: dict) -> str:
         if args.features
         else "memory"
         if args.memory
+        else "errors"
+        if args.errors
         else "control"
         if args.control
         else ""
@@ -215,6 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if reason:
             parser.error(reason)
         rows = memory_rows(args)
+    elif args.errors:
+        rows = error_rows()
     else:
         try:
             cells = choose_cells(args)
@@ -234,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     described["load_average_after"] = machine.load_average()
     result = {
         "schema": report.SCHEMA,
-        "kind": "memory" if args.memory else "speed",
+        "kind": "memory" if args.memory else "errors" if args.errors else "speed",
         "machine": described,
         "settings": {
             "date": datetime.date.today().isoformat(),
@@ -247,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         },
         "rates": rates.as_dict(),
         "rows": rows,
-        "summary": [] if args.memory else report.summarize(rows),
+        "summary": [] if args.memory or args.errors else report.summarize(rows),
     }
     return finish(args, result, rates)
 
@@ -259,7 +279,7 @@ def finish(args: argparse.Namespace, result: dict, rates: floor.Machine) -> int:
     report.write(result, path.with_name(path.name + ".json"))
     path.with_name(path.name + ".md").write_text(report.markdown(result))
     endings = [".json", ".md"]
-    if not args.memory and not args.no_plot:
+    if not (args.memory or args.errors or args.no_plot):
         reason = plots.save_plot(result, path.with_name(path.name + ".png"))
         if reason:
             terminal.warn(f"no picture: {reason}")
@@ -272,6 +292,9 @@ def finish(args: argparse.Namespace, result: dict, rates: floor.Machine) -> int:
         terminal.warn(text)
     print(f"written: {path}{{{','.join(endings)}}}", f"in {result['settings']['wall_s']:.0f} s")
     failed = [row for row in result["rows"] if row["status"] == "failed"]
+    if args.errors:
+        # The table has what did not run: nn.LSTM has no float16 on some CPUs, a machine no GPU.
+        return 1 if any(row["backend"] in ("cpu", "reference") for row in failed) else 0
     for row in failed:
         print(f"failed: {sweep.label(row)}: {row['error']}", file=sys.stderr)
     return 1 if failed else 0

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import errors
 from benchmarks.memory import TARGET_RATIO
 from benchmarks.sweep import CANDIDATE, by_config, threads_text
 from benchmarks.timing import geometric_mean
@@ -54,7 +55,13 @@ _GPU_ROW_KEYS = _CASE_KEYS | {
 }
 _GPU_KEYS = {"baseline": str, "checked_T": int, "floor_s": float, "floor_share": dict}
 _RATIO_KEYS = {"of": str, "ratio": float, "paired": float, "low": float, "high": float}
-_KINDS = ("speed", "memory", "gpu")
+_ERROR_ROW_KEYS = {"backend": str, "where": str, "isa": str, "kind": str, "status": str}
+_KINDS = {
+    "speed": (_ROW_KEYS, _SPEED_KEYS),
+    "memory": (_ROW_KEYS, _MEMORY_KEYS),
+    "gpu": (_GPU_ROW_KEYS, _GPU_KEYS),
+    "errors": (_ERROR_ROW_KEYS, {"results": float, "gradients": float, "worst": dict}),
+}
 _TOP_KEYS = {
     "schema": int,
     "kind": str,
@@ -81,9 +88,7 @@ def require(block: object, keys: dict[str, type], where: str) -> None:
 
 
 def validate(result: object) -> None:
-    """ValueError unless ``result`` is a results file of schema 1, ``kind`` ``speed``, ``memory`` or
-    ``gpu``.
-    """
+    """ValueError unless ``result`` is a results file of schema 1 and of one of the kinds."""
     require(result, _TOP_KEYS, "results")
     if result["schema"] != SCHEMA or result["kind"] not in _KINDS:
         raise ValueError(
@@ -97,8 +102,8 @@ def validate(result: object) -> None:
     )
     for index, row in enumerate(result["rows"]):
         where = f"rows[{index}]"
-        require(row, _GPU_ROW_KEYS if result["kind"] == "gpu" else _ROW_KEYS, where)
-        keys = {"speed": _SPEED_KEYS, "memory": _MEMORY_KEYS, "gpu": _GPU_KEYS}[result["kind"]]
+        always, keys = _KINDS[result["kind"]]
+        require(row, always, where)
         if row["status"] == "failed":
             require(row, {"error": str}, where)
         elif row["status"] == "ok":
@@ -170,6 +175,8 @@ def tables(result: dict) -> list[Table]:
     """
     if result["kind"] == "memory":
         return [memory_table(result["rows"])]
+    if result["kind"] == "errors":
+        return [error_table(result["rows"])]
     made = []
     for (dtype, mode, threads), group in by_config(result["rows"]):
         lines = []
@@ -266,17 +273,28 @@ def memory_table(rows: Sequence[dict]) -> Table:
     return "peak growth of one training step", header, lines, colours
 
 
+def error_table(rows: Sequence[dict]) -> Table:
+    header = ["dtype", "backend", "output, h_n, c_n", "gradients"]
+    lines = [list(line) for line in errors.table_rows(rows)]
+    # Coloured only where there is no figure.
+    colours = [1.0 if line[-1] else None for line in lines]
+    return "largest relative error", header, lines, colours
+
+
 def markdown(result: dict) -> str:
     """The tables for a README or a note, under one line on the machine."""
     machine = result["machine"]
-    if result["kind"] == "speed":
-        meaning = "baseline's median / candidate's median, so above 1 the candidate is faster"
-    else:
-        meaning = "candidate's growth / nn.LSTM's, so below 1 the candidate takes less"
+    meaning = {
+        "speed": "ratio = baseline's median / candidate's median, so above 1 the candidate is "
+        "faster",
+        "memory": "ratio = candidate's growth / nn.LSTM's, so below 1 the candidate takes less",
+        "errors": "error = max |value - oracle| / max |oracle| with the oracle in float64, in "
+        "brackets in units u of the dtype's roundoff",
+    }[result["kind"]]
     parts = [
         f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['flags'])}), "
         f"torch {machine['torch']}, commit {machine['commit']}, {result['settings']['date']}; "
-        f"ratio = {meaning}"
+        f"{meaning}"
     ]
     return "\n\n".join([*parts, *map(markdown_table, tables(result))]) + "\n"
 
