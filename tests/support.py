@@ -57,6 +57,8 @@ FEATURES = {
     "compiled func": "torch.compile of `grad`, `vmap`, `jvp`",
     "export": "torch.export, strict and not, any T and N",
     "archives": "`torch.export.save`, AOTInductor: loaded in a fresh process",
+    "repeat": "the same bits again",
+    "distributed": "DDP, FSDP2, DTensors",
 }
 
 

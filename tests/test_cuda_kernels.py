@@ -196,6 +196,7 @@ REPEATED = [(kind, kernels, None) for kind in KINDS for kernels in ("step", "clu
 REPEATED += [("tf32", kernels, 21) for kernels in ("cluster", "grid")]
 
 
+@pytest.mark.shows("repeat", backend="cuda")
 @pytest.mark.parametrize(("kind", "kernels", "P"), REPEATED)
 def test_results_repeat_bit_by_bit_under_any_schedule(kind, kernels, P, monkeypatch):
     monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)

@@ -74,6 +74,7 @@ def assert_same_bits(a, b):
         assert torch.equal(x, y), f"tensor {k} differs"
 
 
+@pytest.mark.shows("repeat")
 @pytest.mark.parametrize("kind", ["lengths", "packed"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_again_and_under_the_deterministic_setting(name, kind, backend, device):

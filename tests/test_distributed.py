@@ -15,6 +15,7 @@ def outcomes(tmp_path_factory):
     return distributed_checks.run("gloo", 2, tmp_path_factory.mktemp("distributed"))
 
 
+@pytest.mark.shows("distributed", backend="cpu")
 @pytest.mark.parametrize("name", distributed_checks.CHECKS)
 def test_two_processes_are_as_one(name, outcomes):
     assert outcomes[name] == "ok", outcomes[name]
