@@ -42,7 +42,7 @@ def backend(request):
 
 def problem(name, backend, device, kind="lengths"):
     """A module in training, and the arguments of a call."""
-    if name == "variants":
+    if name == "variants" and backend in ("cuda", "triton"):  # which do not serve them
         backend = "reference"
     torch.manual_seed(0)
     module = FastLSTM(I, H, 2, bidirectional=True, backend=backend, **OPTIONS[name]).to(device)
@@ -120,7 +120,7 @@ def digest(values) -> str:
 def digests() -> list[str]:
     """Of a problem with every kind of dropout for each backend, on one and on two threads."""
     found = []
-    for name, backend in (("dropout", "cpu"), ("variants", "reference")):
+    for name, backend in (("dropout", "cpu"), ("variants", "cpu")):
         for count in (1, 2):
             with threads(count):
                 found.append(digest(bits_of(*problem(name, backend, torch.device("cpu")))))
