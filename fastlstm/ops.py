@@ -98,7 +98,7 @@ def backward_results(
     wide = reference.accumulation_dtype(h0.dtype)
     return (
         gates.new_empty(gates.shape, dtype=wide if wide_gates else h0.dtype),
-        h0.new_empty(h0.shape),
+        h0.new_empty(h0.shape, dtype=c0.dtype),
         c0.new_empty(c0.shape),
         h0.new_empty((T, N, D, h0.shape[-1]) if weight_hr is not None else (0,), dtype=wide),
     )

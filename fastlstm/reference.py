@@ -133,12 +133,14 @@ def lstm_forward(
     Args:
         gates_x: (T, N, D, 4H), W_ih x + b_ih + b_hh in gate order i, f, g, o; in h0's dtype or its
         accumulation dtype.
-        h0: (D, N, P). c0: (D, N, H). weight_hh: (D, 4H, P). weight_hr: (D, P, H) or None.
+        h0: (D, N, P). c0: (D, N, H), in h0's dtype, or in its accumulation dtype: then c_n is too,
+        and a sequence may be cut in stretches without rounding c between them. weight_hh: (D, 4H,
+        P). weight_hr: (D, P, H) or None.
         lengths: (N,) int64 or None; clamped to 0..T. reset_mask: (T, N) bool or None.
 
     Returns:
-        output (T, N, D*P), h_n (D, N, P), c_n (D, N, H) in h0's dtype; cells (T, N, D, H), every
-        c_t, in the accumulation dtype; gates (T, N, D, 4H) after activation, in h0's dtype.
+        output (T, N, D*P), h_n (D, N, P) in h0's dtype; c_n (D, N, H) in c0's; cells (T, N, D, H),
+        every c_t, in the accumulation dtype; gates (T, N, D, 4H) after activation, in h0's dtype.
     """
     T, N, D, _ = gates_x.shape
     H, P = c0.shape[-1], h0.shape[-1]
@@ -172,7 +174,7 @@ def lstm_forward(
     return (
         torch.cat(ys, dim=-1).to(dtype),
         torch.stack(h_n).to(dtype),
-        torch.stack(c_n).to(dtype),
+        torch.stack(c_n).to(c0.dtype),
         torch.stack(cells, dim=2),
         torch.stack(gates, dim=2).to(dtype),
     )
@@ -248,13 +250,14 @@ def lstm_backward(
 
     Args:
         doutput, dh_n, dc_n, dcells, dgates_out: gradients of the five results of `lstm_forward`,
-        each None where zero. h0 is read for its shape and dtype alone.
+        each None where zero. h0 is read for its shape and dtype alone. With c0 in the accumulation
+        dtype, dh_n and dc_n are too.
         wide_gates: whether gates_x came, and dgates_x is wanted, in the accumulation dtype.
 
     Returns:
-        dgates_x (T, N, D, 4H), dh0 (D, N, P), dc0 (D, N, H), and with a projection dhidden (T, N,
-        D, P), the whole gradient that arrived at each h_t (what W_hr's gradient needs; accumulation
-        dtype), else an empty tensor.
+        dgates_x (T, N, D, 4H), dh0 (D, N, P) and dc0 (D, N, H), both in c0's dtype, and with a
+        projection dhidden (T, N, D, P), the whole gradient that arrived at each h_t (what W_hr's
+        gradient needs; accumulation dtype), else an empty tensor.
     """
     T, N, D, H4 = gates.shape
     P, dtype, wide = h0.shape[-1], h0.dtype, accumulation_dtype(h0.dtype)
@@ -268,8 +271,8 @@ def lstm_backward(
         empty = gates.new_empty((0, N, D, H4), dtype=gates_dtype)
         return (
             empty,
-            dh_n.to(dtype, copy=True),
-            dc_n.to(dtype, copy=True),
+            dh_n.to(c0.dtype, copy=True),
+            dc_n.to(c0.dtype, copy=True),
             gates.new_empty((0, N, D, P) if weight_hr is not None else (0,), dtype=wide),
         )
     if lengths is not None:
@@ -295,7 +298,7 @@ def lstm_backward(
     dgates, dh0, dc0, dhidden = zip(*per_direction, strict=True)
     return (
         torch.stack(dgates, dim=2).to(gates_dtype),
-        torch.stack(dh0).to(dtype),
-        torch.stack(dc0).to(dtype),
+        torch.stack(dh0).to(c0.dtype),
+        torch.stack(dc0).to(c0.dtype),
         torch.stack(dhidden, dim=2) if weight_hr is not None else gates.new_empty((0,), dtype=wide),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from op_cases import Case, backward, check, draw, forward, sampled_cases, tape_of
+from stretches import check_stretches
 
 sys.path.insert(0, str(Path(__file__).parent / "simt"))
 import family
@@ -212,6 +213,18 @@ def test_results_repeat_bit_by_bit_under_any_schedule(kind, kernels, P, monkeypa
     for other in found[1:]:
         for name, value in other.items():
             assert torch.equal(value, found[0][name]), name
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "tf32"])
+@pytest.mark.parametrize(
+    ("kernels", "P"), [("step", None), ("step", 7), ("auto", None), ("grid", None)]
+)
+def test_a_sequence_cut_in_stretches(kind, kernels, P, monkeypatch):
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
+    torch.backends.cudnn.rnn.fp32_precision = "tf32" if kind == "tf32" else "ieee"
+    sizes = {"T": 5, "N": 9, "H": 20, "P": P, "dtype": KINDS[kind][0]}
+    check_stretches(Case("recurrence", masks="random", **sizes), "simt", at=2)
+    check_stretches(Case("recurrence", gradients=0b0001, **sizes), "simt", at=4)
 
 
 def strided(t: torch.Tensor) -> torch.Tensor:

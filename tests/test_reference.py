@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+from op_cases import Case
+from stretches import check_stretches
 from torch import nn
 
 from fastlstm import reference
@@ -142,3 +144,11 @@ def test_no_steps_give_the_states_back():
     assert torch.equal(h_n, rest[0]) and torch.equal(c_n, rest[1])
     assert output.shape == (0, N, 4) and cells.shape == (0, N, 2, H)
     assert gates.shape == (0, N, 2, 4 * H)
+
+
+@pytest.mark.parametrize("P", [None, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_sequence_cut_in_stretches(dtype, P):
+    sizes = {"T": 7, "N": 4, "H": 5, "P": P, "dtype": dtype}
+    check_stretches(Case("recurrence", masks="random", **sizes), "reference", at=3)
+    check_stretches(Case("recurrence", gradients=0b0110, **sizes), "reference", at=6)

@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 from op_cases import Case, backward, by_id, check, draw, forward, tape_of
+from stretches import check_stretches
 from triton.runtime.errors import InterpreterError
 
 from fastlstm import gpu_ops, precision
@@ -146,6 +147,15 @@ def test_gradients_that_are_not_there_are_zeros(way, monkeypatch):
         zeros = [g if j == k else torch.zeros_like(g) for j, g in enumerate(gradients)]
         got, expected = (backward(case, "triton", arguments, g, tape) for g in (absent, zeros))
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("way", configs.WAYS)
+@pytest.mark.parametrize("P", [None, 3])
+def test_a_sequence_cut_in_stretches(way, P, monkeypatch):
+    monkeypatch.setenv(configs.WAY_VARIABLE, way)
+    monkeypatch.setattr(precision, "allows_tf32", lambda: False)
+    dtype = torch.float32 if way == "step" and P else torch.bfloat16
+    check_stretches(recurrence(dtype, T=4, H=5, P=P, masks="random"), "triton", at=3)
 
 
 @pytest.mark.parametrize("way", configs.WAYS)

@@ -160,7 +160,7 @@ def forward(
                 _Plan("forward", h0, c0, T, weight_hr is not None, tf32, config),
             )  # fmt: skip
         else:
-            h_n, c_n = _copy(h0, h0, dtype), _copy(c0, c0, dtype)
+            h_n, c_n = _copy(h0, h0, dtype), _copy(c0, c0, c0.dtype)
         return (
             output,
             h_n,
@@ -242,7 +242,7 @@ def backward(
         dgates = h0.new_empty((T, N, D, H4), dtype=wide if wide_gates else dtype)
         dhidden = None if weight_hr is None else h0.new_empty((T, N, D, P), dtype=wide)
         if T and N:
-            dh0 = h0.new_empty((D, N, P))
+            dh0 = h0.new_empty((D, N, P), dtype=c0.dtype)
             dc0 = _run_backward(
                 *_plain(doutput, dh_n, dc_n, dcells, c0, weight_hh, weight_hr, cells, gates),
                 *_plain(lengths, reset_mask),
@@ -250,7 +250,7 @@ def backward(
                 _Plan("backward", h0, c0, T, weight_hr is not None, tf32, config),
             )  # fmt: skip
         else:
-            dh0, dc0 = _copy(dh_n, h0, dtype), _copy(dc_n, c0, dtype)
+            dh0, dc0 = _copy(dh_n, h0, c0.dtype), _copy(dc_n, c0, c0.dtype)
         return dgates, dh0, dc0, h0.new_empty((0,), dtype=wide) if dhidden is None else dhidden
 
 
@@ -268,11 +268,11 @@ def _run_backward(
         )  # fmt: skip
         return dc0
     D, N, H = c0.shape
-    P, dtype = dh0.shape[-1], dh0.dtype
+    P, dtype = dh0.shape[-1], gates.dtype
     weight_hh, weight_hr = (_factor(w, plan.precision) for w in (weight_hh, weight_hr))
-    even = dh0.new_zeros((D, N, 4 * _row(H, dtype)))  # the dgates that even steps enter with
+    even = gates.new_zeros((D, N, 4 * _row(H, dtype)))  # the dgates that even steps enter with
     odd = torch.zeros_like(even)
-    arrived = None if weight_hr is None else dh0.new_zeros((D, N, _row(P, dtype)))
+    arrived = None if weight_hr is None else gates.new_zeros((D, N, _row(P, dtype)))
     dc_state = _copy(dc_n, c0, accumulation_dtype(dtype))
     step_args = (
         doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
@@ -281,7 +281,7 @@ def _run_backward(
     if plan.way == "sequence":
         kernel = backward_kernels.lstm_backward_kernel_sequence
         plan.run(kernel, plan.over_rows, *step_args, dhidden, dh0)
-        return dc_state.to(dtype)
+        return dc_state.to(c0.dtype)
     step = plan.step(backward_kernels.lstm_backward_kernel_step, plan.over_units, *step_args)
     if arrived is None:
         for s in range(plan.steps):
@@ -298,4 +298,4 @@ def _run_backward(
         backward_kernels.lstm_backward_kernel_start, plan.over_outputs,
         dh_n, weight_hh, lengths, reset_mask, even if plan.steps % 2 == 0 else odd, dh0,
     )  # fmt: skip
-    return dc_state.to(dtype)
+    return dc_state.to(c0.dtype)

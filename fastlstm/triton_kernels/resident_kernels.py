@@ -141,7 +141,7 @@ def lstm_backward_kernel_resident(
     live_w = (units < H)[:, None] & (units < P)[None, :]
     wi, wf = tl.load(w + w_at, live_w, 0.0), tl.load(w + H * P + w_at, live_w, 0.0)
     wg, wo = tl.load(w + 2 * H * P + w_at, live_w, 0.0), tl.load(w + 3 * H * P + w_at, live_w, 0.0)
-    DTYPE: tl.constexpr = dh0.dtype.element_ty
+    DTYPE: tl.constexpr = gates.dtype.element_ty
     wi, wf = factor(wi, DTYPE, PRECISION), factor(wf, DTYPE, PRECISION)
     wg, wo = factor(wg, DTYPE, PRECISION), factor(wo, DTYPE, PRECISION)
     if weight_hr is not None:
