@@ -82,6 +82,7 @@ class FastLSTMCell(nn.LSTMCell):
                 reset_mask=None,
                 return_cells=False,
                 between_layers=None,
+                dropout=0.0,
                 backend=self.backend,
             )
         if dims == 1:

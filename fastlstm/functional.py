@@ -1,6 +1,7 @@
 """`lstm`: a stack of LSTM layers as a function of its input, states and weights.
 
-Per layer it is one op for all directions and steps (layer_ops.py).
+Per layer it is one op for all directions and steps (layer_ops.py); on a GPU, where the layers of a
+stack can run beside each other, one op for all layers (stack_ops.py).
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from . import (
     gpu_ops,  # noqa: F401  (registers kernels)
     layer_ops,
     sharded,
+    stack_ops,
     variant_kernels,  # noqa: F401  (registers kernels)
     variant_layers,
 )
@@ -61,6 +63,7 @@ def run_layers(
     reset_mask: Tensor | None,
     return_cells: bool,
     between_layers: Callable[[Tensor], Tensor] | None,
+    dropout: float,
     backend: str,
     variant: Variant | None = None,
     checkpoint_every: int | None = None,
@@ -70,7 +73,7 @@ def run_layers(
 
     Args:
         x: (T, N, I). h0: (L*D, N, P). c0: (L*D, N, H). layers: L sequences of D weights.
-        between_layers: applied to each layer's output but the last (dropout), or None.
+        between_layers: dropout of each layer's output but the last, or None. dropout: its share.
         variant: what there is beyond the plain LSTM, or None.
         checkpoint_every: steps from one kept state to the next (checkpointing.py), or None.
 
@@ -89,6 +92,7 @@ def run_layers(
             reset_mask=reset_mask,
             return_cells=return_cells,
             between_layers=between_layers,
+            dropout=dropout,
             backend=backend,
             variant=variant,
             checkpoint_every=checkpoint_every,
@@ -134,6 +138,10 @@ def run_layers(
             between_layers=between_layers,
             wide_products=wide,
         )
+    if D == 1 and stack_ops.takes(family, x.device, [layer[0] for layer in layers]):
+        return _run_stack(
+            family, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
+        )
     h_n, c_n, cells = [], [], None
     for k, layer in enumerate(layers):
         last = k == len(layers) - 1
@@ -152,6 +160,32 @@ def run_layers(
     if len(layers) > 1:
         h, c = torch.cat(h_n), torch.cat(c_n)
     return x, h, c, cells.flatten(2).to(x.dtype) if return_cells else None
+
+
+def _run_stack(
+    family, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
+):
+    """`run_layers` by one op."""
+    # To torch, what may be absent is in no list.
+    weights = [
+        [w for w in of_kind if w is not None]
+        for of_kind in zip(*(layer[0] for layer in layers), strict=True)
+    ]
+    masks = []
+    if between_layers is not None:
+        # Layer by layer, as dropout between them would draw.
+        ones = x.new_ones((*x.shape[:2], h0.shape[2]))
+        masks = [between_layers(ones) != 0 for _ in layers[1:]]
+    inputs = (x, h0, c0, *(w for of_kind in weights for w in of_kind))
+    save_tape = torch.is_grad_enabled() and any(a.requires_grad for a in inputs)
+    output, h_n, c_n, cells = stack_ops.forward(
+        (
+            family, x, h0, c0, *weights, lengths, reset_mask, masks, dropout, save_tape,
+            return_cells,
+        ),
+        save_tape,
+    )  # fmt: skip
+    return output, h_n, c_n, cells.flatten(2).to(x.dtype) if return_cells else None
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -278,6 +312,7 @@ def lstm(
             reset_mask=reset_mask,
             return_cells=return_cell_sequence,
             between_layers=between,
+            dropout=dropout,
             backend=backend,
             variant=variant,
             checkpoint_every=every,

@@ -53,23 +53,40 @@ def _product_dtype(dtype: torch.dtype, wide_products: bool) -> torch.dtype:
     return reference.accumulation_dtype(dtype) if wide_products else dtype
 
 
+def input_weights(weights_ih, biases, dtype: torch.dtype, product: torch.dtype):
+    """What `input_product` takes of a layer: its W_ih (4H, I), transposed and in the dtype
+    `product`, and its bias in the accumulation dtype of `dtype`, or None.
+
+    weights_ih: of each direction, None where there is none. biases: (forward, reverse) of bias_ih
+    and of bias_hh.
+    """
+    wide = reference.accumulation_dtype(dtype)
+    stacked = [_stacked(*pair) for pair in biases]
+    stacked = [b.to(wide).flatten() for b in stacked if b is not None]
+    return _stacked(*weights_ih).flatten(0, 1).to(product).t(), sum(stacked) if stacked else None
+
+
+def input_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """gates_x (T, N, D*4H) of x (T, N, I), in the dtype of `weight`; with a bias in the bias's."""
+    rows = x.to(weight.dtype).flatten(0, 1)
+    if bias is None:
+        gates_x = rows @ weight
+    elif bias.dtype == weight.dtype:
+        gates_x = torch.addmm(bias, rows, weight)
+    else:
+        gates_x = rows @ weight + bias
+    return gates_x.view(*x.shape[:2], weight.shape[1])
+
+
 def _forward(
     family, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ih_reverse,
     weight_hh_reverse, bias_ih_reverse, bias_hh_reverse, weight_hr_reverse, lengths, reset_mask,
     wide_products, save_tape, save_cells,
 ):  # fmt: skip
+    biases = (bias_ih, bias_ih_reverse), (bias_hh, bias_hh_reverse)
+    weights = weight_ih, weight_ih_reverse
     product = _product_dtype(x.dtype, wide_products)
-    wide = reference.accumulation_dtype(x.dtype)
-    weight = _stacked(weight_ih, weight_ih_reverse).flatten(0, 1).to(product).t()
-    biases = _stacked(bias_ih, bias_ih_reverse), _stacked(bias_hh, bias_hh_reverse)
-    biases = [b.to(wide).flatten() for b in biases if b is not None]
-    rows = x.to(product).flatten(0, 1)
-    if not biases:
-        gates_x = rows @ weight
-    elif product == wide:
-        gates_x = torch.addmm(sum(biases), rows, weight)
-    else:
-        gates_x = rows @ weight + sum(biases)
+    gates_x = input_product(x, *input_weights(weights, biases, x.dtype, product))
     gates_x = gates_x.view(*x.shape[:2], h0.shape[0], weight_hh.shape[0])
     return getattr(torch.ops.fastlstm, f"{family}_forward")(
         gates_x, h0, c0, _stacked(weight_hh, weight_hh_reverse),
@@ -77,12 +94,28 @@ def _forward(
     )  # fmt: skip
 
 
+def weight_gradients(
+    dgates_x, dhidden, x, output, h0, cells, gates, lengths, reset_mask, projected: bool
+):
+    """(dweight_ih, dweight_hh, dbias, dweight_hr) of a layer, each (D, ...) in x's dtype; the last
+    None without a projection. dgates_x, dhidden: from the recurrence's backward."""
+    T, D = x.shape[0], h0.shape[0]
+    if lengths is not None:
+        lengths = lengths.clamp(0, T)
+    dweight_ih = torch.stack([ops.product_of_steps(dgates_x[:, :, d], x) for d in range(D)])
+    return (
+        dweight_ih.to(x.dtype),
+        ops.weight_hh_grad(dgates_x, output, h0, lengths, reset_mask).to(x.dtype),
+        dgates_x.sum((0, 1)).to(x.dtype),
+        ops.weight_hr_grad(dhidden, cells, gates).to(x.dtype) if projected else None,
+    )
+
+
 def _backward(
     recurrence_backward, doutput, dh_n, dc_n, dcells, dgates_out, x, h0, c0, weight_ih, weight_hh,
     weight_hr, weight_ih_reverse, weight_hh_reverse, weight_hr_reverse, output, cells, gates,
     lengths, reset_mask, wide_products, need_dx, need_dweights,
 ):  # fmt: skip
-    T, D = x.shape[0], h0.shape[0]
     product = _product_dtype(x.dtype, wide_products)
     dgates_x, dh0, dc0, dhidden = recurrence_backward(
         doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, _stacked(weight_hh, weight_hh_reverse),
@@ -94,14 +127,12 @@ def _backward(
         weights = _stacked(weight_ih, weight_ih_reverse).flatten(0, 1)
         dx = (dgates_x.flatten(2) @ weights.to(product)).to(x.dtype)
     if need_dweights:
-        if lengths is not None:
-            lengths = lengths.clamp(0, T)
-        dweight_ih = torch.stack([ops.product_of_steps(dgates_x[:, :, d], x) for d in range(D)])
-        dweight_ih = dweight_ih.to(x.dtype)
-        dweight_hh = ops.weight_hh_grad(dgates_x, output, h0, lengths, reset_mask).to(x.dtype)
-        dbias = dgates_x.sum((0, 1)).to(x.dtype)
+        dweight_ih, dweight_hh, dbias, of_projection = weight_gradients(
+            dgates_x, dhidden, x, output, h0, cells, gates, lengths, reset_mask,
+            weight_hr is not None,
+        )  # fmt: skip
         if weight_hr is not None:
-            dweight_hr = ops.weight_hr_grad(dhidden, cells, gates).to(x.dtype)
+            dweight_hr = of_projection
     # An op's results must not share memory, as its empty ones would here.
     return tuple(
         r.clone() if r is nothing else r

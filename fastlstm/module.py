@@ -355,6 +355,7 @@ class FastLSTM(nn.LSTM):
                 reset_mask=reset_mask,
                 return_cells=cells,
                 between_layers=between,
+                dropout=self.dropout,
                 backend=self.backend,
                 variant=variant_of(self, x, wanted),
                 checkpoint_every=self.checkpoint_every,

@@ -44,7 +44,8 @@ def test_edges_have_what_they_should():
     cases = cells.edge_cases()
     assert {96, 129, 160, 200, 650} <= {case.H for case in cases}
     assert {7, 33, 129} <= {case.N for case in cases}
-    variants = {"packed", "lengths", "proj", "layers3", "bidirectional", "resets", "autocast"}
+    variants = {"packed", "lengths", "proj", "layers3", "layers4", "bidirectional", "resets"}
+    variants.add("autocast")
     assert {case.variant for case in cases} == variants | {"plain"}
     assert Case(128, 128, 256, 256, variant="resets") in cases
 
