@@ -46,6 +46,7 @@ def edge_cases() -> list[Case]:
         Case(512, 64, 256, 256, variant="lengths"),
         Case(512, 64, 512, 512, P=256, variant="proj"),
         Case(512, 16, 256, 256, L=3, variant="layers3"),
+        Case(1024, 16, 256, 256, L=4, variant="layers4"),
         Case(512, 16, 256, 256, D=2, variant="bidirectional"),
         Case(512, 64, 256, 256, variant="autocast"),
         Case(1, 1, 256, 256),

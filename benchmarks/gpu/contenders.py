@@ -6,6 +6,7 @@ row keeps the sentence in the place of a time.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 import torch
@@ -54,6 +55,28 @@ class Flat(TorchLSTM):
                 m.bidirectional,
             )
         return runner
+
+
+class InTurn(FastLSTM):
+    """FastLSTM with its layers one after the other, where it may run them as a wavefront."""
+
+    def forward_of(self, module, problem):
+        from fastlstm import wavefront
+
+        inner = super().forward_of(module, problem)
+
+        def forward(x: Tensor) -> tuple[Tensor, ...]:
+            # The backward follows the forward's way.
+            before = os.environ.get(wavefront.VARIABLE)
+            os.environ[wavefront.VARIABLE] = "0"
+            try:
+                return inner(x)
+            finally:
+                del os.environ[wavefront.VARIABLE]
+                if before is not None:
+                    os.environ[wavefront.VARIABLE] = before
+
+        return forward
 
 
 class Autocast:
@@ -108,6 +131,10 @@ def contenders_of(cell: GpuCell) -> list[Contender]:
         ]
     found = [Contender("nn.LSTM", torch_lstm)]
     found += [Contender(name, peer) for name, peer in fast.items()]
+    if cell.case.L > 1 and cell.case.D == 1:
+        found += [
+            Contender(f"{name}, layers in turn", InTurn(name), checked=False) for name in BACKENDS
+        ]
     if cell.precision == "bf16" and cell.case.variant == "plain" and cell.case.T == WIDE_T:
         found += [
             Contender("nn.LSTM, flat weights", Flat(), checked=False),

@@ -7,7 +7,7 @@ import torch
 from on_device import DRY, family_of, no_waiting, same_bits, scaled
 from op_cases import Case, backward, draw, forward, tape_of, to
 
-from fastlstm import FastLSTM
+from fastlstm import FastLSTM, wavefront
 from fastlstm.testing import RESULTS
 
 pytestmark = pytest.mark.gpu
@@ -16,6 +16,7 @@ MODELS = {
     "plain": {},
     "D2-L2": {"bidirectional": True, "num_layers": 2},
     "P": {"proj_size": 9},
+    "wavefront": {"num_layers": 4},
 }
 models = pytest.mark.parametrize("model", MODELS)
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -62,7 +63,16 @@ class Step:
 
 
 @pytest.fixture
-def step(model, dtype, backend, device):
+def wavefronts(monkeypatch):
+    """Layers of one direction run as a wavefront, in several chunks."""
+    monkeypatch.setenv(wavefront.VARIABLE, "1")
+    monkeypatch.setattr(wavefront, "best_chunk", lambda T, L, step, host: scaled(4, 1))
+
+
+@pytest.fixture
+def step(model, dtype, backend, device, request):
+    if model == "wavefront":
+        request.getfixturevalue("wavefronts")
     made = Step(model, dtype, backend, device)
     made.train()  # compiles, and sets libraries up
     return made
@@ -154,8 +164,11 @@ def test_side_stream(step, real_gpu):
     torch.cuda.synchronize()
 
 
-def test_two_streams_at_once(backend, device, real_gpu):
-    made = [Step("plain", torch.float32, backend, device) for _ in range(2)]
+@pytest.mark.parametrize("model", ["plain", "wavefront"])
+def test_two_streams_at_once(model, backend, device, real_gpu, request):
+    if model == "wavefront":
+        request.getfixturevalue("wavefronts")
+    made = [Step(model, torch.float32, backend, device) for _ in range(2)]
     expected = [copied(step.train()) for step in made]
     streams = [torch.cuda.Stream() for _ in made]
     torch.cuda.synchronize()
