@@ -1,19 +1,19 @@
 // The backward loop over steps. Included inside a namespace of an instruction set.
 //
-// Acc computes; IO is the tensors' type, GX that of dgates_x (IO or Acc). A step takes, for each row, what came from the later
+// Acc computes; IO is the tensors' type, GX that of dgates_x (IO or Acc); Product is how dgates are multiplied by W_hh. A step takes, for each row, what came from the later
 // step's gates, dgates_{t+1} W_hh, adds the output's gradient, and goes through the cell. With a projection a step has two
 // halves: the whole gradient of h_t (P wide) first, then, after a meeting, its product with W_hr and the cell.
 
-template <class Acc, class IO, class GX>
-class Backward {
+template <class Acc, class IO, class GX, class Product>
+class Backward : BackwardTape<Acc, IO> {
+  using Tape = BackwardTape<Acc, IO>;
+  using Tape::a_, Tape::s_, Tape::plan_, Tape::rec_, Tape::first_, Tape::L, Tape::at;
+
  public:
   Backward(const BackwardArgs& args, const Threads& threads, const Plan& plan)
-      : a_(args),
-        s_(args.sizes),
+      : Tape(args, plan),
         threads_(threads),
-        plan_(plan),
-        rec_{s_, plan_, args.reset_mask},
-        hh_panels_((s_.P + L - 1) / L, kPanel, plan_.U, 4 * s_.H, L, 1),
+        hh_panels_((s_.P + L - 1) / L, kPanel, plan_.U, Product::packed_depth(4 * s_.H), L, 1),
         hr_panels_(args.weight_hr[0] == nullptr ? 0 : (s_.H + L - 1) / L, kPanel, plan_.U, s_.P, L, 1) {
     Layout size(nullptr);
     lay_out(size);
@@ -33,8 +33,6 @@ class Backward {
   }
 
  private:
-  static constexpr int L = lanes<Acc>;
-
   bool projected() const { return a_.weight_hr[0] != nullptr; }
 
   void run_stretch(int64_t k0, int64_t k1) {
@@ -69,26 +67,21 @@ class Backward {
     });
   }
 
-  // The row (t, row) of direction d in an array that is laid out by `strides`.
-  template <class T>
-  T* row_of(void* data, const Strides& strides, int d, int64_t t, int64_t row) const {
-    return static_cast<T*>(data) + d * strides.d + (t - first_[d]) * strides.t + row * strides.n;
-  }
-
   void lay_out(Layout& layout) {
     c_stride_ = padded<Acc>(s_.H);
     p_stride_ = padded<Acc>(s_.P);
-    packed_hh_ = layout.array<Acc>(s_.D * hh_panels_.elements);
+    packed_hh_ = layout.array<typename Product::Packed>(s_.D * hh_panels_.elements);
     packed_hr_ = layout.array<Acc>(s_.D * hr_panels_.elements);
     dgates_ = layout.array<Acc>(2 * s_.D * s_.N * 4 * s_.H);
+    dgates_parts_.lay_out(layout, 2 * s_.D * s_.N, 4 * s_.H);
     dc_ = layout.array<Acc>(s_.D * s_.N * c_stride_);
     dprojected_ = layout.array<Acc>(projected() ? s_.D * s_.N * p_stride_ : 0);
   }
 
-  Acc* dgates_state(int buffer, int d, int64_t slot) { return dgates_ + ((buffer * s_.D + d) * s_.N + slot) * 4 * s_.H; }
+  int64_t state_row(int buffer, int d, int64_t slot) const { return (buffer * s_.D + d) * s_.N + slot; }
+  Acc* dgates_state(int buffer, int d, int64_t slot) { return dgates_ + state_row(buffer, d, slot) * 4 * s_.H; }
   Acc* dc_state(int d, int64_t slot) { return dc_ + (d * s_.N + slot) * c_stride_; }
   Acc* dprojected(int d, int64_t slot) { return dprojected_ + (d * s_.N + slot) * p_stride_; }
-  int64_t at(int64_t t, int64_t row, int d, int64_t width) const { return ((t * s_.N + row) * s_.D + d) * width; }
   static int buffer_of(int64_t k) { return k & 1; }
 
   void pack() {
@@ -96,8 +89,8 @@ class Backward {
     share_out(threads_, plan_.workers(), s_.D * (hh + hr), s_.D * 4 * s_.H * s_.P, [&](int64_t n) {
       const int64_t d = n / (hh + hr), k = n % (hh + hr);
       if (k < hh) {
-        pack_columns<Acc, false>(hh_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), 4 * s_.H, s_.P,
-                                 packed_hh_ + d * hh_panels_.elements);
+        Product::pack_backward(hh_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), 4 * s_.H, s_.P,
+                               packed_hh_ + d * hh_panels_.elements);
       } else {
         pack_columns<Acc, false>(hr_panels_.panels[k - hh], static_cast<const IO*>(a_.weight_hr[d]), s_.P, s_.H,
                                  packed_hr_ + d * hr_panels_.elements);
@@ -107,7 +100,10 @@ class Backward {
 
   void start_rows(int d, int64_t begin, int64_t end) {
     for (int64_t slot = begin; slot < end; ++slot) {
-      for (int b = 0; b < 2; ++b) __builtin_memset(dgates_state(b, d, slot), 0, 4 * s_.H * sizeof(Acc));
+      for (int b = 0; b < 2; ++b) {
+        __builtin_memset(dgates_state(b, d, slot), 0, 4 * s_.H * sizeof(Acc));
+        dgates_parts_.clear(state_row(b, d, slot));
+      }
       Acc* dc = dc_state(d, slot);
       __builtin_memset(dc, 0, c_stride_ * sizeof(Acc));
       if (a_.dc_n != nullptr) {
@@ -120,40 +116,60 @@ class Backward {
   void leave_out(int d, int64_t t, int64_t begin, int64_t end) {
     for (int64_t slot = begin; slot < end; ++slot) {
       const int64_t row = plan_.rows[slot];
-      __builtin_memset(row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, row), 0, 4 * s_.H * sizeof(GX));
+      __builtin_memset(this->template row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, row), 0, 4 * s_.H * sizeof(GX));
       // Their dgates are zeros, but a product with what is not a number would not be.
       if (a_.dhidden != nullptr) {
-        __builtin_memset(row_of<Acc>(a_.dhidden, a_.dhidden_strides, d, t, row), 0, s_.P * sizeof(Acc));
+        __builtin_memset(this->template row_of<Acc>(a_.dhidden, a_.dhidden_strides, d, t, row), 0, s_.P * sizeof(Acc));
       }
       if (a_.h_entering != nullptr) {
-        __builtin_memset(row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, row), 0, s_.P * sizeof(GX));
+        __builtin_memset(this->template row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, row), 0, s_.P * sizeof(GX));
       }
       if (a_.unprojected != nullptr) {
-        __builtin_memset(row_of<Acc>(a_.unprojected, a_.unprojected_strides, d, t, row), 0, s_.H * sizeof(Acc));
+        __builtin_memset(this->template row_of<Acc>(a_.unprojected, a_.unprojected_strides, d, t, row), 0, s_.H * sizeof(Acc));
       }
+    }
+  }
+
+  // The rows' dgates of a buffer times a panel of W_hh.
+  void multiply(typename Product::Engine& engine, int d, int buffer, int64_t slot, int rows, const Panel& panel, Acc* sums) {
+    const typename Product::Packed* packed = packed_hh_ + d * hh_panels_.elements + panel.offset;
+    if constexpr (Product::kTiled) {
+      Product::multiply(engine, rows, panel.vectors, dgates_parts_, state_row(buffer, d, slot), packed, sums);
+      // Doubtful sums are made again, from the numbers themselves.
+      for (int k = 0; k < rows * panel.vectors; ++k) {
+        if (!Product::doubtful(load_raw<Vec<Acc>>(sums + k * L))) continue;
+        const int64_t column = (panel.vector + k % panel.vectors) * L, columns = std::min<int64_t>(L, s_.P - column);
+        const Acc* dgates = dgates_state(buffer, d, slot + k / panel.vectors);
+        const IO* weight = static_cast<const IO*>(a_.weight_hh[d]) + column;
+        Vec<Acc> sum = {};
+        for (int64_t j = 0; j < 4 * s_.H; ++j) sum += dgates[j] * load_part<Acc>(weight + j * s_.P, columns);
+        store_raw(sums + k * L, sum);
+      }
+    } else {
+      product<Acc, Acc>(rows, panel.vectors, dgates_state(buffer, d, slot), 4 * s_.H, packed, 4 * s_.H, sums);
     }
   }
 
   // dh_t = dgates_{t+1} W_hh + doutput_t, and dh_n at a row's last step; on into the cell, or into dprojected.
   void hidden_gradients(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
-    alignas(64) Acc sums[kMaxRows * kPanel * L];
-    const Acc* packed = packed_hh_ + d * hh_panels_.elements;
+    alignas(64) Acc sums[Product::kRows * kPanel * L];
+    typename Product::Engine engine;
     for (int64_t p = hh_panels_.share_begin[u]; p < hh_panels_.share_begin[u + 1]; ++p) {
       const Panel& panel = hh_panels_.panels[p];
-      for_row_blocks(end - begin, [&](int64_t first, int rows) {
+      for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
-        if (!projected()) prefetch_tape(d, t, slot, rows, panel);
-        product<Acc, Acc>(rows, panel.vectors, dgates_state(1 - buffer, d, slot), 4 * s_.H, packed + panel.offset, 4 * s_.H, sums);
+        if (!projected()) this->prefetch_tape(d, t, slot, rows, panel);
+        multiply(engine, d, 1 - buffer, slot, rows, panel, sums);
         for_vectors(rows, panel, s_.P, sums, [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) {
-          dh += arriving<whole.value>(d, t, slot + r, column, columns);
+          dh += this->template arriving<whole.value>(d, t, slot + r, column, columns);
           const int64_t row = plan_.rows[slot + r];
           if (a_.h_entering != nullptr) {
-            store<Acc, whole.value>(row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, row) + column,
-                                    hidden_entering<whole.value>(d, t, slot + r, column, columns), columns);
+            store<Acc, whole.value>(this->template row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, row) + column,
+                                    this->template hidden_entering<whole.value>(d, t, slot + r, column, columns), columns);
           }
           if (projected()) {
             store_raw(dprojected(d, slot + r) + column, dh);
-            store<Acc, whole.value>(row_of<Acc>(a_.dhidden, a_.dhidden_strides, d, t, row) + column, dh, columns);
+            store<Acc, whole.value>(this->template row_of<Acc>(a_.dhidden, a_.dhidden_strides, d, t, row) + column, dh, columns);
           } else {
             cell<whole.value>(d, t, buffer, slot + r, column, columns, dh);
           }
@@ -167,7 +183,7 @@ class Backward {
     const Acc* packed = packed_hr_ + d * hr_panels_.elements;
     for (int64_t p = hr_panels_.share_begin[u]; p < hr_panels_.share_begin[u + 1]; ++p) {
       const Panel& panel = hr_panels_.panels[p];
-      for_row_blocks(end - begin, [&](int64_t first, int rows) {
+      for_row_blocks<kMaxRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
         product<Acc, Acc>(rows, panel.vectors, dprojected(d, slot), p_stride_, packed + panel.offset, s_.P, sums);
         for_vectors(rows, panel, s_.H, sums, [&](int r, int64_t unit, int64_t units, Vec<Acc> dh, auto whole) {
@@ -193,49 +209,6 @@ class Backward {
     }
   }
 
-  void prefetch_tape(int d, int64_t t, int64_t slot, int rows, const Panel& panel) const {
-    for (int r = 0; r < rows; ++r) {
-      const IO* gates = static_cast<const IO*>(a_.gates) + at(t, plan_.rows[slot + r], d, 4 * s_.H) + panel.vector * L;
-      for (int g = 0; g < 4; ++g) {
-        for (int v = 0; v < panel.vectors; ++v) __builtin_prefetch(gates + g * s_.H + v * L);
-      }
-    }
-  }
-
-  template <bool Whole>
-  FASTLSTM_INLINE Vec<Acc> arriving(int d, int64_t t, int64_t slot, int64_t column, int64_t columns) const {
-    const int64_t row = plan_.rows[slot];
-    Vec<Acc> dh = {};
-    if (a_.doutput != nullptr) {
-      const IO* doutput = static_cast<const IO*>(a_.doutput) + t * a_.doutput_stride_t + row * a_.doutput_stride_n;
-      dh += load<Acc, Whole>(doutput + d * s_.P + column, columns);
-    }
-    if (a_.dh_n != nullptr && t == rec_.last_step(d, plan_.lengths[slot])) {
-      dh += load<Acc, Whole>(static_cast<const IO*>(a_.dh_n) + (d * s_.N + row) * s_.P + column, columns);
-    }
-    return dh;
-  }
-
-  template <bool Whole>
-  FASTLSTM_INLINE Vec<Acc> hidden_entering(int d, int64_t t, int64_t slot, int64_t column, int64_t columns) const {
-    const int64_t row = plan_.rows[slot], length = plan_.lengths[slot];
-    if (rec_.cut_entering(d, t, row, length)) return Vec<Acc>{};
-    const bool first = t == rec_.first_step(d, length);
-    const IO* h = first ? static_cast<const IO*>(a_.h0) + (d * s_.N + row) * s_.P
-                        : static_cast<const IO*>(a_.output) + at(rec_.step_before(d, t), row, d, s_.P);
-    return load<Acc, Whole>(h + column, columns);
-  }
-
-  template <bool Whole>
-  FASTLSTM_INLINE Vec<Acc> cell_entering(int d, int64_t t, int64_t slot, int64_t unit, int64_t units, bool cut) const {
-    const int64_t row = plan_.rows[slot];
-    if (cut) return Vec<Acc>{};
-    if (t == rec_.first_step(d, plan_.lengths[slot])) {
-      return load<Acc, Whole>(static_cast<const IO*>(a_.c0) + (d * s_.N + row) * s_.H + unit, units);
-    }
-    return load<Acc, Whole>(static_cast<const Acc*>(a_.cells) + at(rec_.step_before(d, t), row, d, s_.H) + unit, units);
-  }
-
   template <bool Whole>
   FASTLSTM_INLINE void cell(int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units, Vec<Acc> dh) {
     using V = Vec<Acc>;
@@ -251,21 +224,25 @@ class Backward {
 
     const V tanh_c = Math<Acc>::tanh(c);
     const CellGradient<V> grad =
-        lstm_cell_backward(gates, tanh_c, cell_entering<Whole>(d, t, slot, unit, units, cut), dh, dc);
+        lstm_cell_backward(gates, tanh_c, this->template cell_entering<Whole>(d, t, slot, unit, units, cut), dh, dc);
     if (a_.unprojected != nullptr) {
-      store<Acc, Whole>(row_of<Acc>(a_.unprojected, a_.unprojected_strides, d, t, row) + unit, gates.o * tanh_c, units);
+      store<Acc, Whole>(this->template row_of<Acc>(a_.unprojected, a_.unprojected_strides, d, t, row) + unit, gates.o * tanh_c, units);
     }
 
-    GX* dgates_x = row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, row) + unit;
+    GX* dgates_x = this->template row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, row) + unit;
     store<Acc, Whole>(dgates_x, grad.gates.i, units);
     store<Acc, Whole>(dgates_x + H, grad.gates.f, units);
     store<Acc, Whole>(dgates_x + 2 * H, grad.gates.g, units);
     store<Acc, Whole>(dgates_x + 3 * H, grad.gates.o, units);
-    Acc* state = dgates_state(buffer, d, slot) + unit;
-    store<Acc, Whole>(state, cut ? V{} : grad.gates.i, units);
-    store<Acc, Whole>(state + H, cut ? V{} : grad.gates.f, units);
-    store<Acc, Whole>(state + 2 * H, cut ? V{} : grad.gates.g, units);
-    store<Acc, Whole>(state + 3 * H, cut ? V{} : grad.gates.o, units);
+    const auto keep = [&](int64_t place, V dgate) FASTLSTM_INLINE_LAMBDA {
+      const V entering = cut ? V{} : dgate;
+      store<Acc, Whole>(dgates_state(buffer, d, slot) + place, entering, units);
+      dgates_parts_.store(state_row(buffer, d, slot), place, units, entering);
+    };
+    keep(unit, grad.gates.i);
+    keep(unit + H, grad.gates.f);
+    keep(unit + 2 * H, grad.gates.g);
+    keep(unit + 3 * H, grad.gates.o);
     store_raw(dc_row, cut ? V{} : grad.c_in);
   }
 
@@ -277,18 +254,19 @@ class Backward {
       const int64_t t = rec_.first_step(d, length);
       if (buffer_of(d == 0 ? t : s_.T - 1 - t) == 1) {
         __builtin_memcpy(dgates_state(0, d, slot), dgates_state(1, d, slot), 4 * s_.H * sizeof(Acc));
+        dgates_parts_.copy(state_row(0, d, slot), state_row(1, d, slot));
       }
     }
   }
 
   void initial_hidden_gradients(int d, int64_t begin, int64_t end, int u) {
-    alignas(64) Acc sums[kMaxRows * kPanel * L];
-    const Acc* packed = packed_hh_ + d * hh_panels_.elements;
+    alignas(64) Acc sums[Product::kRows * kPanel * L];
+    typename Product::Engine engine;
     for (int64_t p = hh_panels_.share_begin[u]; p < hh_panels_.share_begin[u + 1]; ++p) {
       const Panel& panel = hh_panels_.panels[p];
-      for_row_blocks(end - begin, [&](int64_t first, int rows) {
+      for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
-        product<Acc, Acc>(rows, panel.vectors, dgates_state(0, d, slot), 4 * s_.H, packed + panel.offset, 4 * s_.H, sums);
+        multiply(engine, d, 0, slot, rows, panel, sums);
         for_vectors(rows, panel, s_.P, sums, [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) {
           const int64_t place = (d * s_.N + plan_.rows[slot + r]) * s_.P + column;
           if (plan_.lengths[slot + r] == 0 && a_.dh_n != nullptr) {
@@ -310,16 +288,13 @@ class Backward {
     }
   }
 
-  const BackwardArgs& a_;
-  const Sizes& s_;
   const Threads& threads_;
-  const Plan& plan_;
-  const Recurrence rec_;
   const Panels hh_panels_, hr_panels_;
   int64_t c_stride_, p_stride_;
-  int64_t first_[2];  // the step with which each direction's rows of dgates_x and the like begin
-  Acc *packed_hh_, *packed_hr_;
-  Acc* dgates_;      // [2, D, slots, 4H]
-  Acc* dc_;          // [D, slots, H padded]
-  Acc* dprojected_;  // [D, slots, P padded]
+  typename Product::Packed* packed_hh_;
+  Acc* packed_hr_;
+  Acc* dgates_;                            // [2, D, slots, 4H]
+  typename Product::States dgates_parts_;  // dgates_ as the product wants it, where that is another form
+  Acc* dc_;                                // [D, slots, H padded]
+  Acc* dprojected_;                        // [D, slots, P padded]
 };

@@ -1,8 +1,8 @@
 // The forward loop over steps. Included inside a namespace of an instruction set.
 //
-// Acc computes; IO is the tensors' type, GX that of gates_x (IO or Acc), W that of the packed weights.
+// Acc computes; IO is the tensors' type, GX that of gates_x (IO or Acc); Product is how h is multiplied by W_hh.
 
-template <class Acc, class IO, class GX, class W>
+template <class Acc, class IO, class GX, class Product>
 class Forward {
  public:
   Forward(const ForwardArgs& args, const Threads& threads, const Plan& plan)
@@ -11,7 +11,7 @@ class Forward {
         threads_(threads),
         plan_(plan),
         rec_{s_, plan_, args.reset_mask},
-        gate_panels_((s_.H + L - 1) / L, 1, plan_.U, s_.P, L, kPanel),
+        gate_panels_((s_.H + L - 1) / L, 1, plan_.U, Product::packed_depth(s_.P), L, kPanel),
         out_panels_(args.weight_hr[0] == nullptr ? 0 : (s_.P + L - 1) / L, kPanel, plan_.U, s_.H, L, 1) {
     Layout size(nullptr);
     lay_out(size);
@@ -67,15 +67,17 @@ class Forward {
   void lay_out(Layout& layout) {
     h_stride_ = padded<Acc>(s_.P);
     c_stride_ = padded<Acc>(s_.H);
-    packed_hh_ = layout.array<W>(s_.D * gate_panels_.elements);
+    packed_hh_ = layout.array<typename Product::Packed>(s_.D * gate_panels_.elements);
     packed_hr_ = layout.array<Acc>(s_.D * out_panels_.elements);
     bias_ = layout.array<Acc>(s_.D * 4 * c_stride_);
     h_ = layout.array<Acc>(2 * s_.D * s_.N * h_stride_);
+    h_parts_.lay_out(layout, 2 * s_.D * s_.N, s_.P);
     c_ = layout.array<Acc>(s_.D * s_.N * c_stride_);
     unprojected_ = layout.array<Acc>(projected() ? s_.D * s_.N * c_stride_ : 0);
   }
 
-  Acc* h_state(int buffer, int d, int64_t slot) { return h_ + ((buffer * s_.D + d) * s_.N + slot) * h_stride_; }
+  int64_t state_row(int buffer, int d, int64_t slot) const { return (buffer * s_.D + d) * s_.N + slot; }
+  Acc* h_state(int buffer, int d, int64_t slot) { return h_ + state_row(buffer, d, slot) * h_stride_; }
   Acc* c_state(int d, int64_t slot) { return c_ + (d * s_.N + slot) * c_stride_; }
   Acc* unprojected(int d, int64_t slot) { return unprojected_ + (d * s_.N + slot) * c_stride_; }
 
@@ -87,8 +89,8 @@ class Forward {
     share_out(threads_, plan_.workers(), s_.D * (gates + outs), s_.D * 4 * s_.H * s_.P, [&](int64_t n) {
       const int64_t d = n / (gates + outs), k = n % (gates + outs);
       if (k < gates) {
-        pack_gates<Acc>(gate_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), s_.H, s_.P,
-                        packed_hh_ + d * gate_panels_.elements);
+        Product::pack_forward(gate_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), s_.H, s_.P,
+                              packed_hh_ + d * gate_panels_.elements);
       } else {
         pack_columns<Acc, true>(out_panels_.panels[k - gates], static_cast<const IO*>(a_.weight_hr[d]), s_.H, s_.P,
                                 packed_hr_ + d * out_panels_.elements);
@@ -116,6 +118,13 @@ class Forward {
       for (int64_t j = 0; j < s_.P; ++j) {
         h_state(0, d, slot)[j] = h_state(1, d, slot)[j] = cut ? Acc{0} : convert<Acc>(h0[j]);
       }
+      for (int b = 0; b < 2; ++b) {
+        h_parts_.clear(state_row(b, d, slot));
+        for (int64_t j = 0; j < s_.P; j += L) {
+          const int64_t count = std::min<int64_t>(L, s_.P - j);
+          h_parts_.store(state_row(b, d, slot), j, count, load_part<Acc>(h_state(b, d, slot) + j, count));
+        }
+      }
       for (int64_t j = 0; j < s_.H; ++j) c_state(d, slot)[j] = cut ? Acc{0} : convert<Acc>(c0[j]);
       if (length == 0) {
         __builtin_memcpy(static_cast<IO*>(a_.h_n) + (d * s_.N + row) * s_.P, h0, s_.P * sizeof(IO));
@@ -139,18 +148,25 @@ class Forward {
   }
 
   void step(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
-    alignas(64) Acc sums[kMaxRows * kPanel * L];
-    const W* packed = packed_hh_ + d * gate_panels_.elements;
+    alignas(64) Acc sums[Product::kRows * kPanel * L];
+    const typename Product::Packed* packed = packed_hh_ + d * gate_panels_.elements;
+    typename Product::Engine engine;
     for (int64_t p = gate_panels_.share_begin[u]; p < gate_panels_.share_begin[u + 1]; ++p) {
       const Panel& panel = gate_panels_.panels[p];
       const int64_t unit = panel.vector * L, units = std::min<int64_t>(L, s_.H - unit);
-      for_row_blocks(end - begin, [&](int64_t first, int rows) {
+      for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
         for (int r = 0; r < rows; ++r) {
           const GX* gates_x = gates_x_at(d, t, plan_.rows[slot + r]) + unit;
           for (int g = 0; g < 4; ++g) __builtin_prefetch(gates_x + g * s_.H);
         }
-        product<Acc, W>(rows, kPanel, h_state(buffer, d, slot), h_stride_, packed + panel.offset, s_.P, sums);
+        if constexpr (Product::kTiled) {
+          Product::multiply(engine, rows, kPanel, h_parts_, state_row(buffer, d, slot), packed + panel.offset, sums);
+          multiply_again(d, buffer, slot, rows, unit, units, sums);
+        } else {
+          product<Acc, typename Product::Packed>(rows, kPanel, h_state(buffer, d, slot), h_stride_, packed + panel.offset, s_.P,
+                                                 sums);
+        }
         for (int r = 0; r < rows; ++r) {
           const Acc* row_sums = sums + r * kPanel * L;
           if (units == L) {
@@ -160,6 +176,17 @@ class Forward {
           }
         }
       });
+    }
+  }
+
+  // Makes doubtful sums from the numbers themselves.
+  void multiply_again(int d, int buffer, int64_t slot, int rows, int64_t unit, int64_t units, Acc* sums) {
+    for (int k = 0; k < rows * kPanel; ++k) {
+      if (!Product::doubtful(load_raw<Vec<Acc>>(sums + k * L))) continue;
+      DotOperand<Acc> h;
+      h.set(h_state(buffer, d, slot + k / kPanel), s_.P);
+      const IO* weights = static_cast<const IO*>(a_.weight_hh[d]) + (k % kPanel * s_.H + unit) * s_.P;
+      store_raw(sums + k * L, dot_rows<Acc, IO>(weights, h, nullptr, h, units));
     }
   }
 
@@ -208,7 +235,9 @@ class Forward {
     const int64_t row = plan_.rows[slot];
     store<Acc, Whole>(static_cast<IO*>(a_.output) + at(t, row, d, s_.P) + first, h, count);
     if (last) store<Acc, Whole>(static_cast<IO*>(a_.h_n) + (d * s_.N + row) * s_.P + first, h, count);
-    store_raw(h_state(1 - buffer, d, slot) + first, cut ? Vec<Acc>{} : rounded_to<Acc, IO>(h));
+    const Vec<Acc> entering = cut ? Vec<Acc>{} : rounded_to<Acc, IO>(h);
+    store_raw(h_state(1 - buffer, d, slot) + first, entering);
+    h_parts_.store(state_row(1 - buffer, d, slot), first, count, entering);
   }
 
   void project(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
@@ -216,7 +245,7 @@ class Forward {
     const Acc* packed = packed_hr_ + d * out_panels_.elements;
     for (int64_t p = out_panels_.share_begin[u]; p < out_panels_.share_begin[u + 1]; ++p) {
       const Panel& panel = out_panels_.panels[p];
-      for_row_blocks(end - begin, [&](int64_t first, int rows) {
+      for_row_blocks<kMaxRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
         product<Acc, Acc>(rows, panel.vectors, unprojected(d, slot), c_stride_, packed + panel.offset, s_.H, sums);
         for (int r = 0; r < rows; ++r) {
@@ -244,11 +273,12 @@ class Forward {
   const Recurrence rec_;
   const Panels gate_panels_, out_panels_;
   int64_t h_stride_, c_stride_;
-  W* packed_hh_;
+  typename Product::Packed* packed_hh_;
   Acc* packed_hr_;
   const GX* gates_x_[2];  // of each direction, so that step t is at t * stride
   Acc* bias_;             // [D, 4, H padded], b_ih + b_hh
   Acc* h_;            // [2, D, slots, P padded]
+  typename Product::States h_parts_;  // h_ as the product wants it, where that is another form
   Acc* c_;            // [D, slots, H padded]
   Acc* unprojected_;  // [D, slots, H padded]
 };

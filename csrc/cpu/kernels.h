@@ -1,17 +1,7 @@
 // Everything that is compiled once for each instruction set, and the choice of types. Included inside a namespace of an
 // instruction set by kernels_<isa>.cpp.
 
-#include "../core/lstm_cell.h"
-#include "../core/steps.h"
-
-#include "simd.h"
-#include "simd_math.h"
-#include "product.h"
-#include "rows.h"
-#include "forward.h"
-#include "backward.h"
-#include "dot.h"
-#include "step.h"
+#include "loops.h"
 
 // Weights above this, of one worker's share, are streamed from the third-level cache at every step.
 constexpr int64_t kResidentBytes = int64_t{3} << 19;
@@ -24,18 +14,18 @@ void forward_typed(const ForwardArgs& args, const Threads& threads) {
   if constexpr (!std::is_same_v<Acc, IO>) {
     // With one or two rows a step takes as long as its weights take to arrive: half the bytes, half the time.
     if (s.N <= 2 && weight_bytes / plan.U > kResidentBytes) {
-      Forward<Acc, IO, GX, IO>(args, threads, plan).run();
+      Forward<Acc, IO, GX, Fma<Acc, IO>>(args, threads, plan).run();
       return;
     }
   }
-  Forward<Acc, IO, GX, Acc>(args, threads, plan).run();
+  Forward<Acc, IO, GX, Fma<Acc, Acc>>(args, threads, plan).run();
 }
 
 template <class Acc, class IO, class GX>
 void backward_typed(const BackwardArgs& args, const Threads& threads) {
   const Sizes& s = args.sizes;
   const Plan plan = make_plan(s, args.lengths, 4 * s.H * s.P * sizeof(Acc), threads.count);
-  Backward<Acc, IO, GX>(args, threads, plan).run();
+  Backward<Acc, IO, GX, Fma<Acc, Acc>>(args, threads, plan).run();
 }
 
 // Calls visit with values of the three types Acc, IO, GX that a call asks for.

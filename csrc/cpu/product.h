@@ -138,12 +138,42 @@ void pack_columns(const Panel& panel, const IO* weight, int64_t K, int64_t colum
   }
 }
 
-// [begin, begin + rows) of `total` rows in blocks as even as can be, none above kMaxRows.
-template <class Body>
+// [begin, begin + rows) of `total` rows in blocks as even as can be, none above Most.
+template <int Most, class Body>
 FASTLSTM_INLINE void for_row_blocks(int64_t total, const Body& body) {
-  const int64_t blocks = (total + kMaxRows - 1) / kMaxRows;
+  const int64_t blocks = (total + Most - 1) / Most;
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t begin = total * b / blocks;
     body(begin, static_cast<int>(total * (b + 1) / blocks - begin));
   }
 }
+
+// How the loops over steps multiply: here by fused multiply-adds on states in the accumulation type and weights packed as W. Another
+// way (tile_product.h) may keep the states in a second form, and has something like registers to set up.
+template <class Acc, class W>
+struct Fma {
+  using Packed = W;
+  static constexpr bool kTiled = false;
+  static constexpr int kRows = kMaxRows;
+
+  struct Engine {};
+
+  struct States {
+    void lay_out(Layout&, int64_t, int64_t) {}
+    void clear(int64_t) {}
+    void copy(int64_t, int64_t) {}
+    FASTLSTM_INLINE void store(int64_t, int64_t, int64_t, Vec<Acc>) {}
+  };
+
+  // Packed numbers for each output column.
+  static int64_t packed_depth(int64_t K) { return K; }
+
+  template <class IO>
+  static void pack_forward(const Panel& panel, const IO* weight, int64_t H, int64_t K, W* packed) {
+    pack_gates<Acc>(panel, weight, H, K, packed);
+  }
+  template <class IO>
+  static void pack_backward(const Panel& panel, const IO* weight, int64_t K, int64_t columns, W* packed) {
+    pack_columns<Acc, false>(panel, weight, K, columns, packed);
+  }
+};

@@ -1,0 +1,104 @@
+"""Sizes and numbers that are hard for products on AMX tiles: 16 rows by 16 columns by 32 terms, of
+bfloat16 parts of the numbers.
+
+tests/test_kernels_isa.py runs this file on an emulation of the tiles, where the kernels' own source
+is what runs; on any other instruction set it holds too.
+"""
+
+import itertools
+import math
+
+import pytest
+import torch
+from op_cases import Case, backward, by_id, check, draw, forward, tape_of, threads
+from pairs import needs_library
+
+pytestmark = [needs_library, pytest.mark.usefixtures("poisoned_empty")]
+
+# One tile of rows, two, both not whole; units and terms around 16, 32 and 64, in panels of one to
+# four vectors backward.
+SIZES = [(7, 16, None), (16, 31, None), (17, 33, 18), (32, 64, 63), (33, 17, 16), (97, 65, None)]
+HARD = [torch.float32, torch.bfloat16, torch.float16]
+CASES = [
+    Case("recurrence", T=3, N=N, H=H, P=P, dtype=dtype, wide=wide, D=1 + wide, masks=masks)
+    for k, ((N, H, P), dtype) in enumerate(itertools.product(SIZES, HARD))
+    for wide, masks in [(k % 2 == 0, ("none", "random", "lengths", "resets")[k % 4])]
+]
+LAYERS = [
+    Case("layer", T=5, N=40, I=9, H=49, dtype=dtype, wide=wide, D=2, masks="random")
+    for dtype, wide in [(torch.float32, False), (torch.bfloat16, True), (torch.float16, False)]
+]
+
+
+@pytest.mark.parametrize(**by_id(CASES + LAYERS))
+def test_within_the_budget(case):
+    check(case)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_shared_out_over_threads(count):
+    with threads(count):
+        for H, P in [(130, None), (200, 67)]:
+            check(Case("recurrence", T=3, N=21, H=H, P=P, dtype=torch.float32, masks="random"))
+
+
+def one_step(weight, h0):
+    """A case of one step and its problem, where gates are weight_hh (4H, P) h0 (N, P) alone."""
+    N, P = h0.shape
+    H = weight.shape[0] // 4
+    case = Case("recurrence", T=1, N=N, H=H, P=None if P == H else P, dtype=torch.float32)
+    arguments, gradients = draw(case)
+    arguments[0] = torch.zeros(1, N, 1, 4 * H)
+    arguments[1], arguments[3] = h0[None], weight[None]
+    return case, (arguments, gradients)
+
+
+@pytest.mark.parametrize("exponent", [-100, -60, -20, 0, 20, 60, 100])
+def test_any_magnitudes(exponent):
+    """Numbers near both ends of float32's range, whose products are of order 1."""
+    for dtype in HARD[:2]:
+        weight = torch.randn(160, 40) * 2.0**exponent / math.sqrt(40)
+        case, problem = one_step(weight.to(dtype).float(), torch.randn(20, 40) * 2.0**-exponent)
+        check(case, problem=problem)
+
+
+@pytest.mark.parametrize("exponent", [-70, -95, -110, -118])
+def test_small_sums(exponent):
+    """Below 2^-90 sums are made again: their parts would be denormal numbers, which tiles drop."""
+    half = 2.0 ** (exponent // 2)
+    case, (arguments, _) = one_step(torch.randn(160, 40) * half, torch.randn(20, 40) * half)
+    arguments[2] = torch.zeros_like(arguments[2])  # so that c and h are of the size of the sums
+    got = forward(case, "lstm", arguments)
+    expected = forward(case, "reference", [a if a is None else a.double() for a in arguments])
+    for name in ("cells", "output"):
+        error = (got[name].double() - expected[name]).abs().max() / expected[name].abs().max()
+        assert error < 8 * torch.finfo(torch.float32).eps
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 3.4e38, -3.4e38])
+def test_numbers_that_are_not_finite(value):
+    """An infinity or NaN, or the largest number, in a weight or in a state, and of gradients, which
+    have no gates that hold them back, infinity and NaN: as far as they reach in torch's float32,
+    and no further."""
+
+    def same(got, expected):
+        torch.testing.assert_close(got, expected, equal_nan=True, rtol=1e-4, atol=1e-5)
+
+    case = Case("recurrence", T=2, N=19, H=37, dtype=torch.float32)
+    for weight in (True, False):
+        arguments, _ = draw(case)
+        if weight:
+            arguments[3][0, 40, 5] = value
+        else:
+            arguments[1][0, 3, 7] = value
+        got, expected = (forward(case, family, arguments) for family in ("lstm", "reference"))
+        same(got, expected)
+    if math.isfinite(value):
+        return
+    arguments, gradients = draw(case)
+    gradients[0][1, 4, 9] = value
+    tape = tape_of(forward(case, "reference", arguments))
+    got, expected = (
+        backward(case, family, arguments, gradients, tape) for family in ("lstm", "reference")
+    )
+    same(got, expected)
