@@ -42,8 +42,12 @@ def load() -> str | None:
 
 
 def cpu_isa() -> str:
-    """The instruction set that the CPU kernels run on here: 'generic', 'avx2' or 'avx512'. Needs
-    `load()` to be None."""
+    """The instruction set that the CPU kernels run on here: 'generic', 'avx2', 'avx512' or 'amx'.
+    Needs `load()` to be None.
+
+    Raises:
+        RuntimeError: FASTLSTM_CPU_ISA names one that this machine does not have.
+    """
     return torch.ops.fastlstm.cpu_isa()
 
 

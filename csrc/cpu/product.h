@@ -139,7 +139,7 @@ void pack_columns(const Panel& panel, const IO* weight, int64_t K, int64_t colum
 }
 
 // [begin, begin + rows) of `total` rows in blocks as even as can be, none above Most.
-template <int Most, class Body>
+template <int Most = kMaxRows, class Body>
 FASTLSTM_INLINE void for_row_blocks(int64_t total, const Body& body) {
   const int64_t blocks = (total + Most - 1) / Most;
   for (int64_t b = 0; b < blocks; ++b) {
