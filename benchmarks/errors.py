@@ -32,7 +32,7 @@ from benchmarks.gpu.precision import fp32_precision
 from benchmarks.machine import ROOT
 
 NN_LSTM = "nn.LSTM"
-ISAS = ("generic", "avx2", "avx512")
+ISAS = ("generic", "avx2", "avx512", "amx")
 # What float32 is on a GPU, in full or with products of tf32; and the other dtypes.
 KINDS = {
     "float64": (torch.float64, "ieee"),
@@ -117,8 +117,13 @@ def cannot_run(contender: Contender) -> str | None:
     """Why this process does not run the contender, or None; puts stand-ins for a GPU's backends."""
     from fastlstm import native
 
-    if contender.isa and (native.load() or native.cpu_isa() != contender.isa):
-        return native.load() or f"the kernels of {native.cpu_isa()} run in its place"
+    if contender.isa:
+        if native.load():
+            return native.load()
+        try:
+            native.cpu_isa()
+        except RuntimeError as error:  # it says which this machine has
+            return str(error)
     if contender.where == "simulated":
         families = fake.fake_backends()
         if families[contender.backend] == "reference":
