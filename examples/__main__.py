@@ -15,12 +15,16 @@ from examples.common import MissingPackage, Settings
 from examples.report import print_result, print_summary
 
 DEMOS = ("digits", "forecast", "text", "converted")
+ON_REQUEST = ("policy",)  # on an environment of its own, and longer
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m examples", description=__doc__)
     parser.add_argument(
-        "demos", nargs="*", metavar="demo", help=f"which to run, of {', '.join(DEMOS)} (all)"
+        "demos",
+        nargs="*",
+        metavar="demo",
+        help=f"which to run, of {', '.join(DEMOS)} (all), or policy",
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and dropout (0)")
     parser.add_argument("--threads", type=int, help="torch threads (torch's own choice)")
@@ -42,8 +46,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="a few steps of each, in seconds")
     args = parser.parse_args(argv)
     for name in args.demos:
-        if name not in DEMOS:
-            parser.error(f"no demo is called {name!r}; choose from {', '.join(DEMOS)}")
+        if name not in DEMOS + ON_REQUEST:
+            known = ", ".join(DEMOS + ON_REQUEST)
+            parser.error(f"no demo is called {name!r}; choose from {known}")
     if args.threads is not None and args.threads < 1:
         parser.error(f"--threads must be at least 1, got {args.threads}")
     if not 0 < args.epochs < float("inf"):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from examples import console, report
-from examples.__main__ import DEMOS, main
+from examples.__main__ import DEMOS, ON_REQUEST, main
 from examples.common import BOTH, FAST, PLAIN, Comparison, Settings, shuffled_batches, side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +43,7 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("name", DEMOS)
+@pytest.mark.parametrize("name", DEMOS + ON_REQUEST)
 def test_smoke(name):
     result = demo(name).run(SMOKE)
     assert result.name == name
@@ -78,7 +78,7 @@ def test_distributed_says_how_to_start_it(capsys):
     assert "torchrun --standalone" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", DEMOS)
+@pytest.mark.parametrize("name", DEMOS + ON_REQUEST)
 def test_both_trainings_are_the_same_in_float64(name, double):
     """A wrong gradient or dropout mask shows at once where rounding is 1e-16."""
     result = demo(name).run(SMOKE)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import feature_grid
 import pytest
+import torch
 from feature_grid import COMBINATIONS, TOGETHER, Problem
 from on_backends import served_here
 from pairs import on_cpu
@@ -51,3 +52,22 @@ def test_every_pair_is_in_a_combination():
 def test_pair_alone(pair, backend):
     """What fails in a combination, by itself."""
     Problem(pair, backend).check()
+
+
+MASKS = {
+    "first": slice(0, 1),
+    "last": slice(-1, None),
+    "everywhere": slice(None),
+    "nowhere": slice(0, 0),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("where", MASKS)
+@pytest.mark.parametrize("more", [(), ("projection", "lengths")], ids=["plain", "P-lengths"])
+def test_resets_at(where, more, backend):
+    for directions in ((), ("bidirectional",)):
+        problem = Problem(("hx", "cells", "reset_mask", *more, *directions), backend)
+        problem.mask = torch.zeros_like(problem.mask)
+        problem.mask[MASKS[where]] = True
+        problem.check()
