@@ -53,10 +53,12 @@ class Problem:
     def masks(self, device) -> dict:
         """The options of a call."""
         made = {}
-        if self.lengths:
-            made["lengths"] = torch.randint(0, self.T + 1, (self.N,)).to(device)
+        if self.lengths:  # of each kind: a part of the steps, none of them
+            made["lengths"] = (torch.arange(self.N) * 2 + self.T - 1).to(device) % (self.T + 1)
         if self.resets:
-            made["reset_mask"] = (torch.rand(self.T, self.N) < 0.4).to(device)
+            mask = torch.rand(self.T, self.N) < 0.4
+            mask[1:2, 0] = True
+            made["reset_mask"] = mask.to(device)
         return made
 
     def layers(self, flat) -> list[LSTMWeights]:

@@ -100,7 +100,13 @@ def test_per_sample_gradients(problem, backend, device):
     family = family_of(backend)
     expected = {f"{family}_layer_forward": problem.L, f"{family}_backward": problem.L}
     assert {name: calls.count[name] for name in expected} == expected
-    torch.testing.assert_close(got, loop(gradient, in_dims, (xs, h0s, c0, *weights)), **EXACT)
+    expected = loop(gradient, in_dims, (xs, h0s, c0, *weights))
+    torch.testing.assert_close(got, expected, **EXACT)
+    # Samples of samples: two batch dimensions.
+    once, twice = xs.unflatten(0, (2, 2)), h0s.unflatten(1, (2, 2))
+    got = mapped(mapped(gradient, in_dims), (0, 1, None, *in_dims[3:]))(once, twice, c0, *weights)
+    got = tuple(g.flatten(0, 1) for g in got)
+    torch.testing.assert_close(got, expected, **EXACT)
 
 
 def test_per_sample_gradients_of_a_module(backend, device):
