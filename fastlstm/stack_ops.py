@@ -289,7 +289,7 @@ def takes(family: str, device: torch.device, weights: Sequence[Sequence[Tensor |
         return False
     if not wavefront.possible(family, device):
         return False
-    if not torch.compiler.is_compiling() and transforms.active():
+    if transforms.active():
         return False
     return all(
         (one is None) == (first is None)

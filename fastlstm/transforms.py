@@ -37,7 +37,8 @@ def forward_mode() -> bool:
 
 def active() -> bool:
     """Whether a call is to go by the Functions of this file."""
-    return torch._C._are_functorch_transforms_active() or forward_mode()
+    # Asked at every call, so without `forward_mode()`.
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _select(args, in_dims, k: int) -> list:

@@ -27,14 +27,16 @@ def allow_rnn():
         yield
 
 
-def stacked(backend, device, **options):
+def stacked(backend, device, bidirectional=True, **options):
     """A module, and the same as a function of x and of masks."""
-    fast = FastLSTM(3, 5, 2, bidirectional=True, backend=backend, **options).to(device)
+    options |= {"bidirectional": bidirectional, "backend": backend}
+    fast = FastLSTM(3, 5, 2, **options).to(device)
     weights = [tuple(w) for w in fast.all_weights]
 
     def function(x, lengths=None, reset_mask=None):
         masks = {"lengths": lengths, "reset_mask": reset_mask}
-        return functional.lstm(x, weights, bidirectional=True, backend=backend, **masks)
+        options = {"bidirectional": bidirectional, "backend": backend}
+        return functional.lstm(x, weights, **options, **masks)
 
     return fast, function
 
@@ -116,7 +118,7 @@ def test_cell_and_step(backend, device, allow_rnn):
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
 @pytest.mark.parametrize("transform", ["vmap", "grad", "per-sample", "jvp"])
 def test_transforms_are_one_graph(transform, backend, device):
-    fast, function = stacked(backend, device)
+    fast, function = stacked(backend, device, bidirectional=False)
     fast.requires_grad_(False)  # or there is a graph for one derivative more
 
     def value(x):
