@@ -5,59 +5,10 @@
 
 #if defined(FASTLSTM_WITH_CUDA) || defined(FASTLSTM_SIMT)
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-
-#include "cuda/recurrence.h"
+#include "cuda_device.h"
 #include "recurrence_call.h"
 
-#if !defined(FASTLSTM_SIMT)
-// Only a torch with CUDA has it; this library is also loaded by others.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
-#endif
-
 namespace fastlstm {
-
-namespace {
-
-#if defined(FASTLSTM_SIMT)
-struct OnDevice {
-  explicit OnDevice(const Tensor&) {}
-  int index() const { return 0; }
-  void* stream() const { return nullptr; }
-};
-#else
-// Makes the tensor's device the current one while it lives.
-class OnDevice {
- public:
-  explicit OnDevice(const Tensor& t) : index_(t.get_device_index()), guard_(index_) {}
-
-  int index() const { return index_; }
-
-  // torch's current stream of that device.
-  void* stream() const {
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "fastlstm: CUDA tensors in a torch without CUDA");
-    void* stream = nullptr;
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream) == 0, "fastlstm: torch has no CUDA stream to run on");
-    return stream;
-  }
-
- private:
-  int32_t index_;
-  torch::stable::accelerator::DeviceGuard guard_;
-};
-#endif
-
-void raise_if_failed(const cuda::Status& status) {
-  STD_TORCH_CHECK(status.code == 0, "fastlstm: launching ", static_cast<const char*>(status.text));
-}
-
-// Scratch memory from torch's allocator, which keeps it for the stream's next call and knows about graphs.
-Tensor scratch(const Tensor& like, size_t bytes) {
-  return empty_beside(like, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
-}
-
-}  // namespace
 
 ForwardResults cuda_forward(
     Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr, OptionalTensor lengths,

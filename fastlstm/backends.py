@@ -30,7 +30,6 @@ class Call(NamedTuple):
     # Of a "cuda" device: its compute capability, such as (9, 0), or None where there is no GPU.
     capability: tuple[int, int] | None = None
     hip: bool = False  # a torch for ROCm, which calls its devices "cuda" too
-    variant: bool = False  # with layer normalisation, recurrent dropout or zoneout
 
     @classmethod
     def of(cls, device: torch.device | str, dtype: torch.dtype) -> "Call":
@@ -84,12 +83,6 @@ def _reject_gpu(call: Call) -> str | None:
     return _reject_dtype(call)
 
 
-def _reject_variant(call: Call) -> str | None:
-    if call.variant:
-        return "its kernels have no layer normalisation, recurrent dropout or zoneout"
-    return None
-
-
 def _text(capability: tuple[int, int]) -> str:
     return ".".join(map(str, capability))
 
@@ -102,7 +95,7 @@ def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
 
 
 def _reject_cuda(call: Call) -> str | None:
-    reason = _reject_gpu(call) or _reject_variant(call)
+    reason = _reject_gpu(call)
     if reason is None and call.hip:
         return "this torch is for ROCm, which the CUDA kernels are not"
     if reason is None:
@@ -126,7 +119,7 @@ def _no_triton() -> str | None:
 
 
 def _reject_triton(call: Call) -> str | None:
-    return _reject_gpu(call) or _reject_variant(call) or _no_triton()
+    return _reject_gpu(call) or _no_triton()
 
 
 def _reject_cpu(call: Call) -> str | None:
@@ -179,14 +172,10 @@ def select(backend: str, call: Call) -> Backend:
             return row
         reasons.append(f"{row.name}: {reason}")
     raise RuntimeError(
-        f"fastlstm: backend {backend!r} cannot run {call.dtype} on {call.device!r}{_extra(call)} "
+        f"fastlstm: backend {backend!r} cannot run {call.dtype} on {call.device!r} "
         f"({'; '.join(reasons)}). `python -m fastlstm` shows what was built and what serves which "
         "device and dtype"
     )
-
-
-def _extra(call: Call) -> str:
-    return " with layer normalisation, recurrent dropout or zoneout" if call.variant else ""
 
 
 def _warn_slow(call: Call, reasons: list[str]) -> None:
@@ -195,8 +184,8 @@ def _warn_slow(call: Call, reasons: list[str]) -> None:
     _warned.add(call)
     log.debug("reference serves %s: %s", call, reasons)
     warnings.warn(
-        f"fastlstm runs {call.dtype} on {call.device!r}{_extra(call)} with the slow "
-        f"reference backend ({'; '.join(reasons)}). "
+        f"fastlstm runs {call.dtype} on {call.device!r} with the slow reference backend "
+        f"({'; '.join(reasons)}). "
         'Ask for it by name, backend="reference", to silence this.',
         RuntimeWarning,
         stacklevel=3,

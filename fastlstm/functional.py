@@ -109,7 +109,7 @@ def run_layers(
                     "checkpoint_every: layer_norm, recurrent_dropout and zoneout keep the tape of "
                     "all steps; leave them or checkpoint_every out"
                 )
-            family = backends.select(backend, call._replace(variant=True)).family
+            family = backends.select(backend, call).family
             return variant_layers.run_layers(
                 family,
                 x,

@@ -24,18 +24,18 @@ def compiled(name: str):
     )
 
     def forward(*args):
-        with _torch_errors(ops.forward_results, args):
+        with torch_errors(ops.forward_results, args):
             return run_forward(*args, precision.allows_tf32())
 
     def backward(*args):
-        with _torch_errors(ops.backward_results, args):
+        with torch_errors(ops.backward_results, args):
             return run_backward(*args, precision.allows_tf32())
 
     return forward, backward
 
 
 @contextlib.contextmanager
-def _torch_errors(allocate, args):
+def torch_errors(allocate, args):
     """Out of memory as torch says it. Inside the compiled library a failed allocation loses its
     type and text, so the same allocation is made again here."""
     try:

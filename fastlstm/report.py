@@ -25,8 +25,8 @@ def _triton() -> str | None:
         return None
 
 
-def _serving(device: str, dtype: torch.dtype, variant: bool = False) -> dict:
-    call = backends.Call.of(device, dtype)._replace(variant=variant)
+def _serving(device: str, dtype: torch.dtype) -> dict:
+    call = backends.Call.of(device, dtype)
     refused, chosen = {}, None
     for row in backends.TABLE:
         reason = row.reject(call)
@@ -42,20 +42,13 @@ def _serving(device: str, dtype: torch.dtype, variant: bool = False) -> dict:
     }
 
 
-def _serving_variants() -> list[dict]:
-    """The entries of variants, where they are not served as the plain LSTM is."""
-    calls = [(d, dtype) for d in _devices() for dtype in backends.DTYPES]
-    return [e for c in calls if (e := _serving(*c, variant=True)) != _serving(*c)]
-
-
 def collect() -> dict:
     """The report as plain data, as `--json` prints it.
 
     Keys: fastlstm, torch, python, machine, threads, cpu_capability (torch's own kernels'),
     library (name, or None; loaded; reason, if not; cpu_isa), triton (version or None),
     gpu (name or None), backends: one entry per device and dtype, with the backend that "auto"
-    chooses and, for each that refuses, the reason; variants: such entries for layer normalisation,
-    recurrent dropout and zoneout, where they differ.
+    chooses and, for each that refuses, the reason.
     """
     reason = native.load()
     path = native.library_path()
@@ -76,7 +69,6 @@ def collect() -> dict:
         "triton": _triton(),
         "gpu": gpu,
         "backends": [_serving(d, dtype) for d in _devices() for dtype in backends.DTYPES],
-        "variants": _serving_variants(),
     }
 
 
@@ -100,12 +92,11 @@ def _rows(report: dict) -> list[tuple[str, str, str, str]]:
     return [
         (
             entry["device"],
-            entry["dtype"] + more,
+            entry["dtype"],
             entry["backend"] or "none",
             "; ".join(f"not {name}: {reason}" for name, reason in entry["refused"].items()),
         )
-        for kind, more in (("backends", ""), ("variants", ", variants"))
-        for entry in report[kind]
+        for entry in report["backends"]
     ]
 
 
@@ -138,4 +129,4 @@ def _show_plain(report: dict) -> None:
         print(f"{name:<18}{value}")
     print()
     for device, dtype, backend, reasons in (_HEADINGS, *_rows(report)):
-        print(f"{device:<8}{dtype:<19} {backend:<11}{reasons}".rstrip())
+        print(f"{device:<8}{dtype:<10}{backend:<11}{reasons}".rstrip())

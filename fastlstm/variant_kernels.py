@@ -1,10 +1,10 @@
-"""The compiled kernels behind the variants' ops: their loops of the backward, whose schema stands
-here, in the place of `variant_backward.loop`.
+"""The kernels behind the variants' ops: compiled ones, of whose loops of the backward the schema
+stands here, and Triton's.
 """
 
 import torch
 
-from . import native, variant_backward, variant_ops
+from . import gpu_ops, native, precision, triton_kernels, variant_backward, variant_ops
 from .ops import library
 
 LOOP = (
@@ -40,8 +40,47 @@ def loop_of(run):
     return loop
 
 
+def compiled(name: str):
+    """(forward, loop) for `variant_ops.register`, from the compiled ops `<name>_variant_forward`
+    and `<name>_variant_loop`, whose schemas this defines: with one more argument than the CPU's,
+    whether float32 may be rounded to tf32."""
+    library.define(variant_ops.FORWARD.format(f"{name}_variant", ", bool tf32"))
+    library.define(LOOP.format(name, ", bool tf32"))
+    run_forward, run_loop = (
+        getattr(torch.ops.fastlstm, f"{name}_variant_{which}").default
+        for which in ("forward", "loop")
+    )
+
+    def forward(*args):
+        with gpu_ops.torch_errors(variant_ops.forward_results, args):
+            return run_forward(*args, precision.allows_tf32())
+
+    def loop(*args):
+        with gpu_ops.torch_errors(_loop_results, args):
+            return run_loop(*args, precision.allows_tf32())
+
+    return forward, loop_of(loop)
+
+
+def _loop_results(*args):
+    """Tensors as large as the largest of a loop's results."""
+    gates = args[13]
+    return [torch.empty_like(gates, dtype=args[14].dtype) for _ in range(2)]
+
+
+def triton_forward(*args):
+    return triton_kernels.variant_forward(*args, precision.allows_tf32())
+
+
+def triton_loop(*args):
+    return variant_backward.Arrived(*triton_kernels.variant_loop(*args, precision.allows_tf32()))
+
+
+variant_ops.register("triton", triton_forward, triton_loop, "CUDA")
 if native.load() is None:
     # The forward registers itself (csrc/variant_ops.cpp).
     library.define(LOOP.format("lstm", ""))
     _loop = loop_of(torch.ops.fastlstm.lstm_variant_loop.default)
     variant_ops.register("lstm", None, _loop, "CPU")
+    if native.cuda_architectures():
+        variant_ops.register("lstm", *compiled("cuda_kernels"), "CUDA")

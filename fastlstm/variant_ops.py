@@ -46,7 +46,7 @@ def _forward_reference(*args):
 _backward_reference = functools.partial(variant_backward.variant_backward, variant_backward.loop)
 
 
-def _forward_results(*args):
+def forward_results(*args):
     """Tensors of the forward's shapes, uninitialised."""
     ops.check_one_device(*args[:12])
     plain = *args[:5], None, None
@@ -103,7 +103,7 @@ def define(family: str) -> None:
     """The ops `<family>_variant_forward` and `<family>_variant_backward`."""
     names = f"{family}_variant_forward", f"{family}_variant_backward"
     for schema, name, impl, fake in (
-        (FORWARD.format(f"{family}_variant", ""), names[0], _forward_reference, _forward_results),
+        (FORWARD.format(f"{family}_variant", ""), names[0], _forward_reference, forward_results),
         (BACKWARD.format(f"{family}_variant"), names[1], _backward_reference, _backward_results),
     ):
         library.define(schema)

@@ -2,6 +2,7 @@
 tests/simt notes without running them."""
 
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "simt"))
 import family
+import variant_family
 
 
 @dataclass
@@ -128,6 +130,39 @@ def launch(N: int, H: int, P: int | None, dtype, tf32: bool, **device: int) -> N
         )
 
 
+def launch_variants() -> dict[int, tuple[int, int]]:
+    """As `launch_everything`, for the variants; `family.launched_kernels` of their library."""
+    assert variant_family.load() is None
+    run, library = torch.ops.fastlstm, variant_family.library()
+    for dtype, tf32 in ((t, False) for t in (torch.float64, torch.bfloat16, torch.float16)):
+        _launch_variant(run, library, dtype, tf32)
+    for tf32 in (False, True):
+        _launch_variant(run, library, torch.float32, tf32)
+    return family.launched_kernels(library)
+
+
+def _launch_variant(run, library, dtype, tf32) -> None:
+    H, P = 75, 70
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def tensor(*shape):
+        return torch.empty(shape, dtype=dtype)
+
+    for N, multiprocessors in itertools.product((1, 40, 131), (1, 4, 132, 10_000)):
+        given = [tensor(1, N, P), tensor(1, N, H), tensor(1, 4 * H, P), tensor(1, P, H), None]
+        given += [tensor(1, 4 * H), tensor(1, H), None]
+        with family.simulated(0, library, dry=1, multiprocessors=multiprocessors):
+            _, _, _, cells, gates = run.simt_kernels_variant_forward(
+                tensor(1, N, 1, 4 * H), *given, *[None] * 3, 0.0, 0.0, 0, 0, True, True, tf32
+            )
+            scale = torch.empty((1, N, 1, 1), dtype=wide)
+            hats = [gates.to(wide), scale, cells, scale]
+            run.simt_kernels_variant_loop(
+                *[None] * 4, *given, cells, gates, cells, *hats, *[None] * 3, 0.0, 0.0, 0, 0, False,
+                tf32,
+            )  # fmt: skip
+
+
 @cache
 def read_launches() -> dict[str, int] | str:
     """Kernel -> most bytes of dynamic shared memory that a block of it is launched with; or why
@@ -137,11 +172,21 @@ def read_launches() -> dict[str, int] | str:
     if shutil.which("nm") is None:
         return "no nm (binutils)"
     launch_everything()
+    found = named_launches(family.library(), family.launched_kernels())
+    variants = launch_variants()
+    # Kernels that copy weights are in both libraries.
+    for name, shared in named_launches(variant_family.library()._name, variants).items():
+        found[name] = max(shared, found.get(name, 0))
+    return found
+
+
+def named_launches(library, launched) -> dict[str, int]:
+    """`family.launched_kernels` by name."""
     listing = subprocess.run(
-        ["nm", "-C", "--defined-only", family.library()], capture_output=True, text=True, check=True
+        ["nm", "-C", "--defined-only", library], capture_output=True, text=True, check=True
     ).stdout
     names = {}
     for line in listing.splitlines():
         address, _, name = line.split(" ", 2)
         names[int(address, 16)] = readable(name)
-    return {names[at]: shared for at, (shared, _) in family.launched_kernels().items()}
+    return {names[at]: shared for at, (shared, _) in launched.items()}

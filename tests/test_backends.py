@@ -96,16 +96,6 @@ def test_triton_missing_is_said(gpu_build):
         chosen(Call("cuda", torch.float32, HOPPER), "triton")
 
 
-@pytest.mark.parametrize("name", ["cuda", "triton"])
-def test_a_variant_goes_to_a_backend_that_has_it(gpu_build, monkeypatch, name):
-    monkeypatch.setattr(backends, "_warned", set())
-    call = Call("cuda", torch.float32, HOPPER, variant=True)
-    with pytest.warns(RuntimeWarning, match="with layer normalisation.*no layer normalisation"):
-        assert chosen(call) == "reference"
-    with pytest.raises(RuntimeError, match="its kernels have no layer normalisation"):
-        chosen(call, name)
-
-
 @needs_library
 def test_the_library_says_what_it_was_built_for():
     for architecture in native.cuda_architectures():

@@ -45,7 +45,15 @@ LAYERS = {
     "stack": {"lanes", "layer_ops", "reference"},
     "stack_backward": {"layer_ops", "reference", "stack"},
     "stack_ops": {"ops", "reference", "stack", "stack_backward", "transforms", "wavefront"},
-    "variant_kernels": {"native", "ops", "variant_backward", "variant_ops"},
+    "variant_kernels": {
+        "gpu_ops",
+        "native",
+        "ops",
+        "precision",
+        "triton_kernels",
+        "variant_backward",
+        "variant_ops",
+    },
     "functional": {
         "backends",
         "checkpointing",
@@ -111,7 +119,28 @@ LAYERS = {
         "triton_kernels.forward_kernels",
         "triton_kernels.resident_kernels",
     },
-    "triton_kernels": {"triton_kernels.launch"},
+    "triton_kernels.variant_rows": {"triton_kernels.products"},
+    "triton_kernels.variant_forward_kernels": {
+        "triton_kernels.cell",
+        "triton_kernels.rounding",
+        "triton_kernels.variant_rows",
+    },
+    "triton_kernels.variant_backward_kernels": {
+        "triton_kernels.cell",
+        "triton_kernels.rounding",
+        "triton_kernels.variant_rows",
+    },
+    "triton_kernels.variant_launch": {
+        "reference",
+        "triton_kernels.configs",
+        "triton_kernels.launch",
+        "triton_kernels.variant_backward_kernels",
+        "triton_kernels.variant_forward_kernels",
+        "triton_kernels.variant_rows",
+        "variant_masks",
+        "variant_reference",
+    },
+    "triton_kernels": {"triton_kernels.launch", "triton_kernels.variant_launch"},
     "triton_kernels.tune": {"triton_kernels", "triton_kernels.configs", "triton_kernels.launch"},
 }
 

@@ -47,7 +47,7 @@ ON_CHIP = [
 @cache
 def runner():
     # Without optimisation the kernels compile in half the time; the harness has it.
-    sources = [*sorted((build.ROOT / "csrc" / "cuda").glob("*.cu"))]
+    sources = [*family.KERNELS]
     sources.append(build.HERE / "recurrence_runner.cpp")
     return build.executable("recurrence-sanitize", sources, ["-O0"], sanitize=True)
 

@@ -1,4 +1,4 @@
-"""Runs `triton_interpreted.py` and `features_interpreted.py`, each in a process of its own."""
+"""Runs `triton_interpreted*.py` and `features_interpreted.py`, each in a process of its own."""
 
 import os
 import subprocess
@@ -12,6 +12,7 @@ from fastlstm import triton_kernels
 HERE = Path(__file__).parent
 INNER = [
     "triton_interpreted.py",
+    "triton_interpreted_variants.py",
     pytest.param("features_interpreted.py", marks=pytest.mark.shows()),  # what its tests show
 ]
 

@@ -10,9 +10,18 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fastlstm.reference import accumulation_dtype
-from fastlstm.triton_kernels import backward_kernels, forward_kernels, launch, resident_kernels
+from fastlstm.triton_kernels import (
+    backward_kernels,
+    forward_kernels,
+    launch,
+    resident_kernels,
+    variant_backward_kernels,
+    variant_forward_kernels,
+    variant_rows,
+)
 
 MODULES = (forward_kernels, backward_kernels, resident_kernels)
+MODULES += (variant_rows, variant_forward_kernels, variant_backward_kernels)
 TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",

@@ -3,7 +3,8 @@
 Importing this imports no Triton: the first call does.
 
 Files, from the bottom: configs (the table of configurations), cell (the mathematics), masks,
-products, forward_kernels, backward_kernels, launch (the host's side), tune (new tables).
+products, forward_kernels, backward_kernels, launch (the host's side), tune (new tables); variant_*,
+the same for layer normalisation, recurrent dropout and zoneout.
 """
 
 import functools
@@ -110,3 +111,27 @@ def backward(
         doutput, dh_n, dc_n, dcells, h0, c0, weight_hh, weight_hr, cells, gates, lengths,
         reset_mask, wide_gates, tf32,
     )  # fmt: skip
+
+
+def variant_forward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As `fastlstm.variant_reference.variant_forward`, with its arguments, and then save_tape,
+    save_cells and tf32 as for `forward`."""
+    from . import variant_launch
+
+    return variant_launch.forward(*args)
+
+
+def variant_loop(doutput, dh_n, dc_n, dcells, dgates_out, *rest):
+    """As `fastlstm.variant_backward.loop`, with its arguments, and then tf32; dgates_out is None.
+
+    Returns:
+        dgates_x, dh0, dc0, dhidden, dproducts, dshown.
+    """
+    from . import variant_launch
+
+    if dgates_out is not None:
+        raise RuntimeError(
+            "fastlstm::triton_variant_backward: a gradient of the gates is the reference's to "
+            "take: call reference_variant_backward"
+        )
+    return variant_launch.loop(doutput, dh_n, dc_n, dcells, *rest)

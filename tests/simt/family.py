@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
 build = importlib.import_module("build")
 
-KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+# Those of the variants are variant_family.py's.
+KERNELS = [k for k in sorted((ROOT / "csrc" / "cuda").glob("*.cu")) if k.stem[:7] != "variant"]
 SOURCES = [ROOT / "csrc" / "cuda_ops.cpp", ROOT / "csrc" / "recurrence_call.cpp", *KERNELS]
 
 
@@ -57,12 +58,13 @@ def launches() -> int:
     return _loaded[0].simt_launches()
 
 
-def launched_kernels() -> dict[int, tuple[int, int]]:
+def launched_kernels(loaded: ctypes.CDLL | None = None) -> dict[int, tuple[int, int]]:
     """Offset in the library -> most bytes of dynamic shared memory and most threads of a block."""
+    loaded = loaded or _loaded[0]
     maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
-    base = min(int(m[0].split("-")[0], 16) for m in maps if m[-1] == _loaded[0]._name)
+    base = min(int(m[0].split("-")[0], 16) for m in maps if m[-1] == loaded._name)
     address, shared, threads = ctypes.c_void_p(), ctypes.c_uint64(), ctypes.c_uint64()
-    ask = _loaded[0].simt_kernel
+    ask = loaded.simt_kernel
     ask.restype = ctypes.c_bool
     found = {}
     while ask(ctypes.c_uint64(len(found)), *map(ctypes.byref, (address, shared, threads))):
@@ -76,14 +78,15 @@ def library() -> Path:
 
 
 @contextlib.contextmanager
-def simulated(seed: int = 0, **device: int):
+def simulated(seed: int = 0, loaded: ctypes.CDLL | None = None, **device: int):
     """Run kernels in the order that a seed draws (0: in turns), on a device with some of `USUAL`
-    changed."""
+    changed; `loaded`: those of another library than this family's."""
+    loaded = loaded or _loaded[0]
 
     def use(seed, settings):
-        _loaded[0].simt_set_seed(ctypes.c_uint64(seed))
+        loaded.simt_set_seed(ctypes.c_uint64(seed))
         for name, value in settings.items():
-            assert _loaded[0].simt_set_device(name.encode(), ctypes.c_int(value)), name
+            assert loaded.simt_set_device(name.encode(), ctypes.c_int(value)), name
 
     use(seed, device)
     try:

@@ -1,0 +1,44 @@
+"""The variants' ops of the family "simt_variants": csrc/cuda's variant kernels and the code around
+them, run on CPU tensors. A library of its own, beside family.py's."""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+from family import build
+
+from fastlstm import variant_kernels, variant_ops
+
+CSRC = build.ROOT / "csrc"
+SOURCES = [CSRC / "cuda_variant_ops.cpp", CSRC / "recurrence_call.cpp"]
+SOURCES += sorted((CSRC / "cuda").glob("variant*.cu"))
+_loaded: list[ctypes.CDLL] = []
+
+
+@cache
+def load() -> str | None:
+    """Build and load the family; None, or the reason why it cannot be had here."""
+    if build.compiler() is None:
+        return "no C++ compiler"
+    root = Path(torch.__file__).parent
+    flags = ["-DFASTLSTM_SIMT", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
+    flags += ["-isystem", str(root / "include")]
+    options = ["-Wl,--no-as-needed", f"-L{root / 'lib'}", "-ltorch", "-ltorch_cpu"]
+    path = build.library("fastlstm_simt_variants", SOURCES, flags, options)
+    torch.ops.load_library(str(path))
+    _loaded.append(ctypes.CDLL(str(path)))
+    _loaded[0].simt_launches.restype = ctypes.c_uint64
+    variant_ops.define("simt_variants")
+    variant_ops.register("simt_variants", *variant_kernels.compiled("simt_kernels"), "CPU")
+    return None
+
+
+def launches() -> int:
+    """How many kernels have run so far."""
+    return _loaded[0].simt_launches()
+
+
+def library() -> ctypes.CDLL:
+    """What `load` loaded."""
+    return _loaded[0]
