@@ -162,12 +162,14 @@ def empty_gradients(x, h0, c0, weights: Weights, wanted: Wanted) -> tuple:
 
 
 def plain_backward(
-    recurrence, doutput, dh_n, dc_n, dcells, of_tape, x, h0, c0, weights: Weights, tape: Tape,
+    layer_backward, doutput, dh_n, dc_n, dcells, of_tape, x, h0, c0, weights: Weights, tape: Tape,
     lengths, reset_mask, dropout: Dropout, wanted: Wanted,
 ):  # fmt: skip
-    """As `backward`, layer by layer, by ops that autograd can differentiate.
+    """As `backward`, layer by layer, by what autograd and vmap take.
 
     Args:
+        layer_backward: a layer's backward, with the arguments of `layer_ops._backward` after its
+        first.
         of_tape: gradients of the tape's lists hidden, lower_cells and gates, entries None where
         zero.
     """
@@ -180,8 +182,7 @@ def plain_backward(
         mask = dropout.mask(k - 1) if k else None
         below = dropout.apply(tape.outputs_of(k - 1), mask) if k else x
         weight_ih, weight_hh, weight_hr = of_layer((weights.ih, weights.hh, weights.hr), k)
-        layer_dx, dh0, dc0, *grads = layer_ops._backward(
-            recurrence,
+        layer_dx, dh0, dc0, *grads = layer_backward(
             doutput,
             *(None if d is None else d[k : k + 1] for d in (dh_n, dc_n)),
             dcells if k == L - 1 else dlower_cells[k],

@@ -12,13 +12,14 @@ dropout, the share that is dropped.
 """
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from . import ops, reference, stack, stack_backward, transforms, wavefront
+from . import layer_ops, lists, ops, reference, stack, stack_backward, transforms, wavefront
 from .ops import library
 from .stack import Dropout, Tape, Weights
 from .stack_backward import Wanted
@@ -90,8 +91,8 @@ def _forward_fake(
     family, x, h0, c0, weights_ih, weights_hh, biases_ih, biases_hh, weights_hr, lengths,
     reset_mask, dropout_masks, dropout, save_tape, save_cells,
 ):  # fmt: skip
-    lists = weights_ih, weights_hh, biases_ih, biases_hh, weights_hr, dropout_masks
-    ops.check_one_device(x, h0, c0, *(t for tensors in lists for t in tensors), lengths, reset_mask)
+    tensors_of = weights_ih, weights_hh, biases_ih, biases_hh, weights_hr, dropout_masks
+    ops.check_one_device(x, h0, c0, *(t for ts in tensors_of for t in ts), lengths, reset_mask)
     T, N, _ = x.shape
     L, _, H = c0.shape
     wide, below = reference.accumulation_dtype(x.dtype), L - 1 if save_tape else 0
@@ -109,52 +110,19 @@ def _forward_fake(
 
 def _backward_fake(family, doutput, dh_n, dc_n, dcells, *rest):
     x, h0, c0, weights, tape, lengths, reset_mask, dropout, wanted = _backward_parts(*rest)
-    lists = *weights, *tape[2:], dropout.masks
+    tensors_of = *weights, *tape[2:], dropout.masks
     ops.check_one_device(
         doutput, dh_n, dc_n, dcells, x, h0, c0, tape.output, tape.cells, lengths, reset_mask,
-        *(t for tensors in lists for t in tensors),
+        *(t for ts in tensors_of for t in ts),
     )  # fmt: skip
     return stack_backward.empty_gradients(x, h0, c0, weights, wanted)
-
-
-def _flatten(arguments: Sequence) -> tuple[list, list[int | None]]:
-    """The entries of all lists and what is in none, in their order; and of each argument its
-    length, None where it is no list."""
-    lengths = [len(a) if isinstance(a, (list, tuple)) else None for a in arguments]
-    flat = []
-    for a, length in zip(arguments, lengths, strict=True):
-        flat += [a] if length is None else a
-    return flat, lengths
-
-
-def _unflatten(flat: Sequence, lengths: Sequence[int | None]) -> tuple:
-    entries, found = iter(flat), []
-    for length in lengths:
-        found.append(next(entries) if length is None else [next(entries) for _ in range(length)])
-    return tuple(found)
-
-
-def _keep(ctx, arguments) -> None:
-    """Keep arguments, lists among them, for `_kept`."""
-    flat, ctx.lengths = _flatten(arguments)
-    ctx.save_for_backward(*(a if isinstance(a, Tensor) else None for a in flat))
-    ctx.others = [None if isinstance(a, Tensor) else a for a in flat]
-    ctx.set_materialize_grads(False)
-
-
-def _merged(tensors, others) -> list:
-    return [o if t is None else t for t, o in zip(tensors, others, strict=True)]
-
-
-def _kept(ctx) -> tuple:
-    return _unflatten(_merged(ctx.saved_tensors, ctx.others), ctx.lengths)
 
 
 def _setup_forward(ctx, inputs, output):
     *layers, biases_ih, biases_hh, weights_hr = inputs[:9]
     *masks, save_tape, _ = inputs[9:]
     y, _, _, *tape = output
-    _keep(ctx, (*layers, weights_hr, y, *tape, *masks))
+    lists.keep(ctx, (*layers, weights_hr, y, *tape, *masks))
     ctx.biases = len(biases_ih), len(biases_hh)
     ctx.has_tape = save_tape
 
@@ -162,29 +130,49 @@ def _setup_forward(ctx, inputs, output):
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
+def _batched(grads) -> bool:
+    """Whether vmap maps over any of them: torch.func's, or the older one of is_grads_batched."""
+    functorch = torch._C._functorch
+    return torch._C._are_functorch_transforms_active() or any(
+        functorch.is_legacy_batchedtensor(g) for g in grads if g is not None
+    )
+
+
+def _layer_backward(family: str):
+    """`layer_ops._backward` of a family as one op, for `plain_backward`."""
+    op = getattr(torch.ops.fastlstm, f"{family}_layer_backward")
+    return lambda doutput, dh_n, dc_n, dcells, _, *rest: op(doutput, dh_n, dc_n, dcells, *rest)
+
+
 @ops.outside_autocast
 def _forward_gradients(ctx, needs, doutput, dh_n, dc_n, dcells, *of_tape) -> tuple:
     """The gradients of the forward's arguments x to weights_hr; `needs`: which are needed."""
     ops.check_tape(ctx, "stack_forward")
-    family, *kept = _kept(ctx)
+    family, *kept = lists.kept(ctx)
     need_x, need_h0, need_c0, *need_weights = needs
     L = len(need_weights[0])
     need_dweights = [any(need[k] for need in need_weights if need) for k in range(L)]
     lowest = 0 if need_x or need_h0 or need_c0 else need_dweights.index(True)
     rest = *kept, lowest, need_x, need_dweights
     of_tape = [grads or [None] * L for grads in of_tape]
-    if all(grad is None for grads in of_tape for grad in grads):
+    plain = all(grad is None for grads in of_tape for grad in grads)
+    if plain and not _batched((doutput, dh_n, dc_n, dcells)):
         with contextlib.nullcontext() if torch.is_grad_enabled() else _below_autograd():
             results = torch.ops.fastlstm.stack_backward.default(
                 family, doutput, dh_n, dc_n, dcells, *rest
             )
     else:
         # Only a backward that was itself differentiated has gradients for the tape; compiled
-        # kernels leave those to the reference.
+        # kernels leave those to the reference. And vmap takes the op of a layer, but not one with
+        # lists.
+        rule = (
+            _layer_backward(family)
+            if plain
+            else functools.partial(layer_ops._backward, torch.ops.fastlstm.reference_backward)
+        )
         results = stack_backward.plain_backward(
-            torch.ops.fastlstm.reference_backward, doutput, dh_n, dc_n, dcells, of_tape,
-            *_backward_parts(*rest),
-        )  # fmt: skip
+            rule, doutput, dh_n, dc_n, dcells, of_tape, *_backward_parts(*rest)
+        )
     dx, dh0, dc0, dwi, dwh, dbias, dwr = results
     # Both biases have the same gradient; they must not have the same memory.
     dbh = [d.clone() for d in dbias] if ctx.biases[1] else []
@@ -211,21 +199,27 @@ def _plain_rule(lengths, others):
     from `others`."""
 
     def rule(*flat):
-        _, doutput, dh_n, dc_n, dcells, *rest = _unflatten(_merged(flat, others), lengths)
+        _, doutput, dh_n, dc_n, dcells, *rest = lists.unflatten(lists.merged(flat, others), lengths)
         parts = _backward_parts(*rest)
         none = [None] * len(parts[3].ih)
         of_tape = none, none, none
         results = stack_backward.plain_backward(
-            reference.lstm_backward, doutput, dh_n, dc_n, dcells, of_tape, *parts
+            functools.partial(layer_ops._backward, reference.lstm_backward),
+            doutput,
+            dh_n,
+            dc_n,
+            dcells,
+            of_tape,
+            *parts,
         )
-        return _flatten(results)[0]
+        return lists.flatten(results)[0]
 
     return rule
 
 
 def _backward_autograd(ctx, *grads):
     # To torch a list of tensors is many arguments, the list of bools, which is last, one.
-    needs, _ = _flatten(ctx.needs_input_grad[:-1])
+    needs, _ = lists.flatten(ctx.needs_input_grad[:-1])
     count = len(needs)
     flat = SimpleNamespace(
         saved_tensors=ctx.saved_tensors[:count],
@@ -234,9 +228,9 @@ def _backward_autograd(ctx, *grads):
     )
     rule = _plain_rule(ctx.lengths, ctx.others)
     found = ops.differentiate_backward(
-        flat, _flatten(grads)[0], rule, count, len(ctx.others) - count
+        flat, lists.flatten(grads)[0], rule, count, len(ctx.others) - count
     )
-    return *_unflatten(found[:count], ctx.lengths[:-1]), None
+    return *lists.unflatten(found[:count], ctx.lengths[:-1]), None
 
 
 for _name, _impl, _fake in (
@@ -251,7 +245,7 @@ torch.library.register_autograd(
 torch.library.register_autograd(
     "fastlstm::stack_backward",
     _backward_autograd,
-    setup_context=lambda ctx, inputs, output: _keep(ctx, inputs),
+    setup_context=lambda ctx, inputs, output: lists.keep(ctx, inputs),
     lib=library,
 )
 
@@ -262,18 +256,18 @@ class _Stack(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, lengths, *flat):
-        arguments = _unflatten(flat, lengths)
+        arguments = lists.unflatten(flat, lengths)
         with _below_autograd():
             results = torch.ops.fastlstm.stack_forward.default(*arguments)
         _setup_forward(ctx, arguments, results)
-        ctx.argument_lengths, ctx.result_lengths = lengths, _flatten(results)[1]
-        return tuple(_flatten(results)[0])
+        ctx.argument_lengths, ctx.result_lengths = lengths, lists.flatten(results)[1]
+        return tuple(lists.flatten(results)[0])
 
     @staticmethod
     def backward(ctx, *grads):
-        needs = _unflatten(ctx.needs_input_grad[1:], ctx.argument_lengths)[1:9]
-        found = _forward_gradients(ctx, needs, *_unflatten(grads, ctx.result_lengths))
-        flat = _flatten(found)[0]
+        needs = lists.unflatten(ctx.needs_input_grad[1:], ctx.argument_lengths)[1:9]
+        found = _forward_gradients(ctx, needs, *lists.unflatten(grads, ctx.result_lengths))
+        flat = lists.flatten(found)[0]
         return (None, None, *flat, *[None] * (len(ctx.needs_input_grad) - 2 - len(flat)))
 
 
@@ -305,7 +299,7 @@ def forward(arguments: tuple, save_tape: bool) -> tuple[Tensor, Tensor, Tensor, 
     if torch.compiler.is_compiling():
         return op(*arguments)[:4]
     if save_tape:
-        flat, lengths = _flatten(arguments)
+        flat, lengths = lists.flatten(arguments)
         return _Stack.apply(lengths, *flat)[:4]
     with _below_autograd():
         return op(*arguments)[:4]

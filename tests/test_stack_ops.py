@@ -11,6 +11,7 @@ from fastlstm import (
     functional,
     lanes,
     layer_ops,
+    reference,
     stack,
     stack_backward,
     stack_ops,
@@ -177,9 +178,20 @@ def test_a_lost_wait_shows(poisoned_empty):
 
 
 @pytest.mark.parametrize("name", ["masks", "projection", "bfloat16"])
-def test_lanes_use_their_own_memory_and_the_callers(name):
+def test_lanes_use_their_own_memory_and_round_no_state(name):
     x, h0, c0, *lists, lengths, reset_mask, masks, dropout = draw(name)
     ops = [getattr(torch.ops.fastlstm, f"reference_{w}").default for w in ("forward", "backward")]
+    wide, carried = reference.accumulation_dtype(x.dtype), set()
+
+    def noting(op, places):
+        def call(*args):
+            carried.update(args[k].dtype for k in places)
+            return op(*args)
+
+        return call
+
+    # c forwards; dh, dc and the c that enters backwards.
+    ops = noting(ops[0], [2]), noting(ops[1], [1, 2, 6])
     weights, of_dropout = stack.Weights(*lists), stack.Dropout(masks, dropout)
     L = len(weights.ih)
     with opened_as(Deferred("any")) as factory, Owners(factory) as owners:
@@ -195,6 +207,7 @@ def test_lanes_use_their_own_memory_and_the_callers(name):
             for tensor in result if type(result) is list else [result]:
                 tensor.sum()
     assert factory.opened == 2
+    assert carried == {wide}
     assert {0, L - 1} < set(owners.owners.values())
 
 
@@ -279,6 +292,18 @@ def test_dropout_draws_as_between_layers(packed, monkeypatch):
     monkeypatch.setenv(wavefront.VARIABLE, "0")
     for name, value in run(module, x, hx, seed=5).items():
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_of_gradients():
+    """torch.autograd.grad's is_grads_batched, which is vmap of the backward."""
+    arguments = draw("plain")
+    weight = arguments[4][1].requires_grad_()
+    output = in_one_op(arguments)[0]
+    many = torch.randn(3, *output.shape, dtype=output.dtype)
+    (found,) = torch.autograd.grad(output, weight, many, is_grads_batched=True, retain_graph=True)
+    for one, grad in zip(many, found, strict=True):
+        (expected,) = torch.autograd.grad(output, weight, one, retain_graph=True)
+        torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_backward_inside_autocast_computes_as_outside():
