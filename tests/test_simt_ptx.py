@@ -28,15 +28,10 @@ def round_to_tf32(x):
     return torch.where(rounded > limit, torch.inf, rounded).copysign(x)
 
 
-@needs_compiler
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", MMA)
-def test_mma(name, seed):
-    """d += a b, by the fragment layout that the PTX manual draws, in several warps at once."""
-    dtype, torch_dtype, K = MMA[name]
-    matrices = 40
-    a, b = torch.randn(matrices, 16, K), torch.randn(matrices, K, 8)
-    d = torch.randn(matrices, 16, 8)
+def run_mma(name, a, b, d, seed=0, **device):
+    """d + a b, and a and b as the instruction took them: (matrices, 16, K), (matrices, K, 8)."""
+    dtype, torch_dtype, _ = MMA[name]
+    matrices = len(d)
     if torch_dtype is None:
         # The last 13 bits do not count, whatever they are.
         a, b = ((x.view(torch.int32) & ~0x1FFF).view(torch.float32) for x in (a, b))
@@ -60,14 +55,47 @@ def test_mma(name, seed):
         "count": 0,
         "dtype": dtype,
     }
+    values |= {f"device.{field}": value for field, value in device.items()}
     outcome = run_small("mma", values, seed)
     assert outcome.code == "ok", outcome.report
     result = torch.full_like(d, torch.nan)
     for i in range(4):
         result[:, rows[i], columns[i]] = outcome.arrays["d"][..., i]
+    return result, a, b
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", MMA)
+def test_mma(name, seed):
+    """d += a b, by the fragment layout that the PTX manual draws, in several warps at once."""
+    K = MMA[name][2]
+    d = torch.randn(40, 16, 8)
+    result, a, b = run_mma(name, torch.randn(40, 16, K), torch.randn(40, K, 8), d, seed)
     a, b, d = a.double(), b.double(), d.double()
     magnitude = d.abs() + a.abs() @ b.abs()
     assert ((result - (d + a @ b)).abs() <= (K + 1) * 2.0**-24 * magnitude).all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("extra_bits", [0, 2])
+@pytest.mark.parametrize("name", MMA)
+def test_sums_that_are_cut_off(name, extra_bits):
+    """All terms to multiples of a unit below the largest's last place, and their sum to float32,
+    towards zero."""
+    K, matrices = MMA[name][2], 20
+    factors = torch.randn(matrices, 16, K) * 2.0 ** torch.randint(-9, 9, (matrices, 16, K))
+    d = torch.randn(matrices, 16, 8) * 2.0 ** torch.randint(-20, 20, (matrices, 16, 8))
+    d[0], factors[0] = 0, 0
+    device = {"tensor_core_extra_bits": extra_bits}
+    result, a, b = run_mma(name, factors, torch.randn(matrices, K, 8), d, **device)
+    products = a.double()[:, :, None] * b.double().mT[:, None]
+    terms = torch.cat([d.double()[..., None], products], -1)
+    unit = 2.0 ** (torch.frexp(terms.abs().amax(-1)).exponent.double() - 24 - extra_bits)
+    total = (terms / unit[..., None]).trunc().sum(-1) * unit
+    last = 2.0 ** (torch.frexp(total).exponent.double() - 24)
+    assert torch.equal(result.double(), (total / last).trunc() * last)
+    assert not torch.equal(result, (d.double() + a.double() @ b.double()).float())
 
 
 @needs_compiler

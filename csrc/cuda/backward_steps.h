@@ -56,9 +56,8 @@ class BackwardSteps {
         projected() ? factors(launch, args_.weight_hr, weight_hr_, s.H, s.P, call_.projected_width) : Factors{};
     const int64_t width = std::max(call_.passed_width, call_.projected_width);
     launch.over(s.D * s.N * width, "lstm_backward_kernel_start", lstm_backward_kernel_start<IO, Acc>, call_, width);
-    const bool only_narrow = std::is_same_v<Acc, double>;
-    const TileSize gates_tile = choose_tile(s.N, s.P, 1, 4 * s.H * sizeof(IO), s.D, device, only_narrow).size;
-    const TileSize out_tile = choose_tile(s.N, s.H, 1, s.P * sizeof(IO), s.D, device, only_narrow).size;
+    const TileSize gates_tile = choose_tile<Policy, 1>(s.N, s.P, 4 * s.H, s.D, device).size;
+    const TileSize out_tile = choose_tile<Policy, 1>(s.N, s.H, s.P, s.D, device).size;
     visit_tile<Acc, 1>(gates_tile, [&](auto gates_sample) {
       visit_tile<Acc, 1>(out_tile, [&](auto out_sample) {
         steps<decltype(gates_sample), decltype(out_sample)>(launch, through_gates, through_projection);

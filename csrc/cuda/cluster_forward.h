@@ -8,8 +8,7 @@
 
 namespace fastlstm::cuda {
 
-// A block's part of a layer in the forward direction: the four gates of kUnits units, all of K; so two tiles have i and f, g and o of
-// the same 8 units. Its sums go through shared memory, where the threads that step the cells take them.
+// A block's part of a layer in the forward direction: the four gates of kUnits units, all of K. Its sums go through shared memory, where the threads that step the cells take them.
 template <class Product_, int kStates_ = 2>
 struct ForwardShape : Product_ {
   using Product = Product_;
@@ -25,21 +24,20 @@ struct ForwardShape : Product_ {
   static constexpr size_t kSharedBytes = kSumsAt + Product::kWarpsK * Product::kRows * kSumStride * sizeof(typename Product::Acc);
 
   // The gate of a column, its unit, and where they stand among the sums.
-  static __device__ __forceinline__ int gate(int column) { return column / 16 % 2 * 2 + column / 8 % 2; }
-  static __device__ __forceinline__ int unit(int column) { return column / 32 * 8 + column % 8; }
+  static __device__ __forceinline__ int gate(int column) { return column / kUnits; }
+  static __device__ __forceinline__ int unit(int column) { return column % kUnits; }
   static __device__ __forceinline__ int sum_at(int warp_k, int row, int gate, int unit) {
     return (warp_k * Product::kRows + row) * kSumStride + gate * kUnits + unit;
   }
 };
 
-// The rows and units of a block, shared out to its threads: neighbours have neighbouring units. Where there are more threads than
-// places, some have none.
+// The rows and units of a block, shared out to its threads: neighbours have neighbouring units. Where the places do not go round, some
+// threads have one less.
 template <class Shape>
 struct ThreadPlaces {
   static constexpr int kPlaces = Shape::kUnits * Shape::kRows;
-  static constexpr int kElements = kPlaces < Shape::kThreads ? 1 : kPlaces / Shape::kThreads;
-  static constexpr bool kAll = kPlaces >= Shape::kThreads;
-  static_assert(!kAll || kElements * Shape::kThreads == kPlaces);
+  static constexpr int kElements = (kPlaces + Shape::kThreads - 1) / Shape::kThreads;
+  static constexpr bool kAll = kElements * Shape::kThreads == kPlaces;
 
   static __device__ __forceinline__ bool mine(int e) { return kAll || place(e) < kPlaces; }
   static __device__ __forceinline__ int row(int e) { return mine(e) ? place(e) / Shape::kUnits : 0; }
@@ -56,7 +54,7 @@ template <class Shape, bool kCluster>
 class ClusterStates {
  public:
   using IO = typename Shape::IO;
-  static_assert(ThreadPlaces<Shape>::kAll, "sending takes all threads of a warp");
+  static_assert(ThreadPlaces<Shape>::kPlaces % 32 == 0, "sending takes all threads of a warp");
 
   __device__ __forceinline__ ClusterStates(unsigned char* shared, int blocks, int64_t T)
       : states_(shared + Shape::kStatesAt),

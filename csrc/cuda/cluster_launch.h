@@ -86,20 +86,19 @@ class ClusterPlan {
       : call_(call),
         blocks_(static_cast<int>((call.sizes.H + Shape::kUnits - 1) / Shape::kUnits)),
         clusters_((call.sizes.N + Shape::kRows - 1) / Shape::kRows),
+        multiprocessors_(device.multiprocessors),
         launch_(kernel_for<Shape>(call), blocks_, clusters_, call.sizes.D, Shape::kThreads, Shape::kSharedBytes),
         resident_(kInClusters<Shape> && device.capability < 9 ? 0 : known_resident(device)) {}
 
-  // Predicted clocks of a step for all rows, INT64_MAX where it cannot run: the tensor cores' or shared memory's part of the
-  // product, whichever is longer; what other blocks send, at the rate of distributed shared memory; and what the cell and the
-  // exchange take whatever their size. Clusters that find no room wait for others to end.
+  // Predicted clocks of a step for all rows, INT64_MAX where it cannot run: the product; what other blocks send, at the rate of
+  // distributed shared memory; and what the cell and the exchange take whatever their size. Clusters that find no room wait for others
+  // to end, and blocks on one multiprocessor share it.
   int64_t clocks() const {
-    constexpr int64_t kWarps = Shape::kThreads / 32, kTilesK = Shape::kChunks * Shape::kTilesN;
-    constexpr int64_t kMmas = (kWarps + costs::kSchedulers - 1) / costs::kSchedulers * Shape::kTilesM * kTilesK * costs::kMma;
-    constexpr int64_t kShared = (Shape::kWeightBytes + kWarps * kTilesK * 256) / costs::kSharedBytesPerClock;
     if (resident_ == 0) return INT64_MAX;
-    const int64_t rounds = (clusters_ * call_.sizes.D + resident_ - 1) / resident_;
+    const int64_t all = clusters_ * call_.sizes.D, rounds = (all + resident_ - 1) / resident_;
+    const int64_t together = (std::min<int64_t>(all, resident_) * blocks_ + multiprocessors_ - 1) / multiprocessors_;
     const int64_t received = (blocks_ - 1) * Shape::kSentBytes / costs::kReceivedBytesPerClock;
-    return rounds * (costs::kClusterStep + (kMmas > kShared ? kMmas : kShared) + received);
+    return rounds * (costs::kClusterStep + together * (Shape::kProductClocks + received));
   }
 
   void run(Launcher& launch, const char* name) { launch_(launch, name, call_); }
@@ -113,14 +112,15 @@ class ClusterPlan {
   const Call& call_;
   int blocks_;
   int64_t clusters_;
+  int multiprocessors_;
   ClusterLaunch<Call> launch_;
   int resident_;
 };
 
 // Runs the call on clusters with 8 or 16 rows, whichever is predicted to be faster, or with no launcher only asks; false where the
-// step kernels, at `step_clocks`, are predicted to be faster than both.
+// step kernels, at `in_steps`, are predicted to be faster than both.
 template <template <class, int> class Shapes, class Policy, class Call>
-bool run_on_clusters(const Call& call, const char* name, int64_t step_clocks, Launcher* launch) {
+bool run_on_clusters(const Call& call, const char* name, int64_t in_steps, Launcher* launch) {
   const DeviceFacts device;
   int64_t best = INT64_MAX;
   const auto visit_both = [&](const auto& use) {
@@ -128,7 +128,7 @@ bool run_on_clusters(const Call& call, const char* name, int64_t step_clocks, La
     Shapes<Policy, 2>::visit(call.sizes.H, use);
   };
   visit_both([&](auto shape) { best = std::min(best, ClusterPlan<decltype(shape), Call>(call, device).clocks()); });
-  if (best == INT64_MAX || best > step_clocks) return false;
+  if (best == INT64_MAX || best > in_steps) return false;
   bool taken = false;
   visit_both([&](auto shape) {
     ClusterPlan<decltype(shape), Call> plan(call, device);
@@ -143,8 +143,7 @@ template <class Policy>
 bool run_clusters(const ForwardArgs& a, Launcher* launch) {
   const Sizes& s = a.sizes;
   if (!on_chip_may_take(s)) return false;
-  const int64_t in_steps =
-      choose_tile(s.N, s.H, 4, s.H * sizeof(typename Policy::IO), s.D, DeviceFacts(), false).clocks;
+  const int64_t in_steps = choose_tile<Policy, 4>(s.N, s.H, s.H, s.D, DeviceFacts()).clocks;
   return run_on_clusters<ForwardShapes, Policy>(on_chip_call<Policy>(a), "lstm_forward_kernel_cluster", in_steps, launch);
 }
 
@@ -152,8 +151,7 @@ template <class Policy>
 bool run_clusters(const BackwardArgs& a, Launcher* launch) {
   const Sizes& s = a.sizes;
   if (!on_chip_may_take(s)) return false;
-  const int64_t in_steps =
-      choose_tile(s.N, s.H, 1, 4 * s.H * sizeof(typename Policy::IO), s.D, DeviceFacts(), false).clocks;
+  const int64_t in_steps = choose_tile<Policy, 1>(s.N, s.H, 4 * s.H, s.D, DeviceFacts()).clocks;
   return run_on_clusters<BackwardShapes, Policy>(on_chip_call<Policy>(a), "lstm_backward_kernel_cluster", in_steps, launch);
 }
 

@@ -48,6 +48,7 @@ struct BackwardShapes {
       if (H <= 64) return use(Shape<4, 2, 1, 12, 4>{});
       if (H <= 128) return use(Shape<8, 1, 1, 20, 12>{});
       if (H <= 256) return use(Shape<8, 1, 2, 10, 22, 1>{});
+      if (H <= 512) return use(Shape<8, 1, 4, 6, 10, 1>{});
     }
   }
 };

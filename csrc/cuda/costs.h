@@ -9,6 +9,8 @@ namespace fastlstm::cuda::costs {
 constexpr int64_t kSchedulers = 4;
 // From one mma.sync of a scheduler to its next: m16n8k16 of 16-bit factors, or m16n8k8 of tf32 ones.
 constexpr int64_t kMma = 7;
+// Fused multiply-adds of float32 numbers.
+constexpr int64_t kMultipliersPerClock = 128;
 constexpr int64_t kSharedBytesPerClock = 128;
 // From the second-level cache into one multiprocessor.
 constexpr int64_t kCacheBytesPerClock = 64;

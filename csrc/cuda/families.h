@@ -8,13 +8,13 @@
 
 namespace fastlstm::cuda {
 
-// How a dtype is multiplied: operands.h.
+// How a dtype is multiplied: operands.h and float32.h.
 struct BFloat16Product;
 struct Float16Product;
 struct TF32Product;
+struct Float32Product;
 template <class T>
 struct PlainProduct;
-using Float32Product = PlainProduct<float>;
 using Float64Product = PlainProduct<double>;
 
 // A launch for each step: any size and device.
@@ -57,6 +57,8 @@ template <>
 constexpr bool kOnChip<Float16Product> = true;
 template <>
 constexpr bool kOnChip<TF32Product> = true;
+template <>
+constexpr bool kOnChip<Float32Product> = true;
 // And with a projection.
 template <class Policy>
 constexpr bool kProjectedOnChip = kOnChip<Policy> && !std::is_same_v<Policy, Float32Product>;

@@ -119,9 +119,14 @@ __device__ __forceinline__ void forward_cell(const ForwardCall<IO, Acc>& call, c
   }
 }
 
+// Blocks to a multiprocessor, for which the compiler then makes registers suffice; 0 leaves that to it. As many as shared memory has
+// room for, where a block is small.
+template <class Policy, class Tile>
+constexpr int kBlocks = Policy::kProductsAChunk > 1 && Tile::kThreads == 128 && Tile::kRows == 16 ? 8 : 0;
+
 // Step k: h W_hh^T and the cell. Blocks: row tiles, unit tiles, directions.
 template <class Policy, class Tile>
-__global__ void __launch_bounds__(Tile::kThreads)
+__global__ void __launch_bounds__(Tile::kThreads, kBlocks<Policy, Tile>)
     lstm_forward_kernel_step(const __grid_constant__ ForwardCall<typename Policy::IO, typename Policy::Acc> call,
                              const __grid_constant__ Factors factors, int64_t k) {
   FASTLSTM_SHARED(shared);

@@ -50,9 +50,8 @@ class ForwardSteps {
     const Factors out = projected() ? factors(launch, args_.weight_hr, weight_hr_, call_.unprojected_width, 1, s.P, s.H) : Factors{};
     const int64_t width = std::max(call_.entering_width, projected() ? call_.unprojected_width : s.H);
     launch.over(s.D * s.N * width, "lstm_forward_kernel_start", lstm_forward_kernel_start<IO, Acc>, call_, width);
-    const bool only_narrow = std::is_same_v<Acc, double>;
-    const TileSize gates_tile = choose_tile(s.N, s.H, 4, s.P * sizeof(IO), s.D, device, only_narrow).size;
-    const TileSize out_tile = choose_tile(s.N, s.P, 1, s.H * sizeof(IO), s.D, device, only_narrow).size;
+    const TileSize gates_tile = choose_tile<Policy, 4>(s.N, s.H, s.P, s.D, device).size;
+    const TileSize out_tile = choose_tile<Policy, 1>(s.N, s.P, s.H, s.D, device).size;
     visit_tile<Acc, 4>(gates_tile, [&](auto gates_sample) {
       visit_tile<Acc, 1>(out_tile, [&](auto out_sample) {
         steps<decltype(gates_sample), decltype(out_sample)>(launch, gates, out);

@@ -127,10 +127,12 @@ struct BackwardGridShapes {
   static void visit(int64_t H, const Use& use) {
     if constexpr (kTilesN > 2) {
       return;
-    } else if constexpr (sizeof(typename Policy::IO) == 2) {
-      if (H <= 1024) return use(Shape<1, 8, 1, 20, 12>{});
     } else {
-      if (H <= 512) return use(Shape<1, 8, 1, 20, 12>{});
+      constexpr int64_t kFew = sizeof(typename Policy::IO) == 2 ? 1024 : 512;
+      if (H <= kFew) return use(Shape<1, 8, 1, 20, 12>{});
+      if constexpr (kTilesN == 1) {
+        if (H <= kFew * 3 / 2) return use(Shape<1, 8, 1, 20, 28>{});
+      }
     }
   }
 };

@@ -43,11 +43,8 @@ struct GridPlan {
   // Clocks of a step: the tensor cores' or shared memory's part of the product, the state's way from the second-level cache into
   // every block, and the cell and the counter.
   int64_t clocks() const {
-    constexpr int64_t kWarps = Shape::kThreads / 32, kTilesK = Shape::kChunks * Shape::kTilesN;
-    constexpr int64_t kMmas = (kWarps + costs::kSchedulers - 1) / costs::kSchedulers * Shape::kTilesM * kTilesK * costs::kMma;
-    constexpr int64_t kShared = (Shape::kWeightBytes + kWarps * kTilesK * 256) / costs::kSharedBytesPerClock;
     const int64_t row_bytes = blocks * Shape::kUnits * GridStates<Shape>::kRowBytes / Shape::kMostUnits;
-    return costs::kGridStep + std::max(kMmas, kShared) + Shape::kRows * row_bytes / costs::kCacheBytesPerClock;
+    return costs::kGridStep + Shape::kProductClocks + Shape::kRows * row_bytes / costs::kCacheBytesPerClock;
   }
 };
 
@@ -77,11 +74,11 @@ bool launch_on_grid(Launcher* launch, const char* name, const Call& call, void* 
 }
 
 // Asks take(shape) with the shape for H, with 8, 16 or 32 rows a group, that is predicted to be fastest of those that fit, unless the
-// step kernels, at `step_clocks`, are.
+// step kernels, at `in_steps`, are.
 template <template <class, int> class Shapes, class Policy, class Take>
-bool visit_grid_shape(const Sizes& s, const DeviceFacts& device, int64_t step_clocks, const Take& take) {
+bool visit_grid_shape(const Sizes& s, const DeviceFacts& device, int64_t in_steps, const Take& take) {
   bool taken = false;
-  int64_t best = step_clocks;
+  int64_t best = in_steps;
   const auto predict = [&](auto shape) {
     using Shape = decltype(shape);
     const GridPlan<Shape> plan(s);
@@ -90,7 +87,7 @@ bool visit_grid_shape(const Sizes& s, const DeviceFacts& device, int64_t step_cl
   const auto ask = [&](auto shape) {
     using Shape = decltype(shape);
     const GridPlan<Shape> plan(s);
-    if (!taken && best < step_clocks && plan.clocks() == best && plan.fits(s, device)) taken = take(shape);
+    if (!taken && best < in_steps && plan.clocks() == best && plan.fits(s, device)) taken = take(shape);
   };
   const auto visit_all = [&](const auto& use) {
     Shapes<Policy, 1>::visit(s.H, use);
@@ -107,8 +104,7 @@ bool run_grid(const ForwardArgs& a, Launcher* launch, void* workspace, size_t& b
   if (!on_chip_may_take(a.sizes)) return false;
   const DeviceFacts device;
   const Sizes& s = a.sizes;
-  const int64_t in_steps =
-      choose_tile(s.N, s.H, 4, s.H * sizeof(typename Policy::IO), s.D, device, false).clocks;
+  const int64_t in_steps = choose_tile<Policy, 4>(s.N, s.H, s.H, s.D, device).clocks;
   const auto call = on_chip_call<Policy>(a);
   return visit_grid_shape<ForwardGridShapes, Policy>(s, device, in_steps, [&](auto shape) {
     return launch_on_grid<decltype(shape)>(launch, "lstm_forward_kernel_grid", call, workspace, bytes);
@@ -120,8 +116,7 @@ bool run_grid(const BackwardArgs& a, Launcher* launch, void* workspace, size_t& 
   if (!on_chip_may_take(a.sizes)) return false;
   const DeviceFacts device;
   const Sizes& s = a.sizes;
-  const int64_t in_steps =
-      choose_tile(s.N, s.H, 1, 4 * s.H * sizeof(typename Policy::IO), s.D, device, false).clocks;
+  const int64_t in_steps = choose_tile<Policy, 1>(s.N, s.H, 4 * s.H, s.D, device).clocks;
   const auto call = on_chip_call<Policy>(a);
   return visit_grid_shape<BackwardGridShapes, Policy>(s, device, in_steps, [&](auto shape) {
     return launch_on_grid<decltype(shape)>(launch, "lstm_backward_kernel_grid", call, workspace, bytes);

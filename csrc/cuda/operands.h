@@ -28,6 +28,24 @@ struct TensorCoreFragments {
     uint32_t bits[2];
   };
 
+  // How many mma.sync a chunk takes.
+  static constexpr int kProductsAChunk = 1;
+
+  // For stationary.h, which takes two chunks at a time: the weights of 16 columns, the state's words as ldmatrix gives them, and
+  // how many products they make. A thread with lane = 4 g + q has of a pair of chunks, 16 words a row, the words q + 4 w of row g.
+  using Part = A;
+  struct Weights {
+    Part part[2];
+  };
+  struct State {
+    uint32_t bits[4];
+  };
+  static constexpr int kProducts = 2;
+  // Whether the sums of a pair of chunks are made apart, from zero, and added to the others in float32.
+  static constexpr bool kApart = false;
+  // Instructions that a state's four words take beside the products.
+  static constexpr int kStateSlots = 0;
+
   static __device__ __forceinline__ void load(A& a, const unsigned char* tile, int lane) {
     ptx::ldmatrix_x4(a.bits, tile + (lane % 16) * kStride + lane / 16 * 16);
   }
@@ -41,23 +59,30 @@ template <class T>
 struct HalfFragments : TensorCoreFragments {
   using IO = T;
 
-  // The word of part 0 or 1 of a chunk that the thread at `pair` of its group holds, from the chunk's number at each k.
+  // at(half, k) is the weight of this thread's row g + 8 half at each k of the pair of chunks.
   template <class At>
-  static __device__ __forceinline__ void pack(uint32_t& bits, int pair, int part, const At& at) {
-    const int k = part * 8 + pair * 2;
-    bits = at(k).bits | static_cast<uint32_t>(at(k + 1).bits) << 16;
+  static __device__ __forceinline__ void pack(Weights& to, int q, const At& at) {
+#pragma unroll
+    for (int word = 0; word < 8; ++word) {
+      const int k = word / 2 * 8 + q * 2;
+      to.part[word / 4].bits[word % 4] = at(word % 2, k).bits | static_cast<uint32_t>(at(word % 2, k + 1).bits) << 16;
+    }
   }
-  // What a state's words need before they are factors.
-  template <int kCount>
-  static __device__ __forceinline__ void round(uint32_t (&)[kCount]) {}
+  static __device__ __forceinline__ State state(const uint32_t (&bits)[4]) { return {{bits[0], bits[1], bits[2], bits[3]}}; }
 };
 
 struct BFloat16Product : HalfFragments<BFloat16> {
   static __device__ __forceinline__ void multiply(float (&d)[4], const A& a, const B& b) { ptx::mma_bf16(d, a.bits, b.bits); }
+  static __device__ __forceinline__ void multiply(float (&d)[4], int product, const Weights& w, const State& s) {
+    multiply(d, w.part[product], {{s.bits[2 * product], s.bits[2 * product + 1]}});
+  }
 };
 
 struct Float16Product : HalfFragments<Float16> {
   static __device__ __forceinline__ void multiply(float (&d)[4], const A& a, const B& b) { ptx::mma_f16(d, a.bits, b.bits); }
+  static __device__ __forceinline__ void multiply(float (&d)[4], int product, const Weights& w, const State& s) {
+    multiply(d, w.part[product], {{s.bits[2 * product], s.bits[2 * product + 1]}});
+  }
 };
 
 // float32 tensors, factors rounded to the nearest tf32: the hardware alone would cut them off.
@@ -74,10 +99,23 @@ struct TF32Product : TensorCoreFragments {
   }
   static __device__ __forceinline__ void multiply(float (&d)[4], const A& a, const B& b) { ptx::mma_tf32(d, a.bits, b.bits); }
 
+  static constexpr int kStateSlots = 4;
+
   template <class At>
-  static __device__ __forceinline__ void pack(uint32_t& bits, int pair, int part, const At& at) {
-    bits = ptx::float_to_tf32(at(part * 4 + pair));
+  static __device__ __forceinline__ void pack(Weights& to, int q, const At& at) {
+#pragma unroll
+    for (int word = 0; word < 8; ++word) to.part[word / 4].bits[word % 4] = ptx::float_to_tf32(at(word % 2, word / 2 * 4 + q));
   }
+  static __device__ __forceinline__ State state(const uint32_t (&bits)[4]) {
+    State s{{bits[0], bits[1], bits[2], bits[3]}};
+    round(s.bits);
+    return s;
+  }
+  static __device__ __forceinline__ void multiply(float (&d)[4], int product, const Weights& w, const State& s) {
+    multiply(d, w.part[product], {{s.bits[2 * product], s.bits[2 * product + 1]}});
+  }
+
+ private:
   template <int kCount>
   static __device__ __forceinline__ void round(uint32_t (&bits)[kCount]) {
 #pragma unroll
@@ -90,7 +128,7 @@ template <class T>
 struct PlainProduct {
   using IO = T;
   using Acc = T;
-  static constexpr int kChunkBytes = 16;
+  static constexpr int kChunkBytes = 16, kProductsAChunk = 0;
   static constexpr int kCount = kChunkBytes / sizeof(T);
 
   struct alignas(kChunkBytes) Part {

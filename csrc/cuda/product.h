@@ -137,7 +137,8 @@ class Product {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const unsigned char* rows = stage + warp_m(warp) * Tile::kTilesM * 16 * kStride;
     const unsigned char* columns = stage + (Tile::kRows + warp_n(warp) * Tile::kTilesN * 8) * kStride;
-#pragma unroll
+// Where a chunk takes several products, more of them at once would need more registers.
+#pragma unroll(Policy::kProductsAChunk > 1 ? 2 : kRowBytes / Policy::kChunkBytes)
     for (int chunk = 0; chunk < kRowBytes / Policy::kChunkBytes / Tile::kWarpsK; ++chunk) {
       const int k = (chunk * Tile::kWarpsK + warp % Tile::kWarpsK) * Policy::kChunkBytes;
       typename Policy::A a[Tile::kTilesM];

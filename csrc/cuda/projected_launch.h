@@ -28,15 +28,7 @@ struct ProjectedPlan {
            Shape::kSharedBytes <= static_cast<size_t>(device.shared_bytes);
   }
 
-  // Of a product: the longer of the tensor cores' and shared memory's part.
-  template <class Product>
-  static constexpr int64_t product_clocks() {
-    constexpr int64_t kWarps = Product::kThreads / 32, kTilesK = Product::kChunks * Product::kTilesN;
-    constexpr int64_t kMmas = (kWarps + costs::kSchedulers - 1) / costs::kSchedulers * Product::kTilesM * kTilesK * costs::kMma;
-    constexpr int64_t kShared = (Product::kWeightBytes + kWarps * kTilesK * 256) / costs::kSharedBytesPerClock;
-    return std::max(kMmas, kShared);
-  }
-  static constexpr int64_t kProductClocks = product_clocks<typename Shape::Shared>() + product_clocks<typename Shape::Own>();
+  static constexpr int64_t kProductClocks = Shape::Shared::kProductClocks + Shape::Own::kProductClocks;
   // Of the parts that come into a block, two rows at a time, and of the outputs.
   int64_t part_bytes(const Sizes& s) const {
     const int64_t rows = std::min<int64_t>(s.N, Shape::kRows);
@@ -154,16 +146,12 @@ void visit_projected(const Use& use) {
 template <class Policy>
 int64_t projected_step_clocks(const ForwardArgs& a, const DeviceFacts& device) {
   const Sizes& s = a.sizes;
-  constexpr int64_t kBytes = sizeof(typename Policy::IO);
-  return choose_tile(s.N, s.H, 4, s.P * kBytes, s.D, device, false).clocks +
-         choose_tile(s.N, s.P, 1, s.H * kBytes, s.D, device, false).clocks;
+  return choose_tile<Policy, 4>(s.N, s.H, s.P, s.D, device).clocks + choose_tile<Policy, 1>(s.N, s.P, s.H, s.D, device).clocks;
 }
 template <class Policy>
 int64_t projected_step_clocks(const BackwardArgs& a, const DeviceFacts& device) {
   const Sizes& s = a.sizes;
-  constexpr int64_t kBytes = sizeof(typename Policy::IO);
-  return choose_tile(s.N, s.P, 1, 4 * s.H * kBytes, s.D, device, false).clocks +
-         choose_tile(s.N, s.H, 1, s.P * kBytes, s.D, device, false).clocks;
+  return choose_tile<Policy, 1>(s.N, s.P, 4 * s.H, s.D, device).clocks + choose_tile<Policy, 1>(s.N, s.H, s.P, s.D, device).clocks;
 }
 
 // Runs the call on the clusters that are predicted to be fastest, or with no launcher only asks; false where the step kernels are.

@@ -4,6 +4,8 @@
 // Here the weights are the 16-row factor of mma.sync and the batch's rows its 8 columns: a batch of one row wastes less of it.
 #pragma once
 
+#include "costs.h"
+#include "float32.h"
 #include "operands.h"
 
 namespace fastlstm::cuda {
@@ -21,12 +23,26 @@ struct StationaryShape {
   static constexpr int kThreads = 32 * kWarpsM * kWarpsK;
   static constexpr int kColumns = 16 * kTilesM * kWarpsM;
   static constexpr int kRows = 8 * kTilesN;
-  static constexpr int kChunkK = 32 / sizeof(IO), kK = kWarpsK * kChunks * kChunkK;
+  static constexpr int kPairs = kChunks / 2, kHeldPairs = kHeldChunks / 2, kSharedPairs = kSharedChunks / 2;
+  static constexpr int kPairK = 64 / sizeof(IO), kK = kWarpsK * kPairs * kPairK;
+  static constexpr int kParts = sizeof(typename Policy::Weights) / 16;
   // Bytes between the rows of a state in shared memory: eight of them, 16 bytes each, lie on different banks.
   static constexpr int kStateStride = kK * sizeof(IO) + 16;
   static constexpr int kStateBytes = kRows * kStateStride;
-  static constexpr int kWeightBytes = 32 * kWarpsM * kWarpsK * kTilesM * kSharedChunks * 16;
+  static constexpr int kWeightBytes = kThreads * kTilesM * kSharedPairs * kParts * 16;
   static_assert(kChunks % 2 == 0 && kHeldChunks % 2 == 0, "states are loaded two chunks at a time");
+
+  // Predicted: the tensor cores' time, the schedulers' (an instruction a clock) or shared memory's, whichever is longest. Sums that are
+  // made apart are cleared and added, four numbers each.
+  static constexpr int64_t kProductClocks = [] {
+    constexpr int64_t kWarps = kThreads / 32, kTurns = (kWarps + costs::kSchedulers - 1) / costs::kSchedulers * kPairs;
+    constexpr int64_t kMmas = kTurns * kTilesM * kTilesN * Policy::kProducts * costs::kMma;
+    constexpr int64_t kSlots =
+        kTurns * kTilesN * (1 + Policy::kStateSlots + kTilesM * (Policy::kProducts + (Policy::kApart ? 8 : 0)));
+    constexpr int64_t kShared = (kWeightBytes + kWarps * kPairs * kTilesN * 512) / costs::kSharedBytesPerClock;
+    constexpr int64_t kIssued = kMmas > kSlots ? kMmas : kSlots;
+    return kIssued > kShared ? kIssued : kShared;
+  }();
 };
 
 template <class Shape>
@@ -45,15 +61,16 @@ class StationaryProduct {
 #pragma unroll
     for (int m = 0; m < Shape::kTilesM; ++m) {
 #pragma unroll
-      for (int chunk = 0; chunk < Shape::kHeldChunks; ++chunk) {
-        fragment(held_[m][chunk], m, chunk, weight);
+      for (int pair = 0; pair < Shape::kHeldPairs; ++pair) {
+        fragment(held_[m][pair], m, pair, weight);
         __syncwarp();  // keeps the compiler from having all loads under way at once, and spilling for it
       }
 #pragma unroll 1
-      for (int chunk = 0; chunk < Shape::kSharedChunks; ++chunk) {
-        Fragment bits;
-        fragment(bits, m, Shape::kHeldChunks + chunk, weight);
-        *place(m, chunk) = bits;
+      for (int pair = 0; pair < Shape::kSharedPairs; ++pair) {
+        Fragment weights;
+        fragment(weights, m, Shape::kHeldPairs + pair, weight);
+#pragma unroll
+        for (int part = 0; part < Shape::kParts; ++part) *place(m, pair, part) = weights.part[part];
       }
     }
   }
@@ -68,15 +85,14 @@ class StationaryProduct {
         for (int k = 0; k < 4; ++k) sums[m][n][k] = 0;
       }
     }
-    state += lane_ % 8 * Shape::kStateStride + lane_ / 8 * 16 + warp_k() * Shape::kChunks * 32;
+    state += lane_ % 8 * Shape::kStateStride + lane_ / 8 * 16 + warp_k() * Shape::kPairs * 64;
 #pragma unroll
-    for (int chunk = 0; chunk < Shape::kHeldChunks; chunk += 2) {
-      multiply(sums, state + chunk * 32, [&](int m, int half) -> const Fragment& { return held_[m][chunk + half]; });
+    for (int pair = 0; pair < Shape::kHeldPairs; ++pair) {
+      multiply(sums, state + pair * 64, [&](int m, int part) { return held_[m][pair].part[part]; });
     }
 #pragma unroll 1
-    for (int chunk = 0; chunk < Shape::kSharedChunks; chunk += 2) {
-      multiply(sums, state + (Shape::kHeldChunks + chunk) * 32,
-               [&](int m, int half) -> const Fragment& { return *place(m, chunk + half); });
+    for (int pair = 0; pair < Shape::kSharedPairs; ++pair) {
+      multiply(sums, state + (Shape::kHeldPairs + pair) * 64, [&](int m, int part) { return *place(m, pair, part); });
     }
   }
 
@@ -98,51 +114,55 @@ class StationaryProduct {
   __device__ __forceinline__ int warp_k() const { return warp_ % Shape::kWarpsK; }
 
  private:
-  using Fragment = typename Policy::A;
+  using Fragment = typename Policy::Weights;
 
   __device__ __forceinline__ int column(int m, int row) const { return (warp_ / Shape::kWarpsK * Shape::kTilesM + m) * 16 + row; }
 
-  // Two chunks, with the weights that weight(m, 0) and weight(m, 1) give.
+  // A pair of chunks, with the weights whose parts weight(m, part) gives. Products of different tiles follow each other, since one
+  // with the sums of the last has to wait for it.
   template <class Weight>
-  static __device__ __forceinline__ void multiply(Sums& sums, const unsigned char* state,
-                                                  const Weight& weight) {
-    Fragment a[2][Shape::kTilesM];
+  static __device__ __forceinline__ void multiply(Sums& sums, const unsigned char* state, const Weight& weight) {
+    Fragment a[Shape::kTilesM];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int m = 0; m < Shape::kTilesM; ++m) {
 #pragma unroll
-      for (int m = 0; m < Shape::kTilesM; ++m) a[half][m] = weight(m, half);
+      for (int part = 0; part < Shape::kParts; ++part) a[m].part[part] = weight(m, part);
     }
 #pragma unroll
     for (int n = 0; n < Shape::kTilesN; ++n) {
       uint32_t b[4];
       ptx::ldmatrix_x4(b, state + n * 8 * Shape::kStateStride);
-      Policy::round(b);
+      const typename Policy::State factor = Policy::state(b);
+      Acc apart[Shape::kTilesM][4] = {};
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const typename Policy::B factor{{b[2 * half], b[2 * half + 1]}};
+      for (int product = 0; product < Policy::kProducts; ++product) {
 #pragma unroll
-        for (int m = 0; m < Shape::kTilesM; ++m) Policy::multiply(sums[m][n], a[half][m], factor);
+        for (int m = 0; m < Shape::kTilesM; ++m) Policy::multiply(Policy::kApart ? apart[m] : sums[m][n], product, a[m], factor);
+      }
+      if constexpr (Policy::kApart) {
+#pragma unroll
+        for (int m = 0; m < Shape::kTilesM; ++m) {
+#pragma unroll
+          for (int k = 0; k < 4; ++k) sums[m][n][k] += apart[m][k];
+        }
       }
     }
   }
 
-  __device__ __forceinline__ Fragment* place(int m, int chunk) const {
-    return reinterpret_cast<Fragment*>(shared_ + (m * Shape::kSharedChunks + chunk) * Shape::kThreads * 16);
+  __device__ __forceinline__ typename Policy::Part* place(int m, int pair, int part) const {
+    const int fragment = (m * Shape::kSharedPairs + pair) * Shape::kParts + part;
+    return reinterpret_cast<typename Policy::Part*>(shared_ + fragment * Shape::kThreads * 16);
   }
 
   template <class Weight>
-  __device__ __forceinline__ void fragment(Fragment& to, int m, int chunk, const Weight& weight) const {
-    const int first = (warp_k() * Shape::kChunks + chunk) * Shape::kChunkK;
-#pragma unroll
-    for (int part = 0; part < 4; ++part) {
-      const int at = column(m, lane_ / 4 + part % 2 * 8);
-      Policy::pack(to.bits[part], lane_ % 4, part / 2, [&](int k) { return weight(at, first + k); });
-    }
+  __device__ __forceinline__ void fragment(Fragment& to, int m, int pair, const Weight& weight) const {
+    const int first = (warp_k() * Shape::kPairs + pair) * Shape::kPairK;
+    Policy::pack(to, lane_ % 4, [&](int half, int k) { return weight(column(m, lane_ / 4 + half * 8), first + k); });
   }
 
   int warp_, lane_;
   unsigned char* shared_;
-  Fragment held_[Shape::kTilesM][Shape::kHeldChunks];
+  Fragment held_[Shape::kTilesM][Shape::kHeldPairs];
 };
 
 }  // namespace fastlstm::cuda

@@ -1,5 +1,7 @@
 // The step kernels for float32 tensors as they are.
 
+#include "float32.h"
+
 #include "backward_steps.h"
 #include "forward_steps.h"
 

@@ -1,5 +1,7 @@
-// Which tile serves which sizes. Unmeasured so far: the choice follows a count of bytes.
+// Which tile serves which sizes. Unmeasured so far: the choice follows a count of bytes and products.
 #pragma once
+
+#include <algorithm>
 
 #include "costs.h"
 #include "launch.h"
@@ -23,22 +25,34 @@ struct TileChoice {
   int64_t clocks;  // predicted for a step, its launch included
 };
 
-// Every block reads its rows and its columns of the factors once, `bytes` each, and a multiprocessor takes in at most 64 bytes a
-// clock of what it reads: so a launch takes as long as the busiest multiprocessor reads, and a time of its own beside that. The
-// least wins, the smaller tile on a tie.
-inline TileChoice choose_tile(int64_t rows, int64_t units, int gates, int64_t bytes, int64_t D, const DeviceFacts& device,
-                              bool only_narrow) {
+// Clocks in which the tensor cores make a block's products for so many chunks along K.
+template <class Policy, class Tile>
+constexpr int64_t product_clocks(int64_t chunks) {
+  constexpr int64_t kWarps = Tile::kThreads / 32, kTurns = (kWarps + costs::kSchedulers - 1) / costs::kSchedulers;
+  return kTurns * Tile::kTilesM * Tile::kTilesN * Policy::kProductsAChunk * costs::kMma * chunks / Tile::kWarpsK;
+}
+
+// Every block reads its rows and its columns of the factors once, and a multiprocessor takes in at most 64 bytes a clock of what it
+// reads: so a launch takes as long as the busiest multiprocessor reads, or multiplies (all of the tile, whatever rows there are), and
+// a time of its own beside that. The least wins, the smaller tile on a tie.
+template <class Policy, int kGates>
+TileChoice choose_tile(int64_t rows, int64_t units, int64_t k, int64_t D, const DeviceFacts& device) {
   const int multiprocessors = device.multiprocessors;
   constexpr int kLargeBytes = LargeTile::kStages * (LargeTile::kRows + LargeTile::kColumns) * kStride;
-  const auto choice = [&](TileSize size, int64_t tile_rows, int64_t tile_units) {
-    const int64_t row_tiles = (rows + tile_rows - 1) / tile_rows, unit_tiles = (units + tile_units - 1) / tile_units;
+  const auto choice = [&](TileSize size, auto tile) {
+    using Tile = decltype(tile);
+    constexpr int64_t kUnits = Tile::kColumns / kGates;
+    const int64_t row_tiles = (rows + Tile::kRows - 1) / Tile::kRows, unit_tiles = (units + kUnits - 1) / kUnits;
     const int64_t rounds = (row_tiles * unit_tiles * D + multiprocessors - 1) / multiprocessors;
-    const int64_t lines = (rows < tile_rows ? rows : tile_rows) + gates * (units < tile_units ? units : tile_units);
-    return TileChoice{size, costs::kLaunch + rounds * lines * bytes / costs::kCacheBytesPerClock};
+    const int64_t lines = std::min<int64_t>(rows, Tile::kRows) + kGates * std::min<int64_t>(units, kUnits);
+    const int64_t bytes = k * static_cast<int64_t>(sizeof(typename Policy::IO));
+    const int64_t read = lines * bytes / costs::kCacheBytesPerClock;
+    const int64_t multiplied = product_clocks<Policy, Tile>(bytes / Policy::kChunkBytes);
+    return TileChoice{size, costs::kLaunch + rounds * std::max(read, multiplied)};
   };
-  const TileChoice narrow = choice(TileSize::kNarrow, 16, 8), medium = choice(TileSize::kMedium, 64, gates == 4 ? 16 : 32),
-                   large = choice(TileSize::kLarge, 128, 128 / gates);
-  if (only_narrow || (narrow.clocks <= medium.clocks && narrow.clocks <= large.clocks)) return narrow;
+  const TileChoice narrow = choice(TileSize::kNarrow, NarrowTile<kGates>{}), medium = choice(TileSize::kMedium, MediumTile<kGates>{}),
+                   large = choice(TileSize::kLarge, LargeTile{});
+  if (sizeof(typename Policy::Acc) > 4 || (narrow.clocks <= medium.clocks && narrow.clocks <= large.clocks)) return narrow;
   return medium.clocks <= large.clocks || kLargeBytes > device.shared_bytes ? medium : large;
 }
 

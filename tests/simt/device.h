@@ -16,6 +16,7 @@ struct Device {
   int max_threads_multiprocessor = 2048;
   int fail_launch = 0;                 // a cudaError_t for the next launch to return, without running
   int ptx_version = 0;                 // what the kernels were compiled for, such as 80; 0: for this device
+  int tensor_core_extra_bits = -1;     // below float32's last place, where sums are cut off; -1: to nearest, one term after the other
   int dry = 0;                         // 1: launches are checked and noted, and no kernel runs
 };
 

@@ -28,6 +28,7 @@ USUAL = {
     "max_threads_multiprocessor": 2048,
     "fail_launch": 0,
     "ptx_version": 0,
+    "tensor_core_extra_bits": -1,
     "dry": 0,
 }
 _loaded: list[ctypes.CDLL] = []

@@ -240,8 +240,11 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* kernel, co
   simt::Launch made;
   const cudaError_t error = simt::check(*config, kernel, made);
   if (error != cudaSuccess) return simt::remember(error);
-  const int resident = simt::device().multiprocessors *
-                       simt::blocks_per_multiprocessor(simt::count(made.block), made.shared_bytes);
+  // How many registers the kernel has for a GPU is not known here: many, as if a multiprocessor had them for 390 threads.
+  const int threads = static_cast<int>(simt::count(made.block));
+  const int blocks = std::min(simt::blocks_per_multiprocessor(simt::count(made.block), made.shared_bytes),
+                              std::max(1, 390 / threads));
+  const int resident = simt::device().multiprocessors * blocks;
   *clusters = resident / static_cast<int>(simt::count(made.cluster));
   return cudaSuccess;
 }
@@ -262,6 +265,7 @@ bool simt_set_device(const char* field, int value) {
                                                  {"max_threads_multiprocessor", &d.max_threads_multiprocessor},
                                                  {"fail_launch", &d.fail_launch},
                                                  {"ptx_version", &d.ptx_version},
+                                                 {"tensor_core_extra_bits", &d.tensor_core_extra_bits},
                                                  {"dry", &d.dry}};
   for (const auto& [name, number] : fields) {
     if (std::strcmp(name, field) != 0) continue;

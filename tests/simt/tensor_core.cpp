@@ -1,6 +1,9 @@
 // mma and ldmatrix: the last lane of a warp to come computes for all, from the layouts that csrc/cuda/ptx.h describes.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
+#include "device.h"
 #include "ptx.h"
 
 namespace fastlstm {
@@ -18,7 +21,53 @@ struct Mma {
   const uint32_t* b;
 };
 
-// d += a b, products exact, sums in float32, in the order of k.
+// 2^exponent, for what double holds in normal form.
+double power_of_two(int exponent) {
+  const uint64_t bits = static_cast<uint64_t>(exponent + 1023) << 52;
+  double x;
+  std::memcpy(&x, &bits, 8);
+  return x;
+}
+
+int exponent_of(double x) {
+  uint64_t bits;
+  std::memcpy(&bits, &x, 8);
+  return static_cast<int>(bits >> 52 & 0x7ff) - 1023;
+}
+
+// The sum of `count` exact terms as tensor cores were found to make it: all are aligned to the largest, cut off towards zero
+// `extra_bits` bits below that one's last place in float32, added, and the sum is cut off to float32. After Fasi, Higham, Mikaitis &
+// Pranesh 2021, "Numerical behavior of NVIDIA tensor cores" (V100, T4, A100), and Khattak & Mikaitis 2025, "Accurate models of
+// NVIDIA tensor cores" (to B200). Architectures differ in the extra bits and in how many terms they take at a time; fewer bits are
+// the harder test. Here the largest is told by its normalised exponent, which cuts off the same or a bit more.
+float cut_off_sum(const double* terms, int count, int extra_bits) {
+  double largest = 0;
+  for (int k = 0; k < count; ++k) largest = std::max(largest, std::fabs(terms[k]));
+  if (largest == 0) return 0;
+  const int last = exponent_of(largest) - 23 - extra_bits;
+  const double scale = power_of_two(-last);
+  int64_t sum = 0;
+  for (int k = 0; k < count; ++k) sum += static_cast<int64_t>(terms[k] * scale);
+  int64_t magnitude = sum < 0 ? -sum : sum;
+  for (int64_t above = magnitude >> 24, bit = 0; above != 0; above >>= 1, ++bit) magnitude &= ~(int64_t{1} << bit);
+  const double total = static_cast<double>(magnitude) * power_of_two(last);
+  return static_cast<float>(sum < 0 ? -total : total);
+}
+
+// d + a b, for one row of a and column of b.
+template <int K>
+float cut_off_dot(float d, const float (&a)[K], const float (&b)[K][8], int column) {
+  double terms[K + 1] = {d};
+  float plain = d;
+  for (int k = 0; k < K; ++k) {
+    terms[k + 1] = static_cast<double>(a[k]) * b[k][column];
+    plain += a[k] * b[k][column];
+  }
+  // Infinities and NaN come out as in any other order.
+  return std::isfinite(plain) ? cut_off_sum(terms, K + 1, simt::device().tensor_core_extra_bits) : plain;
+}
+
+// d += a b, products exact; sums in float32 in the order of k, unless the device cuts off.
 template <int K>
 void multiply(Warp& warp, const float (&a)[16][K], const float (&b)[K][8]) {
   float d[16][8];
@@ -29,6 +78,10 @@ void multiply(Warp& warp, const float (&a)[16][K], const float (&b)[K][8]) {
     std::memcpy(&d[group + 8][column], from + 2, 8);
   }
   for (int m = 0; m < 16; ++m) {
+    if (simt::device().tensor_core_extra_bits >= 0) {
+      for (int n = 0; n < 8; ++n) d[m][n] = cut_off_dot<K>(d[m][n], a[m], b, n);
+      continue;
+    }
     for (int k = 0; k < K; ++k) {
       for (int n = 0; n < 8; ++n) d[m][n] += a[m][k] * b[k][n];
     }
