@@ -105,7 +105,7 @@ MUTANTS = {
     ),
     "weights of the wrong chunk": Mutant(
         "clusters", "forward", "stationary.h",
-        "(Shape::kHeldChunks + chunk) * 32", "(Shape::kHeldChunks + chunk) * 16",
+        "(Shape::kHeldPairs + pair) * 64", "(Shape::kHeldPairs + pair) * 32",
     ),
     "no wait for what others send": Mutant(
         "clusters", "forward", "exchange.h",
