@@ -58,8 +58,8 @@ class BackwardSteps {
     launch.over(s.D * s.N * width, "lstm_backward_kernel_start", lstm_backward_kernel_start<IO, Acc>, call_, width);
     const TileSize gates_tile = choose_tile<Policy, 1>(s.N, s.P, 4 * s.H, s.D, device).size;
     const TileSize out_tile = choose_tile<Policy, 1>(s.N, s.H, s.P, s.D, device).size;
-    visit_tile<Acc, 1>(gates_tile, [&](auto gates_sample) {
-      visit_tile<Acc, 1>(out_tile, [&](auto out_sample) {
+    visit_tile<Policy, 1>(gates_tile, [&](auto gates_sample) {
+      visit_tile<Policy, 1>(out_tile, [&](auto out_sample) {
         steps<decltype(gates_sample), decltype(out_sample)>(launch, through_gates, through_projection);
       });
     });

@@ -21,7 +21,7 @@ struct ForwardGridShapes<Float32Product, kTilesN> {
       visit_plain<4>(H, use);
     }
     if (H <= 512) {
-      use(Shape<1, 8, 1, 8, 0>{});
+      if constexpr (kTilesN == 1) use(Shape<1, 8, 1, 8, 0>{});
       return use(Shape<1, 8, 2, 4, 4>{});
     }
     if constexpr (kTilesN <= 2) {

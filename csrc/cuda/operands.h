@@ -128,7 +128,8 @@ template <class T>
 struct PlainProduct {
   using IO = T;
   using Acc = T;
-  static constexpr int kChunkBytes = 16, kProductsAChunk = 0;
+  static constexpr int kChunkBytes = 16, kProductsAChunk = 0, kStateSlots = 0;
+  static constexpr bool kApart = false;
   static constexpr int kCount = kChunkBytes / sizeof(T);
 
   struct alignas(kChunkBytes) Part {

@@ -20,16 +20,25 @@ using LargeTile = Tile<4, 2, 1, 2, 8, 3>;
 
 enum class TileSize { kNarrow, kMedium, kLarge };
 
+// float64 is there to be right, and has the narrow tile alone. Where a chunk takes several products these are most of the time, and the
+// large tile saves little of them.
+template <class Policy>
+constexpr TileSize kLargest = sizeof(typename Policy::Acc) > 4 ? TileSize::kNarrow
+                              : Policy::kProductsAChunk > 1 ? TileSize::kMedium
+                                                            : TileSize::kLarge;
+
 struct TileChoice {
   TileSize size;
   int64_t clocks;  // predicted for a step, its launch included
 };
 
-// Clocks in which the tensor cores make a block's products for so many chunks along K.
+// Clocks of a block's products for so many chunks along K: of the tensor cores, or of the schedulers where numbers are split first.
 template <class Policy, class Tile>
 constexpr int64_t product_clocks(int64_t chunks) {
   constexpr int64_t kWarps = Tile::kThreads / 32, kTurns = (kWarps + costs::kSchedulers - 1) / costs::kSchedulers;
-  return kTurns * Tile::kTilesM * Tile::kTilesN * Policy::kProductsAChunk * costs::kMma * chunks / Tile::kWarpsK;
+  constexpr int64_t kM = Tile::kTilesM, kN = Tile::kTilesN, kProducts = kM * kN * Policy::kProductsAChunk;
+  constexpr int64_t kSlots = kProducts + (kM + kN) + (2 * kM + kN) * Policy::kStateSlots / 2 + (Policy::kApart ? kM * kN * 8 : 0);
+  return kTurns * std::max(kProducts * costs::kMma, kSlots) * chunks / Tile::kWarpsK;
 }
 
 // Every block reads its rows and its columns of the factors once, and a multiprocessor takes in at most 64 bytes a clock of what it
@@ -47,20 +56,23 @@ TileChoice choose_tile(int64_t rows, int64_t units, int64_t k, int64_t D, const 
     const int64_t lines = std::min<int64_t>(rows, Tile::kRows) + kGates * std::min<int64_t>(units, kUnits);
     const int64_t bytes = k * static_cast<int64_t>(sizeof(typename Policy::IO));
     const int64_t read = lines * bytes / costs::kCacheBytesPerClock;
-    const int64_t multiplied = product_clocks<Policy, Tile>(bytes / Policy::kChunkBytes);
+    const int64_t multiplied = kLargest<Policy> == TileSize::kNarrow ? 0 : product_clocks<Policy, Tile>(bytes / Policy::kChunkBytes);
     return TileChoice{size, costs::kLaunch + rounds * std::max(read, multiplied)};
   };
   const TileChoice narrow = choice(TileSize::kNarrow, NarrowTile<kGates>{}), medium = choice(TileSize::kMedium, MediumTile<kGates>{}),
                    large = choice(TileSize::kLarge, LargeTile{});
-  if (sizeof(typename Policy::Acc) > 4 || (narrow.clocks <= medium.clocks && narrow.clocks <= large.clocks)) return narrow;
-  return medium.clocks <= large.clocks || kLargeBytes > device.shared_bytes ? medium : large;
+  const bool only_medium = kLargest<Policy> != TileSize::kLarge || kLargeBytes > device.shared_bytes;
+  const TileChoice wider = only_medium || medium.clocks <= large.clocks ? medium : large;
+  return kLargest<Policy> == TileSize::kNarrow || narrow.clocks <= wider.clocks ? narrow : wider;
 }
 
-// Calls visit with a value of the tile's type. float64 is there to be right, and has one.
-template <class Acc, int kGates, class Visit>
+// Calls visit with a value of the tile's type.
+template <class Policy, int kGates, class Visit>
 void visit_tile(TileSize size, const Visit& visit) {
-  if constexpr (sizeof(Acc) == 4) {
+  if constexpr (kLargest<Policy> == TileSize::kLarge) {
     if (size == TileSize::kLarge) return visit(LargeTile{});
+  }
+  if constexpr (kLargest<Policy> != TileSize::kNarrow) {
     if (size == TileSize::kMedium) return visit(MediumTile<kGates>{});
   }
   visit(NarrowTile<kGates>{});
