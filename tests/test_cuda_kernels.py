@@ -174,7 +174,7 @@ def test_lengths_out_of_range_are_clamped():
         assert torch.equal(value, found[1][name]), name
 
 
-def test_one_launch_a_step_for_both_directions():
+def test_one_launch_a_step_for_both_directions(in_steps):
     case = Case("recurrence", T=6, N=3, H=8, D=2, dtype=torch.float32)
     arguments, gradients = draw(case)
     before = family.launches()
@@ -187,7 +187,7 @@ def test_one_launch_a_step_for_both_directions():
 
 
 @pytest.mark.parametrize("which", ["forward", "backward"])
-def test_a_launch_that_fails_is_named_with_its_sizes(which):
+def test_a_launch_that_fails_is_named_with_its_sizes(which, in_steps):
     case = Case("recurrence", T=2, N=3, H=8, P=4, dtype=torch.float32)
     arguments, gradients = draw(case)
     tape = tape_of(forward(case, "reference", arguments))
@@ -207,7 +207,7 @@ def test_a_launch_that_fails_is_named_with_its_sizes(which):
     check(case, "simt")
 
 
-def test_too_little_shared_memory_is_an_error():
+def test_too_little_shared_memory_is_an_error(in_steps):
     case = Case("recurrence", T=2, N=200, H=130, dtype=torch.float32)
     arguments, _ = draw(case)
     with (
