@@ -52,8 +52,7 @@ def test_any_case_in_steps(case, kind, in_steps):
 @taken_in_turns(ON_CHIP, 1)
 def test_any_case_on_clusters(case, kind):
     before = family.launches()
-    projected = case.P is not None and case.P < case.H and kind != "float32"
-    outputs = case.P if projected else None
+    outputs = case.P if case.P is not None and case.P < case.H else None
     check_kind(replace(case, P=outputs), kind)
     assert family.launches() - before == 2 * (case.T > 0 and case.N > 0)
 

@@ -92,27 +92,26 @@ def test_a_grid_forward_and_steps_backward():
 # without any, slices that P does not fill, one output.
 PROJECTED = [("bfloat16", 8, *HP) for HP in ((100, 50), (130, 3), (200, 199), (320, 70))]
 PROJECTED += [("bfloat16", 16, 130, 70), ("bfloat16", 16, 200, 130), ("float16", 8, 129, 1)]
-PROJECTED += [("tf32", 8, *HP) for HP in ((50, 49), (65, 1), (140, 130))]
-PROJECTED += [("tf32", 16, 70, 35), ("tf32", 16, 140, 131)]
+for wide in ("tf32", "float32"):
+    PROJECTED += [(wide, 8, *HP) for HP in ((50, 49), (65, 1), (140, 130))]
+    PROJECTED += [(wide, 16, 70, 35), (wide, 16, 140, 131)]
 
 
 @pytest.mark.parametrize(("kind", "rows", "H", "P"), PROJECTED)
 def test_every_cluster_with_a_projection_under_any_schedule(kind, rows, H, P):
     case = Case("recurrence", T=3, N=9, H=H, P=P, dtype=torch.float32, masks="random")
-    device = {}
+    blocks = -(-H // (32 if kind in ("tf32", "float32") else 64))
     if rows == 16:  # room for four clusters
         case = replace(case, T=2, N=17, D=2)
-        blocks = -(-H // (64 if kind != "tf32" else 32))
-        device = {"multiprocessors": 4 * blocks, "max_threads_multiprocessor": 256}
     before = family.launches()
-    with family.simulated(seed=rows + H + P, **device):
+    with family.simulated(seed=rows + H + P, multiprocessors=132 if rows == 8 else 4 * blocks):
         check_kind(case, kind)
     assert family.launches() - before == 2
 
 
 # kind, H, P, and the multiprocessors that leave room for groups of 8 or 16 of the rows.
 PROJECTED_GRIDS = [("float16", 50, 25, 12), ("bfloat16", 50, 49, 8), ("tf32", 70, 50, 15)]
-PROJECTED_GRIDS += [("tf32", 70, 1, 10), ("bfloat16", 530, 520, 132)]
+PROJECTED_GRIDS += [("tf32", 70, 1, 10), ("bfloat16", 530, 520, 132), ("float32", 70, 69, 15)]
 
 
 @pytest.mark.parametrize(("kind", "H", "P", "multiprocessors"), PROJECTED_GRIDS)
@@ -145,8 +144,8 @@ def test_who_takes_which_sizes():
         assert launches("tf32", N=4, H=48, P=40) == launches("tf32", N=4, H=96, P=50) == 2
     # More outputs than a block takes.
     assert launches("tf32", N=4, H=2, P=300) >= in_projected_steps
-    assert launches("float32", N=4, H=96, P=50) >= in_projected_steps
-    assert launches("float32", N=4, H=96) == 2
+    assert launches("float32", N=4, H=96, P=50) == launches("float32", N=4, H=96) == 2
+    assert launches("float64", N=4, H=96, P=50) >= in_projected_steps
     assert launches("float64", N=4, H=96) == in_steps
     assert launches("bfloat16", T=2, N=2, H=800) == 2  # no cluster holds it: the grid
 

@@ -182,7 +182,7 @@ MUTANTS = {
     ),
     "units of W_hr off by one": Mutant(
         "projected clusters", "forward", "projected_forward.h",
-        "const int64_t unit = unit0 + k;", "const int64_t unit = unit0 + k + 1;",
+        "const int unit = unit0 + k;", "const int unit = unit0 + k + 1;",
     ),
     "no barrier between h~ and its product": Mutant(
         "projected clusters", "forward", "projected_forward.h",

@@ -1,8 +1,6 @@
 // What the families of kernels offer to recurrence.cu. Each is compiled for each policy in a file of its own.
 #pragma once
 
-#include <type_traits>
-
 #include "launch.h"
 #include "recurrence.h"
 
@@ -59,8 +57,5 @@ template <>
 constexpr bool kOnChip<TF32Product> = true;
 template <>
 constexpr bool kOnChip<Float32Product> = true;
-// And with a projection.
-template <class Policy>
-constexpr bool kProjectedOnChip = kOnChip<Policy> && !std::is_same_v<Policy, Float32Product>;
 
 }  // namespace fastlstm::cuda

@@ -21,15 +21,16 @@ __device__ __forceinline__ void backward_projected(const ClusterBackwardCall<typ
   const auto own = [&](int row) { return reinterpret_cast<IO*>(shared + Shape::kOwnStateAt + row * Shape::Own::kStateStride); };
   Acc* sums = reinterpret_cast<Acc*>(shared + Shape::kSumsAt);
 
+  const int H = static_cast<int>(s.H), P = static_cast<int>(s.P);  // what is on the chip is counted in 32 bits
   const IO* weight_hr = call.weight_hr + d * s.P * s.H;
   const StationaryProduct<typename Shape::Shared> hidden_product(shared + Shape::kSharedWeightsAt, [&](int column, int k) {
-    const int64_t unit = unit0 + column;
-    return unit < s.H && k < s.P ? weight_hr[k * s.H + unit] : IO{};
+    const int unit = unit0 + column;
+    return unit < H && k < P ? weight_hr[k * H + unit] : IO{};
   });
   const IO* weight_hh = call.weight_hh + d * 4 * s.H * s.P;
   const StationaryProduct<typename Shape::Own> output_product(shared + Shape::kOwnWeightsAt, [&](int output, int k) {
-    const int64_t unit = unit0 + k % Shape::kUnits;
-    return output < s.P && unit < s.H ? weight_hh[(k / Shape::kUnits * s.H + unit) * s.P + output] : IO{};
+    const int unit = unit0 + k % Shape::kUnits;
+    return output < P && unit < H ? weight_hh[(k / Shape::kUnits * H + unit) * P + output] : IO{};
   });
   for (int index = threadIdx.x; index < Shape::kRows * Shape::Shared::kK; index += Shape::kThreads) {
     dy(index / Shape::Shared::kK)[index % Shape::Shared::kK] = IO{};

@@ -20,15 +20,16 @@ __device__ __forceinline__ void forward_projected(const ClusterForwardCall<typen
   const auto own = [&](int row) { return reinterpret_cast<IO*>(shared + Shape::kOwnStateAt + row * Shape::Own::kStateStride); };
   Acc* sums = reinterpret_cast<Acc*>(shared + Shape::kSumsAt);
 
+  const int H = static_cast<int>(s.H), P = static_cast<int>(s.P);  // what is on the chip is counted in 32 bits
   const IO* weight_hh = call.weight_hh + d * 4 * s.H * s.P;
   const StationaryProduct<typename Shape::Shared> gates_product(shared + Shape::kSharedWeightsAt, [&](int column, int k) {
-    const int64_t unit = unit0 + column % Shape::kUnits;
-    return unit < s.H && k < s.P ? weight_hh[(column / Shape::kUnits * s.H + unit) * s.P + k] : IO{};
+    const int unit = unit0 + column % Shape::kUnits;
+    return unit < H && k < P ? weight_hh[(column / Shape::kUnits * H + unit) * P + k] : IO{};
   });
   const IO* weight_hr = call.weight_hr + d * s.P * s.H;
   const StationaryProduct<typename Shape::Own> output_product(shared + Shape::kOwnWeightsAt, [&](int output, int k) {
-    const int64_t unit = unit0 + k;
-    return output < s.P && k < Shape::kUnits && unit < s.H ? weight_hr[output * s.H + unit] : IO{};
+    const int unit = unit0 + k;
+    return output < P && k < Shape::kUnits && unit < H ? weight_hr[output * H + unit] : IO{};
   });
   for (int index = threadIdx.x; index < Shape::kRows * Shape::Shared::kK; index += Shape::kThreads) {
     const int row = index / Shape::Shared::kK, output = index % Shape::Shared::kK;

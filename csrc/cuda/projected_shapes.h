@@ -1,7 +1,10 @@
-// Which shape of a cluster or of the grid serves a layer with a projection. Unmeasured so far. A thread holds 24 fragments of weights,
-// of 4 words, in registers at most; what both products have beyond is in shared memory.
+// Which shape of a cluster or of the grid serves a layer with a projection. Unmeasured so far. A thread holds 96 words of weights in
+// registers at most: 24 chunks, or 16 of float32 split into three parts; what both products have beyond is in shared memory.
 #pragma once
 
+#include <type_traits>
+
+#include "float32.h"
 #include "projected_backward.h"
 #include "projected_forward.h"
 
@@ -20,6 +23,10 @@ struct ProjectedForwardShapes {
       if constexpr (kTilesN == 1) use(ProjectedForwardShape<Part<8, 1, 4, 4, 0>, Part<4, 2, 1, 4, 0>, 1>{});
       use(ProjectedForwardShape<Part<8, 1, 2, 8, 0>, Part<8, 1, 1, 4, 0>, kMostInCluster>{});
       use(ProjectedForwardShape<Part<8, 1, 2, 8, 8>, Part<8, 1, 2, 4, 0>, kMostInCluster>{});
+    } else if constexpr (std::is_same_v<Policy, Float32Product>) {
+      if constexpr (kTilesN == 1) use(ProjectedForwardShape<Part<8, 1, 2, 6, 2>, Part<4, 2, 1, 4, 0>, 1>{});
+      use(ProjectedForwardShape<Part<8, 1, 1, 12, 4>, Part<8, 1, 1, 4, 0>, kMostInCluster>{});
+      use(ProjectedForwardShape<Part<8, 1, 1, 8, 24>, Part<8, 1, 2, 4, 0>, kMostInCluster>{});
     } else {
       if constexpr (kTilesN == 1) use(ProjectedForwardShape<Part<8, 1, 2, 8, 0>, Part<4, 2, 1, 4, 0>, 1>{});
       use(ProjectedForwardShape<Part<8, 1, 1, 16, 0>, Part<8, 1, 1, 4, 0>, kMostInCluster>{});
@@ -39,6 +46,11 @@ struct ProjectedBackwardShapes {
       if constexpr (kTilesN == 1) use(ProjectedBackwardShape<Part<8, 1, 1, 4, 0>, Part<4, 2, 1, 16, 0>, 1>{});
       use(ProjectedBackwardShape<Part<4, 2, 1, 4, 0>, Part<8, 1, 1, 12, 4>, kMostInCluster>{});
       use(ProjectedBackwardShape<Part<4, 2, 1, 8, 0>, Part<8, 1, 2, 8, 8>, kMostInCluster>{});
+    } else if constexpr (std::is_same_v<Policy, Float32Product>) {
+      constexpr int kLess = kTilesN == 1 ? 0 : 4;  // with the sums and the tape of 16 rows, ptxas spills
+      if constexpr (kTilesN == 1) use(ProjectedBackwardShape<Part<4, 2, 1, 4, 0>, Part<4, 2, 1, 12, 4>, 1>{});
+      use(ProjectedBackwardShape<Part<2, 4, 1, 4, 0>, Part<8, 1, 1, 12 - kLess, 4 + kLess>, kMostInCluster>{});
+      use(ProjectedBackwardShape<Part<2, 4, 1, 8 - kLess, kLess>, Part<8, 1, 2, 4, 12>, kMostInCluster>{});
     } else {
       if constexpr (kTilesN == 1) use(ProjectedBackwardShape<Part<4, 2, 1, 4, 0>, Part<4, 2, 1, 16, 0>, 1>{});
       use(ProjectedBackwardShape<Part<2, 4, 1, 4, 0>, Part<8, 1, 1, 12, 4>, kMostInCluster>{});
@@ -60,6 +72,8 @@ struct ProjectedForwardGridShapes {
     if constexpr (sizeof(typename Policy::IO) == 2) {
       use(ProjectedForwardShape<Part<2, 4, 2, 8, 0>, Part<8, 1, 4, 2, 0>, kMostInGrid>{});
       if constexpr (kTilesN == 1) use(ProjectedForwardShape<Part<2, 4, 2, 4, 12>, Part<8, 1, 8, 2, 0>, kMostInGrid>{});
+    } else if constexpr (std::is_same_v<Policy, Float32Product>) {
+      if constexpr (kTilesN == 1) use(ProjectedForwardShape<Part<2, 4, 2, 4, 12>, Part<8, 1, 4, 2, 0>, kMostInGrid>{});
     } else {
       use(ProjectedForwardShape<Part<2, 4, 2, 8, 8>, Part<8, 1, 4, 2, 0>, kMostInGrid>{});
     }
@@ -75,7 +89,9 @@ struct ProjectedBackwardGridShapes {
   static void visit(const Use& use) {
     if constexpr (sizeof(typename Policy::IO) == 2) {
       use(ProjectedBackwardShape<Part<1, 8, 1, 4, 0>, Part<8, 1, 4, 4, 0>, kMostInGrid>{});
-      if constexpr (kTilesN == 1) use(ProjectedBackwardShape<Part<1, 8, 1, 8, 0>, Part<8, 1, 8, 2, 2>, kMostInGrid>{});
+      if constexpr (kTilesN == 1) use(ProjectedBackwardShape<Part<1, 8, 1, 4, 4>, Part<8, 1, 8, 2, 2>, kMostInGrid>{});
+    } else if constexpr (std::is_same_v<Policy, Float32Product>) {
+      if constexpr (kTilesN == 1) use(ProjectedBackwardShape<Part<1, 8, 1, 8, 0>, Part<8, 1, 4, 2, 6>, kMostInGrid>{});
     } else {
       use(ProjectedBackwardShape<Part<1, 8, 1, 8, 0>, Part<8, 1, 4, 4, 4>, kMostInGrid>{});
     }

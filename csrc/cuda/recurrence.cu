@@ -36,12 +36,11 @@ bool wanted(const char* family) {
 template <class Policy, class Args>
 bool run_on_chip(const Args& args, Launcher* launch, void* workspace, size_t& bytes) {
   bytes = 0;
-  if (args.weight_hr != nullptr) {
-    if constexpr (kProjectedOnChip<Policy>) {
+  if constexpr (kOnChip<Policy>) {
+    if (args.weight_hr != nullptr) {
       if (wanted("cluster") && run_projected_clusters<Policy>(args, launch)) return true;
       return wanted("grid") && run_projected_grid<Policy>(args, launch, workspace, bytes);
     }
-  } else if constexpr (kOnChip<Policy>) {
     if (wanted("cluster") && run_clusters<Policy>(args, launch)) return true;
     return wanted("grid") && run_grid<Policy>(args, launch, workspace, bytes);
   }

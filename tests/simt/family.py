@@ -25,7 +25,6 @@ USUAL = {
     "multiprocessors": 132,
     "max_shared_opt_in": 227 << 10,
     "capability_major": 9,
-    "max_threads_multiprocessor": 2048,
     "fail_launch": 0,
     "ptx_version": 0,
     "tensor_core_extra_bits": -1,
