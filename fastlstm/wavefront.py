@@ -81,7 +81,11 @@ def chunk_steps(
     captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     if L == 1 or asked == "0" or not cuts(family, dtype):
         return T
-    if asked == "auto" and not _gains(device, N, H, one_launch, captured):
+    # The other compiled kernels may be those of the whole grid, which need the GPU for themselves.
+    launched = family == "triton" or dtype == torch.float64
+    if asked == "auto" and not (
+        (one_launch or launched) and _gains(device, N, H, one_launch, captured)
+    ):
         return T
     chunk = best_chunk(T, L, STEP if one_launch else LAUNCHED_STEP, 0 if captured else HOST_CHUNK)
     return T if 2 * chunk > T else math.ceil(T / math.ceil(T / chunk))
