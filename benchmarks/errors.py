@@ -75,8 +75,11 @@ def contenders() -> list[Contender]:
 
     found = [Contender(NN_LSTM, "cpu"), Contender("reference", "cpu")]
     if native.load() is None:
-        best = ISAS.index(native.cpu_isa()) if native.cpu_isa() in ISAS else 0
-        found += [Contender("cpu", "cpu", isa) for isa in ISAS[: best + 1]]
+        best = native.cpu_isa()
+        isas = ISAS[: ISAS.index(best) + 1] if best in ISAS else (best,)
+        if best == "avx512":
+            isas += ("amx-emulated",)  # the same numbers without the instructions
+        found += [Contender("cpu", "cpu", isa) for isa in isas]
     gpu = torch.cuda.is_available()
     if gpu:
         found.append(Contender(NN_LSTM, "gpu"))
