@@ -161,12 +161,16 @@ def in_fresh_process(contender: Contender, timeout: float = 1800) -> list[dict[s
     if contender.where == "simulated":
         env |= {fake.VARIABLE: "1", "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "benchmarks.errors", json.dumps(asdict(contender))]
-    done = subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout
-    )
+    failed = {**asdict(contender), "kind": "all", "status": "failed"}
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        return [failed | {"error": f"not done in {timeout:g} s"}]
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        return [{**asdict(contender), "kind": "all", "status": "failed", "error": lines[-1]}]
+        return [failed | {"error": lines[-1]}]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
