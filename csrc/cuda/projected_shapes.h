@@ -50,7 +50,7 @@ struct ProjectedBackwardShapes {
       constexpr int kLess = kTilesN == 1 ? 0 : 4;  // with the sums and the tape of 16 rows, ptxas spills
       if constexpr (kTilesN == 1) use(ProjectedBackwardShape<Part<4, 2, 1, 4, 0>, Part<4, 2, 1, 12, 4>, 1>{});
       use(ProjectedBackwardShape<Part<2, 4, 1, 4, 0>, Part<8, 1, 1, 12 - kLess, 4 + kLess>, kMostInCluster>{});
-      use(ProjectedBackwardShape<Part<2, 4, 1, 8 - kLess, kLess>, Part<8, 1, 2, 4, 12>, kMostInCluster>{});
+      if constexpr (kTilesN == 1) use(ProjectedBackwardShape<Part<2, 4, 1, 8, 0>, Part<8, 1, 2, 4, 12>, kMostInCluster>{});
     } else {
       if constexpr (kTilesN == 1) use(ProjectedBackwardShape<Part<4, 2, 1, 4, 0>, Part<4, 2, 1, 16, 0>, 1>{});
       use(ProjectedBackwardShape<Part<2, 4, 1, 4, 0>, Part<8, 1, 1, 12, 4>, kMostInCluster>{});
