@@ -21,7 +21,7 @@ struct ForwardShapes<Float32Product, kTilesN> {
       visit_plain<2>(H, use);
       visit_plain<4>(H, use);
     }
-    if (H <= 64) use(Shape<8, 1, 2, 6, 2>{});
+    if (H <= 64) use(Shape<8, 1, 2, 4, 4>{});
     if (H <= 128) return use(Shape<4, 2, 1, 8, 0>{});
     if (H <= 256) return use(Shape<4, 2, 1, 16, 0>{});
     if (H <= 384) return use(Shape<6, 2, 1, 10, 14>{});
