@@ -1,5 +1,7 @@
 // The variants' kernels for float32 tensors.
 
+#include "float32.h"
+
 #include "variant_steps.h"
 
 namespace fastlstm::cuda {

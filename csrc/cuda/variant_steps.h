@@ -27,9 +27,9 @@ class VariantProduct {
   }
 
   void operator()(Launcher& launch) const {
-    const bool only_narrow = std::is_same_v<Acc, double>;
-    const TileSize tile = choose_tile(sizes_.N, factors_.units, 1, factors_.bytes, sizes_.D, DeviceFacts(), only_narrow).size;
-    visit_tile<Acc, 1>(tile, [&](auto sample) {
+    const int64_t width = factors_.bytes / static_cast<int64_t>(sizeof(IO));
+    const TileSize tile = choose_tile<Policy, 1>(sizes_.N, factors_.units, width, sizes_.D, DeviceFacts()).size;
+    visit_tile<Policy, 1>(tile, [&](auto sample) {
       using Tile = decltype(sample);
       using Block = Product<Policy, Tile, 1>;
       const auto kernel = lstm_variant_kernel_product<Policy, Tile>;
