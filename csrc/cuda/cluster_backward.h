@@ -46,10 +46,11 @@ __device__ __forceinline__ void backward_on_cluster(const ClusterBackwardCall<ty
   const auto part = [&](int64_t j, int source) { return parts + (j % 2 * sources + source) * Shape::kPartFloats; };
 
   Exchange<kCluster> exchange(reinterpret_cast<uint64_t*>(shared), blocks * Shape::kSentBytes, s.T);
-  const IO* weights = call.weight_hh + d * 4 * s.H * s.H;
+  const int H = static_cast<int>(s.H);  // a cluster holds few: 32 bits count its weights, in half the registers
+  const IO* weights = call.weight_hh + int64_t{d} * 4 * H * H;
   const StationaryProduct<typename Shape::Product> product(shared + Shape::kWeightsAt, [&](int unit, int k) {
-    const int64_t from = unit0 + k % Shape::kUnits;
-    return unit < s.H && from < s.H ? weights[(k / Shape::kUnits * s.H + from) * s.H + unit] : IO{};
+    const int from = unit0 + k % Shape::kUnits;
+    return unit < H && from < H ? weights[(k / Shape::kUnits * H + from) * H + unit] : IO{};
   });
   for (int index = threadIdx.x; index < Shape::kRows * Shape::kK; index += Shape::kThreads) {
     for (int j = 0; j < 2; ++j) state(j, index / Shape::kK)[index % Shape::kK] = IO{};
