@@ -1,43 +1,20 @@
-"""FastLSTM: the module. It holds the weights and keeps nn.LSTM's contract; the computation is
-functional.py's.
+"""FastLSTM: the module. It holds the weights and the settings, and keeps nn.LSTM's contract; what a
+call does with each form of input stands in forms.py, the computation in functional.py.
 """
 
-import contextlib
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import backends, nested, step_op
-from .arguments import (
-    has_hooks,
-    state_shapes,
-    state_widths,
-    states_of,
-    weights_by_name,
-    weights_of,
-    zero_states,
-)
+from . import backends, forms
 from .checkpointing import check_every
-from .checks import check_lengths, check_reset_mask, check_states
-from .exchange import (
-    for_torchscript,
-    proxies,
-    rebuild,
-    tell_quantization,
-    trace_as_leaf,
-)
-from .functional import autocast_dtype, run_layers, to_autocast
-from .packing import packing_of
+from .exchange import for_torchscript, rebuild, tell_quantization
+from .streaming import direct_step
 from .variant_settings import (
     PLAIN,
     checked,
-    is_plain,
     refuse_variants,
     reset_norms,
     take_variants,
-    variant_of,
     variants_of,
 )
 
@@ -186,201 +163,7 @@ class FastLSTM(nn.LSTM):
             ValueError: lengths or reset_mask do not fit the input, or what the class lists; the
             text names the argument. Otherwise what nn.LSTM raises, in its words.
         """
-        if type(input) is not Tensor:
-            if isinstance(input, PackedSequence):
-                return self._forward_packed(input, hx, lengths, reset_mask, return_cell_sequence)
-            if proxies(input):
-                return self._trace(input, hx, lengths, reset_mask, return_cell_sequence)
-        if nested.is_nested(input):
-            return self._forward_nested(input, hx, lengths, reset_mask, return_cell_sequence)
-        dims = input.dim()
-        plain = lengths is None and reset_mask is None and not return_cell_sequence
-        if dims not in (2, 3) or (plain and torch.jit.is_tracing()):
-            # A trace then holds torch's own op, which runs and exports without fastlstm.
-            return self._as_torch(input, hx, plain)
-        wanted = autocast_dtype(input.device)
-        x = input if wanted is None else to_autocast(input, wanted)
-        layers = weights_of(self, x, wanted)
-        if layers is None:
-            return self._as_torch(input, hx, plain)
-        layout = "(T, N)"
-        if dims == 2:
-            x, layout = x.unsqueeze(1), "(T,)"
-        elif self.batch_first:
-            x, layout = x.transpose(0, 1), "(N, T)"
-        T, N, _ = x.shape
-        if hx is None:
-            h0, c0 = zero_states(self, x, N)
-        else:
-            states = states_of(self, hx, x, N if dims == 3 else None, wanted)
-            if states is None:
-                if proxies(hx):
-                    return self._trace(input, hx, lengths, reset_mask, return_cell_sequence)
-                return self._as_torch(input, hx, plain)
-            h0, c0 = states
-        if lengths is not None:
-            if dims == 2 and isinstance(lengths, Tensor) and lengths.dim() == 0:
-                lengths = lengths.unsqueeze(0)
-            lengths = check_lengths(lengths, T, N, x.device)
-        if reset_mask is not None:
-            reset_mask = check_reset_mask(reset_mask, T, N, x.device, layout)
-        output, h_n, c_n, cells = self._run(
-            x, h0, c0, layers, lengths, reset_mask, return_cell_sequence, wanted
-        )
-        if dims == 2:
-            output, h_n, c_n = output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
-            cells = None if cells is None else cells.squeeze(1)
-        elif self.batch_first:
-            output = output.transpose(0, 1)
-            cells = None if cells is None else cells.transpose(0, 1)
-        return (output, (h_n, c_n)) if cells is None else (output, (h_n, c_n), cells)
-
-    def _forward_packed(self, input, hx, lengths, reset_mask, return_cell_sequence):
-        _refuse_lengths(lengths, "PackedSequence")
-        data, batch_sizes, sorted_indices, unsorted_indices = input
-        packing = packing_of(input)
-        wanted = autocast_dtype(data.device)
-        if wanted is not None:
-            data = to_autocast(data, wanted)
-        layers = weights_of(self, data, wanted)
-        if layers is None or data.dim() != 2:
-            # nn.LSTM does not check this, and reads on for some of it.
-            self.check_input(data, batch_sizes)
-            raise ValueError(
-                f"input: got a PackedSequence of data on {data.device} and of {data.dtype}, "
-                f"expected those of the weights, {self._flat_weights[0].device} and "
-                f"{self._flat_weights[0].dtype}"
-            )
-        states = self._checked_states(hx, data, packing.N, wanted)
-        h0, c0 = states if hx is None else self.permute_hidden(states, sorted_indices)
-        if torch.jit.is_tracing() and reset_mask is None and not return_cell_sequence:
-            return self._as_torch(input, hx, True)
-        if reset_mask is not None:
-            layout = "(N, T)" if self.batch_first else "(T, N)"
-            reset_mask = check_reset_mask(reset_mask, packing.T, packing.N, data.device, layout)
-            if sorted_indices is not None:
-                reset_mask = reset_mask.index_select(1, sorted_indices)
-        lengths = None if packing.lengths is None else packing.lengths.to(data.device)
-        output, h_n, c_n, cells = self._run(
-            packing.pad(data),
-            h0,
-            c0,
-            layers,
-            lengths,
-            reset_mask,
-            return_cell_sequence,
-            wanted,
-            packing,
-        )
-
-        def pack(sequence):
-            return PackedSequence(
-                packing.pack(sequence), batch_sizes, sorted_indices, unsorted_indices
-            )
-
-        states = self.permute_hidden((h_n, c_n), unsorted_indices)
-        return (pack(output), states) if cells is None else (pack(output), states, pack(cells))
-
-    def _checked_states(self, hx, data, N, wanted):
-        """hx as tensors of the right shapes, or zeros, beside rows of data (S, I)."""
-        if hx is None:
-            return zero_states(self, data, N)
-        if wanted is not None and isinstance(hx, (tuple, list)):
-            hx = [to_autocast(s, wanted) for s in hx]
-        check_states(hx, *state_shapes(self, N), data)
-        return hx
-
-    def _forward_nested(self, input, hx, lengths, reset_mask, return_cell_sequence):
-        _refuse_lengths(lengths, "NestedTensor")
-        packing = nested.jagged_of(input)
-        values = input.values()
-        wanted = autocast_dtype(values.device)
-        if wanted is not None:
-            values = to_autocast(values, wanted)
-        layers = weights_of(self, values, wanted)
-        if layers is None:
-            first = self._flat_weights[0]
-            raise ValueError(
-                f"input: got a NestedTensor of {values.shape[1]} features, {values.dtype}, on "
-                f"{values.device}, expected {self.input_size}, {first.dtype}, on {first.device}"
-            )
-        h0, c0 = self._checked_states(hx, values, packing.N, wanted)
-        if reset_mask is not None and nested.is_nested(reset_mask):
-            reset_mask = packing.pad(nested.mask_values(reset_mask, input))
-        elif reset_mask is not None:
-            sizes = packing.T, packing.N, values.device, "(N, T)"
-            reset_mask = check_reset_mask(reset_mask, *sizes)
-        output, h_n, c_n, cells = self._run(
-            packing.pad(values),
-            h0,
-            c0,
-            layers,
-            packing.lengths,
-            reset_mask,
-            return_cell_sequence,
-            wanted,
-            packing,
-        )
-        output = nested.like(input, packing.pack(output))
-        if cells is None:
-            return output, (h_n, c_n)
-        return output, (h_n, c_n), nested.like(input, packing.pack(cells))
-
-    def _run(self, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=None):
-        """`functional.run_layers` with this module's dropout and backend, outside of autocast; all
-        is time-major.
-        """
-        between = None
-        if self.training and self.dropout and len(layers) > 1:
-
-            def between(y):
-                if packing is None:
-                    return F.dropout(y, self.dropout)
-                # nn.LSTM draws its mask for the packed rows, and the same seed is to give the same
-                # mask.
-                return packing.pad(F.dropout(packing.pack(y), self.dropout))
-
-        guard = (
-            contextlib.nullcontext()
-            if wanted is None
-            else torch.autocast(x.device.type, enabled=False)
-        )
-        with guard:
-            return run_layers(
-                x,
-                h0,
-                c0,
-                layers,
-                lengths=lengths,
-                reset_mask=reset_mask,
-                return_cells=cells,
-                between_layers=between,
-                dropout=self.dropout,
-                backend=self.backend,
-                variant=variant_of(self, x, wanted),
-                checkpoint_every=self.checkpoint_every,
-            )
-
-    def _as_torch(self, input, hx, plain: bool):
-        """What does not fit is refused by nn.LSTM's own call, in its own words; should it fit
-        there, that is the result.
-        """
-        result = super().forward(input, hx)
-        if plain:
-            if self.training or self.layer_norm or any(self.zoneout):
-                refuse_variants(self, "torch.jit.trace")
-            return result
-        raise ValueError(
-            "input: fastlstm does not take these arguments, and nn.LSTM, which does, has no "
-            "lengths, reset_mask or return_cell_sequence; leave those out"
-        )
-
-    def _trace(self, input, hx, lengths, reset_mask, return_cell_sequence):
-        given = {"lengths": lengths, "reset_mask": reset_mask}
-        given = {name: value for name, value in given.items() if value is not None}
-        if return_cell_sequence is not False:
-            given["return_cell_sequence"] = return_cell_sequence
-        return trace_as_leaf(self, (input,) if hx is None else (input, hx), given)
+        return forms.call(self, input, hx, lengths, reset_mask, return_cell_sequence)
 
     def step(self, x_t: Tensor, state: tuple[Tensor, Tensor] | None = None):
         """One time step, for streaming: the module called with T = 1.
@@ -408,41 +191,13 @@ class FastLSTM(nn.LSTM):
             )
         if x_t.dim() not in (1, 2):
             raise ValueError(f"x_t: got shape {tuple(x_t.shape)}, expected (N, I) or (I,)")
-        result = self._direct_step(x_t, state)
-        if result is not None:
-            return result
+        if type(self).forward is FastLSTM.forward:
+            result = direct_step(self, x_t, state)
+            if result is not None:
+                return result
         time = 1 if self.batch_first and x_t.dim() == 2 else 0
         output, state = self(x_t.unsqueeze(time), state)
         return output.squeeze(time), state
-
-    def _direct_step(self, x_t, state):
-        """The step as one op, where nothing else may stand between: no hook, no forward of a
-        subclass, no variant, no dropout. None where the op does not serve or does not take the
-        arguments.
-        """
-        if (
-            torch.compiler.is_compiling()
-            or type(x_t) is not Tensor
-            or "forward" in self.__dict__
-            or type(self).forward is not FastLSTM.forward
-            or not is_plain(self)
-            or has_hooks(self)
-        ):
-            return None
-        weights = weights_by_name(self, self._flat_weights_names)
-        if state is None:
-            lead = (self.num_layers, *x_t.shape[:-1])
-            state = (x_t.new_zeros(*lead, width) for width in state_widths(self))
-        elif type(state) not in (tuple, list) or len(state) != 2:
-            return None
-        h, c = state
-        if not step_op.serves(x_t, (h, c), weights, self.backend):
-            return None
-        try:
-            y, h_n, c_n = step_op.lstm_step(x_t, h, c, weights)
-        except RuntimeError:  # what does not fit: the general way says so
-            return None
-        return y, (h_n, c_n)
 
     @classmethod
     def from_torch(cls, lstm: nn.LSTM, **options) -> "FastLSTM":
@@ -501,11 +256,3 @@ class FastLSTM(nn.LSTM):
 
     def __prepare_scriptable__(self):
         return for_torchscript(nn.LSTM, self)
-
-
-def _refuse_lengths(lengths, beside: str) -> None:
-    if lengths is not None:
-        raise ValueError(
-            f"lengths: got a tensor beside a {beside}, which has lengths of its own; give one of "
-            "them"
-        )
