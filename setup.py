@@ -91,7 +91,7 @@ def cuda_options(home):
 def forget_outdated(build):
     """Delete the objects of .cu sources that are older than a header. Under a torch without CUDA
     ninja is not told which headers they include."""
-    newest = max(map(os.path.getmtime, glob("csrc/**/*.h", recursive=True)))
+    newest = max(map(os.path.getmtime, glob("csrc/cuda/*.h") + glob("csrc/core/*.h")))
     for source in glob("csrc/cuda/*.cu"):
         compiled = os.path.join(build, os.path.splitext(source)[0] + ".o")
         if os.path.exists(compiled) and os.path.getmtime(compiled) < newest:
