@@ -10,9 +10,9 @@
 
 namespace fastlstm {
 
-// Gates of one stretch: large enough for mm to run at its full rate, small enough for the third-level cache, and below the size
-// from which malloc fetches fresh pages every time.
-inline constexpr int64_t kForwardBytes = int64_t{4} << 20, kBackwardBytes = int64_t{16} << 20, kRowsForProduct = 256;
+// Gates of one stretch: rows enough for mm to run at its full rate, and to be worth the threads' start; few enough to be still in a
+// near cache when they are used (measured: benchmarks/log.md). The same for every number of threads, so that the sums are too.
+inline constexpr int64_t kForwardBytes = int64_t{1} << 20, kBackwardBytes = int64_t{4} << 20, kRowsForProduct = 256;
 
 struct LayerShape {
   int64_t T, N, D, I, H, P;

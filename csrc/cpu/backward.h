@@ -154,8 +154,7 @@ class Backward : BackwardTape<Acc, IO> {
   void hidden_gradients(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
     alignas(64) Acc sums[Product::kRows * kPanel * L];
     typename Product::Engine engine;
-    for (int64_t p = hh_panels_.share_begin[u]; p < hh_panels_.share_begin[u + 1]; ++p) {
-      const Panel& panel = hh_panels_.panels[p];
+    hh_panels_.for_share(u, buffer == 1, [&](const Panel& panel) {
       for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
         if (!projected()) this->prefetch_tape(d, t, slot, rows, panel);
@@ -175,7 +174,7 @@ class Backward : BackwardTape<Acc, IO> {
           }
         });
       });
-    }
+    });
   }
 
   void unproject(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {

@@ -151,8 +151,7 @@ class Forward {
     alignas(64) Acc sums[Product::kRows * kPanel * L];
     const typename Product::Packed* packed = packed_hh_ + d * gate_panels_.elements;
     typename Product::Engine engine;
-    for (int64_t p = gate_panels_.share_begin[u]; p < gate_panels_.share_begin[u + 1]; ++p) {
-      const Panel& panel = gate_panels_.panels[p];
+    gate_panels_.for_share(u, buffer == 1, [&](const Panel& panel) {
       const int64_t unit = panel.vector * L, units = std::min<int64_t>(L, s_.H - unit);
       for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
@@ -176,7 +175,7 @@ class Forward {
           }
         }
       });
-    }
+    });
   }
 
   // Makes doubtful sums from the numbers themselves.

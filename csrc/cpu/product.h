@@ -92,6 +92,14 @@ struct Panels {
       share_begin.push_back(static_cast<int64_t>(panels.size()));
     }
   }
+
+  // body(panel) for each panel of share u. Steps that take turns at going forwards and backwards begin with the panels that the
+  // last step ended with, which are still in the nearer cache where all of them are not.
+  template <class Body>
+  FASTLSTM_INLINE void for_share(int u, bool backwards, const Body& body) const {
+    const int64_t begin = share_begin[u], end = share_begin[u + 1];
+    for (int64_t k = begin; k < end; ++k) body(panels[backwards ? begin + end - 1 - k : k]);
+  }
 };
 
 // out[k * out_stride + j] = rows[j * row_stride + k] for k in [0, K) and lanes j in [0, L); lanes from `count` on are 0.
