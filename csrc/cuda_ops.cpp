@@ -35,8 +35,9 @@ ForwardResults cuda_forward(
   args.c_n = start.c_n.mutable_data_ptr();
   args.cells = start.keep_cells ? start.cells.mutable_data_ptr() : nullptr;
   args.gates = start.keep_gates ? start.gates.mutable_data_ptr() : nullptr;
-  Tensor workspace = scratch(h0, cuda::forward_workspace(args));
-  raise_if_failed(cuda::forward(args, workspace.mutable_data_ptr(), device.stream()));
+  const cuda::Choice choice = cuda::choose(args);
+  Tensor workspace = scratch(h0, choice.workspace);
+  raise_if_failed(cuda::forward(args, choice, workspace.mutable_data_ptr(), device.stream()));
   return start.results();
 }
 
@@ -70,8 +71,9 @@ BackwardResults cuda_backward(
   args.dh0 = start.dh0.mutable_data_ptr();
   args.dc0 = start.dc0.mutable_data_ptr();
   args.dhidden = weight_hr ? start.dhidden.mutable_data_ptr() : nullptr;
-  Tensor workspace = scratch(h0, cuda::backward_workspace(args));
-  raise_if_failed(cuda::backward(args, workspace.mutable_data_ptr(), device.stream()));
+  const cuda::Choice choice = cuda::choose(args);
+  Tensor workspace = scratch(h0, choice.workspace);
+  raise_if_failed(cuda::backward(args, choice, workspace.mutable_data_ptr(), device.stream()));
   return start.results();
 }
 

@@ -26,11 +26,12 @@ VARIABLE = "FASTLSTM_WAVEFRONT"
 STEP, LAUNCHED_STEP, CHUNK, HOST_CHUNK = 1.0, 2.6, 10.0, 90.0
 LEAST_CHUNK = 16
 
-# The largest H for which all steps are one launch, forward and backward, without a projection:
-# csrc/cuda/clusters.h, and the ways "resident" and "sequence" of triton_kernels/configs.py. Beyond
-# it each step is a launch, or takes the whole GPU.
+# The largest H for which all steps are one launch that leaves room beside it, forward and backward,
+# without a projection: where csrc/cuda chooses clusters (tests/test_cuda_choice.py), and the ways
+# "resident" and "sequence" of triton_kernels/configs.py. Beyond it each step is a launch, or takes
+# the whole GPU.
 ONE_LAUNCH = {
-    "lstm": {"16bit": 768, "tf32": 256, "ieee": 0},
+    "lstm": {"16bit": 256, "tf32": 256, "ieee": 0},
     "triton": {"16bit": 256, "tf32": 192, "ieee": 96},
 }
 # Where each step is a launch, more than these rows times units leave no room beside one layer.

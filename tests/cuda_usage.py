@@ -92,19 +92,15 @@ def read_library(path: Path | None) -> Compiled | str:
 
 def launch_everything() -> None:
     """Launches every kernel, in a simulation that runs none: sizes for every shape and tile."""
-    on_chip = [(N, H, None) for H in range(64, 2112, 64) for N in (1, 4, 8, 12, 40, 150, 400, 1100)]
-    projected = ((50, 40), (100, 50), (200, 100), (300, 200), (1024, 512), (1100, 1000))
-    on_chip += [(N, *HP) for HP in projected for N in (1, 20, 400)]
-    crowded = [(9, H, None) for H in (64, 128, 256, 384, 512)]
-    in_steps = [(N, 75, 70) for N in (1, 40, 131)]
+    on_chip = [(1, H, None) for H in range(64, 2112, 64)]
+    on_chip += [(1, *HP) for HP in ((50, 40), (100, 50), (200, 100), (1024, 512), (1100, 1000))]
+    in_steps = [(N, 75, 70) for N in (1, 40, 131)] + [(1100, 1536, None), (1100, 1100, 1000)]
+    shapes = [f"{family}:{number}" for family in ("cluster", "grid") for number in range(6)]
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         for tf32 in (False, True) if dtype == torch.float32 else (False,):
-            for sizes in on_chip:
-                for capability in (8, 9):  # 8: without clusters
-                    launch(*sizes, dtype, tf32, capability_major=capability)
-            for sizes in crowded:
-                for multiprocessors in (1, 2, 4, 8, 16, 32, 48):
-                    launch(*sizes, dtype, tf32, multiprocessors=multiprocessors)
+            for name, sizes in itertools.product(shapes if dtype != torch.float64 else (), on_chip):
+                with mock.patch.dict(os.environ, FASTLSTM_CUDA_KERNELS=name):
+                    launch(*sizes, dtype, tf32)
             with mock.patch.dict(os.environ, FASTLSTM_CUDA_KERNELS="step"):
                 for sizes in in_steps:
                     for multiprocessors in (1, 4, 132, 10_000):

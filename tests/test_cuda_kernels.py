@@ -50,7 +50,8 @@ def test_any_case_in_steps(case, kind, in_steps):
 
 
 @taken_in_turns(ON_CHIP, 1)
-def test_any_case_on_clusters(case, kind):
+def test_any_case_on_clusters(case, kind, monkeypatch):
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", "cluster")
     before = family.launches()
     outputs = case.P if case.P is not None and case.P < case.H else None
     check_kind(replace(case, P=outputs), kind)
@@ -96,7 +97,7 @@ def test_results_repeat_bit_by_bit_under_any_schedule(kind, kernels, P, monkeypa
 
 @pytest.mark.parametrize("kind", ["float64", "float32", "tf32"])
 @pytest.mark.parametrize(
-    ("kernels", "P"), [("step", None), ("step", 7), ("auto", None), ("grid", None)]
+    ("kernels", "P"), [("step", None), ("step", 7), ("cluster", None), ("grid", None)]
 )
 def test_a_sequence_cut_in_stretches(kind, kernels, P, monkeypatch):
     monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
@@ -127,7 +128,7 @@ def shifted(t: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("change", [strided, shifted])
 @pytest.mark.parametrize("P", [None, 8])
-@pytest.mark.parametrize("kernels", ["step", "auto"])
+@pytest.mark.parametrize("kernels", ["step", "cluster"])
 def test_strides_and_addresses_do_not_matter(change, P, kernels, monkeypatch):
     monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
     case = Case("recurrence", T=3, N=5, H=16, P=P, D=2, dtype=torch.bfloat16, masks="random")
@@ -152,7 +153,8 @@ def test_no_steps_and_no_rows_launch_nothing(T, N):
 
 
 @pytest.mark.parametrize("gradients", range(16))
-def test_gradients_that_are_not_there(gradients):
+def test_gradients_that_are_not_there(gradients, monkeypatch):
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", "cluster")
     case = Case("recurrence", T=3, N=4, H=7, dtype=torch.float32, gradients=gradients)
     check_kind(case, "float32")
     check_kind(replace(case, P=3, masks="random"), "float32")

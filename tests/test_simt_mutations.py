@@ -163,7 +163,7 @@ MUTANTS = {
     ),
     "counters that are not cleared": Mutant(
         "grid", "backward", "grid_launch.h",
-        "  launch->clear(name, workspace, plan.bytes);\n", "",
+        "    launch.clear(name, workspace, bytes);\n", "",
         says="polls ld_acquire_gpu at grid_exchange.h:",
     ),
     "parts received where the sums are": Mutant(

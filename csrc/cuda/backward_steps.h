@@ -107,14 +107,4 @@ class BackwardSteps {
   size_t workspace_;
 };
 
-template <class Policy>
-size_t steps_workspace(const BackwardArgs& args) {
-  return BackwardSteps<Policy>(args, nullptr).workspace();
-}
-
-template <class Policy>
-void run_steps(const BackwardArgs& args, void* workspace, Launcher& launch) {
-  BackwardSteps<Policy>(args, workspace).run(launch);
-}
-
 }  // namespace fastlstm::cuda

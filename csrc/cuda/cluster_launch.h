@@ -2,13 +2,13 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
+#include <type_traits>
 
+#include "best_shape.h"
 #include "clusters.h"
 #include "costs.h"
-#include "launch.h"
+#include "families.h"
 #include "on_chip_call.h"
-#include "tiles.h"
 
 namespace fastlstm::cuda {
 
@@ -54,17 +54,6 @@ class ClusterLaunch {
   cudaLaunchAttribute attribute_{};
 };
 
-// What ask() said of this device before, or says now: a number of 15 bits. Asking the device takes longer than a step, and its answer
-// stays the same.
-template <class Ask>
-int known(std::atomic<uint64_t>& answer, const DeviceFacts& device, const Ask& ask) {
-  const uint64_t asked = device.fingerprint() << 16 | 1, before = answer.load(std::memory_order_relaxed);
-  if ((before & ~uint64_t{0xfffe}) == asked) return static_cast<int>((before & 0xfffe) >> 1);
-  const int now = ask();
-  answer.store(asked | static_cast<uint64_t>(now) << 1, std::memory_order_relaxed);
-  return now;
-}
-
 // One block needs no cluster where it holds all units.
 template <class Shape>
 constexpr bool kInClusters = Shape::kUnits != Shape::kMostUnits;
@@ -90,15 +79,15 @@ class ClusterPlan {
         launch_(kernel_for<Shape>(call), blocks_, clusters_, call.sizes.D, Shape::kThreads, Shape::kSharedBytes),
         resident_(kInClusters<Shape> && device.capability < 9 ? 0 : known_resident(device)) {}
 
-  // Predicted clocks of a step for all rows, INT64_MAX where it cannot run: the product; what other blocks send, at the rate of
-  // distributed shared memory; and what the cell and the exchange take whatever their size. Clusters that find no room wait for others
-  // to end, and blocks on one multiprocessor share it.
-  int64_t clocks() const {
-    if (resident_ == 0) return INT64_MAX;
+  // A step for all rows: the product; what other blocks send, at the rate of distributed shared memory; and what the cell and the
+  // exchange take whatever their size. Clusters that find no room wait for others to end, and blocks on one multiprocessor share it.
+  Offer offer() const {
+    if (resident_ == 0) return {};
     const int64_t all = clusters_ * call_.sizes.D, rounds = (all + resident_ - 1) / resident_;
     const int64_t together = (std::min<int64_t>(all, resident_) * blocks_ + multiprocessors_ - 1) / multiprocessors_;
     const int64_t received = (blocks_ - 1) * Shape::kSentBytes / costs::kReceivedBytesPerClock;
-    return rounds * (costs::kClusterStep + together * (Shape::kProductClocks + received));
+    const int64_t step = costs::kClusterStep + together * (Shape::kProductClocks + received);
+    return {rounds * step, costs::kLaunch + rounds * Shape::kLoads * costs::kMemory};
   }
 
   void run(Launcher& launch, const char* name) { launch_(launch, name, call_); }
@@ -117,42 +106,42 @@ class ClusterPlan {
   int resident_;
 };
 
-// Runs the call on clusters with 8 or 16 rows, whichever is predicted to be faster, or with no launcher only asks; false where the
-// step kernels, at `in_steps`, are predicted to be faster than both.
-template <template <class, int> class Shapes, class Policy, class Call>
-bool run_on_clusters(const Call& call, const char* name, int64_t in_steps, Launcher* launch) {
+// Calls use with each shape for H, as they are numbered: those with 8 rows a cluster, then those with 16.
+template <class Policy, class Use>
+void visit_cluster_shapes(const ForwardArgs& a, const Use& use) {
+  ForwardShapes<Policy, 1>::visit(a.sizes.H, use);
+  ForwardShapes<Policy, 2>::visit(a.sizes.H, use);
+}
+template <class Policy, class Use>
+void visit_cluster_shapes(const BackwardArgs& a, const Use& use) {
+  BackwardShapes<Policy, 1>::visit(a.sizes.H, use);
+  BackwardShapes<Policy, 2>::visit(a.sizes.H, use);
+}
+
+template <class Policy, class Args>
+Offer ClusterKernels<Policy, Args>::offer(const Args& a, const DeviceFacts& device, int only) {
+  if (!on_chip_may_take(a.sizes)) return {};
+  const auto call = on_chip_call<Policy>(a);
+  BestShape best(a.sizes.T, only);
+  visit_cluster_shapes<Policy>(a, [&](auto of) { best.add(ClusterPlan<decltype(of), CallOf<Policy, Args>>(call, device).offer()); });
+  return best.offer();
+}
+
+template <class Policy, class Args>
+size_t ClusterKernels<Policy, Args>::workspace(const Args&, int) {
+  return 0;
+}
+
+template <class Policy, class Args>
+void ClusterKernels<Policy, Args>::run(const Args& a, int shape, void*, Launcher& launch) {
+  constexpr bool kForward = std::is_same_v<Args, ForwardArgs>;
   const DeviceFacts device;
-  int64_t best = INT64_MAX;
-  const auto visit_both = [&](const auto& use) {
-    Shapes<Policy, 1>::visit(call.sizes.H, use);
-    Shapes<Policy, 2>::visit(call.sizes.H, use);
+  const auto call = on_chip_call<Policy>(a);
+  const auto launch_on = [&](auto of) {
+    ClusterPlan<decltype(of), CallOf<Policy, Args>> plan(call, device);
+    plan.run(launch, kForward ? "lstm_forward_kernel_cluster" : "lstm_backward_kernel_cluster");
   };
-  visit_both([&](auto shape) { best = std::min(best, ClusterPlan<decltype(shape), Call>(call, device).clocks()); });
-  if (best == INT64_MAX || best > in_steps) return false;
-  bool taken = false;
-  visit_both([&](auto shape) {
-    ClusterPlan<decltype(shape), Call> plan(call, device);
-    if (taken || plan.clocks() != best) return;
-    taken = true;
-    if (launch != nullptr) plan.run(*launch, name);
-  });
-  return taken;
-}
-
-template <class Policy>
-bool run_clusters(const ForwardArgs& a, Launcher* launch) {
-  const Sizes& s = a.sizes;
-  if (!on_chip_may_take(s)) return false;
-  const int64_t in_steps = choose_tile<Policy, 4>(s.N, s.H, s.H, s.D, DeviceFacts()).clocks;
-  return run_on_clusters<ForwardShapes, Policy>(on_chip_call<Policy>(a), "lstm_forward_kernel_cluster", in_steps, launch);
-}
-
-template <class Policy>
-bool run_clusters(const BackwardArgs& a, Launcher* launch) {
-  const Sizes& s = a.sizes;
-  if (!on_chip_may_take(s)) return false;
-  const int64_t in_steps = choose_tile<Policy, 1>(s.N, s.H, 4 * s.H, s.D, DeviceFacts()).clocks;
-  return run_on_clusters<BackwardShapes, Policy>(on_chip_call<Policy>(a), "lstm_backward_kernel_cluster", in_steps, launch);
+  visit_cluster_shapes<Policy>(a, Numbered(shape, launch_on));
 }
 
 }  // namespace fastlstm::cuda

@@ -4,7 +4,7 @@
 
 namespace fastlstm::cuda {
 
-template bool run_clusters<BFloat16Product>(const ForwardArgs&, Launcher*);
-template bool run_clusters<BFloat16Product>(const BackwardArgs&, Launcher*);
+template struct ClusterKernels<BFloat16Product, ForwardArgs>;
+template struct ClusterKernels<BFloat16Product, BackwardArgs>;
 
 }  // namespace fastlstm::cuda

@@ -4,7 +4,7 @@
 
 namespace fastlstm::cuda {
 
-template bool run_clusters<Float16Product>(const ForwardArgs&, Launcher*);
-template bool run_clusters<Float16Product>(const BackwardArgs&, Launcher*);
+template struct ClusterKernels<Float16Product, ForwardArgs>;
+template struct ClusterKernels<Float16Product, BackwardArgs>;
 
 }  // namespace fastlstm::cuda

@@ -6,7 +6,7 @@
 
 namespace fastlstm::cuda {
 
-template bool run_clusters<Float32Product>(const ForwardArgs&, Launcher*);
-template bool run_clusters<Float32Product>(const BackwardArgs&, Launcher*);
+template struct ClusterKernels<Float32Product, ForwardArgs>;
+template struct ClusterKernels<Float32Product, BackwardArgs>;
 
 }  // namespace fastlstm::cuda

@@ -4,7 +4,7 @@
 
 namespace fastlstm::cuda {
 
-template bool run_clusters<TF32Product>(const ForwardArgs&, Launcher*);
-template bool run_clusters<TF32Product>(const BackwardArgs&, Launcher*);
+template struct ClusterKernels<TF32Product, ForwardArgs>;
+template struct ClusterKernels<TF32Product, BackwardArgs>;
 
 }  // namespace fastlstm::cuda

@@ -18,7 +18,9 @@ constexpr int64_t kCacheBytesPerClock = 64;
 constexpr int64_t kReceivedBytesPerClock = 18;
 // A step beside its product and its bytes: sums, cell and readiness within a cluster; the same over the whole grid.
 constexpr int64_t kClusterStep = 900, kGridStep = 2300;
-// A step of its own launch, beside its bytes.
+// A launch, until its first bytes are there: each step of the step kernels has one.
 constexpr int64_t kLaunch = 4500;
+// From asking for bytes of global memory until they are there.
+constexpr int64_t kMemory = 1100;
 
 }  // namespace fastlstm::cuda::costs

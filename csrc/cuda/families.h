@@ -15,38 +15,29 @@ template <class T>
 struct PlainProduct;
 using Float64Product = PlainProduct<double>;
 
-// A launch for each step: any size and device.
-template <class Policy>
-size_t steps_workspace(const ForwardArgs& args);
-template <class Policy>
-size_t steps_workspace(const BackwardArgs& args);
-template <class Policy>
-void run_steps(const ForwardArgs& args, void* workspace, Launcher& launch);
-template <class Policy>
-void run_steps(const BackwardArgs& args, void* workspace, Launcher& launch);
+// A family of kernels for a policy and for ForwardArgs or BackwardArgs: what it offers for a call on the current device, with its best
+// shape or with the one of number `only`; the bytes of workspace that the call then needs; and the call itself.
+constexpr int kAnyShape = -1;
+#define FASTLSTM_FAMILY(Name)                                                          \
+  template <class Policy, class Args>                                                  \
+  struct Name {                                                                        \
+    static Offer offer(const Args& args, const DeviceFacts& device, int only);         \
+    static size_t workspace(const Args& args, int shape);                              \
+    static void run(const Args& args, int shape, void* workspace, Launcher& launch);   \
+  }
 
-// The weights stay on the chip. These take the call with a launcher, or without one say whether they would, and with how many
-// `bytes` of workspace; false where they have no room for it, or are predicted to be slower than the step kernels.
-template <class Policy>
-bool run_clusters(const ForwardArgs& args, Launcher* launch);
-template <class Policy>
-bool run_clusters(const BackwardArgs& args, Launcher* launch);
-template <class Policy>
-bool run_grid(const ForwardArgs& args, Launcher* launch, void* workspace, size_t& bytes);
-template <class Policy>
-bool run_grid(const BackwardArgs& args, Launcher* launch, void* workspace, size_t& bytes);
-
+// The weights stay on the chip.
+FASTLSTM_FAMILY(ClusterKernels);
+FASTLSTM_FAMILY(GridKernels);
 // The same with a projection; those above take none.
-template <class Policy>
-bool run_projected_clusters(const ForwardArgs& args, Launcher* launch);
-template <class Policy>
-bool run_projected_clusters(const BackwardArgs& args, Launcher* launch);
-template <class Policy>
-bool run_projected_grid(const ForwardArgs& args, Launcher* launch, void* workspace, size_t& bytes);
-template <class Policy>
-bool run_projected_grid(const BackwardArgs& args, Launcher* launch, void* workspace, size_t& bytes);
+FASTLSTM_FAMILY(ProjectedClusterKernels);
+FASTLSTM_FAMILY(ProjectedGridKernels);
+// A launch for each step: any size and device.
+FASTLSTM_FAMILY(StepKernels);
 
-// For these policies: those on the tensor cores.
+#undef FASTLSTM_FAMILY
+
+// Which policies the first four have: those on the tensor cores.
 template <class Policy>
 constexpr bool kOnChip = false;
 template <>

@@ -99,14 +99,4 @@ class ForwardSteps {
   size_t workspace_;
 };
 
-template <class Policy>
-size_t steps_workspace(const ForwardArgs& args) {
-  return ForwardSteps<Policy>(args, nullptr).workspace();
-}
-
-template <class Policy>
-void run_steps(const ForwardArgs& args, void* workspace, Launcher& launch) {
-  ForwardSteps<Policy>(args, workspace).run(launch);
-}
-
 }  // namespace fastlstm::cuda

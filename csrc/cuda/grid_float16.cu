@@ -4,7 +4,7 @@
 
 namespace fastlstm::cuda {
 
-template bool run_grid<Float16Product>(const ForwardArgs&, Launcher*, void*, size_t&);
-template bool run_grid<Float16Product>(const BackwardArgs&, Launcher*, void*, size_t&);
+template struct GridKernels<Float16Product, ForwardArgs>;
+template struct GridKernels<Float16Product, BackwardArgs>;
 
 }  // namespace fastlstm::cuda

@@ -6,7 +6,7 @@
 
 namespace fastlstm::cuda {
 
-template bool run_grid<Float32Product>(const ForwardArgs&, Launcher*, void*, size_t&);
-template bool run_grid<Float32Product>(const BackwardArgs&, Launcher*, void*, size_t&);
+template struct GridKernels<Float32Product, ForwardArgs>;
+template struct GridKernels<Float32Product, BackwardArgs>;
 
 }  // namespace fastlstm::cuda

@@ -2,21 +2,48 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "../core/layout.h"
+#include "best_shape.h"
 #include "costs.h"
+#include "families.h"
 #include "grid_kernels.h"
-#include "launch.h"
 #include "on_chip_call.h"
-#include "tiles.h"
 
 namespace fastlstm::cuda {
+
+// How many blocks of a cooperative launch the device runs at once, one to a multiprocessor; 0 where it has no room for any, or no such
+// launches.
+template <class Kernel>
+int resident_blocks(Kernel kernel, int threads, size_t shared_bytes, const DeviceFacts& device) {
+  int blocks = 0;
+  const bool fine = device.cooperative != 0 && allow_shared_bytes(reinterpret_cast<const void*>(kernel), shared_bytes) &&
+                    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes) == cudaSuccess;
+  if (!fine) cudaGetLastError();  // a "no" is not an error, and must not be reported as the next call's
+  return fine && blocks > 0 ? device.multiprocessors : 0;
+}
+
+// Whether so many groups of so many blocks run at once, and their count over T steps stays within 32 bits.
+inline bool blocks_fit(int64_t blocks, int64_t groups, int64_t D, int64_t T, int resident) {
+  constexpr int64_t kMostCount = int64_t{1} << 30;
+  return groups <= resident && blocks * groups * D <= resident && T < kMostCount / blocks;
+}
+
+template <class Shape, class IO, class Acc>
+auto grid_kernel_for(const ClusterForwardCall<IO, Acc>&) {
+  return lstm_forward_kernel_grid<Shape>;
+}
+template <class Shape, class IO, class Acc>
+auto grid_kernel_for(const ClusterBackwardCall<IO, Acc>&) {
+  return lstm_backward_kernel_grid<Shape>;
+}
 
 // One call on one shape: which blocks, how much memory they share, what a step is predicted to take.
 template <class Shape>
 struct GridPlan {
   int64_t blocks, groups, D;
-  size_t state_bytes, bytes;
+  size_t bytes;
 
   explicit GridPlan(const Sizes& s)
       : blocks((s.H + Shape::kUnits - 1) / Shape::kUnits), groups((s.N + Shape::kRows - 1) / Shape::kRows), D(s.D) {
@@ -33,94 +60,66 @@ struct GridPlan {
     return memory;
   }
 
-  // Whether all blocks run at once, one to a multiprocessor, and their count over all steps stays within 32 bits.
-  bool fits(const Sizes& s, const DeviceFacts& device) const {
-    constexpr int64_t kMostCount = int64_t{1} << 30;
-    return groups <= device.multiprocessors && blocks * groups * D <= device.multiprocessors && s.T < kMostCount / blocks &&
-           Shape::kSharedBytes <= static_cast<size_t>(device.shared_bytes);
+  // A step: the tensor cores' or shared memory's part of the product, the state's way from the second-level cache into every block,
+  // and the cell and the counter.
+  template <class Call>
+  Offer offer(const Call& call, const DeviceFacts& device) const {
+    static std::atomic<uint64_t> answer;
+    const auto ask = [&] { return resident_blocks(grid_kernel_for<Shape>(call), Shape::kThreads, Shape::kSharedBytes, device); };
+    if (!blocks_fit(blocks, groups, D, call.sizes.T, known(answer, device, ask))) return {};
+    const int64_t row_bytes = blocks * Shape::kUnits * GridStates<Shape>::kRowBytes / Shape::kMostUnits;
+    const int64_t step = costs::kGridStep + Shape::kProductClocks + Shape::kRows * row_bytes / costs::kCacheBytesPerClock;
+    return {step, 2 * costs::kLaunch + Shape::kLoads * costs::kMemory};
   }
 
-  // Clocks of a step: the tensor cores' or shared memory's part of the product, the state's way from the second-level cache into
-  // every block, and the cell and the counter.
-  int64_t clocks() const {
-    const int64_t row_bytes = blocks * Shape::kUnits * GridStates<Shape>::kRowBytes / Shape::kMostUnits;
-    return costs::kGridStep + Shape::kProductClocks + Shape::kRows * row_bytes / costs::kCacheBytesPerClock;
+  template <class Call>
+  void run(const Call& call, void* workspace, Launcher& launch, const char* name) {
+    const GridMemory memory = lay_out(workspace);
+    launch.clear(name, workspace, bytes);
+    const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(groups), static_cast<unsigned>(D));
+    launch.cooperative(name, grid_kernel_for<Shape>(call), grid, Shape::kThreads, Shape::kSharedBytes, call, memory);
   }
 };
 
-template <class Shape, class IO, class Acc>
-auto grid_kernel_for(const ClusterForwardCall<IO, Acc>&) {
-  return lstm_forward_kernel_grid<Shape>;
+// Calls use with each shape for H, as they are numbered: with 8, 16 and 32 rows a group.
+template <class Policy, class Use>
+void visit_grid_shapes(const ForwardArgs& a, const Use& use) {
+  ForwardGridShapes<Policy, 1>::visit(a.sizes.H, use);
+  ForwardGridShapes<Policy, 2>::visit(a.sizes.H, use);
+  ForwardGridShapes<Policy, 4>::visit(a.sizes.H, use);
 }
-template <class Shape, class IO, class Acc>
-auto grid_kernel_for(const ClusterBackwardCall<IO, Acc>&) {
-  return lstm_backward_kernel_grid<Shape>;
-}
-
-// Launches the call on a shape, or with no launcher says in `bytes` what memory it would need. False if the device has no room.
-template <class Shape, class Call>
-bool launch_on_grid(Launcher* launch, const char* name, const Call& call, void* workspace, size_t& bytes) {
-  const Sizes& s = call.sizes;
-  GridPlan<Shape> plan(s);
-  const auto kernel = grid_kernel_for<Shape>(call);
-  if (!allow_shared_bytes(reinterpret_cast<const void*>(kernel), Shape::kSharedBytes)) return false;
-  bytes = plan.bytes;
-  if (launch == nullptr) return true;
-  const GridMemory memory = plan.lay_out(workspace);
-  launch->clear(name, workspace, plan.bytes);
-  const dim3 blocks(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.groups), static_cast<unsigned>(s.D));
-  launch->cooperative(name, kernel, blocks, Shape::kThreads, Shape::kSharedBytes, call, memory);
-  return true;
+template <class Policy, class Use>
+void visit_grid_shapes(const BackwardArgs& a, const Use& use) {
+  BackwardGridShapes<Policy, 1>::visit(a.sizes.H, use);
+  BackwardGridShapes<Policy, 2>::visit(a.sizes.H, use);
+  BackwardGridShapes<Policy, 4>::visit(a.sizes.H, use);
 }
 
-// Asks take(shape) with the shape for H, with 8, 16 or 32 rows a group, that is predicted to be fastest of those that fit, unless the
-// step kernels, at `in_steps`, are.
-template <template <class, int> class Shapes, class Policy, class Take>
-bool visit_grid_shape(const Sizes& s, const DeviceFacts& device, int64_t in_steps, const Take& take) {
-  bool taken = false;
-  int64_t best = in_steps;
-  const auto predict = [&](auto shape) {
-    using Shape = decltype(shape);
-    const GridPlan<Shape> plan(s);
-    if (plan.fits(s, device)) best = std::min(best, plan.clocks());
-  };
-  const auto ask = [&](auto shape) {
-    using Shape = decltype(shape);
-    const GridPlan<Shape> plan(s);
-    if (!taken && best < in_steps && plan.clocks() == best && plan.fits(s, device)) taken = take(shape);
-  };
-  const auto visit_all = [&](const auto& use) {
-    Shapes<Policy, 1>::visit(s.H, use);
-    Shapes<Policy, 2>::visit(s.H, use);
-    Shapes<Policy, 4>::visit(s.H, use);
-  };
-  visit_all(predict);
-  visit_all(ask);
-  return taken;
-}
-
-template <class Policy>
-bool run_grid(const ForwardArgs& a, Launcher* launch, void* workspace, size_t& bytes) {
-  if (!on_chip_may_take(a.sizes)) return false;
-  const DeviceFacts device;
-  const Sizes& s = a.sizes;
-  const int64_t in_steps = choose_tile<Policy, 4>(s.N, s.H, s.H, s.D, device).clocks;
+template <class Policy, class Args>
+Offer GridKernels<Policy, Args>::offer(const Args& a, const DeviceFacts& device, int only) {
+  if (!on_chip_may_take(a.sizes)) return {};
   const auto call = on_chip_call<Policy>(a);
-  return visit_grid_shape<ForwardGridShapes, Policy>(s, device, in_steps, [&](auto shape) {
-    return launch_on_grid<decltype(shape)>(launch, "lstm_forward_kernel_grid", call, workspace, bytes);
-  });
+  BestShape best(a.sizes.T, only);
+  visit_grid_shapes<Policy>(a, [&](auto shape) { best.add(GridPlan<decltype(shape)>(a.sizes).offer(call, device)); });
+  return best.offer();
 }
 
-template <class Policy>
-bool run_grid(const BackwardArgs& a, Launcher* launch, void* workspace, size_t& bytes) {
-  if (!on_chip_may_take(a.sizes)) return false;
-  const DeviceFacts device;
-  const Sizes& s = a.sizes;
-  const int64_t in_steps = choose_tile<Policy, 1>(s.N, s.H, 4 * s.H, s.D, device).clocks;
+template <class Policy, class Args>
+size_t GridKernels<Policy, Args>::workspace(const Args& a, int shape) {
+  size_t bytes = 0;
+  const auto read = [&](auto of) { bytes = GridPlan<decltype(of)>(a.sizes).bytes; };
+  visit_grid_shapes<Policy>(a, Numbered(shape, read));
+  return bytes;
+}
+
+template <class Policy, class Args>
+void GridKernels<Policy, Args>::run(const Args& a, int shape, void* workspace, Launcher& launch) {
+  constexpr bool kForward = std::is_same_v<Args, ForwardArgs>;
   const auto call = on_chip_call<Policy>(a);
-  return visit_grid_shape<BackwardGridShapes, Policy>(s, device, in_steps, [&](auto shape) {
-    return launch_on_grid<decltype(shape)>(launch, "lstm_backward_kernel_grid", call, workspace, bytes);
-  });
+  const auto launch_on = [&](auto of) {
+    GridPlan<decltype(of)>(a.sizes).run(call, workspace, launch, kForward ? "lstm_forward_kernel_grid" : "lstm_backward_kernel_grid");
+  };
+  visit_grid_shapes<Policy>(a, Numbered(shape, launch_on));
 }
 
 }  // namespace fastlstm::cuda

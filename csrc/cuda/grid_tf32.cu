@@ -4,7 +4,7 @@
 
 namespace fastlstm::cuda {
 
-template bool run_grid<TF32Product>(const ForwardArgs&, Launcher*, void*, size_t&);
-template bool run_grid<TF32Product>(const BackwardArgs&, Launcher*, void*, size_t&);
+template struct GridKernels<TF32Product, ForwardArgs>;
+template struct GridKernels<TF32Product, BackwardArgs>;
 
 }  // namespace fastlstm::cuda

@@ -9,21 +9,24 @@
 
 namespace fastlstm::cuda {
 
-// Of the current device; capability is the first digit of its compute capability, shared_bytes what a block can have at most.
+// Of the current device; capability is the first digit of its compute capability, shared_bytes what a block can have at most,
+// cooperative whether a launch may ask for all of its blocks at once (parts of a shared GPU may not).
 struct DeviceFacts {
-  int device = 0, multiprocessors = 1, capability = 0, shared_bytes = 0;
+  int device = 0, multiprocessors = 1, capability = 0, shared_bytes = 0, cooperative = 0;
 
   DeviceFacts() {
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
     cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device);
     cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device);
   }
 
   // In 48 bits; the same for what answers questions about kernels alike.
   uint64_t fingerprint() const {
     const auto part = [](int value, int bits) { return static_cast<uint64_t>(value) & ((uint64_t{1} << bits) - 1); };
-    return part(device, 10) << 38 | part(multiprocessors, 12) << 26 | part(capability, 6) << 20 | part(shared_bytes, 20);
+    return part(device, 9) << 39 | part(cooperative, 1) << 38 | part(multiprocessors, 12) << 26 | part(capability, 6) << 20 |
+           part(shared_bytes, 20);
   }
 };
 

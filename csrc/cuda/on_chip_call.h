@@ -1,6 +1,8 @@
 // What the kernels that keep the weights on the chip are given, made of a call's arguments; and which calls they take.
 #pragma once
 
+#include <utility>
+
 #include "cluster_backward.h"
 #include "recurrence.h"
 
@@ -60,5 +62,8 @@ auto on_chip_call(const BackwardArgs& a) {
   call.dhidden = static_cast<Acc*>(a.dhidden);
   return call;
 }
+
+template <class Policy, class Args>
+using CallOf = decltype(on_chip_call<Policy>(std::declval<const Args&>()));
 
 }  // namespace fastlstm::cuda

@@ -25,6 +25,7 @@ struct PlainShape {
   static constexpr int kStateStride = kK * sizeof(float) + 16;
   static constexpr int kStateBytes = kRows * kStateStride;
   static constexpr int kWeightBytes = kThreads * kPerLane * kShared * 16;
+  static constexpr int kLoads = kQuads;
   static_assert(kRows % 2 == 0, "sums are given away in pairs of rows");
 
   // Predicted: the schedulers' time for the multiply-adds and the shuffles, or shared memory's, whichever is longer; a quad of the state

@@ -4,9 +4,9 @@
 
 namespace fastlstm::cuda {
 
-template bool run_projected_clusters<BFloat16Product>(const ForwardArgs&, Launcher*);
-template bool run_projected_clusters<BFloat16Product>(const BackwardArgs&, Launcher*);
-template bool run_projected_grid<BFloat16Product>(const ForwardArgs&, Launcher*, void*, size_t&);
-template bool run_projected_grid<BFloat16Product>(const BackwardArgs&, Launcher*, void*, size_t&);
+template struct ProjectedClusterKernels<BFloat16Product, ForwardArgs>;
+template struct ProjectedClusterKernels<BFloat16Product, BackwardArgs>;
+template struct ProjectedGridKernels<BFloat16Product, ForwardArgs>;
+template struct ProjectedGridKernels<BFloat16Product, BackwardArgs>;
 
 }  // namespace fastlstm::cuda

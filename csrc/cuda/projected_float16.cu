@@ -4,9 +4,9 @@
 
 namespace fastlstm::cuda {
 
-template bool run_projected_clusters<Float16Product>(const ForwardArgs&, Launcher*);
-template bool run_projected_clusters<Float16Product>(const BackwardArgs&, Launcher*);
-template bool run_projected_grid<Float16Product>(const ForwardArgs&, Launcher*, void*, size_t&);
-template bool run_projected_grid<Float16Product>(const BackwardArgs&, Launcher*, void*, size_t&);
+template struct ProjectedClusterKernels<Float16Product, ForwardArgs>;
+template struct ProjectedClusterKernels<Float16Product, BackwardArgs>;
+template struct ProjectedGridKernels<Float16Product, ForwardArgs>;
+template struct ProjectedGridKernels<Float16Product, BackwardArgs>;
 
 }  // namespace fastlstm::cuda

@@ -4,9 +4,9 @@
 
 namespace fastlstm::cuda {
 
-template bool run_projected_clusters<Float32Product>(const ForwardArgs&, Launcher*);
-template bool run_projected_clusters<Float32Product>(const BackwardArgs&, Launcher*);
-template bool run_projected_grid<Float32Product>(const ForwardArgs&, Launcher*, void*, size_t&);
-template bool run_projected_grid<Float32Product>(const BackwardArgs&, Launcher*, void*, size_t&);
+template struct ProjectedClusterKernels<Float32Product, ForwardArgs>;
+template struct ProjectedClusterKernels<Float32Product, BackwardArgs>;
+template struct ProjectedGridKernels<Float32Product, ForwardArgs>;
+template struct ProjectedGridKernels<Float32Product, BackwardArgs>;
 
 }  // namespace fastlstm::cuda

@@ -4,9 +4,9 @@
 
 namespace fastlstm::cuda {
 
-template bool run_projected_clusters<TF32Product>(const ForwardArgs&, Launcher*);
-template bool run_projected_clusters<TF32Product>(const BackwardArgs&, Launcher*);
-template bool run_projected_grid<TF32Product>(const ForwardArgs&, Launcher*, void*, size_t&);
-template bool run_projected_grid<TF32Product>(const BackwardArgs&, Launcher*, void*, size_t&);
+template struct ProjectedClusterKernels<TF32Product, ForwardArgs>;
+template struct ProjectedClusterKernels<TF32Product, BackwardArgs>;
+template struct ProjectedGridKernels<TF32Product, ForwardArgs>;
+template struct ProjectedGridKernels<TF32Product, BackwardArgs>;
 
 }  // namespace fastlstm::cuda

@@ -16,7 +16,7 @@ struct Chosen {
 
 // Calls use with the policy for the call's dtype.
 template <class Args, class Use>
-auto with_policy(const Args& args, const Use& use) {
+void with_policy(const Args& args, const Use& use) {
   switch (args.dtype) {
     case DType::kBFloat16: return use(Chosen<BFloat16Product>());
     case DType::kFloat16: return use(Chosen<Float16Product>());
@@ -26,25 +26,45 @@ auto with_policy(const Args& args, const Use& use) {
   return args.tf32 ? use(Chosen<TF32Product>()) : use(Chosen<Float32Product>());
 }
 
-// Whether a family may be used. FASTLSTM_CUDA_KERNELS names the families to choose from, such as "step" or "cluster step", to compare
-// them, or where one is suspected; the step kernels always remain.
-bool wanted(const char* family) {
-  const char* kernels = std::getenv("FASTLSTM_CUDA_KERNELS");
-  return kernels == nullptr || std::strcmp(kernels, "auto") == 0 || std::strstr(kernels, family) != nullptr;
-}
+// Which families may be chosen, and with which shape. FASTLSTM_CUDA_KERNELS names them, such as "step", "cluster grid", or "grid:1" for
+// shape 1 of those for the call's sizes: to compare them, or where one is suspected.
+struct Wanted {
+  bool family = true;
+  int shape = kAnyShape;
 
-template <class Policy, class Args>
-bool run_on_chip(const Args& args, Launcher* launch, void* workspace, size_t& bytes) {
-  bytes = 0;
+  explicit Wanted(Family which) {
+    constexpr const char* kNames[] = {"cluster", "grid", "step"};
+    const char *kernels = std::getenv("FASTLSTM_CUDA_KERNELS"), *name = kNames[static_cast<int>(which)];
+    if (kernels == nullptr || std::strcmp(kernels, "auto") == 0) return;
+    const char* found = std::strstr(kernels, name);
+    family = found != nullptr;
+    if (family && found[std::strlen(name)] == ':') shape = std::atoi(found + std::strlen(name) + 1);
+  }
+};
+
+// Calls use with each family that there is for the policy, and its kernels.
+template <class Policy, class Args, class Use>
+void visit_families(const Args& args, const Use& use) {
   if constexpr (kOnChip<Policy>) {
     if (args.weight_hr != nullptr) {
-      if (wanted("cluster") && run_projected_clusters<Policy>(args, launch)) return true;
-      return wanted("grid") && run_projected_grid<Policy>(args, launch, workspace, bytes);
+      use(Family::kCluster, ProjectedClusterKernels<Policy, Args>());
+      use(Family::kGrid, ProjectedGridKernels<Policy, Args>());
+    } else {
+      use(Family::kCluster, ClusterKernels<Policy, Args>());
+      use(Family::kGrid, GridKernels<Policy, Args>());
     }
-    if (wanted("cluster") && run_clusters<Policy>(args, launch)) return true;
-    return wanted("grid") && run_grid<Policy>(args, launch, workspace, bytes);
   }
-  return false;
+  use(Family::kStep, StepKernels<Policy, Args>());
+}
+
+// Calls use with the kernels of one family for the call's dtype.
+template <class Args, class Use>
+void with_family(const Args& args, Family which, const Use& use) {
+  with_policy(args, [&](auto chosen) {
+    visit_families<typename decltype(chosen)::Policy>(args, [&](Family family, auto kernels) {
+      if (family == which) use(kernels);
+    });
+  });
 }
 
 // torch has made the device the current one, but for its own CUDA runtime: this library has one of its own, linked in.
@@ -54,33 +74,41 @@ void enter_device(const Args& args) {
 }
 
 template <class Args>
-size_t workspace_of(const Args& args) {
+Choice choose_family(const Args& args) {
   enter_device(args);
-  return with_policy(args, [&](auto chosen) {
-    using Policy = typename decltype(chosen)::Policy;
-    size_t bytes = 0;
-    return run_on_chip<Policy>(args, nullptr, nullptr, bytes) ? bytes : steps_workspace<Policy>(args);
+  const DeviceFacts device;
+  Choice best;
+  with_policy(args, [&](auto chosen) {
+    visit_families<typename decltype(chosen)::Policy>(args, [&](Family family, auto kernels) {
+      const Wanted wanted(family);
+      const bool last_resort = family == Family::kStep && !best.offer.possible();
+      if (!wanted.family && !last_resort) return;
+      const Offer offer = kernels.offer(args, device, wanted.shape);
+      if (offer.beats(best.offer, args.sizes.T)) best = {family, offer};
+    });
   });
+  with_family(args, best.family, [&](auto kernels) { best.workspace = kernels.workspace(args, best.offer.shape); });
+  return best;
 }
 
 template <class Args>
-Status run(const Args& args, void* workspace, void* stream) {
+Status run(const Args& args, const Choice& choice, void* workspace, void* stream) {
   enter_device(args);
   Launcher launch(args.sizes, stream);
-  with_policy(args, [&](auto chosen) {
-    using Policy = typename decltype(chosen)::Policy;
-    size_t bytes = 0;
-    if (!run_on_chip<Policy>(args, &launch, workspace, bytes)) run_steps<Policy>(args, workspace, launch);
-  });
+  with_family(args, choice.family, [&](auto kernels) { kernels.run(args, choice.offer.shape, workspace, launch); });
   return launch.status();
 }
 
 }  // namespace
 
-size_t forward_workspace(const ForwardArgs& args) { return workspace_of(args); }
-size_t backward_workspace(const BackwardArgs& args) { return workspace_of(args); }
+Choice choose(const ForwardArgs& args) { return choose_family(args); }
+Choice choose(const BackwardArgs& args) { return choose_family(args); }
 
-Status forward(const ForwardArgs& args, void* workspace, void* stream) { return run(args, workspace, stream); }
-Status backward(const BackwardArgs& args, void* workspace, void* stream) { return run(args, workspace, stream); }
+Status forward(const ForwardArgs& args, const Choice& choice, void* workspace, void* stream) {
+  return run(args, choice, workspace, stream);
+}
+Status backward(const BackwardArgs& args, const Choice& choice, void* workspace, void* stream) {
+  return run(args, choice, workspace, stream);
+}
 
 }  // namespace fastlstm::cuda

@@ -55,13 +55,34 @@ struct BackwardArgs {
   void* dhidden;                    // [T, N, D, P] wide, with a projection, else null
 };
 
-// Bytes of scratch memory that the call needs, aligned to 256.
-size_t forward_workspace(const ForwardArgs& args);
-size_t backward_workspace(const BackwardArgs& args);
+// The families of kernels, in the order in which they are asked; of equals the first is taken.
+enum class Family { kCluster, kGrid, kStep };
+
+// What a family predicts for a call with its best shape, in clocks: of each step, and of the call beside its steps.
+struct Offer {
+  int64_t step = -1, once = 0;  // no step: the family cannot take the call
+  int shape = 0;                // which of the family's shapes for these sizes, in the order in which it lists them
+
+  bool possible() const { return step >= 0; }
+  double clocks(int64_t T) const { return static_cast<double>(once) + static_cast<double>(step) * static_cast<double>(T); }
+  bool beats(const Offer& other, int64_t T) const { return possible() && (!other.possible() || clocks(T) < other.clocks(T)); }
+};
+
+// How a call will run, decided once.
+struct Choice {
+  Family family = Family::kStep;
+  Offer offer;
+  size_t workspace = 0;  // bytes of scratch memory that it needs, aligned to 256
+};
+
+// The least of what the families predict on the call's device, which looks at no array. The environment variable FASTLSTM_CUDA_KERNELS
+// names the families that may be chosen; the step kernels take what those cannot.
+Choice choose(const ForwardArgs& args);
+Choice choose(const BackwardArgs& args);
 
 // Launch the whole recurrence on `stream` (a cudaStream_t of the device), and return without waiting. Nothing is
 // allocated and nothing is read back, so a stream that is being captured into a graph will do.
-Status forward(const ForwardArgs& args, void* workspace, void* stream);
-Status backward(const BackwardArgs& args, void* workspace, void* stream);
+Status forward(const ForwardArgs& args, const Choice& choice, void* workspace, void* stream);
+Status backward(const BackwardArgs& args, const Choice& choice, void* workspace, void* stream);
 
 }  // namespace fastlstm::cuda

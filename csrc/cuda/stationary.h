@@ -30,6 +30,7 @@ struct StationaryShape {
   static constexpr int kStateStride = kK * sizeof(IO) + 16;
   static constexpr int kStateBytes = kRows * kStateStride;
   static constexpr int kWeightBytes = kThreads * kTilesM * kSharedPairs * kParts * 16;
+  static constexpr int kLoads = kTilesM * kPairs;  // of weights, one after the other
   static_assert(kChunks % 2 == 0 && kHeldChunks % 2 == 0, "states are loaded two chunks at a time");
 
   // Predicted: the tensor cores' time, the schedulers' (an instruction a clock) or shared memory's, whichever is longest. Sums that are

@@ -1,13 +1,10 @@
 // The step kernels for float16 tensors, on the tensor cores.
 
-#include "backward_steps.h"
-#include "forward_steps.h"
+#include "step_launch.h"
 
 namespace fastlstm::cuda {
 
-template size_t steps_workspace<Float16Product>(const ForwardArgs&);
-template size_t steps_workspace<Float16Product>(const BackwardArgs&);
-template void run_steps<Float16Product>(const ForwardArgs&, void*, Launcher&);
-template void run_steps<Float16Product>(const BackwardArgs&, void*, Launcher&);
+template struct StepKernels<Float16Product, ForwardArgs>;
+template struct StepKernels<Float16Product, BackwardArgs>;
 
 }  // namespace fastlstm::cuda

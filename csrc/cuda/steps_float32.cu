@@ -2,14 +2,11 @@
 
 #include "float32.h"
 
-#include "backward_steps.h"
-#include "forward_steps.h"
+#include "step_launch.h"
 
 namespace fastlstm::cuda {
 
-template size_t steps_workspace<Float32Product>(const ForwardArgs&);
-template size_t steps_workspace<Float32Product>(const BackwardArgs&);
-template void run_steps<Float32Product>(const ForwardArgs&, void*, Launcher&);
-template void run_steps<Float32Product>(const BackwardArgs&, void*, Launcher&);
+template struct StepKernels<Float32Product, ForwardArgs>;
+template struct StepKernels<Float32Product, BackwardArgs>;
 
 }  // namespace fastlstm::cuda

@@ -17,6 +17,8 @@ struct Device {
   int fail_launch = 0;                 // a cudaError_t for the next launch to return, without running
   int ptx_version = 0;                 // what the kernels were compiled for, such as 80; 0: for this device
   int tensor_core_extra_bits = -1;     // below float32's last place, where sums are cut off; -1: to nearest, one term after the other
+  int cooperative = 1;                 // 0: no launches whose blocks all run at once
+  int multiprocessors_together = 1 << 20;  // a cluster is on so many that lie together (a GPC)
   int dry = 0;                         // 1: launches are checked and noted, and no kernel runs
 };
 

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import importlib
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,8 @@ build = importlib.import_module("build")
 # Those of the variants are variant_family.py's.
 KERNELS = [k for k in sorted((ROOT / "csrc" / "cuda").glob("*.cu")) if k.stem[:7] != "variant"]
 SOURCES = [ROOT / "csrc" / "cuda_ops.cpp", ROOT / "csrc" / "recurrence_call.cpp", *KERNELS]
+SOURCES += [Path(__file__).with_name("choices.cpp")]
+DTYPES = {"float64": 0, "float32": 1, "tf32": 1, "bfloat16": 2, "float16": 3}
 
 
 # What a test may set about the simulated device for a while, and how it is otherwise.
@@ -28,6 +31,8 @@ USUAL = {
     "fail_launch": 0,
     "ptx_version": 0,
     "tensor_core_extra_bits": -1,
+    "cooperative": 1,
+    "multiprocessors_together": 1 << 20,
     "dry": 0,
 }
 _loaded: list[ctypes.CDLL] = []
@@ -51,6 +56,26 @@ def load() -> str | None:
     layer_ops.define("simt")
     gpu_ops.register("simt", *gpu_ops.compiled("simt_kernels"), "CPU")
     return None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which family of kernels takes a call, and what it is predicted to take, in clocks."""
+
+    family: str
+    step: int
+    once: int
+    shape: int
+    workspace: int  # bytes
+
+
+def choose(kind: str, T: int, N: int, H: int, P: int | None = None, D=1, backward=False) -> Choice:
+    """What csrc/cuda chooses for a call on the simulated device; kind: of DTYPES."""
+    sizes = (T, N, D, H, H if P is None else P, P is not None)
+    call = (ctypes.c_int64 * 8)(DTYPES[kind], kind == "tf32", *sizes)
+    found = (ctypes.c_int64 * 5)()
+    _loaded[0].simt_choose(ctypes.c_bool(backward), call, found)
+    return Choice(("cluster", "grid", "step")[found[0]], *found[1:])
 
 
 def launches() -> int:

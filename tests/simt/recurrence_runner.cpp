@@ -54,8 +54,9 @@ std::string forward(Problem& p) {
   args.output = p.array<void>("output");
   args.h_n = p.array<void>("h_n");
   args.c_n = p.array<void>("c_n");
-  const Workspace workspace(cuda::forward_workspace(args));
-  return cuda::forward(args, workspace.data(), nullptr).text;
+  const cuda::Choice choice = cuda::choose(args);
+  const Workspace workspace(choice.workspace);
+  return cuda::forward(args, choice, workspace.data(), nullptr).text;
 }
 
 std::string backward(Problem& p) {
@@ -71,8 +72,9 @@ std::string backward(Problem& p) {
   args.dh0 = p.array<void>("dh0");
   args.dc0 = p.array<void>("dc0");
   args.dhidden = p.array<void>("dhidden");
-  const Workspace workspace(cuda::backward_workspace(args));
-  return cuda::backward(args, workspace.data(), nullptr).text;
+  const cuda::Choice choice = cuda::choose(args);
+  const Workspace workspace(choice.workspace);
+  return cuda::backward(args, choice, workspace.data(), nullptr).text;
 }
 
 constexpr simt::NamedEntry kEntries[] = {{"forward", forward}, {"backward", backward}};

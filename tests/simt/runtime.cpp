@@ -83,6 +83,7 @@ cudaError_t check(const cudaLaunchConfig_t& config, const void* kernel, Launch& 
     if (count(c) == 0 || count(c) > most) return cudaErrorInvalidClusterSize;
     if (grid.x % c.x != 0 || grid.y % c.y != 0 || grid.z % c.z != 0) return cudaErrorInvalidConfiguration;
   }
+  if (made.cooperative && device().cooperative == 0) return cudaErrorNotSupported;
   if (made.cooperative && count(grid) > uint64_t{1} * device().multiprocessors * per_multiprocessor) {
     return cudaErrorCooperativeLaunchTooLarge;
   }
@@ -170,7 +171,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
     case cudaDevAttrComputeCapabilityMajor: *value = d.capability_major; return cudaSuccess;
     case cudaDevAttrComputeCapabilityMinor: *value = d.capability_minor; return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = d.max_shared_multiprocessor; return cudaSuccess;
-    case cudaDevAttrCooperativeLaunch: *value = 1; return cudaSuccess;
+    case cudaDevAttrCooperativeLaunch: *value = d.cooperative; return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = d.max_shared_opt_in; return cudaSuccess;
     case cudaDevAttrReservedSharedMemoryPerBlock: *value = d.reserved_shared; return cudaSuccess;
     case cudaDevAttrClusterLaunch: *value = d.capability_major >= 9; return cudaSuccess;
@@ -244,8 +245,8 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* kernel, co
   const int threads = static_cast<int>(simt::count(made.block));
   const int blocks = std::min(simt::blocks_per_multiprocessor(simt::count(made.block), made.shared_bytes),
                               std::max(1, 390 / threads));
-  const int resident = simt::device().multiprocessors * blocks;
-  *clusters = resident / static_cast<int>(simt::count(made.cluster));
+  const int all = simt::device().multiprocessors, together = std::min(all, simt::device().multiprocessors_together);
+  *clusters = all / together * (together * blocks / static_cast<int>(simt::count(made.cluster)));
   return cudaSuccess;
 }
 
@@ -266,6 +267,8 @@ bool simt_set_device(const char* field, int value) {
                                                  {"fail_launch", &d.fail_launch},
                                                  {"ptx_version", &d.ptx_version},
                                                  {"tensor_core_extra_bits", &d.tensor_core_extra_bits},
+                                                 {"cooperative", &d.cooperative},
+                                                 {"multiprocessors_together", &d.multiprocessors_together},
                                                  {"dry", &d.dry}};
   for (const auto& [name, number] : fields) {
     if (std::strcmp(name, field) != 0) continue;

@@ -1,8 +1,6 @@
 // The recurrence of csrc/cuda for bfloat16 alone: in steps, with ON_CLUSTERS on small clusters, with ON_GRID on a grid of small
 // blocks, with PROJECTED too for a layer with a projection. For tests that compile it often.
-#include "backward_steps.h"
 #include "clusters.h"
-#include "forward_steps.h"
 #include "grid_kernels.h"
 #include "projected_shapes.h"
 
@@ -56,47 +54,47 @@ struct ProjectedBackwardGridShapes<BFloat16Product, kTilesN> : ProjectedBackward
 #include "cluster_launch.h"
 #include "grid_launch.h"
 #include "projected_launch.h"
+#include "step_launch.h"
 
 namespace fastlstm::cuda {
 
-// Without a launcher only the workspace is asked for.
 template <class Args>
-bool run_on_chip(const Args& args, Launcher* launch, void* workspace, size_t& bytes) {
-  bytes = 0;
 #if defined(ON_CLUSTERS) && defined(PROJECTED)
-  return run_projected_clusters<BFloat16Product>(args, launch);
+using Only = ProjectedClusterKernels<BFloat16Product, Args>;
 #elif defined(ON_CLUSTERS)
-  return run_clusters<BFloat16Product>(args, launch);
+using Only = ClusterKernels<BFloat16Product, Args>;
 #elif defined(ON_GRID) && defined(PROJECTED)
-  return run_projected_grid<BFloat16Product>(args, launch, workspace, bytes);
+using Only = ProjectedGridKernels<BFloat16Product, Args>;
 #elif defined(ON_GRID)
-  return run_grid<BFloat16Product>(args, launch, workspace, bytes);
+using Only = GridKernels<BFloat16Product, Args>;
 #else
-  bytes = steps_workspace<BFloat16Product>(args);
-  if (launch != nullptr) run_steps<BFloat16Product>(args, workspace, *launch);
-  return true;
+using Only = StepKernels<BFloat16Product, Args>;
 #endif
+
+template <class Args>
+Choice choose_only(const Args& args) {
+  Choice choice;
+  choice.offer = Only<Args>::offer(args, DeviceFacts(), kAnyShape);
+  if (choice.offer.possible()) choice.workspace = Only<Args>::workspace(args, choice.offer.shape);
+  return choice;
 }
 
 template <class Args>
-size_t workspace_of(const Args& args) {
-  size_t bytes = 0;
-  run_on_chip(args, nullptr, nullptr, bytes);
-  return bytes;
-}
-
-template <class Args>
-Status run(const Args& args, void* workspace, void* stream) {
+Status run(const Args& args, const Choice& choice, void* workspace, void* stream) {
+  if (!choice.offer.possible()) return {1, "the family does not take these sizes"};
   Launcher launch(args.sizes, stream);
-  size_t bytes = 0;
-  if (!run_on_chip(args, &launch, workspace, bytes)) return {1, "the family does not take these sizes"};
+  Only<Args>::run(args, choice.offer.shape, workspace, launch);
   return launch.status();
 }
 
-size_t forward_workspace(const ForwardArgs& args) { return workspace_of(args); }
-size_t backward_workspace(const BackwardArgs& args) { return workspace_of(args); }
+Choice choose(const ForwardArgs& args) { return choose_only(args); }
+Choice choose(const BackwardArgs& args) { return choose_only(args); }
 
-Status forward(const ForwardArgs& args, void* workspace, void* stream) { return run(args, workspace, stream); }
-Status backward(const BackwardArgs& args, void* workspace, void* stream) { return run(args, workspace, stream); }
+Status forward(const ForwardArgs& args, const Choice& choice, void* workspace, void* stream) {
+  return run(args, choice, workspace, stream);
+}
+Status backward(const BackwardArgs& args, const Choice& choice, void* workspace, void* stream) {
+  return run(args, choice, workspace, stream);
+}
 
 }  // namespace fastlstm::cuda

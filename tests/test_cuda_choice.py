@@ -1,0 +1,188 @@
+"""Which family of CUDA kernels takes which sizes, by what csrc/cuda predicts of a simulated device;
+what it chooses where the device has less; and launches that fail."""
+
+import itertools
+from unittest import mock
+
+import pytest
+import torch
+from cuda_kinds import ON_CHIP, check_kind, family
+from op_cases import Case, backward, draw, forward, tape_of
+
+pytestmark = pytest.mark.skipif(family.load() is not None, reason=str(family.load()))
+
+# An H200: clusters of 16 fit 8 times.
+H200 = {"multiprocessors": 132, "multiprocessors_together": 16}
+BOTH = (False, True)
+
+
+def offered(name: str, *call, **options):
+    """What a family, or one of its shapes, offers for a call; None if it cannot take it."""
+    with mock.patch.dict("os.environ", FASTLSTM_CUDA_KERNELS=name):
+        found = family.choose(*call, **options)
+    return found if found.family == name.partition(":")[0] else None
+
+
+def cost(choice, T: int) -> float:
+    return choice.once + choice.step * T
+
+
+# (kind, N, H, T): forward and backward. c, g, s for cluster, grid and step.
+EXPECTED = {
+    ("bfloat16", 1, 64, 1024): "cc",
+    ("bfloat16", 16, 256, 1024): "cc",
+    ("bfloat16", 64, 512, 1024): "cc",
+    ("bfloat16", 16, 768, 1024): "gc",
+    ("bfloat16", 16, 1024, 1024): "gg",
+    ("bfloat16", 1, 2048, 1024): "gs",
+    ("bfloat16", 256, 1024, 1024): "ss",  # bound by its product
+    ("bfloat16", 256, 2048, 1024): "ss",
+    ("float16", 16, 1024, 1024): "gg",
+    ("tf32", 16, 256, 1024): "cc",
+    ("tf32", 1, 768, 1024): "gg",
+    ("tf32", 256, 512, 1024): "sc",
+    ("float32", 16, 128, 1024): "cc",
+    ("float32", 1, 512, 1024): "gg",
+    ("float32", 16, 1024, 1024): "gs",
+    ("float32", 64, 1024, 1024): "ss",
+    ("float64", 1, 64, 1024): "ss",
+    # The weights' way onto the chip pays for many steps only.
+    ("bfloat16", 1, 256, 1): "ss",
+    ("bfloat16", 1, 512, 4): "ss",
+    ("bfloat16", 1, 512, 64): "gc",
+    ("bfloat16", 1, 64, 4): "cc",
+    ("float32", 1, 128, 1): "cc",
+}
+
+
+def test_the_table():
+    with family.simulated(**H200):
+        found = {
+            (kind, N, H, T): "".join(
+                family.choose(kind, T, N, H, backward=which).family[0] for which in BOTH
+            )
+            for kind, N, H, T in EXPECTED
+        }
+    assert found == EXPECTED
+
+
+SIZES = list(itertools.product((1, 9, 64, 300), (1, 64, 100, 500, 1100), (None, 40)))
+
+
+@pytest.mark.parametrize("kind", ON_CHIP)
+def test_the_least_is_chosen_and_less_of_the_device_is_no_faster(kind):
+    poorer = [
+        H200 | {"multiprocessors": 60},
+        H200 | {"capability_major": 8},
+        H200 | {"cooperative": 0},
+        H200 | {"max_shared_opt_in": 99 << 10},
+        H200 | {"multiprocessors": 131, "multiprocessors_together": 9},
+    ]
+    for (N, H, P), T, which in itertools.product(SIZES, (1, 100), BOTH):
+        call, options = (kind, T, N, H, P), {"backward": which}
+        if P is not None and P >= H:
+            continue
+        with family.simulated(**H200):
+            offers = [offered(name, *call, **options) for name in ("cluster", "grid", "step")]
+            best = family.choose(*call, **options)
+            more_rows = family.choose(kind, T, 2 * N, H, P, **options)
+            both_directions = family.choose(*call, D=2, **options)
+        assert cost(best, T) == min(cost(offer, T) for offer in offers if offer)
+        assert best in offers
+        # More work takes no less. (More units may: they may belong to a better shape.)
+        assert cost(more_rows, T) >= cost(best, T)
+        assert cost(both_directions, T) >= cost(best, T)
+        for device in poorer:
+            with family.simulated(**device):
+                assert cost(family.choose(*call, **options), T) >= cost(best, T), device
+
+
+def test_nothing_is_chosen_that_does_not_fit():
+    call = ("bfloat16", 1024, 1, 512)
+    with family.simulated(**H200):
+        assert family.choose(*call).family == "grid"
+    with family.simulated(**H200, cooperative=0):
+        assert offered("grid", *call) is None
+        assert family.choose(*call).family == "cluster"
+        assert offered("grid", "bfloat16", 1024, 1, 512, 256) is None
+    with family.simulated(**H200, cooperative=0, capability_major=8):
+        assert offered("cluster", *call) is None
+        assert family.choose(*call).family == "step"
+    with family.simulated(multiprocessors=63):  # 64 blocks of 8 units
+        assert offered("grid", *call) is None
+    with family.simulated(multiprocessors=64):
+        assert offered("grid", *call) is not None
+    with family.simulated(multiprocessors=133, multiprocessors_together=7):
+        assert offered("cluster", *call) is None  # 8 blocks
+    with family.simulated(**H200, max_shared_opt_in=64 << 10):
+        assert offered("cluster", *call) is None
+        assert offered("grid:0", "bfloat16", 1024, 1, 512) is not None
+    with family.simulated(multiprocessors=129, multiprocessors_together=43, ptx_version=80):
+        assert offered("cluster", *call) is None  # there is only PTX of an older GPU
+
+
+def test_clusters_that_find_no_room_wait():
+    few = {"multiprocessors": 128, "multiprocessors_together": 8}  # 16 clusters of 8, none of 16
+    with family.simulated(**H200):
+        roomy = offered("cluster", "bfloat16", 1024, 256, 512)
+    with family.simulated(**few):
+        tight = offered("cluster", "bfloat16", 1024, 256, 512)
+        again = offered("cluster", "bfloat16", 1024, 512, 512)
+        none = offered("cluster", "bfloat16", 1024, 256, 768)
+    assert roomy.step == tight.step and again.step == 2 * tight.step
+    assert none is None
+
+
+def test_a_shape_can_be_named():
+    call = ("float32", 1024, 1, 100)
+    found = [offered(f"cluster:{number}", *call) for number in range(9)]
+    offers = [offer for offer in found if offer]
+    assert [offer.shape for offer in offers] == list(range(len(offers)))
+    assert len(offers) > 2
+    assert found[-1] is None
+    best = offered("cluster", *call)
+    assert best == min(offers, key=lambda offer: cost(offer, 1024))
+
+
+def test_a_choice_is_what_is_launched(monkeypatch):
+    monkeypatch.delenv("FASTLSTM_CUDA_KERNELS", raising=False)
+
+    def launches(kind, T=3, **sizes):
+        before = family.launches()
+        check_kind(Case("recurrence", T=T, dtype=torch.float32, **sizes), kind)
+        return family.launches() - before
+
+    in_steps = 1 + 3 + 2 + 3 + 1
+    assert launches("float64", N=4, H=96) == in_steps
+    assert launches("bfloat16", N=4, H=40) == 2
+    with family.simulated(capability_major=8):
+        assert launches("tf32", T=20, N=4, H=96) == 2  # the grid
+        with family.simulated(multiprocessors=1):
+            assert launches("tf32", N=4, H=96) == in_steps
+        assert launches("tf32", T=20, N=4, H=48, P=40) == 2  # one block
+    # More outputs than a block takes.
+    assert launches("tf32", N=4, H=2, P=300) >= 1 + 2 * 3 + 3 + 2 * 3 + 1
+
+
+# What a launch may answer, and the words for it.
+FAILURES = {720: "too many blocks in cooperative launch", 801: "not supported"}
+
+
+@pytest.mark.parametrize("P", [None, 10])
+@pytest.mark.parametrize("error", FAILURES)
+@pytest.mark.parametrize("kernels", ["cluster", "grid"])
+def test_a_launch_on_the_chip_that_fails_is_named(kernels, error, P, monkeypatch):
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
+    case = Case("recurrence", T=2, N=3, H=20, P=P, dtype=torch.float32)
+    arguments, gradients = draw(case)
+    tape = tape_of(forward(case, "reference", arguments))
+    projected = "" if P is None else "projected_"
+    for which, run in {
+        "forward": lambda: forward(case, "simt", arguments),
+        "backward": lambda: backward(case, "simt", arguments, gradients, tape),
+    }.items():
+        sizes = f"T=2, N=3, D=1, H=20, P={P or 20}"
+        name = f"lstm_{which}_kernel_{projected}{kernels} for {sizes}: .*{FAILURES[error]}"
+        with family.simulated(fail_launch=error), pytest.raises(RuntimeError, match=name):
+            run()
+        run()
