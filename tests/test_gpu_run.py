@@ -97,6 +97,7 @@ def test_what_the_kernels_choice_assumes_is_asked_of_the_device(dry, result):
     # One constant of costs.h after the other; the launch's needs CUDA graphs.
     assert {"all-gather in a cluster, part of a step", "mma.sync of a scheduler"} < asked
     assert {"all-gather over the grid, a counter", "read from shared memory"} < asked
+    assert "from asking global memory until it answers" in asked
     assert all(answer["value"] > 0 for answer in result["probe"])
     assert (
         "| clusters at once, a block to a multiprocessor | 16 blocks | 8 |"

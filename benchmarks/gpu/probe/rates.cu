@@ -1,4 +1,4 @@
-// What one multiprocessor does a clock: tensor cores, shared memory, the second-level cache.
+// What one multiprocessor does a clock: tensor cores, shared memory, the second-level cache; and how long memory takes.
 #include "costs.h"
 #include "numbers.h"
 #include "probe.h"
@@ -71,6 +71,14 @@ __global__ void cache_reads(const unsigned char* from, int bytes, bool own, int 
   if (blockIdx.x == 0 && threadIdx.x == 0) *clocks = clock64() - start;
 }
 
+// One thread, each address from the word before; all words are zero, which the compiler does not know.
+__global__ void memory_chain(const unsigned* words, unsigned mask, int rounds, long long* clocks) {
+  unsigned at = 1;
+  const long long start = clock64();
+  for (int k = 0; k < rounds; ++k) at = (at * 1664525u + 1013904223u + words[at]) & mask;
+  *clocks = clock64() - start + (at > mask ? 1 : 0);
+}
+
 template <int kChains, bool kTF32>
 void probe_products(const char* type) {
   DeviceArray<float> sink(1);
@@ -108,6 +116,14 @@ void probe_rates() {
     say("from the second-level cache into a multiprocessor", own ? "each its own 64 KiB" : "all the same 64 KiB", kBytes / clocks,
         "bytes a clock", costs::kCacheBytesPerClock);
   }
+
+  // More than any second-level cache holds; little where the numbers say nothing.
+  const unsigned words = rounds() < 100 ? 1u << 10 : 1u << 27;
+  DeviceArray<unsigned> far(words);
+  Launch alone;
+  alone.block = 1;
+  say("from asking global memory until it answers", "one word after the other", clocks_a_round(memory_chain, alone, far.get(), words - 1),
+      "clocks", costs::kMemory);
 }
 
 }  // namespace probe
