@@ -27,6 +27,7 @@ static std::string cuda_architectures() {
 STABLE_TORCH_LIBRARY_FRAGMENT(fastlstm, m) {
   m.def("cpu_isa() -> str");
   m.def("cuda_architectures() -> str");
+  m.def("cpu_product(Tensor left, Tensor right, Tensor? addend, int left_parts, int right_parts, bool packed) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastlstm, CompositeExplicitAutograd, m) {
@@ -41,4 +42,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
   m.impl("lstm_layer_backward", TORCH_BOX(&fastlstm::lstm_layer_backward));
   m.impl("lstm_step", TORCH_BOX(&fastlstm::lstm_step));
   m.impl("lstm_cell", TORCH_BOX(&fastlstm::lstm_cell));
+  m.impl("cpu_product", TORCH_BOX(&fastlstm::cpu_product));
 }

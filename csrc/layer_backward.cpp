@@ -1,6 +1,6 @@
 // lstm_layer_backward on the CPU: the recurrence backwards, and all of the layer's gradients.
 
-#include "layer_call.h"
+#include "layer_products.h"
 
 namespace fastlstm {
 
@@ -35,6 +35,13 @@ class Sum {
     first_[d] = false;
   }
 
+  // The same sum as a target of the kernels' own product.
+  Target own_target(int64_t d, const Factor& right) {
+    const bool first = first_[d];
+    first_[d] = false;
+    return target(torch::stable::select(total_, 0, d), right, nullptr, !first);
+  }
+
   static void add_to(const Tensor& into, const Tensor& addend) {
     (into.scalar_type() == ScalarType::Double ? add_elements<double> : add_elements<float>)(
         into.mutable_data_ptr(), addend.const_data_ptr(), into.numel());
@@ -57,7 +64,10 @@ struct Gradients {
   const LayerShape& s;
   const Tensor& x;
   bool need_dx, need_dweights, projected;
+  PartCounts parts;
+  bool own_dweights;                                     // those of W_ih and W_hh are the kernels' own products
   std::vector<Tensor> weights_ih;                        // [4H, I]
+  std::vector<OwnWeight> own_weights_ih;                 // instead of these, where dx is
   Tensor dgates, dhidden, h_entering, unprojected;       // of one stretch: [D, steps, N, width]
   Tensor dx;                                             // [T, N, I]
   Sum dweight_ih, dweight_hh, dbias, dweight_hr;
@@ -69,21 +79,32 @@ struct Gradients {
       const Tensor dgates_rows = stretch_rows(dgates, d, steps);
       if (need_dx) add_dx(d, t, steps, dgates_rows);
       if (!need_dweights) continue;
-      dweight_ih.add(d, transposed(dgates_rows), rows_of(x, t, steps, s.product));
-      dweight_hh.add(d, transposed(dgates_rows), stretch_rows(h_entering, d, steps));
+      add_dweights(d, dgates_rows, rows_of(x, t, steps, s.product), stretch_rows(h_entering, d, steps));
       dbias.add(d, ones(steps * s.N, s.product), dgates_rows);
       if (projected) dweight_hr.add(d, transposed(stretch_rows(dhidden, d, steps)), stretch_rows(unprojected, d, steps));
     }
   }
 
+  void add_dweights(int64_t d, const Tensor& dgates_rows, const Tensor& x_rows, const Tensor& h_rows) {
+    const Tensor left = transposed(dgates_rows);
+    if (own_dweights) {
+      multiply_own(left, parts.gradients, {dweight_ih.own_target(d, right_factor(x_rows, parts.values)),
+                                           dweight_hh.own_target(d, right_factor(h_rows, parts.values))});
+    } else {
+      dweight_ih.add(d, left, x_rows);
+      dweight_hh.add(d, left, h_rows);
+    }
+  }
+
   void add_dx(int64_t d, int64_t t, int64_t steps, const Tensor& dgates_rows) {
     Tensor rows = torch::stable::view(torch::stable::narrow(dx, 0, t, steps), {steps * s.N, s.I});
-    if (s.D == 1 && dx.scalar_type() == s.product) {
-      mm_out(rows, dgates_rows, weights_ih[d]);
+    const bool own = !own_weights_ih.empty();
+    if (dx.scalar_type() == s.product && (own || s.D == 1)) {
+      own ? own_weights_ih[d].multiply(rows, dgates_rows, s.D == 2) : mm_out(rows, dgates_rows, weights_ih[d]);
       return;
     }
     Tensor product = empty({steps * s.N, s.I}, s.product);
-    mm_out(product, dgates_rows, weights_ih[d]);
+    own ? own_weights_ih[d].multiply(product, dgates_rows, false) : mm_out(product, dgates_rows, weights_ih[d]);
     if (s.D == 1) {
       torch::stable::copy_(rows, product);
     } else {
@@ -120,13 +141,22 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
     return Sum(need_dweights && wanted ? sizes : std::vector<int64_t>{0}, s.wide);
   };
   // Two directions add to the same dx, in the accumulation type; one writes it.
-  Gradients g{s, x, need_dx, need_dweights, projected, {},
+  const PartCounts parts = PartCounts::of(s.dtype);
+  const bool own_dweights = own_product(s.product, 4 * s.H, s.I + s.P, steps * s.N, parts.gradients, parts.values);
+  Gradients g{s, x, need_dx, need_dweights, projected, parts, own_dweights, {}, {},
               buffer(true, 4 * s.H, s.product), buffer(projected, s.P, s.wide), buffer(need_dweights, s.P, s.product),
               buffer(need_dweights && projected, s.H, s.wide),
               need_dx ? on_large_pages(empty({s.T, s.N, s.I}, s.D == 1 ? s.dtype : s.wide)) : empty({0}, s.dtype),
               sum(true, {s.D, 4 * s.H, s.I}), sum(true, {s.D, 4 * s.H, s.P}), sum(true, {s.D, 4 * s.H}),
               sum(projected, {s.D, s.P, s.H})};
-  for (const DirectionWeights& w : weights) g.weights_ih.push_back(converted(w.ih, s.product));
+  const bool own_dx = need_dx && own_product(s.product, steps * s.N, s.I, 4 * s.H, parts.gradients, parts.values);
+  for (const DirectionWeights& w : weights) {
+    if (own_dx) {
+      g.own_weights_ih.emplace_back(w.ih, parts, true);
+    } else {
+      g.weights_ih.push_back(converted(w.ih, s.product));
+    }
+  }
   if (s.D == 2) torch::stable::zero_(g.dx);
 
   Tensor dh0 = empty({s.D, s.N, s.P}, s.dtype), dc0 = empty({s.D, s.N, s.H}, s.dtype);

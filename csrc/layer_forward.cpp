@@ -1,6 +1,6 @@
 // lstm_layer_forward on the CPU: a whole layer, the input product inside.
 
-#include "layer_call.h"
+#include "layer_products.h"
 
 namespace fastlstm {
 
@@ -56,9 +56,16 @@ ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_
     Tensor gates_x;
     bool once;                    // one stretch, of products in a wider type than the weights'
     std::vector<Tensor> weights;  // of each direction, [I, 4H]; with `once` [4H, I] as they came
-  } context{s, x, empty({s.D, s.stretch(kForwardBytes), s.N, 4 * s.H}, s.product), s.product != s.dtype, {}};
+    std::vector<OwnWeight> own;   // instead of these, where the products are the kernels' own
+  } context{s, x, empty({s.D, s.stretch(kForwardBytes), s.N, 4 * s.H}, s.product), s.product != s.dtype, {}, {}};
   context.once = context.once && context.gates_x.size(1) >= s.T;
+  const PartCounts parts = PartCounts::of(s.dtype);
+  const bool own = own_product(s.product, context.gates_x.size(1) * s.N, 4 * s.H, s.I, parts.values, parts.values);
   for (const DirectionWeights& w : weights) {
+    if (own) {
+      context.own.emplace_back(w.ih, parts, false);
+      continue;
+    }
     context.weights.push_back(context.once ? w.ih : transposed(converted(w.ih, s.product)));
   }
   const auto make_gates = [](void* p, int64_t k0, int64_t k1) {
@@ -66,7 +73,9 @@ ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_
     for (int64_t d = 0; d < c.s.D; ++d) {
       const int64_t t = d == 0 ? k0 : c.s.T - k1;
       const Tensor gates = stretch_rows(c.gates_x, d, k1 - k0), rows = rows_of(c.x, t, k1 - k0, c.s.product);
-      if (c.once) {
+      if (!c.own.empty()) {
+        c.own[d].multiply(gates, rows, false);
+      } else if (c.once) {
         multiply_once(gates, rows, c.weights[d], c.s.product);
       } else {
         mm_out(gates, rows, c.weights[d]);

@@ -43,6 +43,10 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
 CellResults lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
                       OptionalTensor bias_hh);
 
+// left [rows, depth] @ right [depth, columns], float32, plus the addend if there is one, by the kernels' own product for numbers of so
+// many parts (cpu/matrix_product.h); `packed`: with the right factor packed beforehand.
+Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t left_parts, int64_t right_parts, bool packed);
+
 StepResults lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights);
 
 }  // namespace fastlstm

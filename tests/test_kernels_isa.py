@@ -58,9 +58,9 @@ def test_each_instruction_set(isa):
 
 @pytest.mark.parametrize("isa", ["amx-emulated", "amx"])
 def test_tiles(isa):
-    """AMX changes the recurrence's products alone; where it is missing, its kernels run on an
-    emulation of the tiles."""
-    passes_on(isa, "test_kernels_tiles.py")
+    """AMX changes products alone; where it is missing, its kernels run on an emulation of the
+    tiles."""
+    passes_on(isa, "test_kernels_tiles.py", "test_kernels_products.py")
 
 
 @pytest.mark.parametrize("name", ["none such", "AVX2"])

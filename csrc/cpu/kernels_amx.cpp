@@ -27,7 +27,9 @@ const Kernels& kernels_avx512();
 namespace amx {
 #include "loops.h"
 #include "tiles.h"
+#include "parts.h"
 #include "tile_product.h"
+#include "tile_matrix_product.h"
 
 // How numbers of a type are taken apart: those of the state, and those of the weights. Backward, the state is float32 gradients.
 template <class IO>
@@ -95,7 +97,10 @@ void backward(const BackwardArgs& args, const Threads& threads) {
 }  // namespace amx
 
 const Kernels& kernels_amx(bool emulated) {
-  static const Kernels kernels{emulated ? "amx-emulated" : "amx", amx::forward, amx::backward, kernels_avx512().step};
+  static const MatrixProducts products{amx::worthwhile_product, amx::packed_product_bytes, amx::pack_product,
+                                       amx::multiply_matrices};
+  static const Kernels kernels{emulated ? "amx-emulated" : "amx", amx::forward, amx::backward, kernels_avx512().step,
+                               &products};
   amx::Tiles::emulated = emulated;
   return kernels;
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "../core/types.h"
+#include "matrix_product.h"
 
 namespace fastlstm {
 
@@ -95,6 +96,7 @@ struct Kernels {
   void (*forward)(const ForwardArgs&, const Threads&);
   void (*backward)(const BackwardArgs&, const Threads&);
   void (*step)(const StepArgs&, const Threads&);
+  const MatrixProducts* products = nullptr;  // or null: a BLAS does as well
 };
 
 // The kernels for the best instruction set of this machine, or for the one that FASTLSTM_CPU_ISA names: "generic", "avx2", "avx512",

@@ -1,0 +1,46 @@
+// What kernels for large products of float32 matrices are asked to do, where an instruction set has better ones than a BLAS: plain
+// pointers, sizes and strides.
+#pragma once
+
+#include <cstdint>
+
+namespace fastlstm {
+
+struct Threads;
+
+// A factor of a product as it lies: number k of a line is at data + line * line_stride + k * depth_stride, one of the strides being 1.
+// Lines are the rows of the left factor and the columns of the right one; k is what is summed over. A number is taken as a sum of
+// `parts` bfloat16 numbers: three are all of it, two 16 digits, one 8.
+struct Factor {
+  const float* data;
+  int64_t lines, line_stride, depth_stride;
+  int parts;
+};
+
+// One of the matrices that the left factor is multiplied by, and where the product goes: out [left lines, right lines].
+struct Target {
+  Factor right;
+  const void* packed;  // the factor as `pack` left it, or null: packed on the way
+  float* out;
+  int64_t out_stride;
+  bool add;            // to what `out` holds, which else is not read
+};
+
+struct ProductArgs {
+  int64_t depth;
+  Factor left;
+  const Target* targets;
+  int target_count;
+};
+
+// Parts of the left and the right factor are those of an exact split (3, 3), or (2, 2), (2, 1), (1, 1). Results are the same bits for
+// any number of threads.
+struct MatrixProducts {
+  // Whether a product is reckoned to be faster than by fused multiply-adds.
+  bool (*worthwhile)(int64_t rows, int64_t columns, int64_t depth, int left_parts, int right_parts);
+  int64_t (*packed_bytes)(const Factor& right, int64_t depth);
+  void (*pack)(const Factor& right, int64_t depth, void* packed, const Threads&);  // packed: aligned to 64 bytes
+  void (*multiply)(const ProductArgs&, const Threads&);
+};
+
+}  // namespace fastlstm

@@ -1,0 +1,307 @@
+// Products of large float32 matrices on AMX tiles (matrix_product.h says which). Included inside the namespace of the AMX kernels,
+// after tiles.h and parts.h.
+//
+// Both factors are cut into panels of 16 lines and chunks of up to kChunk numbers, split and packed tile by tile: 2 bytes for each
+// number and part. A worker packs as many panels of its rows as half of the second-level cache holds, and takes them past all of
+// its columns; four tiles of sums, two panels of rows by two of columns, stay in tile registers for the length of a chunk.
+//
+// Tiles take denormal numbers for zero, and parts of infinities mean nothing. Each panel knows the range of its numbers; by
+// those of two panels, a sum of a chunk in which what was dropped may matter, or which is not finite, is made again from the numbers
+// themselves, by multiply-adds. What remains are sums that are all below 2^-126 next to others that are not: they may be zero.
+
+struct alignas(64) PanelHead {
+  float largest, least;  // magnitudes; least of those that are not zero
+};
+
+constexpr int64_t kPanelLines = 16, kChunk = 1024;
+
+inline int64_t panels_of(int64_t lines) { return (lines + kPanelLines - 1) / kPanelLines; }
+
+// The numbers of a sum in chunks as even as whole tiles allow.
+struct Chunks {
+  int64_t depth, size, count;
+
+  explicit Chunks(int64_t total) : depth(total) {
+    const int64_t wanted = (total + kChunk - 1) / kChunk, even = (total + wanted - 1) / wanted;
+    size = (even + kTileDepth - 1) / kTileDepth * kTileDepth;
+    count = (total + size - 1) / size;
+  }
+  int64_t begin(int64_t chunk) const { return chunk * size; }
+  int64_t numbers(int64_t chunk) const { return std::min(size, depth - begin(chunk)); }
+  int64_t blocks() const { return size / kTileDepth; }
+  // One panel of a chunk: its head, then [block][part][tile].
+  int64_t panel_bytes(int parts) const { return sizeof(PanelHead) + blocks() * parts * kTileElements * sizeof(BFloat16); }
+};
+
+template <int A, int B>
+class TileMatrixProduct {
+ public:
+  TileMatrixProduct(const ProductArgs& args, const Threads& threads) : a_(args), threads_(threads), chunks_(args.depth) {
+    for (int t = 0; t < a_.target_count; ++t) column_pairs_ += pairs_of(a_.targets[t].right.lines);
+    row_pairs_ = pairs_of(a_.left.lines);
+    const int64_t workers = useful_workers();
+    row_shares_ = std::min(row_pairs_, workers);
+    column_shares_ = std::min(column_pairs_, workers / row_shares_);
+    block_pairs_ = std::clamp<int64_t>(kBlockBytes / (2 * chunks_.panel_bytes(A)), 1, (row_pairs_ + row_shares_ - 1) / row_shares_);
+    Layout size(nullptr);
+    lay_out(size);
+    Layout layout(Workspace::take(size.used(), Workspace::kProduct));
+    lay_out(layout);
+  }
+
+  void run() {
+    for (int64_t chunk = 0; chunk < chunks_.count; ++chunk) {
+      for (int t = 0; t < a_.target_count; ++t) {
+        const Target& target = a_.targets[t];
+        if (target.packed == nullptr) pack_chunk(target.right, chunks_, chunk, packed_[t], threads_);
+      }
+      const auto work = [](int64_t begin, int64_t end, void* p) {
+        auto& c = *static_cast<std::pair<TileMatrixProduct*, int64_t>*>(p);
+        for (int64_t share = begin; share < end; ++share) c.first->multiply_share(c.second, share);
+      };
+      std::pair<TileMatrixProduct*, int64_t> context{this, chunk};
+      if (row_shares_ * column_shares_ == 1) {
+        work(0, 1, &context);
+      } else {
+        threads_.parallel_for(row_shares_ * column_shares_, work, &context);
+      }
+    }
+  }
+
+  static int64_t packed_bytes(const Factor& right, int64_t depth) {
+    const Chunks chunks(depth);
+    return chunks.count * panels_of(right.lines) * chunks.panel_bytes(B);
+  }
+
+  static void pack(const Factor& right, int64_t depth, void* packed, const Threads& threads) {
+    const Chunks chunks(depth);
+    const int64_t bytes = panels_of(right.lines) * chunks.panel_bytes(B);
+    for (int64_t c = 0; c < chunks.count; ++c) pack_chunk(right, chunks, c, static_cast<char*>(packed) + c * bytes, threads);
+  }
+
+  // Clocks on one core: 16 for a product of tiles, about 100 to split and pack a tile, and 2 multiply-adds of 16 lanes in one.
+  static bool worthwhile(int64_t rows, int64_t columns, int64_t depth) {
+    const int64_t blocks = (depth + kTileDepth - 1) / kTileDepth, m = panels_of(rows), n = panels_of(columns);
+    return blocks * (16 * kProducts * m * n + 100 * (A * m + B * n)) < rows * columns * depth / 32;
+  }
+
+ private:
+  static constexpr int64_t kBlockBytes = int64_t{3} << 18;
+  // Parts in an order in which each product shares one with the product before it.
+  static constexpr int kOrder[6][2] = {{1, 1}, {0, 1}, {0, 2}, {0, 0}, {1, 0}, {2, 0}};
+  static constexpr int kProducts = Tiled<A, B>::kProducts, kParts = Tiled<A, B>::kParts;
+
+  static int64_t pairs_of(int64_t lines) { return (panels_of(lines) + 1) / 2; }
+
+  int64_t useful_workers() const {
+    constexpr double kProductsPerThread = 2e6;
+    double all = static_cast<double>(a_.left.lines) * a_.depth * column_pairs_ * 2 * kPanelLines;
+    return std::max<int64_t>(1, static_cast<int64_t>(std::min<double>(threads_.count, all / kProductsPerThread)));
+  }
+
+  void lay_out(Layout& layout) {
+    for (int t = 0; t < a_.target_count; ++t) {
+      const Target& target = a_.targets[t];
+      packed_[t] = layout.array<char>(target.packed != nullptr ? 0 : panels_of(target.right.lines) * chunks_.panel_bytes(B));
+    }
+    blocks_ = layout.array<char>(row_shares_ * column_shares_ * 2 * block_pairs_ * chunks_.panel_bytes(A));
+  }
+
+  template <int Parts, bool Right>
+  static void pack_panel(const Factor& f, int64_t panel, int64_t k0, int64_t numbers, char* out) {
+    const int64_t first = panel * kPanelLines, lines = std::min(kPanelLines, f.lines - first);
+    const float* from = f.data + first * f.line_stride + k0 * f.depth_stride;
+    auto* tile = reinterpret_cast<BFloat16*>(out + sizeof(PanelHead));
+    Magnitudes seen;
+    for (int64_t k = 0; k < numbers; k += kTileDepth, tile += Parts * kTileElements) {
+      const int64_t count = std::min(kTileDepth, numbers - k);
+      if (f.depth_stride == 1) {
+        pack_lines<Parts, Right>(from + k, f.line_stride, lines, count, tile, kTileElements, seen);
+      } else {
+        pack_numbers<Parts, Right>(from + k * f.depth_stride, f.depth_stride, lines, count, tile, kTileElements, seen);
+      }
+    }
+    *reinterpret_cast<PanelHead*>(out) = {seen.largest(), seen.least()};
+  }
+
+  static void pack_chunk(const Factor& right, const Chunks& chunks, int64_t chunk, char* packed, const Threads& threads) {
+    const int64_t numbers = chunks.numbers(chunk);
+    share_out(threads, threads.count, panels_of(right.lines), right.lines * numbers, [&](int64_t panel) {
+      pack_panel<B, true>(right, panel, chunks.begin(chunk), numbers, packed + panel * chunks.panel_bytes(B));
+    });
+  }
+
+  void multiply_share(int64_t chunk, int64_t share) {
+    const int64_t row_share = share / column_shares_, column_share = share % column_shares_;
+    const int64_t row_end = row_pairs_ * (row_share + 1) / row_shares_;
+    const int64_t first_pair = column_pairs_ * column_share / column_shares_;
+    const int64_t last_pair = column_pairs_ * (column_share + 1) / column_shares_;
+    char* block = blocks_ + share * 2 * block_pairs_ * chunks_.panel_bytes(A);
+    Tiles tiles;
+    tiles.configure(16, 16);
+    for (int64_t rows = row_pairs_ * row_share / row_shares_; rows < row_end; rows += block_pairs_) {
+      const int64_t rows_end = std::min(rows + block_pairs_, row_end);
+      for (int64_t panel = 2 * rows; panel < std::min(2 * rows_end, panels_of(a_.left.lines)); ++panel) {
+        pack_panel<A, false>(a_.left, panel, chunks_.begin(chunk), chunks_.numbers(chunk),
+                             block + (panel - 2 * rows) * chunks_.panel_bytes(A));
+      }
+      int64_t before = 0;
+      for (int t = 0; t < a_.target_count; ++t) {
+        const int64_t pairs = pairs_of(a_.targets[t].right.lines);
+        for (int64_t pair = std::max(first_pair - before, int64_t{0}); pair < std::min(last_pair - before, pairs); ++pair) {
+          for (int64_t r = rows; r < rows_end; ++r) {
+            multiply_pairs(tiles, chunk, r, block + 2 * (r - rows) * chunks_.panel_bytes(A), t, pair);
+          }
+        }
+        before += pairs;
+      }
+    }
+  }
+
+  // The sums of a chunk for up to 32 rows and 32 columns.
+  void multiply_pairs(Tiles& tiles, int64_t chunk, int64_t row_pair, const char* rows, int t, int64_t column_pair) {
+    const Target& target = a_.targets[t];
+    const int64_t bytes = chunks_.panel_bytes(B), panels = panels_of(target.right.lines);
+    const char* chunk_packed =
+        target.packed != nullptr ? static_cast<const char*>(target.packed) + chunk * panels * bytes : packed_[t];
+    const char* columns = chunk_packed + 2 * column_pair * bytes;
+    const bool two_rows = 2 * row_pair + 1 < panels_of(a_.left.lines), two_columns = 2 * column_pair + 1 < panels;
+    alignas(64) float sums[32][32];
+    if (two_rows) {
+      two_columns ? tile_sums<2, 2>(tiles, chunk, rows, columns, sums) : tile_sums<2, 1>(tiles, chunk, rows, columns, sums);
+    } else {
+      two_columns ? tile_sums<1, 2>(tiles, chunk, rows, columns, sums) : tile_sums<1, 1>(tiles, chunk, rows, columns, sums);
+    }
+    for (int i = 0; i <= two_rows; ++i) {
+      const PanelHead& left = *reinterpret_cast<const PanelHead*>(rows + i * chunks_.panel_bytes(A));
+      for (int j = 0; j <= two_columns; ++j) {
+        const Doubt doubt(left, *reinterpret_cast<const PanelHead*>(columns + j * bytes));
+        finish(target, chunk, (2 * row_pair + i) * kPanelLines, (2 * column_pair + j) * kPanelLines, &sums[16 * i][16 * j], doubt);
+      }
+    }
+  }
+
+  template <int Rows, int Columns>
+  void tile_sums(Tiles& tiles, int64_t chunk, const char* rows, const char* columns, float (&sums)[32][32]) {
+    const auto* left = reinterpret_cast<const BFloat16*>(rows + sizeof(PanelHead));
+    const auto* right = reinterpret_cast<const BFloat16*>(columns + sizeof(PanelHead));
+    const int64_t next_left = chunks_.panel_bytes(A) / sizeof(BFloat16), next_right = chunks_.panel_bytes(B) / sizeof(BFloat16);
+    tiles.zero<0>();
+    tiles.zero<1>();
+    tiles.zero<2>();
+    tiles.zero<3>();
+    for (int64_t k = 0; k < chunks_.numbers(chunk); k += kTileDepth, left += A * kTileElements, right += B * kTileElements) {
+      int loaded_left = -1, loaded_right = -1;
+#pragma GCC unroll 6
+      for (const auto& [a, b] : kOrder) {
+        if (a >= A || b >= B || a + b >= kParts) continue;
+        if (a != loaded_left) {
+          tiles.load<4>(left + a * kTileElements, 64);
+          if (Rows == 2) tiles.load<5>(left + a * kTileElements + next_left, 64);
+        }
+        if (b != loaded_right) {
+          tiles.load<6>(right + b * kTileElements, 64);
+          if (Columns == 2) tiles.load<7>(right + b * kTileElements + next_right, 64);
+        }
+        loaded_left = a;
+        loaded_right = b;
+        tiles.multiply<0, 4, 6>();
+        if (Columns == 2) tiles.multiply<1, 4, 7>();
+        if (Rows == 2) tiles.multiply<2, 5, 6>();
+        if (Rows == 2 && Columns == 2) tiles.multiply<3, 5, 7>();
+      }
+    }
+    tiles.store<0>(&sums[0][0], sizeof(sums[0]));
+    if (Columns == 2) tiles.store<1>(&sums[0][16], sizeof(sums[0]));
+    if (Rows == 2) tiles.store<2>(&sums[16][0], sizeof(sums[0]));
+    if (Rows == 2 && Columns == 2) tiles.store<3>(&sums[16][16], sizeof(sums[0]));
+  }
+
+  // Which sums of two panels' numbers are made again. Parts below 2^-126 are dropped: of numbers below 2^-103, and of products that
+  // are so small. An error of 2^-126 for each term is nothing in a sum above 2^-90.
+  struct Doubt {
+    Vec<float> below;
+    __mmask16 zeros;  // whether a sum of zero, too
+
+    Doubt(const PanelHead& left, const PanelHead& right) {
+      constexpr float kWhole = 0x1p-103f, kSafe = 0x1p-90f;
+      const bool left_lost = left.least < kWhole, right_lost = right.least < kWhole;
+      const float factor = std::max({1.f, left_lost ? right.largest : 0.f, right_lost ? left.largest : 0.f});
+      const float product = left.largest * right.largest;
+      const bool tiny = product < kSafe && left.largest > 0 && right.largest > 0;
+      below = splat(kSafe * factor);
+      zeros = left_lost || right_lost || tiny ? 0xffff : 0;
+    }
+  };
+
+  // One tile of a chunk's sums to where they go.
+  void finish(const Target& target, int64_t chunk, int64_t row, int64_t column, const float* sums, const Doubt& doubt) {
+    const int64_t rows = std::min(kPanelLines, a_.left.lines - row), columns = std::min(kPanelLines, target.right.lines - column);
+    const bool add = target.add || chunk > 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      Vec<float> sum = load_raw<Vec<float>>(sums + r * 32);
+      if (any_doubtful(sum, doubt.below, doubt.zeros)) sum = sum_again(target.right, chunk, row + r, column, columns);
+      float* out = target.out + (row + r) * target.out_stride + column;
+      if (columns == kPanelLines) {
+        store<float, true>(out, add ? load<float, true>(out, columns) + sum : sum, columns);
+      } else {
+        store<float, false>(out, add ? load<float, false>(out, columns) + sum : sum, columns);
+      }
+    }
+  }
+
+  __attribute__((noinline)) Vec<float> sum_again(const Factor& right, int64_t chunk, int64_t row, int64_t column, int64_t columns) {
+    Vec<float> sum = {};
+    for (int64_t k = chunks_.begin(chunk), end = k + chunks_.numbers(chunk); k < end; ++k) {
+      const float* from = right.data + column * right.line_stride + k * right.depth_stride;
+      Vec<float> numbers = {};
+      if (right.line_stride == 1) {
+        numbers = load<float, false>(from, columns);
+      } else {
+        for (int64_t j = 0; j < columns; ++j) numbers[j] = from[j * right.line_stride];
+      }
+      sum += splat(a_.left.data[row * a_.left.line_stride + k * a_.left.depth_stride]) * numbers;
+    }
+    return sum;
+  }
+
+  const ProductArgs& a_;
+  const Threads& threads_;
+  const Chunks chunks_;
+  int64_t row_pairs_, column_pairs_ = 0;      // of panels; columns of all targets
+  int64_t row_shares_, column_shares_, block_pairs_;
+  static constexpr int kTargets = 2;
+  char* packed_[kTargets];                    // [panel] of a chunk of each right factor that did not come packed
+  char* blocks_;                              // [share][panel] of a chunk of rows
+};
+
+// visit(std::integral_constant left, right) for parts that tiles serve.
+template <class Visit>
+auto visit_parts(int left, int right, const Visit& visit) {
+  using std::integral_constant;
+  if (left == 3) return visit(integral_constant<int, 3>{}, integral_constant<int, 3>{});
+  if (right == 2) return visit(integral_constant<int, 2>{}, integral_constant<int, 2>{});
+  if (left == 2) return visit(integral_constant<int, 2>{}, integral_constant<int, 1>{});
+  return visit(integral_constant<int, 1>{}, integral_constant<int, 1>{});
+}
+
+bool worthwhile_product(int64_t rows, int64_t columns, int64_t depth, int left_parts, int right_parts) {
+  return visit_parts(left_parts, right_parts,
+                     [&](auto a, auto b) { return TileMatrixProduct<a.value, b.value>::worthwhile(rows, columns, depth); });
+}
+
+// How a right factor is packed depends on its parts alone.
+int64_t packed_product_bytes(const Factor& right, int64_t depth) {
+  return visit_parts(right.parts, right.parts,
+                     [&](auto a, auto b) { return TileMatrixProduct<a.value, b.value>::packed_bytes(right, depth); });
+}
+
+void pack_product(const Factor& right, int64_t depth, void* packed, const Threads& threads) {
+  visit_parts(right.parts, right.parts,
+              [&](auto a, auto b) { TileMatrixProduct<a.value, b.value>::pack(right, depth, packed, threads); });
+}
+
+void multiply_matrices(const ProductArgs& args, const Threads& threads) {
+  visit_parts(args.left.parts, args.targets[0].right.parts,
+              [&](auto a, auto b) { TileMatrixProduct<a.value, b.value>(args, threads).run(); });
+}

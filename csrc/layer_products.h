@@ -1,0 +1,70 @@
+// The large products of a layer by the kernels' own, where the instruction set has some (cpu/matrix_product.h).
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "layer_call.h"
+
+namespace fastlstm {
+
+// How many bfloat16 numbers stand for one in these products: of x, h and the weights, and of gradients, whose own roundings are
+// those of the accumulation. A bfloat16 number is one, a float16 number two.
+struct PartCounts {
+  int values, gradients;
+
+  static PartCounts of(ScalarType dtype) {
+    if (dtype == ScalarType::BFloat16) return {1, 2};
+    if (dtype == ScalarType::Half) return {2, 2};
+    return {3, 3};
+  }
+};
+
+inline bool own_product(ScalarType product, int64_t rows, int64_t columns, int64_t depth, int left_parts, int right_parts) {
+  const MatrixProducts* products = cpu_kernels().products;
+  return products != nullptr && product == ScalarType::Float &&
+         products->worthwhile(rows, columns, depth, left_parts, right_parts);
+}
+
+inline const float* floats(const Tensor& t) { return static_cast<const float*>(t.const_data_ptr()); }
+
+// Of float32 matrices, one of whose strides is 1.
+inline Factor left_factor(const Tensor& t, int parts) { return {floats(t), t.size(0), t.stride(0), t.stride(1), parts}; }
+inline Factor right_factor(const Tensor& t, int parts) { return {floats(t), t.size(1), t.stride(1), t.stride(0), parts}; }
+
+inline Target target(const Tensor& out, const Factor& right, const void* packed, bool add) {
+  return {right, packed, static_cast<float*>(out.mutable_data_ptr()), out.stride(0), add};
+}
+
+inline void multiply_own(const Tensor& left, int parts, const std::vector<Target>& targets) {
+  const ProductArgs args{left.size(1), left_factor(left, parts), targets.data(), static_cast<int>(targets.size())};
+  cpu_kernels().products->multiply(args, threads());
+}
+
+// A weight [4H, I] that rows of stretch after stretch are multiplied by, packed once.
+class OwnWeight {
+ public:
+  // Gates from x, or with `turned` the gradient of x from that of the gates.
+  OwnWeight(const Tensor& weight, const PartCounts& parts, bool turned)
+      : left_parts_(turned ? parts.gradients : parts.values),
+        weight_(torch::stable::contiguous(converted(weight, ScalarType::Float))),
+        factor_(right_factor(turned ? weight_ : transposed(weight_), parts.values)),
+        packed_(empty({cpu_kernels().products->packed_bytes(factor_, depth(turned))}, ScalarType::Byte)) {
+    cpu_kernels().products->pack(factor_, depth(turned), packed_.mutable_data_ptr(), threads());
+  }
+
+  // out (+)= rows @ weight^T, or rows @ weight.
+  void multiply(const Tensor& out, const Tensor& rows, bool add) const {
+    multiply_own(rows, left_parts_, {target(out, factor_, packed_.const_data_ptr(), add)});
+  }
+
+ private:
+  int64_t depth(bool turned) const { return weight_.size(turned ? 0 : 1); }
+
+  int left_parts_;
+  Tensor weight_;
+  Factor factor_;
+  Tensor packed_;
+};
+
+}  // namespace fastlstm
