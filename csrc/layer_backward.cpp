@@ -168,6 +168,7 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
     BackwardArgs args{};
     args.sizes = {s.T, s.N, s.D, s.H, s.P};
     args.dtype = dtype_of(h0, "h0");
+    args.float32_parts = parts.values;
     args.wide_gates = s.product != s.dtype;
     if (doutput) args.doutput = held.rows(*doutput, &args.doutput_stride_t, &args.doutput_stride_n);
     args.dh_n = held.data(dh_n);

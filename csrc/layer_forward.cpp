@@ -87,6 +87,7 @@ ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_
   ForwardArgs args{};
   args.sizes = {s.T, s.N, s.D, s.H, s.P};
   args.dtype = dtype_of(h0, "h0");
+  args.float32_parts = parts.values;
   args.wide_gates = s.product != s.dtype;
   args.gates_x = context.gates_x.const_data_ptr();
   args.gates_strides = stretch_strides(context.gates_x);

@@ -16,7 +16,8 @@ struct PartCounts {
   static PartCounts of(ScalarType dtype) {
     if (dtype == ScalarType::BFloat16) return {1, 2};
     if (dtype == ScalarType::Half) return {2, 2};
-    return {3, 3};
+    const int parts = float32_parts(dtype);
+    return {parts, parts};
   }
 };
 

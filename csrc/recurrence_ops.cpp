@@ -25,6 +25,7 @@ ForwardResults lstm_forward(
   ForwardArgs args{};
   args.sizes = s;
   args.dtype = start.io;
+  args.float32_parts = float32_parts(dtype);
   args.wide_gates = start.wide_gates;
   args.gates_x = held.rows(gates_x, &args.gates_strides.t, &args.gates_strides.n);
   args.gates_strides.d = 4 * s.H;
@@ -56,6 +57,7 @@ BackwardResults lstm_backward(
   BackwardArgs args{};
   args.sizes = s;
   args.dtype = start.io;
+  args.float32_parts = float32_parts(dtype);
   args.wide_gates = start.wide_gates;
   if (doutput) args.doutput = held.rows(*doutput, &args.doutput_stride_t, &args.doutput_stride_n);
   args.dh_n = held.data(dh_n);

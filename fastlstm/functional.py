@@ -15,6 +15,7 @@ from torch import Tensor
 from . import (
     backends,
     checkpointing,
+    cpu_ops,  # noqa: F401  (what the kernels ask)
     gpu_ops,  # noqa: F401  (registers kernels)
     layer_ops,
     sharded,

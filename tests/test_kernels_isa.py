@@ -15,6 +15,7 @@ pytestmark = needs_library
 
 HERE = Path(__file__).parent
 FILES = ["test_kernels_grid.py", "test_math.py", "test_step.py"]
+TILE_FILES = ["test_kernels_tiles.py", "test_kernels_products.py", "test_precision.py"]
 OTHER_MACHINE = 77
 RUN = f"""
 import sys, pytest
@@ -60,7 +61,7 @@ def test_each_instruction_set(isa):
 def test_tiles(isa):
     """AMX changes products alone; where it is missing, its kernels run on an emulation of the
     tiles."""
-    passes_on(isa, "test_kernels_tiles.py", "test_kernels_products.py")
+    passes_on(isa, *TILE_FILES)
 
 
 @pytest.mark.parametrize("name", ["none such", "AVX2"])

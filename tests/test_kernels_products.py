@@ -76,7 +76,7 @@ def test_any_size_and_layout(size, parts):
 
 def test_shared_out_over_threads():
     """Rows in shares of several blocks; and few rows, so that columns are shared out too."""
-    for size in [(300, 70, 700), (30, 400, 200)]:
+    for size in [(300, 70, 700), (30, 400, 1500)]:
         left, right = factors(*size)
         expected = own(left, right)
         within_the_budget(expected, left, right)

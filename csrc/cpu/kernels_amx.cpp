@@ -31,23 +31,11 @@ namespace amx {
 #include "tile_product.h"
 #include "tile_matrix_product.h"
 
-// How numbers of a type are taken apart: those of the state, and those of the weights. Backward, the state is float32 gradients.
-template <class IO>
-struct Parts;
-template <>
-struct Parts<float> {
-  using Forward = Tiled<3, 3>;
-  using Backward = Tiled<3, 3>;
-};
-template <>
-struct Parts<BFloat16> {
-  using Forward = Tiled<1, 1>;
-  using Backward = Tiled<2, 1>;
-};
-template <>
-struct Parts<Float16> {
-  using Forward = Tiled<2, 2>;
-  using Backward = Tiled<2, 2>;
+// How numbers are taken apart: those of the state, and those of the weights. Backward, the state is float32 gradients.
+template <class ForwardProduct, class BackwardProduct = ForwardProduct>
+struct Products {
+  using Forward = ForwardProduct;
+  using Backward = BackwardProduct;
 };
 
 // A product of tiles takes the 16 cycles of 16 rows whether they are there or not; fused multiply-adds take one a row.
@@ -56,22 +44,31 @@ bool worthwhile(const Sizes& s) {
   return s.N > Product::kProducts;
 }
 
-// visit(IO, GX), numbers of the types, for a call that tiles can serve.
-template <class Visit>
-bool visit_types(DType dtype, bool wide_gates, const Visit& visit) {
-  switch (dtype) {
+// visit(IO, GX, Products) for a call that tiles can serve: numbers of the types, and the products.
+template <class Args, class Visit>
+bool visit_types(const Args& args, const Visit& visit) {
+  using OfBFloat16 = Products<Tiled<1, 1>, Tiled<2, 1>>;
+  using OfFloat16 = Products<Tiled<2, 2>>;
+  switch (args.dtype) {
     case DType::kFloat64: return false;
-    case DType::kFloat32: return visit(float{}, float{});
-    case DType::kBFloat16: return wide_gates ? visit(BFloat16{}, float{}) : visit(BFloat16{}, BFloat16{});
-    case DType::kFloat16: return wide_gates ? visit(Float16{}, float{}) : visit(Float16{}, Float16{});
+    case DType::kFloat32:
+      switch (args.float32_parts) {
+        case 1: return visit(float{}, float{}, Products<Tiled<1, 1>>{});
+        case 2: return visit(float{}, float{}, Products<Tiled<2, 2>>{});
+        default: return visit(float{}, float{}, Products<Tiled<3, 3>>{});
+      }
+    case DType::kBFloat16:
+      return args.wide_gates ? visit(BFloat16{}, float{}, OfBFloat16{}) : visit(BFloat16{}, BFloat16{}, OfBFloat16{});
+    case DType::kFloat16:
+      return args.wide_gates ? visit(Float16{}, float{}, OfFloat16{}) : visit(Float16{}, Float16{}, OfFloat16{});
   }
   return false;
 }
 
 void forward(const ForwardArgs& args, const Threads& threads) {
   const Sizes& s = args.sizes;
-  const bool served = visit_types(args.dtype, args.wide_gates, [&](auto io, auto gx) {
-    using Product = typename Parts<decltype(io)>::Forward;
+  const bool served = visit_types(args, [&](auto io, auto gx, auto products) {
+    using Product = typename decltype(products)::Forward;
     if (!worthwhile<Product>(s)) return false;
     const int64_t bytes = 4 * s.H * Product::packed_depth(s.P) * 2;
     const Plan plan = make_plan(s, args.lengths, bytes, threads.count);
@@ -83,8 +80,8 @@ void forward(const ForwardArgs& args, const Threads& threads) {
 
 void backward(const BackwardArgs& args, const Threads& threads) {
   const Sizes& s = args.sizes;
-  const bool served = visit_types(args.dtype, args.wide_gates, [&](auto io, auto gx) {
-    using Product = typename Parts<decltype(io)>::Backward;
+  const bool served = visit_types(args, [&](auto io, auto gx, auto products) {
+    using Product = typename decltype(products)::Backward;
     if (!worthwhile<Product>(s)) return false;
     const int64_t bytes = Product::packed_depth(4 * s.H) * s.P * 2;
     const Plan plan = make_plan(s, args.lengths, bytes, threads.count);

@@ -29,6 +29,7 @@ struct Strides {
 struct ForwardArgs {
   Sizes sizes;
   DType dtype;
+  int float32_parts;                         // in products of float32 on AMX: 3, or fewer (matrix_product.h)
   bool wide_gates;                           // gates_x is in the wide type
   const void* gates_x;                       // [4H] rows
   Strides gates_strides;
@@ -46,6 +47,7 @@ struct ForwardArgs {
 struct BackwardArgs {
   Sizes sizes;
   DType dtype;
+  int float32_parts;                         // in products of float32 on AMX: 3, or fewer (matrix_product.h)
   bool wide_gates;                           // dgates_x and h_entering are in the wide type
   const void* doutput;                       // [T, N, D, P] or null
   int64_t doutput_stride_t, doutput_stride_n;

@@ -39,10 +39,7 @@ class TileMatrixProduct {
   TileMatrixProduct(const ProductArgs& args, const Threads& threads) : a_(args), threads_(threads), chunks_(args.depth) {
     for (int t = 0; t < a_.target_count; ++t) column_pairs_ += pairs_of(a_.targets[t].right.lines);
     row_pairs_ = pairs_of(a_.left.lines);
-    const int64_t workers = useful_workers();
-    row_shares_ = std::min(row_pairs_, workers);
-    column_shares_ = std::min(column_pairs_, workers / row_shares_);
-    block_pairs_ = std::clamp<int64_t>(kBlockBytes / (2 * chunks_.panel_bytes(A)), 1, (row_pairs_ + row_shares_ - 1) / row_shares_);
+    choose_shares(useful_workers());
     Layout size(nullptr);
     lay_out(size);
     Layout layout(Workspace::take(size.used(), Workspace::kProduct));
@@ -79,14 +76,15 @@ class TileMatrixProduct {
     for (int64_t c = 0; c < chunks.count; ++c) pack_chunk(right, chunks, c, static_cast<char*>(packed) + c * bytes, threads);
   }
 
-  // Clocks on one core: 16 for a product of tiles, about 100 to split and pack a tile, and 2 multiply-adds of 16 lanes in one.
+  // Clocks on one core: 16 for a product of tiles, and 2 multiply-adds of 16 lanes in one.
   static bool worthwhile(int64_t rows, int64_t columns, int64_t depth) {
     const int64_t blocks = (depth + kTileDepth - 1) / kTileDepth, m = panels_of(rows), n = panels_of(columns);
-    return blocks * (16 * kProducts * m * n + 100 * (A * m + B * n)) < rows * columns * depth / 32;
+    return blocks * (16 * kProducts * m * n + kPackClocks * (A * m + B * n)) < rows * columns * depth / 32;
   }
 
  private:
   static constexpr int64_t kBlockBytes = int64_t{3} << 18;
+  static constexpr int64_t kPackClocks = 100;  // reckoned, to split and pack the numbers of one tile
   // Parts in an order in which each product shares one with the product before it.
   static constexpr int kOrder[6][2] = {{1, 1}, {0, 1}, {0, 2}, {0, 0}, {1, 0}, {2, 0}};
   static constexpr int kProducts = Tiled<A, B>::kProducts, kParts = Tiled<A, B>::kParts;
@@ -97,6 +95,24 @@ class TileMatrixProduct {
     constexpr double kProductsPerThread = 2e6;
     double all = static_cast<double>(a_.left.lines) * a_.depth * column_pairs_ * 2 * kPanelLines;
     return std::max<int64_t>(1, static_cast<int64_t>(std::min<double>(threads_.count, all / kProductsPerThread)));
+  }
+
+  // Shares of the rows times shares of the columns, so that a worker is done soonest. For each 32 numbers of a sum: its products, the
+  // packing of its rows, and its columns read from the third-level cache, at 8 bytes a clock, once for each block of rows.
+  void choose_shares(int64_t workers) {
+    const auto share = [](int64_t pairs, int64_t shares) { return (pairs + shares - 1) / shares; };
+    const int64_t most = std::max<int64_t>(1, kBlockBytes / (2 * chunks_.panel_bytes(A)));
+    int64_t best = -1;
+    for (int64_t r = 1; r <= std::min(workers, row_pairs_); ++r) {
+      const int64_t c = std::min(workers / r, column_pairs_), rows = share(row_pairs_, r), columns = share(column_pairs_, c);
+      const int64_t clocks = 4 * 16 * kProducts * rows * columns + 2 * kPackClocks * A * rows +
+                             2 * (kTileElements * sizeof(BFloat16) / 8) * B * columns * share(rows, most);
+      if (best >= 0 && clocks >= best) continue;
+      best = clocks;
+      row_shares_ = r;
+      column_shares_ = c;
+      block_pairs_ = std::min(most, rows);
+    }
   }
 
   void lay_out(Layout& layout) {
@@ -269,7 +285,7 @@ class TileMatrixProduct {
   const Threads& threads_;
   const Chunks chunks_;
   int64_t row_pairs_, column_pairs_ = 0;      // of panels; columns of all targets
-  int64_t row_shares_, column_shares_, block_pairs_;
+  int64_t row_shares_ = 1, column_shares_ = 1, block_pairs_ = 1;
   static constexpr int kTargets = 2;
   char* packed_[kTargets];                    // [panel] of a chunk of each right factor that did not come packed
   char* blocks_;                              // [share][panel] of a chunk of rows
