@@ -22,6 +22,8 @@ inline Variant variant_of(Held& held, const Sizes& s, const Tensor& h0, const Op
   check(seed, "seed", {1}, ScalarType::Long, where);
   STD_TORCH_CHECK(norm_hh.has_value() == norm_c.has_value() && (norm_c || !bias_c),
                   "fastlstm: norm_hh and norm_c are given both or neither, and bias_c only with them");
+  STD_TORCH_CHECK(stream >= 0 && (s.D == 1 || stream % 2 == 0), "fastlstm: stream is ", stream,
+                  ", expected 2 * layer, or 2 * layer + 1 for the reverse direction alone");
   for (double p : {zoneout_h, zoneout_c}) {
     STD_TORCH_CHECK(p >= 0 && p <= 1, "fastlstm: zoneout is ", p, ", expected a probability in [0, 1]");
   }

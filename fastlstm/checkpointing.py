@@ -10,7 +10,8 @@ numbers; elsewhere they are those of a call for all steps.
 import torch
 from torch import Tensor
 
-from . import checkpoint_ops, transforms  # noqa: F401  (checkpoint_ops registers its ops)
+from . import checkpoint_ops, transforms, variant_layers  # noqa: F401  (registers its ops)
+from .variant_layers import Variant
 
 DEFAULT = 64  # steps from one kept state to the next
 
@@ -31,12 +32,13 @@ def check_every(every: int | bool | None) -> int | None:
     return every
 
 
-def serves(every: int | None, x: Tensor, h0: Tensor, c0: Tensor, layers) -> bool:
+def serves(every: int | None, x: Tensor, h0: Tensor, c0: Tensor, layers, variant) -> bool:
     """Whether `every` is asked for, and there is a longer tape to do without. Transforms of
     torch.func and forward-mode derivatives have tapes of their own."""
     if every is None or x.shape[0] <= every or not torch.is_grad_enabled() or transforms.active():
         return False
-    weights = (w for layer in layers for direction in layer for w in direction)
+    norms = [] if variant is None or variant.norms is None else variant.norms
+    weights = (w for layer in [*layers, *norms] for direction in layer for w in direction)
     return any(a is not None and a.requires_grad for a in (x, h0, c0, *weights))
 
 
@@ -46,6 +48,7 @@ def run_layers(
     h0: Tensor,
     c0: Tensor,
     layers,
+    variant: Variant | None,
     every: int,
     *,
     lengths: Tensor | None,
@@ -55,26 +58,34 @@ def run_layers(
     wide_products: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """As `functional.run_layers`, with states kept every `every` steps in the place of tapes.
+    variant: one that changes the recurrence, or None.
 
     Layers of one direction without dropout run together, piece by piece, and nothing is kept
     between them; others keep their outputs.
     """
     D = len(layers[0])
-    first = layers[0][0]
+    first, variant = layers[0][0], variant or Variant()
     biases = (first.bias_ih is not None) + 2 * (first.bias_hh is not None)
     together = len(layers) if D == 1 and between_layers is None else 1
-    states = []
+    seed, states = variant_layers.draw_seed(variant, x.device), []
     for k in range(0, len(layers), together):
         last = k + together == len(layers)
-        group = [w for layer in layers[k : k + together] for d in layer for w in d]
-        part = slice(k * D, (k + together) * D)
+        part, here = slice(k * D, (k + together) * D), slice(k, k + together)
+        h, c = h0[part], c0[part]
+        # In the order in which the layers draw them without checkpoints.
+        masks = [variant_layers.draw_h_mask(variant, s) for s in h.split(D)]
         x, h, c, cells, _, _ = torch.ops.fastlstm.checkpointed_forward(
-            x, h0[part], c0[part], [w for w in group if w is not None], lengths, reset_mask,
-            family, D, biases, first.weight_hr is not None, wide_products, return_cells and last,
-            every,
+            x, h, c, _flat(layers[here]), _flat((variant.norms or [])[here]),
+            None if masks[0] is None else torch.cat(masks), seed, lengths, reset_mask, family, D,
+            biases, first.weight_hr is not None, *variant.zoneout, k, wide_products,
+            return_cells and last, every,
         )  # fmt: skip
         states.append((h, c))
         if between_layers is not None and not last:
             x = between_layers(x)
     h, c = states[0] if len(states) == 1 else (torch.cat(s) for s in zip(*states, strict=True))
     return x, h, c, cells.flatten(2).to(x.dtype) if return_cells else None
+
+
+def _flat(layers) -> list[Tensor]:
+    return [w for layer in layers for direction in layer for w in direction if w is not None]

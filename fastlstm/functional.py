@@ -101,44 +101,24 @@ def run_layers(
     D = len(layers[0])
     wide = _WIDE_CPU_PRODUCTS and x.device.type == "cpu" and x.dtype in _HALF
     call = backends.Call.of(x.device, x.dtype)
-    if variant is not None:
-        if variant.training and variant.weight_dropout:
-            layers = variant_layers.dropped(layers, variant.weight_dropout)
-        if variant.changes_recurrence():
-            if checkpoint_every is not None:
-                raise ValueError(
-                    "checkpoint_every: layer_norm, recurrent_dropout and zoneout keep the tape of "
-                    "all steps; leave them or checkpoint_every out"
-                )
-            family = backends.select(backend, call).family
-            return variant_layers.run_layers(
-                family,
-                x,
-                h0,
-                c0,
-                layers,
-                variant,
-                lengths=lengths,
-                reset_mask=reset_mask,
-                return_cells=return_cells,
-                between_layers=between_layers,
-                wide_products=wide,
-            )
+    if variant is not None and variant.training and variant.weight_dropout:
+        layers = variant_layers.dropped(layers, variant.weight_dropout)
+    if variant is not None and not variant.changes_recurrence():
+        variant = None
     family = backends.select(backend, call).family
-    if checkpointing.serves(checkpoint_every, x, h0, c0, layers):
+    rest = {
+        "lengths": lengths,
+        "reset_mask": reset_mask,
+        "return_cells": return_cells,
+        "between_layers": between_layers,
+        "wide_products": wide,
+    }
+    if checkpointing.serves(checkpoint_every, x, h0, c0, layers, variant):
         return checkpointing.run_layers(
-            family,
-            x,
-            h0,
-            c0,
-            layers,
-            checkpoint_every,
-            lengths=lengths,
-            reset_mask=reset_mask,
-            return_cells=return_cells,
-            between_layers=between_layers,
-            wide_products=wide,
+            family, x, h0, c0, layers, variant, checkpoint_every, **rest
         )
+    if variant is not None:
+        return variant_layers.run_layers(family, x, h0, c0, layers, variant, **rest)
     if D == 1 and stack_ops.takes(family, x.device, [layer[0] for layer in layers]):
         return _run_stack(
             family, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout

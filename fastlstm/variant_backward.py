@@ -32,13 +32,17 @@ class Prepared(NamedTuple):
     cell_scale: Tensor | None
 
 
-def factors(output, h0, h_mask, lengths, reset_mask) -> Tensor:
+def factors(output, h0, h_mask, lengths, reset_mask, options) -> Tensor:
     """What W_hh multiplied at every step: (T, N, D, P) in h0's dtype."""
     D, _, P = h0.shape
     entering = torch.stack(
         [
             reference.entering_states(
-                output[..., d * P : (d + 1) * P], h0[d], reset_mask, lengths, d == 1
+                output[..., d * P : (d + 1) * P],
+                h0[d],
+                reset_mask,
+                lengths,
+                options.is_reverse(d),
             )
             for d in range(D)
         ],
@@ -57,7 +61,7 @@ def prepare(
         entering = torch.stack(
             [
                 reference.entering_states(
-                    cells[:, :, d], c0[d].to(wide), reset_mask, lengths, d == 1
+                    cells[:, :, d], c0[d].to(wide), reset_mask, lengths, options.is_reverse(d)
                 )
                 for d in range(D)
             ],
@@ -66,7 +70,7 @@ def prepare(
         i, f, g, _ = gates.to(wide).chunk(4, dim=-1)
         candidates = f * entering + i * g
     if norm_hh is not None:
-        h_in = factors(output, h0, h_mask, lengths, reset_mask)
+        h_in = factors(output, h0, h_mask, lengths, reset_mask, options)
         products = [
             reference.product(h_in[:, :, d].to(wide), weight_hh[d].to(wide).t()) for d in range(D)
         ]
@@ -178,7 +182,7 @@ def loop(
             lengths,
             reset_mask,
             *zones(seed, T, N, P, H, d, options),
-            d == 1,
+            options.is_reverse(d),
         )
         for d in range(D)
     ]
@@ -209,13 +213,15 @@ def _products_of_steps(dy: Tensor, x: Tensor) -> Tensor:
 
 
 def finish(
-    arrived, h0, weight_hr, norm_c, bias_c, output, gates, prepared, h_mask, lengths, reset_mask
-) -> tuple[Tensor, ...]:
+    arrived, h0, weight_hr, norm_c, bias_c, output, gates, prepared, h_mask, lengths, reset_mask,
+    options,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """dweight_hh (D, 4H, P), dweight_hr (D, P, H), dnorm_hh (D, 4H), dnorm_c and dbias_c (D, H)."""
     dtype, wide = h0.dtype, prepared.candidates.dtype
     normed = prepared.cell_hat is not None
     dproducts = arrived.dproducts if normed else arrived.dgates_x
-    results = [_products_of_steps(dproducts, factors(output, h0, h_mask, lengths, reset_mask))]
+    h_in = factors(output, h0, h_mask, lengths, reset_mask, options)
+    results = [_products_of_steps(dproducts, h_in)]
     results += [h0.new_empty((0,)) for _ in range(4)]
     if weight_hr is not None:
         H = prepared.candidates.shape[-1]
@@ -289,6 +295,6 @@ def variant_backward(
     )  # fmt: skip
     grads = finish(
         arrived, h0, weight_hr, norm_c, bias_c, output, gates, prepared, h_mask, lengths,
-        reset_mask,
+        reset_mask, options,
     )  # fmt: skip
     return *arrived[:3], *grads

@@ -75,20 +75,34 @@ def dropped(layers, p: float):
     return [[w._replace(weight_hh=F.dropout(w.weight_hh, p)) for w in layer] for layer in layers]
 
 
+def draw_seed(variant: Variant, device: torch.device) -> Tensor | None:
+    """The seed (1,) of the call's masks of zoneout, where it draws any."""
+    if not (variant.training and any(variant.zoneout)):
+        return None
+    return torch.randint(2**63 - 1, (1,), device=device)
+
+
+def draw_h_mask(variant: Variant, h: Tensor) -> Tensor | None:
+    """Recurrent dropout's mask of h, wide, or None."""
+    if not (variant.training and variant.recurrent_dropout):
+        return None
+    ones = torch.ones_like(h, dtype=reference.accumulation_dtype(h.dtype))
+    return F.dropout(ones, variant.recurrent_dropout)
+
+
 def _stacked(tensors) -> Tensor | None:
     return None if tensors[0] is None else torch.stack(tensors)
 
 
-def _gates_x(x, weights, norms, wide_products: bool) -> Tensor:
-    """(T, N, D, 4H): W_ih x, normalised where there are norms, and the biases."""
+def _gates_x(x, weights_ih, biases, gains, wide_products: bool) -> Tensor:
+    """(T, N, D, 4H): W_ih x, normalised where there are gains, and the biases."""
     wide = reference.accumulation_dtype(x.dtype)
     product = wide if wide_products else x.dtype
-    matrix = torch.cat([w.weight_ih for w in weights]).to(product)
-    biases = [_stacked([w.bias_ih for w in weights]), _stacked([w.bias_hh for w in weights])]
-    biases = [b.to(wide) for b in biases if b is not None]
-    gates_x = (x.to(product) @ matrix.t()).unflatten(-1, (len(weights), -1))
-    if norms is not None:
-        gains = torch.stack([n.weight_ih for n in norms]).to(wide)
+    matrix = torch.cat(weights_ih).to(product)
+    biases = [b.to(wide) for b in map(_stacked, biases) if b is not None]
+    gates_x = (x.to(product) @ matrix.t()).unflatten(-1, (len(weights_ih), -1))
+    if gains[0] is not None:
+        gains = torch.stack(gains).to(wide)
         gates_x = F.layer_norm(gates_x.to(wide), gates_x.shape[-1:], eps=EPSILON) * gains
     if biases:
         gates_x = gates_x + sum(biases)
@@ -101,6 +115,25 @@ def _recurrence(family: str):
         # Plain torch, which torch.func and forward-mode AD take as it is.
         return lambda *args: variant_forward(*args[:-2])
     return getattr(torch.ops.fastlstm, f"{family}_variant_forward")
+
+
+def run_layer(
+    family, x, h, c, weights, norms, h_mask, lengths, reset_mask, seed, zoneout, layer: int,
+    first_step: int, wide_products: bool, save_cells: bool,
+):  # fmt: skip
+    """One layer, all its directions: output, h_n, c_n, cells and gates.
+
+    weights, norms: of each direction, in the order of `functional.LSTMWeights` and
+    `LayerNormWeights`, the norms all None without normalisation. layer: its number in the stack.
+    """
+    weights_ih, weights_hh, *biases, weights_hr = zip(*weights, strict=True)
+    gains, *norms = zip(*norms, strict=True)
+    parameters = (_stacked(weights_hh), _stacked(weights_hr), h_mask, *map(_stacked, norms))
+    inputs = (_gates_x(x, weights_ih, biases, gains, wide_products), h, c, *parameters)
+    save_tape = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in inputs)
+    return _recurrence(family)(
+        *inputs, lengths, reset_mask, seed, *zoneout, 2 * layer, first_step, save_tape, save_cells
+    )
 
 
 def run_layers(
@@ -125,29 +158,17 @@ def run_layers(
         seed: (1,) int64, of zoneout's masks; drawn from torch's generator where None.
         first_step: the place of x's first step in the sequence that these masks are for.
     """
-    D, p = len(layers[0]), variant.recurrent_dropout
-    if variant.training and any(variant.zoneout) and seed is None:
-        seed = torch.randint(2**63 - 1, (1,), device=x.device)
-    wide = reference.accumulation_dtype(x.dtype)
-    recurrence = _recurrence(family)
+    D = len(layers[0])
+    if seed is None:
+        seed = draw_seed(variant, x.device)
     h_n, c_n, cells = [], [], None
     for k, weights in enumerate(layers):
         last = k == len(layers) - 1
-        norms = None if variant.norms is None else variant.norms[k]
+        norms = [(None,) * 4] * D if variant.norms is None else variant.norms[k]
         h, c = h0[k * D : (k + 1) * D], c0[k * D : (k + 1) * D]
-        h_mask = F.dropout(torch.ones_like(h, dtype=wide), p) if variant.training and p else None
-        parameters = [_stacked([w.weight_hh for w in weights])]
-        parameters += [_stacked([w.weight_hr for w in weights]), h_mask]
-        parameters += [
-            None if norms is None else _stacked([n[place] for n in norms]) for place in (1, 2, 3)
-        ]
-        inputs = (_gates_x(x, weights, norms, wide_products), h, c, *parameters)
-        save_tape = torch.is_grad_enabled() and any(
-            a is not None and a.requires_grad for a in inputs
-        )
-        x, h, c, cells, _ = recurrence(
-            *inputs, lengths, reset_mask, seed, *variant.zoneout, k, first_step, save_tape,
-            return_cells and last,
+        x, h, c, cells, _ = run_layer(
+            family, x, h, c, weights, norms, draw_h_mask(variant, h), lengths, reset_mask, seed,
+            variant.zoneout, k, first_step, wide_products, return_cells and last,
         )  # fmt: skip
         h_n.append(h)
         c_n.append(c)

@@ -4,10 +4,11 @@ backend draws the very same masks again, and nothing is stored.
 Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3"). The
 key is the call's 64-bit seed, low word first. The counter is::
 
-    (unit, row n, first_step + t, 2 * stream + direction)
+    (unit, row n, first_step + t, stream)
 
 with t counted from the start of the input also in the reverse direction, first_step the place of
-the input in a longer sequence that is taken in chunks, and stream the layer. Of the four words of
+the input in a longer sequence that is taken in chunks, and stream twice the layer, + 1 for the
+reverse direction. Of the four words of
 32 bits that a counter gives, the first decides about h, the second about c: a unit keeps its old
 value where the word's upper 24 bits are below round(probability * 2^24).
 """
@@ -50,7 +51,6 @@ def zoneout_masks(
     N: int,
     units: tuple[int, int],
     probabilities: tuple[float, float],
-    direction: int,
     stream: int,
     first_step: int,
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -70,7 +70,7 @@ def zoneout_masks(
         count(widest),
         count(N)[:, None],
         (count(T, first_step) & _WORD)[:, None, None],
-        2 * stream + direction,
+        stream,
     )
     words = philox(counter, (seed & _WORD, seed >> 32 & _WORD))
     return tuple(

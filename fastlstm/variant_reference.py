@@ -40,12 +40,19 @@ EPSILON = 1e-5
 
 class Options(NamedTuple):
     """What a call has besides tensors: the probabilities of zoneout, and the place of its masks in
-    their stream (variant_masks.py)."""
+    their stream (variant_masks.py).
+
+    stream: of direction 0; that of direction d is stream + d. An odd one runs in reverse: a call of
+    one direction may be of the reverse one.
+    """
 
     zoneout_h: float
     zoneout_c: float
     stream: int
     first_step: int
+
+    def is_reverse(self, d: int) -> bool:
+        return (self.stream + d) % 2 == 1
 
 
 def normalise(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,7 +62,7 @@ def normalise(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x - mean) * inverse, inverse
 
 
-def zones(seed: Tensor | None, T: int, N: int, P: int, H: int, direction: int, options: Options):
+def zones(seed: Tensor | None, T: int, N: int, P: int, H: int, d: int, options: Options):
     """What h and c keep of their old value at every step: a mask (T, N, P or H), a number, or None
     for nothing."""
     probabilities = options.zoneout_h, options.zoneout_c
@@ -63,7 +70,8 @@ def zones(seed: Tensor | None, T: int, N: int, P: int, H: int, direction: int, o
         return None, None
     if seed is None:
         return tuple(p if p else None for p in probabilities)
-    return zoneout_masks(seed, T, N, (P, H), probabilities, direction, *options[2:])
+    place = options.stream + d, options.first_step
+    return zoneout_masks(seed, T, N, (P, H), probabilities, *place)
 
 
 def _mixed(zone, t: int, old: Tensor, new: Tensor) -> Tensor:
@@ -174,7 +182,7 @@ def variant_forward(
             lengths,
             reset_mask,
             *zones(seed, T, N, P, H, d, options),
-            d == 1,
+            options.is_reverse(d),
             dtype,
         )
         for d in range(D)

@@ -50,6 +50,46 @@ def test_it_changes_no_result(model, every):
     torch.testing.assert_close(ours, gradients, rtol=1e-11, atol=1e-12)
 
 
+ALL = {"layer_norm": True, "recurrent_dropout": 0.4, "weight_dropout": 0.3, "zoneout": (0.25, 0.5)}
+VARIANTS = {
+    "all-L3": {"num_layers": 3, **ALL},
+    "all-L2-D2-P2-dropout": {
+        "num_layers": 2, "bidirectional": True, "proj_size": P, "dropout": 0.5, **ALL,
+    },
+    "layer_norm": {"layer_norm": True, "bias": False, "bidirectional": True},
+    "recurrent_dropout": {"recurrent_dropout": 0.4, "num_layers": 2, "dropout": 0.5},
+    "weight_dropout": {"weight_dropout": 0.3, "num_layers": 2},
+    "zoneout-h": {"zoneout": (0.5, 0.0), "bidirectional": True},
+    "zoneout-c": {"zoneout": (0.0, 0.5), "num_layers": 2, "proj_size": P},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("masks", [True, False], ids=["masks", "whole"])
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_it_changes_no_result_of_a_variant(variant, masks, training):
+    """The dropouts' masks are the same: another one of a single unit would show."""
+    fast = FastLSTM(I, H, **variant, dtype=torch.float64).train(training)
+    for name, p in fast.named_parameters():
+        if name.startswith("ln_"):
+            torch.nn.init.normal_(p, 1.0, 0.3)
+    x = make_input(T, N, I, torch.float64).requires_grad_()
+    hx = tuple(s.requires_grad_() for s in make_states(fast, N, torch.float64))
+    options = {"lengths": torch.tensor([T, 0, 4, 7]), "reset_mask": torch.rand(T, N) < 0.3}
+    options = options if masks else {}
+    leaves = [x, *hx, *fast.parameters()]
+    results, gradients = derived(fast, x, hx, leaves, **options)
+    after = torch.get_rng_state()
+    for every in (3, T - 1):
+        fast.checkpoint_every = every
+        with Calls() as calls:
+            got, ours = derived(fast, x, hx, leaves, **options)
+        assert calls.count["checkpointed_backward"] > 0
+        assert torch.equal(torch.get_rng_state(), after)
+        torch.testing.assert_close(got, results, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(ours, gradients, rtol=1e-10, atol=1e-11)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", ["batched", "packed"])
 def test_within_the_budget_of_nn_lstm(kind, dtype):
@@ -93,7 +133,7 @@ class Calls(TorchDispatchMode):
         if name == "lstm_layer_backward":
             self.asked.add(args[-2:])
         if name == "checkpointed_backward":
-            self.asked.add((args[-3], args[-2], tuple(args[-1])))
+            self.asked.add((*args[-4:-2], tuple(args[-2])))
         return func(*args, **(kwargs or {}))
 
 
@@ -129,7 +169,7 @@ def test_nothing_is_computed_that_is_not_asked_for(every):
         assert calls.asked == {(False, True, (False,) * 12)}
 
 
-@models
+@pytest.mark.parametrize("model", [*MODELS, VARIANTS["all-L3"], VARIANTS["layer_norm"]], ids=str)
 def test_each_gradient_alone(model):
     fast = FastLSTM(I, H, **model, dtype=torch.float64)
     x, hx = make_input(T, N, I, torch.float64), make_states(fast, N, torch.float64)
@@ -193,21 +233,21 @@ def test_opcheck(masks):
     lengths = torch.tensor([T, 0, 4, 7]) if masks else None
     mask = torch.rand(T, N) < 0.3 if masks else None
     states, weights = make_states(fast, N, torch.float64), list(fast.parameters())
-    switches = "lstm", 2, 3, True, False, True, 4
+    settings, last = ("lstm", 2, 3, True, 0.0, 0.0, 0, False), (True, 4)
     op = torch.ops.fastlstm.checkpointed_forward.default
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-    given = (x, *states, weights, lengths, mask, *switches)
+    given = (x, *states, weights, [], None, None, lengths, mask, *settings, *last)
     torch.library.opcheck(op, given, test_utils=tests)
     y, _, _, cells, *kept = op(*given)
     grads = torch.randn_like(y), None, None, torch.randn_like(cells)
-    given = (*grads, x, *states, weights, lengths, mask, *kept, *switches[:5], 4)
+    given = (*grads, x, *states, weights, [], None, None, lengths, mask, *settings, *kept, 4)
     given = [t.detach() if isinstance(t, torch.Tensor) else t for t in given]
     given[7] = [w.detach() for w in weights]
     needs = [k % 2 == 0 for k in range(len(weights))]
     for need_dx in (False, True):
         torch.library.opcheck(
             torch.ops.fastlstm.checkpointed_backward.default,
-            (*given, need_dx, True, needs),
+            (*given, need_dx, True, needs, []),
             test_utils=("test_schema", "test_faketensor"),
         )
 

@@ -116,9 +116,11 @@ def naive_direction(gates_x, h0, c0, w, m, zoneout, stream, reverse, lengths, re
     return nested[0], torch.stack(hs), torch.stack(cells), nested[1]
 
 
-def naive_layer(gates_x, h0, c0, weights, m, norms, zoneout, layer, lengths, resets, seed, first=0):
-    """All directions of a layer. weights: (D, 4H, P) and (D, P, H) or None. norms: three of
-    (D, ...), or None."""
+def naive_layer(
+    gates_x, h0, c0, weights, m, norms, zoneout, stream, lengths, resets, seed, first=0
+):
+    """All directions of a layer, or its reverse one where stream is odd. weights: (D, 4H, P) and
+    (D, P, H) or None. norms: three of (D, ...), or None."""
 
     def part(x, d):
         return None if x is None else x[d]
@@ -131,8 +133,8 @@ def naive_layer(gates_x, h0, c0, weights, m, norms, zoneout, layer, lengths, res
             [part(x, d) for x in (*weights, *(norms or (None,) * 3))],
             torch.ones_like(h0[d]) if m is None else m[d],
             zoneout,
-            2 * layer + d,
-            d == 1,
+            stream + d,
+            (stream + d) % 2 == 1,
             lengths,
             resets,
             seed,
@@ -172,6 +174,7 @@ CASES = {
     "dropout": {"norm": False, "zoneout": (0.0, 0.0), "D": 1, "cuts": False},
     "certain": {"zoneout": (1.0, 1.0), "norm": False},
     "one-step": {"T": 1, "cuts": False},
+    "reverse-alone": {"D": 1, "stream": 5},
 }
 
 
@@ -179,6 +182,7 @@ CASES = {
 def test_op_and_its_gradients_are_those_of_the_papers(case):
     case = dict(case)
     seed, zoneout = case.pop("seed", 0x123456789ABCDEF), case.pop("zoneout", (0.25, 0.5))
+    stream = case.pop("stream", 4)
     tensors = problem(**case)
     leaves = [
         t.requires_grad_() if t is not None and t.is_floating_point() and k != 5 else t
@@ -186,10 +190,11 @@ def test_op_and_its_gradients_are_those_of_the_papers(case):
     ]
     gates_x, h0, c0, weight_hh, weight_hr, m, *norms, lengths, resets = leaves
     wanted = naive_layer(
-        gates_x, h0, c0, (weight_hh, weight_hr), m, norms, zoneout, 2, lengths, resets, seed, 7
+        gates_x, h0, c0, (weight_hh, weight_hr), m, norms, zoneout, stream, lengths, resets, seed, 7
     )
     seeds = None if seed is None else torch.tensor([seed])
-    found = torch.ops.fastlstm.reference_variant_forward(*leaves, seeds, *zoneout, 2, 7, True, True)
+    options = *zoneout, stream, 7
+    found = torch.ops.fastlstm.reference_variant_forward(*leaves, seeds, *options, True, True)
     inputs = [t for t in leaves if t is not None and t.requires_grad]
     weights = [torch.randn_like(w) for w in wanted]
     for a, b in zip(found, wanted, strict=False):
@@ -312,7 +317,7 @@ def test_module_is_its_layers(training):
         )
         h, c = (s[2 * k : 2 * k + 2] for s in hx)
         y, *rest = naive_layer(
-            gates_x, h, c, weights, m, norms, (0.25, 0.5), k, lengths, resets.t(), seed
+            gates_x, h, c, weights, m, norms, (0.25, 0.5), 2 * k, lengths, resets.t(), seed
         )
         states.append(rest)
         if k == 0 and training:
@@ -341,11 +346,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_gives_others():
 
 def test_masks_have_their_probability_and_chunks_have_the_same():
     seed = torch.tensor([12345])
-    whole = variant_masks.zoneout_masks(seed, 40, 8, (16, 32), (0.25, 0.5), 1, 3, 0)
+    whole = variant_masks.zoneout_masks(seed, 40, 8, (16, 32), (0.25, 0.5), 7, 0)
     for mask, p in zip(whole, (0.25, 0.5), strict=True):
         deviation = (p * (1 - p) / mask.numel()) ** 0.5
         assert abs(mask.double().mean() - p) < 4 * deviation
-    late = variant_masks.zoneout_masks(seed, 15, 8, (16, 32), (0.25, 0.5), 1, 3, 25)
+    late = variant_masks.zoneout_masks(seed, 15, 8, (16, 32), (0.25, 0.5), 7, 25)
     assert all(torch.equal(a[25:], b) for a, b in zip(whole, late, strict=True))
 
 

@@ -11,7 +11,7 @@ struct Variant {
   const void *norm_hh, *norm_c, *bias_c;  // [D, 4H], [D, H], [D, H]; null without layer normalisation
   const int64_t* seed;                    // of zoneout's masks, or null for their means
   double zoneout_h, zoneout_c;
-  int64_t stream, first_step;
+  int64_t stream, first_step;  // direction d is number stream + d of the stack, 2 * layer + 1 for a reverse one
 };
 
 // What the loop of a backward has beyond Variant: made for all steps at once before it, and left for what comes after it.

@@ -10,7 +10,7 @@ class VariantBackward {
         s_(args.sizes),
         threads_(threads),
         plan_(plan),
-        rec_{s_, plan_, args.reset_mask},
+        rec_{s_, plan_, args.reset_mask, variant},
         hh_panels_((s_.P + L - 1) / L, kPanel, plan_.U, 4 * s_.H, L, 1),
         hr_panels_(args.weight_hr[0] == nullptr ? 0 : (s_.H + L - 1) / L, kPanel, plan_.U, s_.P, L, 1) {
     Layout size(nullptr);
@@ -315,7 +315,7 @@ class VariantBackward {
   const Sizes& s_;
   const Threads& threads_;
   const Plan& plan_;
-  const Recurrence rec_;
+  const VariantRecurrence rec_;
   const Panels hh_panels_, hr_panels_;
   int64_t p_stride_, h_stride_;
   Acc *packed_hh_, *packed_hr_;

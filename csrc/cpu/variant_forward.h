@@ -12,7 +12,7 @@ class VariantForward {
         s_(args.sizes),
         threads_(threads),
         plan_(plan),
-        rec_{s_, plan_, args.reset_mask},
+        rec_{s_, plan_, args.reset_mask, variant},
         gate_panels_((s_.H + L - 1) / L, 1, plan_.U, s_.P, L, kPanel),
         out_panels_(args.weight_hr[0] == nullptr ? 0 : (s_.P + L - 1) / L, kPanel, plan_.U, s_.H, L, 1) {
     Layout size(nullptr);
@@ -238,7 +238,7 @@ class VariantForward {
   const Sizes& s_;
   const Threads& threads_;
   const Plan& plan_;
-  const Recurrence rec_;
+  const VariantRecurrence rec_;
   const Panels gate_panels_, out_panels_;
   int64_t p_stride_, h_stride_;
   Acc *packed_hh_, *packed_hr_;

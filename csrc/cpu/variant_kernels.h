@@ -2,6 +2,7 @@
 
 #include "../core/lstm_cell.h"
 #include "../core/steps.h"
+#include "../core/variant_directions.h"
 
 #include "simd.h"
 #include "simd_math.h"

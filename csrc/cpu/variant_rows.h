@@ -40,6 +40,19 @@ struct ZoneoutGenerator {
   }
 };
 
+// `Recurrence` of a variant's directions.
+struct VariantRecurrence : VariantSteps {
+  const Recurrence base;
+
+  VariantRecurrence(const Sizes& s, const Plan& plan, const bool* mask, const Variant& variant)
+      : VariantSteps{{s.T, s.N, mask}, static_cast<int>(variant.stream % 2)}, base(s, plan, mask) {}
+
+  template <class Body>
+  void for_chunks(int group, const Body& body) const {
+    base.for_chunks(group, body);
+  }
+};
+
 // How much of its old value a vector of units keeps: all ones in a lane that keeps it.
 template <class Acc, int kWord>
 FASTLSTM_INLINE typename VectorOf<Acc>::integer keeping(const ZoneoutGenerator& generator, int64_t unit, uint32_t threshold) {
@@ -78,7 +91,7 @@ struct Zone {
     generator = {{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)},
                  static_cast<uint32_t>(row),
                  static_cast<uint32_t>(variant.first_step + t),
-                 static_cast<uint32_t>(2 * variant.stream + d)};
+                 static_cast<uint32_t>(variant.stream + d)};
   }
 
   FASTLSTM_INLINE V mix(int64_t unit, V old_value, V new_value) const {

@@ -8,7 +8,7 @@ namespace fastlstm::cuda {
 template <class IO, class Acc>
 struct VariantBackwardCall {
   Sizes sizes;
-  Steps steps;
+  VariantSteps steps;
   const IO* doutput;      // or null
   int64_t doutput_stride_t, doutput_stride_n;
   const IO *dh_n, *dc_n;  // or null

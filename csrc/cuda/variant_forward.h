@@ -9,7 +9,7 @@ namespace fastlstm::cuda {
 template <class IO, class Acc>
 struct VariantForwardCall {
   Sizes sizes;
-  Steps steps;
+  VariantSteps steps;
   EitherArray<IO, Acc> gates_x;
   int64_t gates_stride_t, gates_stride_n;
   const IO *h0, *c0;

@@ -8,6 +8,8 @@
 
 namespace fastlstm::cuda {
 
+#include "../core/variant_directions.h"
+
 constexpr int kRowThreads = 512;  // at most
 
 // Zoneout of h (word 0) or c (word 1): masks, means, or nothing. The counters stand in fastlstm/variant_masks.py.
@@ -33,7 +35,7 @@ struct Zone {
   __device__ __forceinline__ bool keeps(const Place& at) const {
     const uint64_t key = static_cast<uint64_t>(*seed);
     uint32_t a = static_cast<uint32_t>(at.unit), b = static_cast<uint32_t>(at.n);
-    uint32_t c = static_cast<uint32_t>(first_step + at.t), d = static_cast<uint32_t>(2 * stream + at.d);
+    uint32_t c = static_cast<uint32_t>(first_step + at.t), d = static_cast<uint32_t>(stream + at.d);
     uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
 #pragma unroll
     for (int round = 0; round < 10; ++round) {

@@ -66,7 +66,7 @@ class VariantForwardSteps {
     const Sizes& s = args.sizes;
     Layout layout(static_cast<char*>(workspace));
     call_.sizes = s;
-    call_.steps = {s.T, s.N, args.reset_mask};
+    call_.steps = {{s.T, s.N, args.reset_mask}, static_cast<int>(v.stream % 2)};
     call_.gates_x = {const_cast<void*>(args.gates_x), args.wide_gates};
     call_.gates_stride_t = args.gates_stride_t;
     call_.gates_stride_n = args.gates_stride_n;
@@ -142,7 +142,7 @@ class VariantBackwardSteps {
     const Sizes& s = args.sizes;
     Layout layout(static_cast<char*>(workspace));
     call_.sizes = s;
-    call_.steps = {s.T, s.N, args.reset_mask};
+    call_.steps = {{s.T, s.N, args.reset_mask}, static_cast<int>(v.stream % 2)};
     call_.doutput = static_cast<const IO*>(args.doutput);
     call_.doutput_stride_t = args.doutput_stride_t;
     call_.doutput_stride_n = args.doutput_stride_n;

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from .cell import tanh
 from .rounding import factor, rounded
-from .variant_rows import all_if, crossing, gates_of, lane_sum, put_gates, row_end, zoned
+from .variant_rows import all_if, crossing, gates_of, lane_sum, put_gates, row_end, way_of, zoned
 
 
 @triton.jit
@@ -52,12 +52,13 @@ def lstm_variant_kernel_arrive(
     product to `arrived` (D, N, P_ROW): grid (N, D)."""
     n, d = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     units = tl.arange(0, BLOCK)
-    t = tl.where(d == 0, T - 1 - s, s)
+    way = way_of(d, stream)
+    t = tl.where(way == 0, T - 1 - s, s)
     end = row_end(lengths, n, T)
     at = ((t.to(tl.int64) * N + n) * D + d) * P + units
     if t < end:
-        crosses = crossing(reset_mask, t + d, end, n, N, units)
-        last = all_if(t == tl.where(d == 0, end - 1, 0), units)
+        crosses = crossing(reset_mask, t + way, end, n, N, units)
+        last = all_if(t == tl.where(way == 0, end - 1, 0), units)
         dy = arrive(
             doutput, dh_n, sums, kept, h_mask, seed, crosses, last, t, d, n, units, stream,
             first_step,
@@ -87,13 +88,14 @@ def lstm_variant_kernel_cell_backward(
     n, d = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     units = tl.arange(0, BLOCK)
     live = units < H
-    t = tl.where(d == 0, T - 1 - s, s)
+    way = way_of(d, stream)
+    t = tl.where(way == 0, T - 1 - s, s)
     end = row_end(lengths, n, T)
     row, step = d * N + n, (t.to(tl.int64) * N + n) * D + d
     if t < end:
-        crosses = crossing(reset_mask, t + d, end, n, N, units)
+        crosses = crossing(reset_mask, t + way, end, n, N, units)
         if unprojected is None:
-            last = all_if(t == tl.where(d == 0, end - 1, 0), units)
+            last = all_if(t == tl.where(way == 0, end - 1, 0), units)
             dh = arrive(
                 doutput, dh_n, sums, kept, h_mask, seed, crosses, last, t, d, n, units, stream,
                 first_step, N, D, P, ZONEOUT_H, THRESHOLD_H,
@@ -126,8 +128,8 @@ def lstm_variant_kernel_cell_backward(
         dcandidate += zoned(
             nothing, dc, seed, units, n, t, d, stream, first_step, 1, ZONEOUT_C, THRESHOLD_C
         )
-        first = all_if(t == tl.where(d == 0, 0, end - 1), units)
-        before = (step + (2 * d - 1) * D * N) * H
+        first = all_if(t == tl.where(way == 0, 0, end - 1), units)
+        before = (step + (2 * way - 1) * D * N) * H
         c_in = tl.load(cells + before + units, live & ~first & crosses, 0.0)
         c_in += tl.load(c0 + row * H + units, live & first & crosses, 0.0).to(WIDE)
         dc_in = dcandidate * f + dc_kept

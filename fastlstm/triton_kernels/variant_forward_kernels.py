@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .cell import cell_forward, tanh
 from .rounding import factor, rounded
-from .variant_rows import crossing, gates_of, lane_sum, put_gates, row_end, zoned
+from .variant_rows import crossing, gates_of, lane_sum, put_gates, row_end, way_of, zoned
 
 
 @triton.jit
@@ -50,11 +50,12 @@ def lstm_variant_kernel_cell(
     n, d = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     units = tl.arange(0, BLOCK)
     live = units < H
-    t = tl.where(d == 0, s, T - 1 - s)
+    way = way_of(d, stream)
+    t = tl.where(way == 0, s, T - 1 - s)
     end = row_end(lengths, n, T)
     row, step = d * N + n, (t.to(tl.int64) * N + n) * D + d
     if t < end:
-        crosses = crossing(reset_mask, t + d, end, n, N, units)
+        crosses = crossing(reset_mask, t + way, end, n, N, units)
         i, f, g, o = gates_of(products + row * 4 * H, units, live & crosses, H, WIDE)
         if norm_hh is not None:
             mean = (
@@ -114,10 +115,11 @@ def lstm_variant_kernel_emit(
     """h of step number s from its projection (D, N, P), wide: grid (N, D)."""
     n, d = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     units = tl.arange(0, BLOCK)
-    t = tl.where(d == 0, s, T - 1 - s)
+    way = way_of(d, stream)
+    t = tl.where(way == 0, s, T - 1 - s)
     end = row_end(lengths, n, T)
     if t < end:  # else the output is already 0
-        crosses = crossing(reset_mask, t + d, end, n, N, units)
+        crosses = crossing(reset_mask, t + way, end, n, N, units)
         y = tl.load(projected + (d * N + n) * P + units, units < P, 0.0)
         emit(
             y, h_state, factor_state, h_mask, output, seed, crosses, t, d, n, units, stream,

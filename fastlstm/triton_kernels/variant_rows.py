@@ -25,9 +25,15 @@ def zoned(
         zero = (units * 0).to(tl.uint32)
         words = tl.philox(
             tl.load(seed), units.to(tl.uint32), zero + n.to(tl.uint32),
-            zero + (t + first_step).to(tl.uint32), zero + (2 * stream + d).to(tl.uint32),
+            zero + (t + first_step).to(tl.uint32), zero + (stream + d).to(tl.uint32),
         )  # fmt: skip
         return tl.where((words[WORD] >> 8) < THRESHOLD, old, new)
+
+
+@triton.jit
+def way_of(d, stream):
+    """0 if the call's direction d goes forward, 1 if it goes in reverse."""
+    return d + stream % 2
 
 
 @triton.jit
