@@ -89,4 +89,28 @@ def mask_values(reset_mask, input: Tensor) -> Tensor:
 
 def like(input: Tensor, values: Tensor) -> Tensor:
     """A jagged tensor of `values` with the rows of `input`: of the same symbolic shape."""
-    return torch.nested.nested_tensor_from_jagged(values, input.offsets(), input.lengths())
+    make = torch.nested.nested_tensor_from_jagged if torch.compiler.is_compiling() else _Made.apply
+    return make(values, input.offsets(), input.lengths())
+
+
+# torch's own derivative of nested_tensor_from_jagged cannot itself be differentiated (torch 2.13).
+class _Made(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, offsets, lengths):
+        ctx.rows = offsets, lengths
+        return torch.nested.nested_tensor_from_jagged(values.detach(), offsets, lengths)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _Values.apply(grad, *ctx.rows), None, None
+
+
+class _Values(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, jagged, offsets, lengths):
+        ctx.rows = offsets, lengths
+        return jagged.values().clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _Made.apply(grad, *ctx.rows), None, None

@@ -2,8 +2,8 @@
 
 A combination is a set of names of `support.FEATURES`. `COMBINATIONS` has for any two that can go
 together one in which both are on, and for any feature one without each other feature. What a
-combination is held to is `cell_loop`, in float64, for results and gradients; with autocast, the
-same call of a module that is itself of autocast's dtype, bit for bit.
+combination is held to is `feature_oracle.cell_loop`, in float64, for results and gradients; with
+autocast, the same call of a module that is itself of autocast's dtype, bit for bit.
 """
 
 import copy
@@ -12,6 +12,7 @@ import random
 
 import torch
 import torch.nn.functional as F
+from feature_oracle import cell_loop
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
@@ -21,7 +22,7 @@ T, N, I, H, P = 5, 4, 3, 5, 2
 TOGETHER = (
     "layers", "bidirectional", "projection", "no bias", "batch_first", "unbatched", "packed",
     "nested", "hx", "dropout", "lengths", "reset_mask", "cells", "checkpoint", "frozen", "eval",
-    "double", "autocast",
+    "double", "autocast", "layer_norm", "recurrent_dropout", "weight_dropout", "zoneout",
 )  # fmt: skip
 APART = [
     {"unbatched", "packed"},
@@ -29,8 +30,9 @@ APART = [
     {"packed", "nested"},
     {"packed", "lengths"},
     {"nested", "lengths"},
-    {"nested", "double"},  # torch's NestedTensor.values() has no second derivative
     {"dropout", "eval"},
+    {"recurrent_dropout", "eval"},
+    {"weight_dropout", "eval"},
     {"double", "autocast"},  # 16 bits twice differentiated say nothing
 ]
 
@@ -68,56 +70,6 @@ def _combinations() -> list[tuple[str, ...]]:
 COMBINATIONS = _combinations()
 
 
-def cell_loop(lstm: nn.LSTM, x, hx, lengths, reset_mask, between):
-    """A Python loop over the steps with torch's LSTM cell, the one under nn.LSTMCell.
-
-    x (T, N, I), hx of L*D states; lengths and reset_mask or None; between: what comes between
-    layers. Returns output, h_n, c_n and the last layer's cells.
-    """
-    D = 2 if lstm.bidirectional else 1
-    steps, finals = x.shape[0], []
-    flat, each = lstm._flat_weights, 2 + 2 * lstm.bias + bool(lstm.proj_size)
-    for layer in range(lstm.num_layers):
-        if layer:
-            x = between(x)
-        outputs = [[None] * steps for _ in range(D)]
-        cells = [[None] * steps for _ in range(D)]
-        for d in range(D):
-            k = layer * D + d
-            w = flat[k * each : (k + 1) * each]
-            w_hr = w.pop() if lstm.proj_size else None
-            h, c = hx[0][k], hx[1][k]
-            for t in reversed(range(steps)) if d else range(steps):
-                exists = torch.ones(x.shape[1], 1).bool()
-                if lengths is not None:
-                    exists = (t < lengths)[:, None]
-                boundary = t + d  # the one that this step's state comes over
-                h_in, c_in = h, c
-                if reset_mask is not None and boundary < steps:
-                    cut = reset_mask[boundary][:, None]
-                    if lengths is not None:
-                        cut = cut & (boundary < lengths)[:, None]
-                    h_in, c_in = h.masked_fill(cut, 0), c.masked_fill(cut, 0)
-                h_t, c_t = cell(x[t], h_in, c_in, *w, w_hr=w_hr)
-                outputs[d][t] = h_t.masked_fill(~exists, 0)
-                cells[d][t] = c_t.masked_fill(~exists, 0)
-                h, c = torch.where(exists, h_t, h), torch.where(exists, c_t, c)
-            finals.append((h, c))
-        x = torch.cat([torch.stack(o) for o in outputs], -1)
-    h_n, c_n = (torch.stack(s) for s in zip(*finals, strict=True))
-    return x, h_n, c_n, torch.cat([torch.stack(c) for c in cells], -1)
-
-
-def cell(x, h, c, w_ih, w_hh, b_ih=None, b_hh=None, *, w_hr=None):
-    if w_hr is None:
-        return torch.lstm_cell(x, (h, c), w_ih, w_hh, b_ih, b_hh)
-    # torch's cell has no projection: it is fed W_hh h as part of the input, and no h of its own.
-    gates = F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)
-    eye, none = torch.eye(len(w_ih), dtype=x.dtype), x.new_zeros(len(w_ih), c.shape[1])
-    h, c = torch.lstm_cell(gates, (torch.zeros_like(c), c), eye, none)
-    return h @ w_hr.t(), c
-
-
 class Problem:
     """The module, inputs and options of a combination."""
 
@@ -139,7 +91,14 @@ class Problem:
             dtype=dtype,
             backend=backend,
             checkpoint_every=2 if has("checkpoint") else None,
+            layer_norm=has("layer_norm"),
+            recurrent_dropout=0.4 * has("recurrent_dropout"),
+            weight_dropout=0.3 * has("weight_dropout"),
+            zoneout=(0.25, 0.5) if has("zoneout") else 0.0,
         )
+        for name, parameter in self.fast.named_parameters():
+            if name.startswith("ln_"):
+                nn.init.normal_(parameter, 1.0, 0.3)
         self.x = torch.randn(T, self.rows, I, dtype=dtype)
         L = self.fast.num_layers * (2 if has("bidirectional") else 1)
         P_ = P if has("projection") else H
@@ -160,7 +119,8 @@ class Problem:
             self.fast.eval()
         if has("frozen"):
             for name, parameter in self.fast.named_parameters():
-                parameter.requires_grad_(name in ("weight_hh_l0", "weight_ih_l1"))
+                trained = "weight_hh_l0", "weight_ih_l1", "ln_weight_hh_l0", "ln_weight_ih_l1"
+                parameter.requires_grad_(name in trained)
 
     def leaves(self, module):
         return [p for p in module.parameters() if p.requires_grad]
@@ -215,6 +175,12 @@ class Problem:
         rows = values.split(self.lengths.tolist())
         return torch.stack([F.pad(r, (0, 0, 0, T - len(r))) for r in rows], 1)
 
+    def places(self):
+        """Where the module has each row."""
+        if "packed" not in self.on:
+            return slice(None)
+        return pack_padded_sequence(self.x, self.lengths, enforce_sorted=False).unsorted_indices
+
     def between(self, y):
         """Dropout as nn.LSTM draws it."""
         if "dropout" not in self.on:
@@ -229,7 +195,9 @@ class Problem:
 
     def derived(self, function, module, x, states, seed=3):
         """Results, and the gradients of their weighted sum, of second order where asked for."""
-        x = x.detach().clone().requires_grad_("frozen" not in self.on)
+        # torch's own NestedTensor of rows that need a gradient has no second derivative.
+        x_needed = "frozen" not in self.on and not {"nested", "double"} <= self.on
+        x = x.detach().clone().requires_grad_(x_needed)
         states = [s.detach().clone().requires_grad_("hx" in self.on) for s in states]
         leaves = [leaf for leaf in (x, *states, *self.leaves(module)) if leaf.requires_grad]
         torch.manual_seed(seed)
@@ -251,7 +219,8 @@ class Problem:
         got = self.derived(lambda x, s: self.call(self.fast, x, s), self.fast, self.x, self.states)
 
         def expected(x, states):
-            *results, cells = cell_loop(self.fast, x, states, self.lengths, self.mask, self.between)
+            given = self.lengths, self.mask, self.between, self.places()
+            *results, cells = cell_loop(self.fast, x, states, *given)
             return *results, cells if "cells" in self.on else None
 
         wanted = self.derived(expected, self.fast, self.x, self.states)

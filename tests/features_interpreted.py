@@ -4,6 +4,7 @@
 """
 
 import pytest
+import triton_interpreted_variants  # noqa: F401  (and those of the variants)
 from feature_grid import COMBINATIONS, TOGETHER, Problem
 from on_backends import served_here
 from streams import check_stream

@@ -16,9 +16,11 @@ from pairs import on_cpu
 
 sys.path.insert(0, str(Path(__file__).parent / "simt"))
 import family
+import variant_family
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
-no_cuda = pytest.mark.skipif(family.load() is not None, reason=str(family.load()))
+no_cuda_reason = family.load() or variant_family.load()
+no_cuda = pytest.mark.skipif(no_cuda_reason is not None, reason=str(no_cuda_reason))
 BACKENDS = [on_cpu, "reference", pytest.param("cuda", marks=no_cuda)]
 
 

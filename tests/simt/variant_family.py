@@ -1,5 +1,5 @@
-"""The variants' ops of the family "simt_variants": csrc/cuda's variant kernels and the code around
-them, run on CPU tensors. A library of its own, beside family.py's."""
+"""The variants' ops of the families "simt_variants" and "simt": csrc/cuda's variant kernels and the
+code around them, run on CPU tensors. A library of its own, beside family.py's."""
 
 import ctypes
 from functools import cache
@@ -29,8 +29,10 @@ def load() -> str | None:
     torch.ops.load_library(str(path))
     _loaded.append(ctypes.CDLL(str(path)))
     _loaded[0].simt_launches.restype = ctypes.c_uint64
-    variant_ops.define("simt_variants")
-    variant_ops.register("simt_variants", *variant_kernels.compiled("simt_kernels"), "CPU")
+    kernels = variant_kernels.compiled("simt_kernels")
+    for name in ("simt_variants", "simt"):
+        variant_ops.define(name)
+        variant_ops.register(name, *kernels, "CPU")
     return None
 
 
