@@ -5,7 +5,7 @@ piece again, with a tape, before it goes back through it.
 The pieces are calls of one direction's layers (piece_layers.py). A training step holds one tape
 of K steps at a time, and its gradients are sums over the pieces. Nothing but these outlives its
 piece: what is freed in one is what the next takes, where small tensors kept in between would leave
-the allocator holes (the growth of a process was a third larger).
+the allocator holes.
 """
 
 import contextlib
