@@ -23,6 +23,7 @@ ForwardResults cuda_forward(
   args.dtype = start.io;
   args.tf32 = tf32;
   args.wide_gates = start.wide_gates;
+  args.wide_states = start.wide_states;
   args.gates_x = held.rows(gates_x, &args.gates_stride_t, &args.gates_stride_n);
   args.h0 = held.data(h0);
   args.c0 = held.data(c0);
@@ -56,6 +57,7 @@ BackwardResults cuda_backward(
   args.dtype = start.io;
   args.tf32 = tf32;
   args.wide_gates = start.wide_gates;
+  args.wide_states = start.wide_states;
   if (doutput) args.doutput = held.rows(*doutput, &args.doutput_stride_t, &args.doutput_stride_n);
   args.dh_n = held.data(dh_n);
   args.dc_n = held.data(dc_n);

@@ -16,6 +16,7 @@ ForwardResults cuda_variant_forward(
     OptionalTensor norm_c, OptionalTensor bias_c, OptionalTensor lengths, OptionalTensor reset_mask, OptionalTensor seed,
     double zoneout_h, double zoneout_c, int64_t stream, int64_t first_step, bool save_tape, bool save_cells, bool tf32) {
   ForwardStart start = start_forward(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, save_cells);
+  check_states(start.wide_states);
   Held held;
   const Variant variant =
       variant_of(held, start.sizes, h0, h_mask, norm_hh, norm_c, bias_c, seed, zoneout_h, zoneout_c, stream, first_step);
@@ -52,6 +53,7 @@ VariantLoopResults cuda_variant_loop(
     double zoneout_c, int64_t stream, int64_t first_step, bool wide_gates, bool tf32) {
   BackwardStart start = start_backward(doutput, dh_n, dc_n, dcells, std::nullopt, h0, c0, weight_hh, weight_hr, cells, gates, lengths,
                                        reset_mask, wide_gates);
+  check_states(start.wide_states);
   Held held;
   const Variant variant =
       variant_of(held, start.sizes, h0, h_mask, norm_hh, norm_c, bias_c, seed, zoneout_h, zoneout_c, stream, first_step);

@@ -128,8 +128,8 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
   check(cells, "cells", {s.T, s.N, s.D, s.H}, s.wide);
   check(gates, "gates", {s.T, s.N, s.D, 4 * s.H}, s.dtype);
   check(doutput, "doutput", {s.T, s.N, s.D * s.P}, s.dtype);
-  check(dh_n, "dh_n", {s.D, s.N, s.P}, s.dtype);
-  check(dc_n, "dc_n", {s.D, s.N, s.H}, s.dtype);
+  check(dh_n, "dh_n", {s.D, s.N, s.P}, s.states);
+  check(dc_n, "dc_n", {s.D, s.N, s.H}, s.states);
   check(dcells, "dcells", {s.T, s.N, s.D, s.H}, s.wide);
 
   const bool projected = weight_hr.has_value();
@@ -159,7 +159,7 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
   }
   if (s.D == 2) torch::stable::zero_(g.dx);
 
-  Tensor dh0 = empty({s.D, s.N, s.P}, s.dtype), dc0 = empty({s.D, s.N, s.H}, s.dtype);
+  Tensor dh0 = empty({s.D, s.N, s.P}, s.states), dc0 = empty({s.D, s.N, s.H}, s.states);
   if (s.T == 0 || s.N == 0) {
     if (dh_n) torch::stable::copy_(dh0, *dh_n); else torch::stable::zero_(dh0);
     if (dc_n) torch::stable::copy_(dc0, *dc_n); else torch::stable::zero_(dc0);
@@ -170,6 +170,7 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
     args.dtype = dtype_of(h0, "h0");
     args.float32_parts = parts.values;
     args.wide_gates = s.product != s.dtype;
+    args.wide_states = s.states != s.dtype;
     if (doutput) args.doutput = held.rows(*doutput, &args.doutput_stride_t, &args.doutput_stride_n);
     args.dh_n = held.data(dh_n);
     args.dc_n = held.data(dc_n);

@@ -17,6 +17,7 @@ inline constexpr int64_t kForwardBytes = int64_t{1} << 20, kBackwardBytes = int6
 struct LayerShape {
   int64_t T, N, D, I, H, P;
   ScalarType dtype, wide, product;  // of the tensors, of accumulation, of the matrix products outside the recurrence
+  ScalarType states;                // of c and of the gradients of both states: c0's, one of the first two
 
   int64_t stretch(int64_t bytes) const {
     const int64_t rows = std::max(kRowsForProduct, bytes / (4 * H * bytes_of(product)));
@@ -37,11 +38,12 @@ inline LayerShape check_layer(const Tensor& x, const Tensor& h0, const Tensor& c
   s.dtype = h0.scalar_type();
   s.wide = wide_type(s.dtype);
   s.product = wide_products ? s.wide : s.dtype;
+  s.states = c0.scalar_type() == s.dtype ? s.dtype : s.wide;
   dtype_of(h0, "h0");
   check_units(s.H, s.P);
   check(x, "x", {s.T, s.N, s.I}, s.dtype);
   check(h0, "h0", {s.D, s.N, s.P}, s.dtype);
-  check(c0, "c0", {s.D, s.N, s.H}, s.dtype);
+  check(c0, "c0", {s.D, s.N, s.H}, s.states);
   for (size_t d = 0; d < weights.size(); ++d) {
     const DirectionWeights& w = weights[d];
     check(w.ih, d == 0 ? "weight_ih" : "weight_ih_reverse", {4 * s.H, s.I}, s.dtype);

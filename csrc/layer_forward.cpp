@@ -40,7 +40,7 @@ ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_
   STD_TORCH_CHECK(s.D == 2 || !bias_hh_reverse, "fastlstm: bias_hh_reverse without a reverse direction");
 
   Tensor output = on_large_pages(empty({s.T, s.N, s.D * s.P}, s.dtype)), h_n = empty({s.D, s.N, s.P}, s.dtype),
-         c_n = empty({s.D, s.N, s.H}, s.dtype);
+         c_n = empty({s.D, s.N, s.H}, s.states);
   const bool keep_cells = save_tape || save_cells;
   Tensor cells = keep_cells ? on_large_pages(empty({s.T, s.N, s.D, s.H}, s.wide)) : empty({0}, s.wide);
   Tensor gates = save_tape ? on_large_pages(empty({s.T, s.N, s.D, 4 * s.H}, s.dtype)) : empty({0}, s.dtype);
@@ -89,6 +89,7 @@ ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_
   args.dtype = dtype_of(h0, "h0");
   args.float32_parts = parts.values;
   args.wide_gates = s.product != s.dtype;
+  args.wide_states = s.states != s.dtype;
   args.gates_x = context.gates_x.const_data_ptr();
   args.gates_strides = stretch_strides(context.gates_x);
   args.stretches = {context.gates_x.size(1), make_gates, &context};

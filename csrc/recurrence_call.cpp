@@ -16,10 +16,10 @@ Sizes sizes_of(const Tensor& gates, const char* name, const Tensor& h0, const Te
 }
 
 void check_weights_and_states(const Sizes& s, const Tensor& h0, const Tensor& c0, const Tensor& weight_hh,
-                              const OptionalTensor& weight_hr, const Where& where) {
+                              const OptionalTensor& weight_hr, bool wide_states, const Where& where) {
   const ScalarType dtype = h0.scalar_type();
   check(h0, "h0", {s.D, s.N, s.P}, dtype, where);
-  check(c0, "c0", {s.D, s.N, s.H}, dtype, where);
+  check(c0, "c0", {s.D, s.N, s.H}, wide_states ? wide_type(dtype) : dtype, where);
   check(weight_hh, "weight_hh", {s.D, 4 * s.H, s.P}, dtype, where);
   check(weight_hr, "weight_hr", {s.D, s.P, s.H}, dtype, where);
 }
@@ -36,15 +36,16 @@ ForwardStart start_forward(const Tensor& gates_x, const Tensor& h0, const Tensor
   start.sizes = s;
   start.io = dtype_of(h0, "h0");
   start.wide_gates = gates_x.scalar_type() != dtype;
+  start.wide_states = c0.scalar_type() != dtype;
   check(gates_x, "gates_x", {s.T, s.N, s.D, 4 * s.H}, start.wide_gates ? wide : dtype, where);
-  check_weights_and_states(s, h0, c0, weight_hh, weight_hr, where);
+  check_weights_and_states(s, h0, c0, weight_hh, weight_hr, start.wide_states, where);
   check_masks(lengths, reset_mask, s.T, s.N, where);
 
   start.keep_cells = save_tape || save_cells;
   start.keep_gates = save_tape;
   start.output = empty_beside(h0, {s.T, s.N, s.D * s.P}, dtype);
   start.h_n = empty_beside(h0, {s.D, s.N, s.P}, dtype);
-  start.c_n = empty_beside(h0, {s.D, s.N, s.H}, dtype);
+  start.c_n = empty_beside(h0, {s.D, s.N, s.H}, c0.scalar_type());
   start.cells = start.keep_cells ? empty_beside(h0, {s.T, s.N, s.D, s.H}, wide) : empty_beside(h0, {0}, wide);
   start.gates = start.keep_gates ? empty_beside(h0, {s.T, s.N, s.D, 4 * s.H}, dtype) : empty_beside(h0, {0}, dtype);
   start.done = s.T == 0 || s.N == 0;
@@ -67,18 +68,20 @@ BackwardStart start_backward(const OptionalTensor& doutput, const OptionalTensor
   start.sizes = s;
   start.io = dtype_of(h0, "h0");
   start.wide_gates = wide_gates && wide != dtype;
+  start.wide_states = c0.scalar_type() != dtype;
+  const ScalarType states = start.wide_states ? wide : dtype;
   check(gates, "gates", {s.T, s.N, s.D, 4 * s.H}, dtype, where);
   check(cells, "cells", {s.T, s.N, s.D, s.H}, wide, where);
-  check_weights_and_states(s, h0, c0, weight_hh, weight_hr, where);
+  check_weights_and_states(s, h0, c0, weight_hh, weight_hr, start.wide_states, where);
   check(doutput, "doutput", {s.T, s.N, s.D * s.P}, dtype, where);
-  check(dh_n, "dh_n", {s.D, s.N, s.P}, dtype, where);
-  check(dc_n, "dc_n", {s.D, s.N, s.H}, dtype, where);
+  check(dh_n, "dh_n", {s.D, s.N, s.P}, states, where);
+  check(dc_n, "dc_n", {s.D, s.N, s.H}, states, where);
   check(dcells, "dcells", {s.T, s.N, s.D, s.H}, wide, where);
   check_masks(lengths, reset_mask, s.T, s.N, where);
 
   start.dgates_x = empty_beside(h0, {s.T, s.N, s.D, 4 * s.H}, wide_gates ? wide : dtype);
-  start.dh0 = empty_beside(h0, {s.D, s.N, s.P}, dtype);
-  start.dc0 = empty_beside(h0, {s.D, s.N, s.H}, dtype);
+  start.dh0 = empty_beside(h0, {s.D, s.N, s.P}, states);
+  start.dc0 = empty_beside(h0, {s.D, s.N, s.H}, states);
   start.dhidden = weight_hr ? empty_beside(h0, {s.T, s.N, s.D, s.P}, wide) : empty_beside(h0, {0}, wide);
   start.done = s.T == 0 || s.N == 0;
   if (start.done) {

@@ -11,6 +11,7 @@ struct ForwardStart {
   Sizes sizes;
   DType io;
   bool wide_gates;
+  bool wide_states;  // c and the gradients of both states come and go in the wide type
   Tensor output, h_n, c_n;
   Tensor cells, gates;  // without elements where they are not asked for
   bool keep_cells, keep_gates;
@@ -27,6 +28,7 @@ struct BackwardStart {
   Sizes sizes;
   DType io;
   bool wide_gates;
+  bool wide_states;  // c and the gradients of both states come and go in the wide type
   Tensor dgates_x, dh0, dc0;
   Tensor dhidden;  // without elements where there is no projection
   bool done;

@@ -27,6 +27,7 @@ ForwardResults lstm_forward(
   args.dtype = start.io;
   args.float32_parts = float32_parts(dtype);
   args.wide_gates = start.wide_gates;
+  args.wide_states = start.wide_states;
   args.gates_x = held.rows(gates_x, &args.gates_strides.t, &args.gates_strides.n);
   args.gates_strides.d = 4 * s.H;
   args.h0 = held.data(h0);
@@ -59,6 +60,7 @@ BackwardResults lstm_backward(
   args.dtype = start.io;
   args.float32_parts = float32_parts(dtype);
   args.wide_gates = start.wide_gates;
+  args.wide_states = start.wide_states;
   if (doutput) args.doutput = held.rows(*doutput, &args.doutput_stride_t, &args.doutput_stride_n);
   args.dh_n = held.data(dh_n);
   args.dc_n = held.data(dc_n);

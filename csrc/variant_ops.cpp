@@ -18,6 +18,7 @@ ForwardResults variant_forward(
     OptionalTensor norm_c, OptionalTensor bias_c, OptionalTensor lengths, OptionalTensor reset_mask, OptionalTensor seed,
     double zoneout_h, double zoneout_c, int64_t stream, int64_t first_step, bool save_tape, bool save_cells) {
   ForwardStart start = start_forward(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, save_cells);
+  check_states(start.wide_states);
   const Sizes& s = start.sizes;
   Held held;
   const Variant variant =
@@ -53,6 +54,7 @@ VariantLoopResults variant_loop(
     double zoneout_c, int64_t stream, int64_t first_step, bool wide_gates) {
   BackwardStart start = start_backward(doutput, dh_n, dc_n, dcells, std::nullopt, h0, c0, weight_hh, weight_hr, cells, gates, lengths,
                                        reset_mask, wide_gates);
+  check_states(start.wide_states);
   const Sizes& s = start.sizes;
   Held held;
   const Variant variant =

@@ -50,6 +50,7 @@ class Case:
     P: int | None = None  # None without a projection
     D: int = 1
     wide: bool = False  # gates_x, or the layer's products, in the accumulation dtype
+    wide_states: bool = False  # c and the gradients of both states in the accumulation dtype
     masks: str = "none"
     biases: int = 2
     gradients: int = 0b1111  # which of doutput, dh_n, dc_n, dcells are there
@@ -66,14 +67,15 @@ class Case:
     def __str__(self):
         sizes = [f"{k}{getattr(self, k)}" for k in "TNIHPD" if getattr(self, k) is not None]
         parts = [self.entry, *sizes, str(self.dtype).removeprefix("torch.")]
-        parts += ["wide"] * self.wide + [self.masks] * (self.masks != "none")
+        parts += ["wide"] * self.wide + ["states"] * self.wide_states
+        parts += [self.masks] * (self.masks != "none")
         parts += [f"b{self.biases}"] * (self.entry == "layer")
         return "-".join(parts) + (f"-g{self.gradients:04b}" if self.gradients != 0b1111 else "")
 
 
 def sampled_cases(entry: str, count: int, seed: int, **fixed) -> list[Case]:
     """`count` cases of all sizes and options, the same for the same seed; `fixed` holds some."""
-    rng, cases = random.Random(seed), []
+    rng, of_states, cases = random.Random(seed), random.Random(-seed), []
     while len(cases) < count:
         case = Case(
             entry,
@@ -88,6 +90,7 @@ def sampled_cases(entry: str, count: int, seed: int, **fixed) -> list[Case]:
             masks=rng.choice(MASKS),
             biases=rng.choice((0, 1, 2, 2)),
             gradients=rng.choice((0b1111, 0b1111, rng.randrange(16))),
+            wide_states=of_states.random() < 0.5,
         )
         case = replace(case, **fixed)
         # The reference is a loop in Python: a case is long or wide, not both.
@@ -124,7 +127,8 @@ def draw(case: Case) -> tuple[list, list]:
     def weight(*shape):
         return normal(*shape, scale=max(shape[-1], 1) ** -0.5)
 
-    states = [normal(D, N, P), normal(D, N, H)]
+    of_states = wide if case.wide_states else dtype
+    states = [normal(D, N, P), normal(D, N, H, dtype=of_states)]
     if case.entry == "recurrence":
         gates_x = normal(T, N, D, 4 * H, dtype=wide if case.wide else dtype)
         weight_hr = None if case.P is None else weight(D, P, H)
@@ -136,7 +140,8 @@ def draw(case: Case) -> tuple[list, list]:
             weights += [normal(4 * H) if case.biases > k else None for k in range(2)]
             weights += [None if case.P is None else weight(P, H)]
             arguments += weights if d < D else [None] * 5
-    gradients = [normal(T, N, D * P), normal(D, N, P), normal(D, N, H)]
+    gradients = [normal(T, N, D * P)]
+    gradients += [normal(D, N, width, dtype=of_states) for width in (P, H)]
     gradients += [normal(T, N, D, H, dtype=wide)]
     present = [g if case.gradients >> k & 1 else None for k, g in enumerate(gradients)]
     return arguments + draw_masks(case), present

@@ -95,15 +95,17 @@ def test_results_repeat_bit_by_bit_under_any_schedule(kind, kernels, P, monkeypa
             assert torch.equal(value, found[0][name]), name
 
 
-@pytest.mark.parametrize("kind", ["float64", "float32", "tf32"])
+@kinds
 @pytest.mark.parametrize(
-    ("kernels", "P"), [("step", None), ("step", 7), ("cluster", None), ("grid", None)]
+    ("kernels", "P"),
+    [("step", None), ("step", 7), ("cluster", None), ("cluster", 7), ("grid", None), ("grid", 7)],
 )
 def test_a_sequence_cut_in_stretches(kind, kernels, P, monkeypatch):
     monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
     torch.backends.cudnn.rnn.fp32_precision = "tf32" if kind == "tf32" else "ieee"
     sizes = {"T": 5, "N": 9, "H": 20, "P": P, "dtype": KINDS[kind][0]}
-    check_stretches(Case("recurrence", masks="random", **sizes), "simt", at=2)
+    with family.simulated(seed=3):
+        check_stretches(Case("recurrence", masks="random", **sizes), "simt", at=2)
     check_stretches(Case("recurrence", gradients=0b0001, **sizes), "simt", at=4)
 
 

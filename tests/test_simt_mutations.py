@@ -26,7 +26,9 @@ from simt.small_kernels import needs_compiler
 
 pytestmark = needs_compiler
 
-CASE = Case("recurrence", T=5, N=5, H=37, D=2, dtype=torch.bfloat16, masks="random")
+CASE = Case(
+    "recurrence", T=5, N=5, H=37, D=2, dtype=torch.bfloat16, masks="random", wide_states=True
+)
 LENGTHS = (5, 0, 3, 4, 5)
 RESETS = ((0, 0, 1, 0, 1), (0, 0, 1, 0, 0), (1, 0, 0, 0, 0), (0, 0, 0, 1, 1), (0, 0, 0, 0, 1))
 SEEDS = range(6)
@@ -98,6 +100,12 @@ MUTANTS = {
     "a step after a row's last": Mutant(
         "clusters", "backward", "backward_cell.h",
         "    if (t < row.length) {", "    if (t <= row.length) {",
+    ),
+    "the gradient of h_n at every step": Mutant(
+        "clusters", "backward", "backward_cell.h", "    dh_ = 0;\n", "",
+    ),
+    "c leaves rounded": Mutant(
+        "clusters", "forward", "on_chip_call.h", "{a.c_n, a.wide_states}", "{a.c_n, false}",
     ),
     "one state for even and odd steps": Mutant(
         "clusters", "backward", "cluster_backward.h",
@@ -195,8 +203,8 @@ MUTANTS = {
         says="polls mbarrier_try_wait at projected_exchange.h:",
     ),
     "a gradient of y at a step after the row's last": Mutant(
-        "projected clusters", "backward", "projected_backward.h",
-        "t < output_rows[e].length ? outputs[e].arriving(sum) : Acc{0}", "outputs[e].arriving(sum)",
+        "projected clusters", "backward", "backward_cell.h",
+        "    if (t >= row.length) return 0;\n", "",
     ),
     "parts copied before all are there": Mutant(
         "projected grid", "backward", "projected_exchange.h",
@@ -249,7 +257,8 @@ def problem(case: Case):
         oracle = run_both(case, "reference", (arguments, gradients), tape, torch.float64)
         measured.add(low, oracle)
     sizes = {"T": case.T, "N": case.N, "D": case.D, "H": case.H, "P": case.outputs}
-    given = sizes | {"dtype": DTYPE_CODE, "tf32": False, "wide": False}
+    given = sizes | {"dtype": DTYPE_CODE, "tf32": False}
+    given |= {"wide": case.wide, "wide_states": case.wide_states}
     given |= dict(zip(ARGUMENTS, arguments, strict=True))
     with_tape = given | dict(zip(("doutput", "dh_n", "dc_n", "dcells"), gradients, strict=True))
     with_tape |= {name: low[name] for name in ("cells", "gates")}

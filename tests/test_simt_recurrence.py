@@ -21,26 +21,33 @@ import family
 pytestmark = pytest.mark.skipif(family.load() is not None, reason=str(family.load()))
 
 KINDS = {"float64": 0, "float32": 1, "tf32": 1, "bfloat16": 2, "float16": 3}
-SMALL = Case("recurrence", T=3, N=3, H=5, dtype=torch.float32, D=2, masks="random")
+
+
+def sized(T, N, H, **options):
+    return Case("recurrence", T=T, N=N, H=H, dtype=torch.float32, **options)
+
+
+WIDE = {"wide": True, "wide_states": True}
+SMALL = sized(3, 3, 5, D=2, masks="random")
 # Step kernels; few multiprocessors bring their larger tiles to sizes such as these.
 IN_STEPS = [
     (SMALL, 132),
-    (Case("recurrence", T=1, N=1, H=1, dtype=torch.float32), 132),
-    (Case("recurrence", T=2, N=17, H=9, P=3, dtype=torch.float32, wide=True), 4),
-    (Case("recurrence", T=2, N=4, H=40, P=24, D=2, dtype=torch.float32, masks="lengths"), 1),
-    (Case("recurrence", T=2, N=66, H=19, dtype=torch.float32, masks="resets", gradients=1), 1),
+    (sized(1, 1, 1, wide_states=True), 132),
+    (sized(2, 17, 9, P=3, **WIDE), 4),
+    (sized(2, 4, 40, P=24, D=2, masks="lengths"), 1),
+    (sized(2, 66, 19, masks="resets", gradients=1), 1),
 ]
 # Blocks alone and together, with 8 rows each and with more, of which some are empty.
 ON_CHIP = [
-    ("cluster", Case("recurrence", T=3, N=3, H=17, dtype=torch.float32, D=2, masks="random"), 132),
-    ("cluster", Case("recurrence", T=1, N=1, H=1, dtype=torch.float32), 132),
-    ("cluster", Case("recurrence", T=3, N=17, H=100, dtype=torch.float32, masks="random"), 16),
-    ("cluster", Case("recurrence", T=3, N=9, H=129, dtype=torch.float32, masks="random"), 132),
-    ("cluster", Case("recurrence", T=2, N=9, H=129, dtype=torch.float32, masks="lengths"), 8),
-    ("grid", Case("recurrence", T=3, N=3, H=17, dtype=torch.float32, D=2, masks="random"), 132),
-    ("grid", Case("recurrence", T=1, N=1, H=1, dtype=torch.float32), 132),
-    ("grid", Case("recurrence", T=2, N=17, H=37, dtype=torch.float32, masks="random"), 7),
-    ("grid", Case("recurrence", T=2, N=9, H=50, dtype=torch.float32, wide=True), 39),
+    ("cluster", sized(3, 3, 17, D=2, masks="random", wide_states=True), 132),
+    ("cluster", sized(1, 1, 1), 132),
+    ("cluster", sized(3, 17, 100, masks="random", wide_states=True), 16),
+    ("cluster", sized(3, 9, 129, masks="random"), 132),
+    ("cluster", sized(2, 9, 129, masks="lengths"), 8),
+    ("grid", sized(3, 3, 17, D=2, masks="random"), 132),
+    ("grid", sized(1, 1, 1), 132),
+    ("grid", sized(2, 17, 37, masks="random", wide_states=True), 7),
+    ("grid", sized(2, 9, 50, wide=True), 39),
 ]
 
 
@@ -67,6 +74,7 @@ def run_sanitized(entry, case, kind, multiprocessors, seed, given, expected):
     """The entry's results, by the names in `expected`, all that `expected` has; else fails."""
     given |= {"T": case.T, "N": case.N, "D": case.D, "H": case.H, "P": case.outputs}
     given |= {"dtype": KINDS[kind], "tf32": kind == "tf32", "wide": case.wide}
+    given |= {"wide_states": case.wide_states}
     given |= {"device.multiprocessors": multiprocessors}
     outcome = run.run(runner(), entry, given | poison(expected), seed)
     assert outcome.code == "ok", outcome.report
@@ -95,8 +103,9 @@ def test_nothing_beside_an_array_is_touched_on_chip(
 def check_sanitized(case, kind, multiprocessors, seed=1):
     """Forward and backward under the sanitizers, beside the same without."""
     dtype = getattr(torch, kind, torch.float32)
-    wide = case.wide and dtype in (torch.bfloat16, torch.float16)
-    case = replace(case, dtype=dtype, wide=wide)
+    wider = dtype in (torch.bfloat16, torch.float16)  # than the tensors is the accumulation dtype
+    states = wider and case.wide_states
+    case = replace(case, dtype=dtype, wide=wider and case.wide, wide_states=states)
     torch.backends.cudnn.rnn.fp32_precision = "tf32" if kind == "tf32" else "ieee"
     arguments, gradients = draw(case)
     if kind == "float64":
@@ -125,7 +134,7 @@ def test_a_short_array_is_found():
     expected = forward(case, "simt", arguments)
     given["gates_x"] = given["gates_x"].flatten()[:-1]
     given |= {"T": case.T, "N": case.N, "D": case.D, "H": case.H, "P": case.outputs}
-    given |= {"dtype": KINDS["bfloat16"], "tf32": False, "wide": False}
+    given |= {"dtype": KINDS["bfloat16"], "tf32": False, "wide": False, "wide_states": False}
     outcome = run.run(runner(), "forward", given | poison(expected))
     assert outcome.code == "sanitizer"
     assert "heap-buffer-overflow" in outcome.report

@@ -107,8 +107,8 @@ class Backward : BackwardTape<Acc, IO> {
       Acc* dc = dc_state(d, slot);
       __builtin_memset(dc, 0, c_stride_ * sizeof(Acc));
       if (a_.dc_n != nullptr) {
-        const IO* dc_n = static_cast<const IO*>(a_.dc_n) + (d * s_.N + plan_.rows[slot]) * s_.H;
-        for (int64_t j = 0; j < s_.H; ++j) dc[j] = convert<Acc>(dc_n[j]);
+        const int64_t first = (d * s_.N + plan_.rows[slot]) * s_.H;
+        for (int64_t j = 0; j < s_.H; ++j) dc[j] = convert_either<Acc, IO>(a_.dc_n, a_.wide_states, first + j);
       }
     }
   }
@@ -269,9 +269,9 @@ class Backward : BackwardTape<Acc, IO> {
         for_vectors(rows, panel, s_.P, sums, [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) {
           const int64_t place = (d * s_.N + plan_.rows[slot + r]) * s_.P + column;
           if (plan_.lengths[slot + r] == 0 && a_.dh_n != nullptr) {
-            dh = load<Acc, whole.value>(static_cast<const IO*>(a_.dh_n) + place, columns);
+            dh = load_either<Acc, whole.value, IO>(a_.dh_n, a_.wide_states, place, columns);
           }
-          store<Acc, whole.value>(static_cast<IO*>(a_.dh0) + place, dh, columns);
+          store_either<Acc, whole.value, IO>(a_.dh0, a_.wide_states, place, dh, columns);
         });
       });
     }
@@ -279,11 +279,14 @@ class Backward : BackwardTape<Acc, IO> {
 
   void initial_cell_gradients(int d, int64_t begin, int64_t end) {
     for (int64_t slot = begin; slot < end; ++slot) {
-      IO* dc0 = static_cast<IO*>(a_.dc0) + (d * s_.N + plan_.rows[slot]) * s_.H;
+      const int64_t first = (d * s_.N + plan_.rows[slot]) * s_.H;
       const Acc* dc = dc_state(d, slot);
       int64_t j = 0;
-      for (; j + L <= s_.H; j += L) store<Acc, true>(dc0 + j, load_raw<Vec<Acc>>(dc + j), L);
-      if (j < s_.H) store<Acc, false>(dc0 + j, load_raw<Vec<Acc>>(dc + j), s_.H - j);
+      const auto keep = [&](int64_t count, auto whole) {
+        store_either<Acc, whole.value, IO>(a_.dc0, a_.wide_states, first + j, load_raw<Vec<Acc>>(dc + j), count);
+      };
+      for (; j + L <= s_.H; j += L) keep(L, std::true_type{});
+      if (j < s_.H) keep(s_.H - j, std::false_type{});
     }
   }
 

@@ -34,7 +34,7 @@ class BackwardTape {
       dh += load<Acc, Whole>(doutput + d * s_.P + column, columns);
     }
     if (a_.dh_n != nullptr && t == rec_.last_step(d, plan_.lengths[slot])) {
-      dh += load<Acc, Whole>(static_cast<const IO*>(a_.dh_n) + (d * s_.N + row) * s_.P + column, columns);
+      dh += load_either<Acc, Whole, IO>(a_.dh_n, a_.wide_states, (d * s_.N + row) * s_.P + column, columns);
     }
     return dh;
   }
@@ -54,7 +54,7 @@ class BackwardTape {
     const int64_t row = plan_.rows[slot];
     if (cut) return Vec<Acc>{};
     if (t == rec_.first_step(d, plan_.lengths[slot])) {
-      return load<Acc, Whole>(static_cast<const IO*>(a_.c0) + (d * s_.N + row) * s_.H + unit, units);
+      return load_either<Acc, Whole, IO>(a_.c0, a_.wide_states, (d * s_.N + row) * s_.H + unit, units);
     }
     return load<Acc, Whole>(static_cast<const Acc*>(a_.cells) + at(rec_.step_before(d, t), row, d, s_.H) + unit, units);
   }

@@ -113,7 +113,7 @@ class Forward {
     for (int64_t slot = begin; slot < end; ++slot) {
       const int64_t row = plan_.rows[slot], length = plan_.lengths[slot];
       const IO* h0 = static_cast<const IO*>(a_.h0) + (d * s_.N + row) * s_.P;
-      const IO* c0 = static_cast<const IO*>(a_.c0) + (d * s_.N + row) * s_.H;
+      const int64_t c_first = (d * s_.N + row) * s_.H;
       const bool cut = length > 0 && rec_.cut_entering(d, rec_.first_step(d, length), row, length);
       for (int64_t j = 0; j < s_.P; ++j) {
         h_state(0, d, slot)[j] = h_state(1, d, slot)[j] = cut ? Acc{0} : convert<Acc>(h0[j]);
@@ -125,10 +125,13 @@ class Forward {
           h_parts_.store(state_row(b, d, slot), j, count, load_part<Acc>(h_state(b, d, slot) + j, count));
         }
       }
-      for (int64_t j = 0; j < s_.H; ++j) c_state(d, slot)[j] = cut ? Acc{0} : convert<Acc>(c0[j]);
+      for (int64_t j = 0; j < s_.H; ++j) {
+        c_state(d, slot)[j] = cut ? Acc{0} : convert_either<Acc, IO>(a_.c0, a_.wide_states, c_first + j);
+      }
       if (length == 0) {
         __builtin_memcpy(static_cast<IO*>(a_.h_n) + (d * s_.N + row) * s_.P, h0, s_.P * sizeof(IO));
-        __builtin_memcpy(static_cast<IO*>(a_.c_n) + (d * s_.N + row) * s_.H, c0, s_.H * sizeof(IO));
+        const int64_t bytes = a_.wide_states ? sizeof(Acc) : sizeof(IO);
+        __builtin_memcpy(static_cast<char*>(a_.c_n) + c_first * bytes, static_cast<const char*>(a_.c0) + c_first * bytes, s_.H * bytes);
       }
     }
   }
@@ -217,7 +220,7 @@ class Forward {
       store<Acc, Whole>(static_cast<Acc*>(a_.cells) + at(t, row, d, H) + unit, out.c, units);
     }
     const bool last = t == rec_.last_step(d, length);
-    if (last) store<Acc, Whole>(static_cast<IO*>(a_.c_n) + (d * s_.N + row) * H + unit, out.c, units);
+    if (last) store_either<Acc, Whole, IO>(a_.c_n, a_.wide_states, (d * s_.N + row) * H + unit, out.c, units);
     const bool cut = !last && rec_.cut_entering(d, rec_.step_after(d, t), row, length);
     store_raw(c_state_row, cut ? V{} : out.c);
     if (projected()) {

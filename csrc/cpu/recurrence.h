@@ -31,6 +31,7 @@ struct ForwardArgs {
   DType dtype;
   int float32_parts;                         // in products of float32 on AMX: 3, or fewer (matrix_product.h)
   bool wide_gates;                           // gates_x is in the wide type
+  bool wide_states;                          // c0 and c_n are in the wide type
   const void* gates_x;                       // [4H] rows
   Strides gates_strides;
   Stretches stretches;
@@ -49,6 +50,7 @@ struct BackwardArgs {
   DType dtype;
   int float32_parts;                         // in products of float32 on AMX: 3, or fewer (matrix_product.h)
   bool wide_gates;                           // dgates_x and h_entering are in the wide type
+  bool wide_states;                          // c0, dh_n, dc_n, dh0 and dc0 are in the wide type
   const void* doutput;                       // [T, N, D, P] or null
   int64_t doutput_stride_t, doutput_stride_n;
   const void *dh_n, *dc_n;                   // [D, N, P], [D, N, H], each or null

@@ -184,6 +184,24 @@ FASTLSTM_INLINE void store(T* p, Vec<Acc> v, int64_t n) {
   }
 }
 
+// The same at element k of an array of IO, or of Acc where it is wide.
+template <class Acc, bool Whole, class IO>
+FASTLSTM_INLINE Vec<Acc> load_either(const void* array, bool wide, int64_t k, int64_t n) {
+  if (wide) return load<Acc, Whole>(static_cast<const Acc*>(array) + k, n);
+  return load<Acc, Whole>(static_cast<const IO*>(array) + k, n);
+}
+
+template <class Acc, bool Whole, class IO>
+FASTLSTM_INLINE void store_either(void* array, bool wide, int64_t k, Vec<Acc> v, int64_t n) {
+  if (wide) return store<Acc, Whole>(static_cast<Acc*>(array) + k, v, n);
+  store<Acc, Whole>(static_cast<IO*>(array) + k, v, n);
+}
+
+template <class Acc, class IO>
+FASTLSTM_INLINE Acc convert_either(const void* array, bool wide, int64_t k) {
+  return wide ? static_cast<const Acc*>(array)[k] : convert<Acc>(static_cast<const IO*>(array)[k]);
+}
+
 // v as the storage type T would keep it: what the next step multiplies is what the output holds.
 template <class Acc, class T>
 FASTLSTM_INLINE Vec<Acc> rounded_to(Vec<Acc> v) {

@@ -17,14 +17,14 @@ struct BackwardCall {
   Steps steps;
   const IO* doutput;      // or null
   int64_t doutput_stride_t, doutput_stride_n;
-  const IO *dh_n, *dc_n;  // or null
+  EitherArray<IO, Acc> dh_n, dc_n;  // or null
   const Acc* dcells;      // or null
-  const IO* c0;
+  EitherArray<IO, Acc> c0;
   const Acc* cells;
   const IO* gates;
   const int64_t* lengths;
   EitherArray<IO, Acc> dgates_x;
-  IO *dh0, *dc0;
+  EitherArray<IO, Acc> dh0, dc0;
   Acc* dhidden;           // with a projection, else null
   IO* passed[2];          // [D, N, passed_width] each; launch j reads the one of j's parity and writes the other
   int64_t passed_width;   // 4H, padded
@@ -49,7 +49,7 @@ __global__ void lstm_backward_kernel_start(const __grid_constant__ BackwardCall<
       call.projected[row * call.projected_width + column] = IO{};
     }
     if (column < s.H) {
-      call.dc[row * s.H + column] = call.dc_n == nullptr ? Acc{0} : Rounding<Acc>::load(call.dc_n[row * s.H + column]);
+      call.dc[row * s.H + column] = call.dc_n.data == nullptr ? Acc{0} : call.dc_n.load(row * s.H + column);
     }
   }
 }
@@ -58,8 +58,8 @@ __global__ void lstm_backward_kernel_start(const __grid_constant__ BackwardCall<
 template <class IO, class Acc>
 __device__ __forceinline__ Acc arriving(const BackwardCall<IO, Acc>& call, const Place& at, int64_t length, Acc sum) {
   const int64_t P = call.sizes.P;
-  if (call.dh_n != nullptr && at.t == call.steps.last_step(at.d, length)) {
-    sum += Rounding<Acc>::load(call.dh_n[(at.d * call.sizes.N + at.n) * P + at.unit]);
+  if (call.dh_n.data != nullptr && at.t == call.steps.last_step(at.d, length)) {
+    sum += call.dh_n.load((at.d * call.sizes.N + at.n) * P + at.unit);
   }
   if (call.doutput != nullptr) {
     sum += Rounding<Acc>::load(
@@ -86,7 +86,7 @@ __device__ __forceinline__ void backward_cell(const BackwardCall<IO, Acc>& call,
     Acc c_in = 0;
     if (!cut) {
       const int64_t before = ((call.steps.step_before(at.d, at.t) * s.N + at.n) * s.D + at.d) * H + at.unit;
-      c_in = at.t == call.steps.first_step(at.d, length) ? Rounding<Acc>::load(call.c0[state * H + at.unit]) : call.cells[before];
+      c_in = at.t == call.steps.first_step(at.d, length) ? call.c0.load(state * H + at.unit) : call.cells[before];
     }
     const Gates<Acc> gates{Rounding<Acc>::load(call.gates[from]), Rounding<Acc>::load(call.gates[from + H]),
                            Rounding<Acc>::load(call.gates[from + 2 * H]), Rounding<Acc>::load(call.gates[from + 3 * H])};
@@ -109,7 +109,7 @@ __device__ __forceinline__ void backward_cell(const BackwardCall<IO, Acc>& call,
       passed_out[gate * H] = passed_in[gate * H];
     }
   }
-  if (at.k == s.T - 1) Rounding<Acc>::store(call.dc0[state * H + at.unit], dc_in);
+  if (at.k == s.T - 1) call.dc0.store(state * H + at.unit, dc_in);
 }
 
 // dhidden of one row and output, to its array and as the factor of the product with W_hr.
@@ -126,8 +126,8 @@ template <class IO, class Acc>
 __device__ __forceinline__ void initial_gradient(const BackwardCall<IO, Acc>& call, const Place& at, Acc sum) {
   const int64_t place = (at.d * call.sizes.N + at.n) * call.sizes.P + at.unit;
   // dh_n of a row without steps has not been added anywhere.
-  if (call.dh_n != nullptr && call.length(at.n) == 0) sum += Rounding<Acc>::load(call.dh_n[place]);
-  Rounding<Acc>::store(call.dh0[place], sum);
+  if (call.dh_n.data != nullptr && call.length(at.n) == 0) sum += call.dh_n.load(place);
+  call.dh0.store(place, sum);
 }
 
 // What the sums of a launch are for.

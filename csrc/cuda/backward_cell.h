@@ -12,15 +12,15 @@ struct ClusterBackwardCall {
   Steps steps;
   const IO* doutput;  // or null
   int64_t doutput_stride_t, doutput_stride_n;
-  const IO *dh_n, *dc_n;  // each or null
+  EitherArray<IO, Acc> dh_n, dc_n;  // each or null
   const Acc* dcells;      // or null
-  const IO* c0;
+  EitherArray<IO, Acc> c0;
   const IO *weight_hh, *weight_hr;  // weight_hr null without a projection
   const Acc* cells;
   const IO* gates;
   const int64_t* lengths;
   EitherArray<IO, Acc> dgates_x;
-  IO *dh0, *dc0;
+  EitherArray<IO, Acc> dh0, dc0;
   Acc* dhidden;  // with a projection, else null
 };
 
@@ -31,14 +31,16 @@ class BackwardState {
   using Call = ClusterBackwardCall<IO, Acc>;
 
   __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit) {
-    if (!row.there) return;
-    if (call.dc_n != nullptr) dc_ = Rounding<Acc>::load(call.dc_n[(d * call.sizes.N + n) * call.sizes.H + unit]);
+    if (!row.there()) return;
+    const int64_t state = (d * call.sizes.N + n) * call.sizes.H + unit;
+    c0_ = call.c0.load(state);
+    if (call.dc_n.data != nullptr) dc_ = call.dc_n.load(state);
   }
 
   // Loads what step t needs beside the product, early.
   __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n, int64_t unit) {
     const Sizes& s = call.sizes;
-    if (!row.there || t >= row.length) return;
+    if (t >= row.length) return;
     const int64_t H = s.H, place = ((t * s.N + n) * s.D + d) * H + unit;
     const IO* gates = call.gates + (place - unit) * 4 + unit;
     gates_ = {Rounding<Acc>::load(gates[0]), Rounding<Acc>::load(gates[H]), Rounding<Acc>::load(gates[2 * H]),
@@ -49,7 +51,7 @@ class BackwardState {
     if (!cut_) {
       const bool first = t == call.steps.first_step(d, row.length);
       const int64_t before = ((call.steps.step_before(d, t) * s.N + n) * s.D + d) * H + unit;
-      c_in_ = first ? Rounding<Acc>::load(call.c0[(d * s.N + n) * H + unit]) : call.cells[before];
+      c_in_ = first ? c0_ : call.cells[before];
     }
     if (call.dcells != nullptr) dc_ += call.dcells[place];
   }
@@ -80,12 +82,12 @@ class BackwardState {
 
   // After all steps of a row that is there.
   __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit) const {
-    Rounding<Acc>::store(call.dc0[(d * call.sizes.N + n) * call.sizes.H + unit], dc_);
+    call.dc0.store((d * call.sizes.N + n) * call.sizes.H + unit, dc_);
   }
 
  private:
   bool cut_ = false;
-  Acc dc_ = 0, c_ = 0, c_in_ = 0;
+  Acc c0_ = 0, dc_ = 0, c_ = 0, c_in_ = 0;
   Gates<Acc> gates_{};
 };
 
@@ -95,28 +97,29 @@ class BackwardOutput {
  public:
   using Call = ClusterBackwardCall<IO, Acc>;
 
+  // The gradient of h_n waits for the row's last step, which is the first that it takes backwards, or for the end where it has none.
+  __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit, int64_t width) {
+    if (row.there() && call.dh_n.data != nullptr) dh_ = call.dh_n.load((d * call.sizes.N + n) * width + unit);
+  }
+
   // Loads what arrives at step t beside the product, early.
   __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n, int64_t unit,
                                         int64_t width) {
-    if (!row.there || t >= row.length) return;
-    dh_ = 0;
-    if (call.doutput != nullptr) {
-      dh_ += Rounding<Acc>::load(call.doutput[t * call.doutput_stride_t + n * call.doutput_stride_n + d * width + unit]);
-    }
-    if (call.dh_n != nullptr && t == call.steps.last_step(d, row.length)) {
-      dh_ += Rounding<Acc>::load(call.dh_n[(d * call.sizes.N + n) * width + unit]);
-    }
+    if (t >= row.length || call.doutput == nullptr) return;
+    dh_ += Rounding<Acc>::load(call.doutput[t * call.doutput_stride_t + n * call.doutput_stride_n + d * width + unit]);
   }
 
-  // All that arrives at h of a step that the row has.
-  __device__ __forceinline__ Acc arriving(Acc sum) const { return sum + dh_; }
+  // All that arrives at h of step t; nothing where the row does not have it.
+  __device__ __forceinline__ Acc arriving(const RowSteps& row, int64_t t, Acc sum) {
+    if (t >= row.length) return 0;
+    sum += dh_;
+    dh_ = 0;
+    return sum;
+  }
 
   // After all steps of a row that is there, with the product's sum for the state before the first.
-  __device__ __forceinline__ void finish(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit, int64_t width,
-                                         Acc sum) const {
-    const int64_t state = (d * call.sizes.N + n) * width + unit;
-    if (call.dh_n != nullptr && row.length == 0) sum += Rounding<Acc>::load(call.dh_n[state]);
-    Rounding<Acc>::store(call.dh0[state], sum);
+  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit, int64_t width, Acc sum) const {
+    call.dh0.store((d * call.sizes.N + n) * width + unit, sum + dh_);
   }
 
  private:
@@ -132,6 +135,7 @@ class BackwardCell {
   __device__ __forceinline__ void start(const Call& call, int d, int64_t n, int64_t unit) {
     row_.start(call, n < call.sizes.N && unit < call.sizes.H, n);
     state_.start(call, row_, d, n, unit);
+    output_.start(call, row_, d, n, unit, call.sizes.H);
   }
 
   __device__ __forceinline__ void fetch(const Call& call, int d, int64_t j, int64_t n, int64_t unit) {
@@ -142,14 +146,14 @@ class BackwardCell {
 
   __device__ __forceinline__ void step(const Call& call, int d, int64_t j, int64_t n, int64_t unit, Acc sum, IO* passed,
                                        const IO* before, int stride) {
-    if (!row_.there) return;
+    if (!row_.there()) return;
     const int64_t t = call.steps.step_at(d, call.sizes.T - 1 - j);
-    state_.step(call, row_, d, t, n, unit, output_.arriving(sum), passed, before, stride);
+    state_.step(call, row_, d, t, n, unit, output_.arriving(row_, t, sum), passed, before, stride);
   }
 
   __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit, Acc sum) const {
-    if (!row_.there) return;
-    output_.finish(call, row_, d, n, unit, call.sizes.H, sum);
+    if (!row_.there()) return;
+    output_.finish(call, d, n, unit, call.sizes.H, sum);
     state_.finish(call, d, n, unit);
   }
 

@@ -63,22 +63,19 @@ __device__ __forceinline__ void backward_on_cluster(const ClusterBackwardCall<ty
   }
   exchange.ready();
 
-  for (int64_t j = 0; j <= s.T; ++j) {
+  const auto sum_of = [&](int64_t j, int row, int unit) {
+    Acc sum = 0;  // in a fixed order, so that results repeat bit by bit
+    for (int source = 0; source < sources; ++source) sum += part(j, source)[Shape::place(row, unit)];
+    return sum;
+  };
+  for (int64_t j = 0; j < s.T; ++j) {
     exchange.wait(j);
 #pragma unroll
     for (int e = 0; e < Split::kElements; ++e) {
       const int row = Split::row(e), unit = Split::unit(e);
-      Acc sum = 0;  // in a fixed order, so that results repeat bit by bit
-      if (j > 0) {
-        for (int source = 0; source < sources; ++source) sum += part(j, source)[Shape::place(row, unit)];
-      }
-      if (j == s.T) {
-        cells[e].finish(call, d, Split::n(e, row0, s.N), unit0 + unit, sum);
-        continue;
-      }
+      const Acc sum = j > 0 ? sum_of(j, row, unit) : Acc{0};
       cells[e].step(call, d, j, Split::n(e, row0, s.N), unit0 + unit, sum, state(j, row) + unit, state(j + 1, row) + unit, Shape::kUnits);
     }
-    if (j == s.T) break;
     __syncthreads();
     typename StationaryProduct<typename Shape::Product>::Sums sums;
     product.run(reinterpret_cast<const unsigned char*>(state(j, 0)), sums);
@@ -92,6 +89,12 @@ __device__ __forceinline__ void backward_on_cluster(const ClusterBackwardCall<ty
 #pragma unroll
       for (int e = 0; e < Split::kElements; ++e) cells[e].fetch(call, d, j + 1, Split::n(e, row0, s.N), unit0 + Split::unit(e));
     }
+  }
+  exchange.wait(s.T);
+#pragma unroll
+  for (int e = 0; e < Split::kElements; ++e) {
+    const int row = Split::row(e), unit = Split::unit(e);
+    cells[e].finish(call, d, Split::n(e, row0, s.N), unit0 + unit, sum_of(s.T, row, unit));
   }
   exchange.done();
 }

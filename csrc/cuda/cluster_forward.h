@@ -137,6 +137,8 @@ __device__ __forceinline__ void forward_on_chip(const ClusterForwardCall<typenam
       for (int e = 0; e < Split::kElements; ++e) cells[e].fetch(call, d, k + 1, Split::n(e, row0, s.N), unit0 + Split::unit(e));
     }
   }
+#pragma unroll
+  for (int e = 0; e < Split::kElements; ++e) cells[e].finish(call, d, Split::n(e, row0, s.N), unit0 + Split::unit(e));
   states.done();
 }
 

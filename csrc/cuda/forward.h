@@ -15,9 +15,11 @@ struct ForwardCall {
   Steps steps;
   EitherArray<IO, Acc> gates_x;
   int64_t gates_stride_t, gates_stride_n;
-  const IO *h0, *c0;
+  const IO* h0;
+  EitherArray<IO, Acc> c0;
   const int64_t* lengths;
-  IO *output, *h_n, *c_n;
+  IO *output, *h_n;
+  EitherArray<IO, Acc> c_n;
   Acc* cells;             // or null
   IO* gates;              // or null
   IO* entering_h[2];      // [D, N, entering_width] each; step k reads the one of k's parity and writes the other
@@ -47,9 +49,9 @@ __global__ void lstm_forward_kernel_start(const __grid_constant__ ForwardCall<IO
       call.entering_h[1][row * call.entering_width + column] = IO{};
     }
     if (column < s.H) {
-      const IO c = call.c0[row * s.H + column];
-      call.entering_c[row * s.H + column] = cut ? Acc{0} : Rounding<Acc>::load(c);
-      if (length == 0) call.c_n[row * s.H + column] = c;
+      const Acc c = call.c0.load(row * s.H + column);
+      call.entering_c[row * s.H + column] = cut ? Acc{0} : c;
+      if (length == 0) call.c_n.store(row * s.H + column, c);
     } else if (call.unprojected != nullptr && column < call.unprojected_width) {
       call.unprojected[row * call.unprojected_width + column] = IO{};
     }
@@ -98,7 +100,7 @@ __device__ __forceinline__ void forward_cell(const ForwardCall<IO, Acc>& call, c
     const bool last = at.t == call.steps.last_step(at.d, length);
     const bool cut = !last && call.steps.cut_entering(at.d, call.steps.step_after(at.d, at.t), at.n, length);
     call.entering_c[state * H + at.unit] = cut ? Acc{0} : c;
-    if (last) Rounding<Acc>::store(call.c_n[state * H + at.unit], c);
+    if (last) call.c_n.store(state * H + at.unit, c);
   } else {
     gates = {};
   }

@@ -11,38 +11,40 @@ struct ClusterForwardCall {
   Steps steps;
   EitherArray<IO, Acc> gates_x;
   int64_t gates_stride_t, gates_stride_n;
-  const IO *h0, *c0;
+  const IO* h0;
+  EitherArray<IO, Acc> c0;
   const IO *weight_hh, *weight_hr;  // weight_hr null without a projection
   const int64_t* lengths;
-  IO *output, *h_n, *c_n;
+  IO *output, *h_n;
+  EitherArray<IO, Acc> c_n;
   Acc* cells;  // or null
   IO* gates;   // or null
 };
 
-// One step of a row: whether the row has it, whether it is the row's last, whether the next enters with zeros.
+// One step of a row: whether the row has it, whether the next enters with zeros.
 struct RowStep {
   int64_t t;
-  bool there, last, cut;
+  bool there, cut;
 };
 
 // The steps of one row, to a thread that has something of it.
 struct RowSteps {
-  bool there = false;
-  int length = 0;
+  int length = -1;  // of none: where there is no such row or nothing of it
 
   template <class Call>
   __device__ __forceinline__ void start(const Call& call, bool is_there, int64_t n) {
-    there = is_there;
-    if (there) length = static_cast<int>(clamped_length(call.lengths, n, call.sizes.T));
+    if (is_there) length = static_cast<int>(clamped_length(call.lengths, n, call.sizes.T));
   }
+
+  __device__ __forceinline__ bool there() const { return length >= 0; }
 
   // The k-th step that direction d takes.
   template <class Call>
   __device__ __forceinline__ RowStep at(const Call& call, int d, int64_t k, int64_t n) const {
-    RowStep step{call.steps.step_at(d, k), false, false, false};
+    RowStep step{call.steps.step_at(d, k), false, false};
     step.there = step.t < length;
-    step.last = step.there && step.t == call.steps.last_step(d, length);
-    step.cut = step.there && !step.last && call.steps.cut_entering(d, call.steps.step_after(d, step.t), n, length);
+    step.cut = step.there && step.t != call.steps.last_step(d, length) &&
+               call.steps.cut_entering(d, call.steps.step_after(d, step.t), n, length);
     return step;
   }
 };
@@ -54,21 +56,16 @@ class ForwardState {
   using Call = ClusterForwardCall<IO, Acc>;
 
   __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit) {
-    if (!row.there) return;
+    if (!row.there()) return;
     const int64_t state = (d * call.sizes.N + n) * call.sizes.H + unit;
-    const IO c = call.c0[state];
-    c_ = Rounding<Acc>::load(c);
-    if (row.length == 0) {
-      call.c_n[state] = c;
-    } else if (call.steps.cut_entering(d, call.steps.first_step(d, row.length), n, row.length)) {
-      c_ = 0;
-    }
+    c_ = call.c0.load(state);
+    if (row.length > 0 && call.steps.cut_entering(d, call.steps.first_step(d, row.length), n, row.length)) c_ = 0;
   }
 
   // Loads what step k adds to the product, early.
   __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t k, int64_t n, int64_t unit) {
     const int64_t t = call.steps.step_at(d, k), H = call.sizes.H;
-    if (!row.there || t >= row.length) return;
+    if (t >= row.length) return;
     const int64_t first = t * call.gates_stride_t + n * call.gates_stride_n + d * 4 * H + unit;
     x_ = {call.gates_x.load(first), call.gates_x.load(first + H), call.gates_x.load(first + 2 * H), call.gates_x.load(first + 3 * H)};
   }
@@ -82,7 +79,6 @@ class ForwardState {
       gates = {gates.i + x_.i, gates.f + x_.f, gates.g + x_.g, gates.o + x_.o};
       out = lstm_cell_forward<CellMath>(gates, c_);
       c_ = at.cut ? Acc{0} : out.c;
-      if (at.last) Rounding<Acc>::store(call.c_n[(d * s.N + n) * s.H + unit], out.c);
     } else {
       gates = {};
     }
@@ -97,6 +93,11 @@ class ForwardState {
     return out.h;
   }
 
+  // After all steps of a row that is there: c is still that of its last one, or the first where it has none.
+  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit) const {
+    call.c_n.store((d * call.sizes.N + n) * call.sizes.H + unit, c_);
+  }
+
  private:
   Acc c_ = 0;
   Gates<Acc> x_{};
@@ -109,10 +110,8 @@ class ForwardOutput {
   using Call = ClusterForwardCall<IO, Acc>;
 
   __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit, int64_t width) {
-    if (!row.there) return;
-    const int64_t state = (d * call.sizes.N + n) * width + unit;
-    h_ = call.h0[state];
-    if (row.length == 0) call.h_n[state] = h_;
+    if (!row.there()) return;
+    h_ = call.h0[(d * call.sizes.N + n) * width + unit];
   }
 
   // h of any row and output as it enters its first step; zero where there is none.
@@ -130,10 +129,14 @@ class ForwardOutput {
     if (at.there) {
       Rounding<Acc>::store(output, h);
       h_ = at.cut ? IO{} : output;
-      if (at.last) call.h_n[(d * s.N + n) * width + unit] = output;
     }
     call.output[((at.t * s.N + n) * s.D + d) * width + unit] = output;
     return h_;
+  }
+
+  // As ForwardState::finish.
+  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit, int64_t width) const {
+    call.h_n[(d * call.sizes.N + n) * width + unit] = h_;
   }
 
  private:
@@ -158,9 +161,15 @@ class ForwardCell {
 
   // Step k from the product's sums; returns h as it enters step k + 1.
   __device__ __forceinline__ IO step(const Call& call, int d, int64_t k, int64_t n, int64_t unit, const Gates<Acc>& gates) {
-    if (!row_.there) return IO{};
+    if (!row_.there()) return IO{};
     const RowStep at = row_.at(call, d, k, n);
     return output_.step(call, at, d, n, unit, call.sizes.H, state_.step(call, at, d, n, unit, gates));
+  }
+
+  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit) const {
+    if (!row_.there()) return;
+    output_.finish(call, d, n, unit, call.sizes.H);
+    state_.finish(call, d, n, unit);
   }
 
  private:

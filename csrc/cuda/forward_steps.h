@@ -24,11 +24,11 @@ class ForwardSteps {
     call_.gates_stride_t = args.gates_stride_t;
     call_.gates_stride_n = args.gates_stride_n;
     call_.h0 = static_cast<const IO*>(args.h0);
-    call_.c0 = static_cast<const IO*>(args.c0);
+    call_.c0 = {const_cast<void*>(args.c0), args.wide_states};
     call_.lengths = args.lengths;
     call_.output = static_cast<IO*>(args.output);
     call_.h_n = static_cast<IO*>(args.h_n);
-    call_.c_n = static_cast<IO*>(args.c_n);
+    call_.c_n = {args.c_n, args.wide_states};
     call_.cells = static_cast<Acc*>(args.cells);
     call_.gates = static_cast<IO*>(args.gates);
     call_.entering_width = padded<IO>(s.P);

@@ -78,19 +78,18 @@ struct ProjectedBackwardShape : ProjectedShape<Shared, Own, Shared::kColumns, kM
 // Which block of how many this is, in a cluster or a group of the grid, and which rows of the batch it has.
 template <class Shape>
 struct ProjectedPart {
-  int blocks, block, rows, T;
-  int64_t row0;
+  int blocks, block, rows, T, row0;  // of calls so large that 32 bits would not do there are none here
 
-  __device__ __forceinline__ ProjectedPart(const Sizes& s, int blocks, int block, int64_t group)
+  __device__ __forceinline__ ProjectedPart(const Sizes& s, int blocks, int block, int group)
       : blocks(blocks), block(block), T(static_cast<int>(s.T)), row0(group * Shape::kRows) {
     rows = s.N - row0 < Shape::kRows ? static_cast<int>(s.N - row0) : Shape::kRows;
   }
   static __device__ __forceinline__ ProjectedPart in_cluster(const Sizes& s) {
     const int blocks = Shape::kMostBlocks > 1 ? static_cast<int>(ptx::cluster_size()) : 1;
-    return {s, blocks, static_cast<int>(blockIdx.x % blocks), blockIdx.x / blocks};
+    return {s, blocks, static_cast<int>(blockIdx.x % blocks), static_cast<int>(blockIdx.x / blocks)};
   }
   static __device__ __forceinline__ ProjectedPart in_grid(const Sizes& s) {
-    return {s, static_cast<int>(gridDim.x), static_cast<int>(blockIdx.x), blockIdx.y};
+    return {s, static_cast<int>(gridDim.x), static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y)};
   }
 };
 

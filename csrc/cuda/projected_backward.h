@@ -9,7 +9,7 @@ namespace fastlstm::cuda {
 // All steps backwards, for the rows of the batch from row0 on and the units of block `block`, by all of its threads.
 template <class Shape, class Reduction>
 __device__ __forceinline__ void backward_projected(const ClusterBackwardCall<typename Shape::IO, typename Shape::Acc>& call,
-                                                   unsigned char* shared, const Slices& slices, int block, int64_t row0,
+                                                   unsigned char* shared, const Slices& slices, int block, int row0,
                                                    Reduction& reduction) {
   using IO = typename Shape::IO;
   using Acc = typename Shape::Acc;
@@ -63,14 +63,15 @@ __device__ __forceinline__ void backward_projected(const ClusterBackwardCall<typ
   }
 #pragma unroll
   for (int e = 0; e < Outputs::kElements; ++e) {
-    const int64_t n = row0 + places.row(e), output = output0 + places.output(e);
+    const int n = row0 + places.row(e), output = output0 + places.output(e);
     output_rows[e].start(call, places.mine(e) && places.copy() == 0 && n < s.N && output < s.P, n);
+    outputs[e].start(call, output_rows[e], d, n, output, s.P);
   }
   fetch_outputs(step_back(0));
   fetch_states(step_back(0));
   reduction.ready();
 
-  for (int64_t j = 0; j <= s.T; ++j) {
+  for (int j = 0; j <= s.T; ++j) {
     if (j > 0) {
       typename StationaryProduct<typename Shape::Own>::Sums of_outputs;
       output_product.run(shared + Shape::kOwnStateAt, of_outputs);
@@ -84,15 +85,15 @@ __device__ __forceinline__ void backward_projected(const ClusterBackwardCall<typ
 #pragma unroll
     for (int e = 0; e < Outputs::kElements; ++e) {
       if (!places.mine(e)) continue;
-      const int64_t n = row0 + places.row(e), output = output0 + places.output(e);
+      const int n = row0 + places.row(e), output = output0 + places.output(e);
       const Acc sum = j > 0 ? reduction.sum(places, e) : Acc{0};
       if (j == s.T) {
-        if (output_rows[e].there) outputs[e].finish(call, output_rows[e], d, n, output, s.P, sum);
+        if (output_rows[e].there()) outputs[e].finish(call, d, n, output, s.P, sum);
         continue;
       }
       IO x{};
-      if (output_rows[e].there) {
-        const Acc dh = t < output_rows[e].length ? outputs[e].arriving(sum) : Acc{0};
+      if (output_rows[e].there()) {
+        const Acc dh = outputs[e].arriving(output_rows[e], t, sum);
         call.dhidden[((t * s.N + n) * s.D + d) * s.P + output] = dh;
         Rounding<Acc>::store(x, dh);
       }
@@ -111,7 +112,7 @@ __device__ __forceinline__ void backward_projected(const ClusterBackwardCall<typ
     __syncthreads();
 #pragma unroll
     for (int e = 0; e < Split::kElements; ++e) {
-      if (!unit_rows[e].there) continue;
+      if (!unit_rows[e].there()) continue;
       const int row = Split::row(e), unit = Split::unit(e);
       Acc dh = 0;  // in a fixed order, so that results repeat bit by bit
 #pragma unroll
@@ -124,7 +125,7 @@ __device__ __forceinline__ void backward_projected(const ClusterBackwardCall<typ
   }
 #pragma unroll
   for (int e = 0; e < Split::kElements; ++e) {
-    if (unit_rows[e].there) states[e].finish(call, d, row0 + Split::row(e), unit0 + Split::unit(e));
+    if (unit_rows[e].there()) states[e].finish(call, d, row0 + Split::row(e), unit0 + Split::unit(e));
   }
   reduction.done();
 }

@@ -8,7 +8,7 @@ namespace fastlstm::cuda {
 // All steps, for `rows` of the batch from row0 on and the units of block `block`, by all of its threads.
 template <class Shape, class Reduction>
 __device__ __forceinline__ void forward_projected(const ClusterForwardCall<typename Shape::IO, typename Shape::Acc>& call,
-                                                  unsigned char* shared, const Slices& slices, int block, int64_t row0,
+                                                  unsigned char* shared, const Slices& slices, int block, int row0,
                                                   Reduction& reduction) {
   using IO = typename Shape::IO;
   using Acc = typename Shape::Acc;
@@ -51,13 +51,13 @@ __device__ __forceinline__ void forward_projected(const ClusterForwardCall<typen
   }
 #pragma unroll
   for (int e = 0; e < Outputs::kElements; ++e) {
-    const int64_t n = row0 + places.row(e), output = output0 + places.output(e);
+    const int n = row0 + places.row(e), output = output0 + places.output(e);
     output_rows[e].start(call, places.mine(e) && places.copy() == 0 && n < s.N && output < s.P, n);
     outputs[e].start(call, output_rows[e], d, n, output, s.P);
   }
   reduction.ready();
 
-  for (int64_t k = 0; k < s.T; ++k) {
+  for (int k = 0; k < s.T; ++k) {
     if (k > 0) reduction.wait_for_outputs();
     typename StationaryProduct<typename Shape::Shared>::Sums of_gates;
     gates_product.run(shared + Shape::kSharedStateAt, of_gates);
@@ -68,7 +68,7 @@ __device__ __forceinline__ void forward_projected(const ClusterForwardCall<typen
     __syncthreads();
 #pragma unroll
     for (int e = 0; e < Split::kElements; ++e) {
-      if (!unit_rows[e].there) continue;
+      if (!unit_rows[e].there()) continue;
       const int row = Split::row(e), unit = Split::unit(e);
       const auto sum = [&](int gate) {
         Acc total = 0;  // in a fixed order, so that results repeat bit by bit
@@ -97,16 +97,24 @@ __device__ __forceinline__ void forward_projected(const ClusterForwardCall<typen
 #pragma unroll
     for (int e = 0; e < Outputs::kElements; ++e) {
       if (!places.mine(e)) continue;
-      const int64_t n = row0 + places.row(e);
+      const int n = row0 + places.row(e);
       const Acc sum = reduction.sum(places, e);
       IO x{};
-      if (output_rows[e].there) {
+      if (output_rows[e].there()) {
         const RowStep at = output_rows[e].at(call, d, k, n);
         x = outputs[e].step(call, at, d, n, output0 + places.output(e), s.P, sum);
       }
       if (k + 1 < s.T) reduction.send(places, e, x);
     }
     if (k + 1 < s.T) reduction.sent();
+  }
+#pragma unroll
+  for (int e = 0; e < Split::kElements; ++e) {
+    if (unit_rows[e].there()) states[e].finish(call, d, row0 + Split::row(e), unit0 + Split::unit(e));
+  }
+#pragma unroll
+  for (int e = 0; e < Outputs::kElements; ++e) {
+    if (output_rows[e].there()) outputs[e].finish(call, d, row0 + places.row(e), output0 + places.output(e), s.P);
   }
   reduction.done();
 }

@@ -24,6 +24,7 @@ struct ForwardArgs {
   DType dtype;
   bool tf32;                        // float32: round the factors of products to tf32
   bool wide_gates;                  // gates_x is in the wide type
+  bool wide_states;                 // c0 and c_n are in the wide type
   const void* gates_x;              // [T, N, D, 4H], steps and rows with these strides, in elements
   int64_t gates_stride_t, gates_stride_n;
   const void *h0, *c0;              // [D, N, P], [D, N, H]
@@ -41,6 +42,7 @@ struct BackwardArgs {
   DType dtype;
   bool tf32;
   bool wide_gates;                  // dgates_x is in the wide type
+  bool wide_states;                 // c0, dh_n, dc_n, dh0 and dc0 are in the wide type
   const void* doutput;              // [T, N, D, P] with these strides, or null
   int64_t doutput_stride_t, doutput_stride_n;
   const void *dh_n, *dc_n;          // [D, N, P], [D, N, H], each or null

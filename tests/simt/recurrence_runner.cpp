@@ -35,6 +35,7 @@ void set_common(const Problem& p, Args& args) {
   args.dtype = static_cast<DType>(p.integer("dtype"));
   args.tf32 = p.integer("tf32") != 0;
   args.wide_gates = p.integer("wide") != 0;
+  args.wide_states = p.integer("wide_states") != 0;
   args.c0 = p.array<void>("c0");
   args.weight_hh = p.array<void>("weight_hh");
   args.weight_hr = p.array<void>("weight_hr");
