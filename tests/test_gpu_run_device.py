@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -29,13 +28,16 @@ PROPERTIES = SimpleNamespace(
 
 
 class Event:
-    """Records the wall clock."""
+    """Records a clock of its own, which a test sets forward and every record by a little."""
+
+    clock = 0.0  # seconds
 
     def __init__(self, enable_timing=False):
         assert enable_timing
 
     def record(self):
-        self.at = time.perf_counter()
+        Event.clock += 0.01
+        self.at = Event.clock
 
     def synchronize(self):
         pass
@@ -92,7 +94,12 @@ def gpu(monkeypatch):
 
 def test_samples_are_seconds_per_call(gpu):
     calls = []
-    assert gpu.sample(lambda k: (calls.append(k), time.sleep(0.01)), 3) == pytest.approx(0.01, 0.9)
+
+    def call(k):
+        calls.append(k)
+        Event.clock += 0.25
+
+    assert gpu.sample(call, 3) == pytest.approx(0.25, abs=0.005)
     assert calls == [0, 1, 2]
 
 
@@ -138,7 +145,7 @@ def test_a_cell_on_the_device(gpu, mode, monkeypatch, tmp_path):
     monkeypatch.setattr(measure, "contenders_of", lambda cell: peers)
     monkeypatch.setattr(worker, "contenders_of", lambda cell: peers)
     journal = Journal(tmp_path / "j", "s")
-    made = worker.Worker(gpu, journal, "bench bf16", time.time() + 60, 0.01)
+    made = worker.Worker(gpu, journal, "bench bf16", float("inf"), 0.01)
     made.run([GpuCell(Case(5, 3, 8, 8), "bf16", mode)])
     (record,) = journal.records("row")
     row = record["row"]

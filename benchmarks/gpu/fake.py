@@ -21,6 +21,7 @@ from benchmarks.shapes import Case
 
 VARIABLE = "FASTLSTM_GPU_DRY"
 BACKENDS = ("cuda", "triton")
+FAMILIES = ("family", "variant_family")  # files of tests/simt
 
 
 def is_dry() -> bool:
@@ -38,14 +39,14 @@ def stand_ins() -> dict[str, str]:
     the CPU (tests/simt), the Triton kernels in Triton's interpreter, or, where one of these cannot
     be had, the reference.
     """
-    from fastlstm import gpu_ops, triton_kernels
+    from fastlstm import gpu_ops, triton_kernels, variant_kernels, variant_ops
 
     found = {"cuda": "reference", "triton": "reference"}
     simt = ROOT / "tests" / "simt"
     if (simt / "family.py").exists():
         sys.path.insert(0, str(simt))
         try:
-            reason = importlib.import_module("family").load()
+            reason = next(filter(None, (importlib.import_module(f).load() for f in FAMILIES)), None)
         except Exception as error:  # a compiler that fails must not hide the rest of the program
             reason = f"{type(error).__name__}: {error}"[:500]
         if reason is None:
@@ -55,6 +56,8 @@ def stand_ins() -> dict[str, str]:
     reason = triton_kernels.available() or interpreter_fails(gpu_ops._triton_forward)
     if reason is None:
         gpu_ops.register("triton", gpu_ops._triton_forward, gpu_ops._triton_backward, "CPU")
+        of_variants = variant_kernels.triton_forward, variant_kernels.triton_loop
+        variant_ops.register("triton", *of_variants, "CPU")
         found["triton"] = "triton"
     else:
         print(f"the Triton kernels do not run here: {reason}", file=sys.stderr)
