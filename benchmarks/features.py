@@ -4,7 +4,7 @@ resets: a training step of an LSTM with episodes that end inside the sequence, a
 call with reset_mask, beside loops over nn.LSTM and nn.LSTMCell, and beside splitting the sequences
 at their resets into rows of their own, padded, for one call of nn.LSTM.
 
-checkpoints: a training step with checkpoint_every=64 beside the same without: time, and the growth
+checkpoints: a training step with checkpoint_every=True beside the same without: time, and the growth
 of a fresh process's resident set (memory.py). The input needs no gradient, as data does not.
 
 Times are the process's CPU time with one thread, interleaved, so that other processes on the
@@ -32,8 +32,9 @@ from fastlstm import FastLSTM
 RESULTS = Path(__file__).parent / "results"
 RESET_SHAPES = [(128, 16, 128), (128, 64, 256)]  # T, N, H = I
 RESET_SHARE = 0.03
-CHECKPOINT_SHAPES = [(4096, 16, 128, 1), (4096, 16, 128, 4), (4096, 16, 256, 2)]  # T, N, H, L
-EVERY = 64
+# T, N, H, L
+CHECKPOINT_SHAPES = [(4096, 16, 128, 1), (4096, 16, 128, 4), (4096, 16, 256, 2), (4096, 1, 128, 1)]
+FEW = 513  # steps that make two kept states with any number of rows
 
 
 def loop_over_steps(lstm: nn.LSTM, x, resets):
@@ -117,8 +118,7 @@ def training_step(module, x, weight):
 def growth(T, N, H, L, every) -> int:
     """Bytes by which this process grows in a training step; see memory.py. Once a process."""
     module, x, weight = module_and_data(T, N, H, L, every)
-    few = 2 * EVERY + 1
-    training_step(module, x[:few].contiguous(), weight[:few].contiguous())
+    training_step(module, x[:FEW].contiguous(), weight[:FEW].contiguous())
     CLEAR_REFS.write_text("5")
     before = resident_kib("VmRSS")
     training_step(module, x, weight)
@@ -129,12 +129,12 @@ def checkpoints(seconds: float) -> list[dict]:
     rows = []
     for shape in CHECKPOINT_SHAPES:
         grown = {}
-        for every in (None, EVERY):
+        for every in (None, True):
             command = [sys.executable, "-m", "benchmarks.features", "--grow", json.dumps(shape)]
-            command += ["--every", str(every or 0)]
+            command += ["--checkpoints"] * bool(every)
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
             grown[every] = int(done.stdout.split()[-1])
-        kept, x, weight = module_and_data(*shape, EVERY)
+        kept, x, weight = module_and_data(*shape, True)
         plain = module_and_data(*shape, None)[0]
         a, b = training_step(kept, x, weight), training_step(plain, x, weight)
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
@@ -144,8 +144,8 @@ def checkpoints(seconds: float) -> list[dict]:
         }
         times = interleave(tasks, seconds, min_reps=3, clock=time.process_time)
         row = dict(zip("TNHL", shape, strict=True))
-        row |= {"bytes_without": grown[None], "bytes_with": grown[EVERY]}
-        row |= {"memory_ratio": grown[None] / grown[EVERY]}
+        row |= {"bytes_without": grown[None], "bytes_with": grown[True]}
+        row |= {"memory_ratio": grown[None] / grown[True]}
         row |= {"time": paired_ratio(times["kept"], times["plain"])}
         row |= {"with": spread(times["kept"]), "without": spread(times["plain"])}
         rows.append(row)
@@ -170,9 +170,7 @@ def report(data: dict) -> str:
             for r in data["resets"]
         ]
     if data["checkpoints"]:
-        lines.append(
-            f"\n**checkpoint_every={EVERY}** beside none: growth of a fresh process, time\n"
-        )
+        lines.append("\n**checkpoint_every=True** beside none: growth of a fresh process, time\n")
         lines += ["| T,N,H,L | MiB without | MiB with | less by | time ratio | 95 % of paired |"]
         lines += ["| --- | --- | --- | --- | --- | --- |"]
         lines += [
@@ -190,11 +188,11 @@ def main(argv=None) -> int:
     parser.add_argument("--seconds", type=float, default=5, help="of each comparison (5)")
     parser.add_argument("--save", metavar="NAME", help="write results/NAME.json and .md")
     parser.add_argument("--grow", type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("--every", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--checkpoints", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     with torch_threads(1):
         if args.grow:
-            print(growth(*args.grow, args.every or None))
+            print(growth(*args.grow, args.checkpoints or None))
             return 0
         parts = {"resets": resets, "checkpoints": checkpoints}
         for name in args.parts:

@@ -14,22 +14,33 @@ from . import checkpoint_ops, transforms, variant_layers  # noqa: F401  (registe
 from .variant_layers import Variant
 
 DEFAULT = 64  # steps from one kept state to the next
+ROWS = 256  # of all steps of a piece: with fewer, what each costs that its weights do is felt
 
 
-def check_every(every: int | bool | None) -> int | None:
-    """`every` as a number of steps, or None for no checkpoints; True is `DEFAULT`.
+def check_every(every: int | bool | None) -> int | bool | None:
+    """`every` as a number of steps, True for `steps_of` to choose it, or None for no checkpoints.
 
     Raises:
         ValueError: it is none of None, a bool and a positive int.
     """
     if isinstance(every, bool):
-        return DEFAULT if every else None
+        return every or None
     if every is not None and (not isinstance(every, int) or every < 1):
         raise ValueError(
             f"checkpoint_every: got {every!r}, expected a positive int, the steps from one kept "
-            f"state to the next, True for {DEFAULT}, or None"
+            f"state to the next, True for {DEFAULT} of them, with few rows more, or None"
         )
     return every
+
+
+def steps_of(every: int | bool | None, N: int) -> int | None:
+    """The steps from one kept state to the next, of N rows: where that is left to us, `DEFAULT`, or
+    so many times it that the steps have `ROWS` rows."""
+    if every is not True:
+        return every
+    if torch.compiler.is_compiling():  # one graph for any N
+        return DEFAULT
+    return DEFAULT * max(1, ROWS // (DEFAULT * max(N, 1)))
 
 
 def serves(every: int | None, x: Tensor, h0: Tensor, c0: Tensor, layers, variant) -> bool:

@@ -67,7 +67,7 @@ def run_layers(
     dropout: float,
     backend: str,
     variant: Variant | None = None,
-    checkpoint_every: int | None = None,
+    checkpoint_every: int | bool | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The layers one after the other on checked, time-major arguments; `lstm` and the module end
     here.
@@ -76,7 +76,7 @@ def run_layers(
         x: (T, N, I). h0: (L*D, N, P). c0: (L*D, N, H). layers: L sequences of D weights.
         between_layers: dropout of each layer's output but the last, or None. dropout: its share.
         variant: what there is beyond the plain LSTM, or None.
-        checkpoint_every: steps from one kept state to the next (checkpointing.py), or None.
+        checkpoint_every: steps from one kept state to the next, True or None (checkpointing.py).
 
     Returns:
         output (T, N, D*P), h_n like h0, c_n like c0, and the last layer's cells (T, N, D*H) or
@@ -113,10 +113,9 @@ def run_layers(
         "between_layers": between_layers,
         "wide_products": wide,
     }
-    if checkpointing.serves(checkpoint_every, x, h0, c0, layers, variant):
-        return checkpointing.run_layers(
-            family, x, h0, c0, layers, variant, checkpoint_every, **rest
-        )
+    every = checkpointing.steps_of(checkpoint_every, x.shape[1])
+    if checkpointing.serves(every, x, h0, c0, layers, variant):
+        return checkpointing.run_layers(family, x, h0, c0, layers, variant, every, **rest)
     if variant is not None:
         return variant_layers.run_layers(family, x, h0, c0, layers, variant, **rest)
     if D == 1 and stack_ops.takes(family, x.device, [layer[0] for layer in layers]):

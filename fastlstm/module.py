@@ -42,10 +42,10 @@ class FastLSTM(nn.LSTM):
             Masks of the three are drawn in training only, from torch's generator for the input's
             device: the same seed gives the same bits. `fastlstm.variant_reference` has the
             equations. Each call is a sequence of its own with masks of its own.
-        checkpoint_every: K, or True for 64: training keeps the states every K steps, and the
-            backward runs the forward again from there, K steps at a time: a third more
-            arithmetic, and memory for the input, the outputs and L*T/K states, where otherwise
-            gates and cells of all T steps are kept. The same results, gradients and dropout masks;
+        checkpoint_every: K, or True for 64 (with two rows 128, with one 256, for short pieces are
+            slow): training keeps the states every K steps, and the backward runs the forward again
+            from there, K steps at a time: a third more arithmetic, and memory for the input, the
+            outputs and L*T/K states, where otherwise gates and cells of all T steps are kept. The same results, gradients and dropout masks;
             with 16-bit tensors c is rounded to them every K steps. Layers with dropout between
             them or of two directions keep their outputs too. Second derivatives, and transforms of
             torch.func, keep what they keep without.
@@ -93,7 +93,7 @@ class FastLSTM(nn.LSTM):
     # On the class too, for instances that no __init__ of ours has seen: converted ones, states
     # pickled by nn.LSTM.
     backend: str = "auto"
-    checkpoint_every: int | None = None
+    checkpoint_every: int | bool | None = None
     layer_norm: bool = False
     recurrent_dropout: float = 0.0
     weight_dropout: float = 0.0

@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastlstm
-from fastlstm import FastLSTM, functional
+from fastlstm import FastLSTM, checkpointing, functional
 from fastlstm.testing import compare, make_input, make_states
 
 pytestmark = [needs_library, pytest.mark.usefixtures("poisoned_empty"), ignore_onednn]
@@ -252,9 +252,19 @@ def test_opcheck(masks):
         )
 
 
+def test_true_leaves_the_steps_to_us():
+    fast, kept = FastLSTM(I, H, checkpoint_every=True), []
+    for rows, steps in ((1, 256), (2, 128), (3, 64), (4, 64), (64, 64), (0, 256)):
+        assert checkpointing.steps_of(True, rows) == steps
+        assert checkpointing.steps_of(7, rows) == 7 and checkpointing.steps_of(None, rows) is None
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        fast(torch.randn(600, 1, I))[0].sum().backward()
+    assert {t.shape[0] for t in kept if t.dim() == 4} == {3}  # every 256 steps
+
+
 def test_the_argument():
     assert FastLSTM(I, H).checkpoint_every is None
-    assert FastLSTM(I, H, checkpoint_every=True).checkpoint_every == 64
+    assert FastLSTM(I, H, checkpoint_every=True).checkpoint_every is True
     assert FastLSTM(I, H, checkpoint_every=False).checkpoint_every is None
     fast = FastLSTM(I, H, checkpoint_every=9)
     assert "checkpoint_every=9" in repr(fast)
