@@ -4,8 +4,8 @@ resets: a training step of an LSTM with episodes that end inside the sequence, a
 call with reset_mask, beside loops over nn.LSTM and nn.LSTMCell, and beside splitting the sequences
 at their resets into rows of their own, padded, for one call of nn.LSTM.
 
-checkpoints: a training step with checkpoint_every=True beside the same without: time, and the growth
-of a fresh process's resident set (memory.py). The input needs no gradient, as data does not.
+checkpoints: a training step with checkpoint_every=True beside the same without: time, and the
+growth of a fresh process's resident set (memory.py). The input needs no gradient, as data does not.
 
 Times are the process's CPU time with one thread, interleaved, so that other processes on the
 machine count as little as they can; each contender is first held to the others' results.
