@@ -78,7 +78,8 @@ def contenders() -> list[Contender]:
         best = native.cpu_isa()
         isas = ISAS[: ISAS.index(best) + 1] if best in ISAS else (best,)
         if best == "avx512":
-            isas += ("amx-emulated",)  # the same numbers without the instructions
+            # What is not chosen by itself, and AMX's numbers without its instructions.
+            isas += ("avx512bf16", "amx-emulated")
         found += [Contender("cpu", "cpu", isa) for isa in isas]
     gpu = torch.cuda.is_available()
     if gpu:

@@ -57,6 +57,11 @@ def test_each_instruction_set(isa):
     passes_on(isa, *FILES)
 
 
+def test_pairs_of_bfloat16():
+    """AVX512-BF16 changes the recurrence's bfloat16 products alone."""
+    passes_on("avx512bf16", "test_kernels_tiles.py")
+
+
 @pytest.mark.parametrize("isa", ["amx-emulated", "amx"])
 def test_tiles(isa):
     """AMX changes products alone; where it is missing, its kernels run on an emulation of the

@@ -1,8 +1,8 @@
-"""Sizes and numbers that are hard for products on AMX tiles: 16 rows by 16 columns by 32 terms, of
-bfloat16 parts of the numbers.
+"""Sizes and numbers that are hard for products on AMX tiles, 16 rows by 16 columns by 32 terms of
+bfloat16 parts of the numbers, and for those of pairs of bfloat16 numbers.
 
 tests/test_kernels_isa.py runs this file on an emulation of the tiles, where the kernels' own source
-is what runs; on any other instruction set it holds too.
+is what runs, and on AVX512-BF16; on any other instruction set it holds too.
 """
 
 import itertools
@@ -16,8 +16,16 @@ from pairs import needs_library
 pytestmark = [needs_library, pytest.mark.usefixtures("poisoned_empty")]
 
 # One tile of rows, two, both not whole; units and terms around 16, 32 and 64, in panels of one to
-# four vectors backward.
-SIZES = [(7, 16, None), (16, 31, None), (17, 33, 18), (32, 64, 63), (33, 17, 16), (97, 65, None)]
+# four vectors backward. And two rows with an odd number of pairs of terms.
+SIZES = [
+    (2, 34, 33),
+    (7, 16, None),
+    (16, 31, None),
+    (17, 33, 18),
+    (32, 64, 63),
+    (33, 17, 16),
+    (97, 65, None),
+]
 HARD = [torch.float32, torch.bfloat16, torch.float16]
 CASES = [
     Case("recurrence", T=3, N=N, H=H, P=P, dtype=dtype, wide=wide, D=1 + wide, masks=masks)
@@ -102,3 +110,32 @@ def test_numbers_that_are_not_finite(value):
         backward(case, family, arguments, gradients, tape) for family in ("lstm", "reference")
     )
     same(got, expected)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_16_bits_that_are_not_finite(value):
+    """The same in bfloat16 and float16, of one step: which numbers they reach."""
+    for dtype in HARD[1:]:
+        case = Case("recurrence", T=1, N=19, H=37, dtype=dtype)
+        (arguments, gradients), clean = draw(case), draw(case)
+        arguments[3][0, 40, 5] = arguments[1][0, 3, 7] = gradients[0][0, 4, 9] = value
+        tape = tape_of(forward(case, "reference", clean[0]))
+        got, expected = (
+            forward(case, family, arguments) | backward(case, family, clean[0], gradients, tape)
+            for family in ("lstm", "reference")
+        )
+        for name, wanted in expected.items():
+            assert torch.equal(got[name].isnan(), wanted.isnan()), name
+            assert torch.equal(got[name].isinf(), wanted.isinf()), name
+
+
+def test_gradients_keep_16_digits():
+    """What a step's gradients become in the step before, where those of the gates are float32: from
+    the same tape, errors are those of the product alone, below one bfloat16's."""
+    case = Case("recurrence", T=2, N=20, H=40, dtype=torch.bfloat16, wide=True)
+    arguments, gradients = draw(case)
+    tape = tape_of(forward(case, "reference", arguments))
+    got = backward(case, "lstm", arguments, gradients, tape)["dgates_x"][0]
+    wide = [[t if t is None else t.double() for t in part] for part in (arguments, gradients, tape)]
+    exact = backward(case, "reference", *wide)["dgates_x"][0]
+    assert (got - exact).abs().max() < 2.0**-15 * exact.abs().max()

@@ -21,6 +21,7 @@ const Kernels& kernels_generic();
 #if defined(__x86_64__)
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
+const Kernels& kernels_avx512bf16();
 const Kernels& kernels_amx(bool emulated);
 
 // Whether the processor has tiles of bfloat16, the system saves them, and lets this process use them: Linux wants to be asked, once
@@ -58,6 +59,8 @@ static const Kernels& choose() {
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   if (avx512 && wanted == "amx-emulated") return kernels_amx(true);  // for tests alone
   if (avx512 && amx_permitted() && taken("amx")) return kernels_amx(false);
+  // Not by itself: where it was tried, products made of it ran at half the rate of multiply-adds (benchmarks/log.md).
+  if (avx512 && !wanted.empty() && __builtin_cpu_supports("avx512bf16") && taken("avx512bf16")) return kernels_avx512bf16();
   if (avx512 && taken("avx512")) return kernels_avx512();
   if (avx2 && taken("avx2")) return kernels_avx2();
 #endif

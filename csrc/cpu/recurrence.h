@@ -104,7 +104,7 @@ struct Kernels {
 };
 
 // The kernels for the best instruction set of this machine, or for the one that FASTLSTM_CPU_ISA names: "generic", "avx2", "avx512",
-// "amx". Throws std::runtime_error where the machine does not have that one.
+// "avx512bf16", "amx". Throws std::runtime_error where the machine does not have that one.
 const Kernels& cpu_kernels();
 
 }  // namespace fastlstm

@@ -1,0 +1,68 @@
+// The kernels for x86-64 with AVX512-BF16 beside AVX-512: the recurrence's bfloat16 products by VDPBF16PS, the rest as on AVX-512.
+// They run where FASTLSTM_CPU_ISA names them alone.
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "plan.h"
+#include "recurrence.h"
+#include "workspace.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")
+#endif
+#define FASTLSTM_SIMD_BYTES 64
+
+namespace fastlstm {
+const Kernels& kernels_avx512();
+
+namespace avx512bf16 {
+#include "loops.h"
+#include "parts.h"
+#include "pair_product.h"
+
+void forward(const ForwardArgs& args, const Threads& threads) {
+  if (args.dtype != DType::kBFloat16) return kernels_avx512().forward(args, threads);
+  const Sizes& s = args.sizes;
+  const Plan plan = make_plan(s, args.lengths, 4 * s.H * s.P * 2, threads.count);
+  if (args.wide_gates) {
+    Forward<float, BFloat16, float, Pairs<1>>(args, threads, plan).run();
+  } else {
+    Forward<float, BFloat16, BFloat16, Pairs<1>>(args, threads, plan).run();
+  }
+}
+
+void backward(const BackwardArgs& args, const Threads& threads) {
+  if (args.dtype != DType::kBFloat16) return kernels_avx512().backward(args, threads);
+  const Sizes& s = args.sizes;
+  const Plan plan = make_plan(s, args.lengths, 4 * s.H * s.P * 2, threads.count);
+  if (args.wide_gates) {
+    Backward<float, BFloat16, float, Pairs<2>>(args, threads, plan).run();
+  } else {
+    Backward<float, BFloat16, BFloat16, Pairs<2>>(args, threads, plan).run();
+  }
+}
+
+}  // namespace avx512bf16
+
+const Kernels& kernels_avx512bf16() {
+  static const Kernels kernels{"avx512bf16", avx512bf16::forward, avx512bf16::backward, kernels_avx512().step};
+  return kernels;
+}
+}  // namespace fastlstm
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
