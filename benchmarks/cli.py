@@ -60,7 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--features",
         action="store_true",
-        help="what nn.LSTM lacks, against a loop over steps (resets)",
+        help="reset_mask against a loop over nn.LSTMCell; more of the kind, and checkpoints: "
+        "python -m benchmarks.features",
     )
     what.add_argument(
         "--memory",

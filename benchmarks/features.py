@@ -183,7 +183,11 @@ def report(data: dict) -> str:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.features", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.features",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("parts", nargs="*", help="resets, checkpoints (both)")
     parser.add_argument("--seconds", type=float, default=5, help="of each comparison (5)")
     parser.add_argument("--save", metavar="NAME", help="write results/NAME.json and .md")

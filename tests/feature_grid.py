@@ -73,11 +73,11 @@ COMBINATIONS = _combinations()
 class Problem:
     """The module, inputs and options of a combination."""
 
-    def __init__(self, features, backend: str) -> None:
+    def __init__(self, features, backend: str, rows: int = N) -> None:
         self.on, self.backend = set(features), backend
         assert can_go_together(self.on)
         has = self.on.__contains__
-        self.rows = 1 if has("unbatched") else N
+        self.rows = 1 if has("unbatched") else rows
         dtype = torch.float32 if has("autocast") else torch.float64
         self.fast = FastLSTM(
             I,
@@ -109,9 +109,9 @@ class Problem:
         if has("lengths"):
             self.lengths = torch.tensor([3, 5, 0, 1][: self.rows])
         if has("packed"):
-            self.lengths = torch.tensor([3, 5, 2, 1])
+            self.lengths = torch.tensor([3, 5, 2, 1][: self.rows])
         if has("nested"):
-            self.lengths = torch.tensor([3, 0, 5, 1])
+            self.lengths = torch.tensor([0, 5, 3, 1][: self.rows])
         if has("reset_mask"):
             self.mask = torch.rand(T, self.rows) < 0.4
             self.mask[0, 0] = self.mask[2, 0] = self.mask[T - 1, -1] = True
