@@ -44,7 +44,7 @@ KINDS = {
 # Roundoff of what products are made of, in whose units errors are also given.
 ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "tf32": 2.0**-11}
 ROUNDOFF |= {"bfloat16": 2.0**-8, "float16": 2.0**-11}
-T, N, I, H = 48, 5, 24, 40
+T, N, I, H = 48, 7, 24, 40  # on AMX, fewer rows would go another way
 PROBLEMS = {
     "one layer": {},
     "two layers, both directions": {"num_layers": 2, "bidirectional": True},
