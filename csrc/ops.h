@@ -16,6 +16,7 @@ using OptionalTensor = std::optional<Tensor>;
 using ForwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // output, h_n, c_n, cells, gates
 using BackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;         // dgates_x, dh0, dc0, dhidden
 using StepResults = std::tuple<Tensor, Tensor, Tensor>;                     // y, h_n, c_n
+using InferenceResults = std::tuple<Tensor, Tensor, Tensor>;                // output, h_n, c_n
 using CellResults = std::tuple<Tensor, Tensor>;                             // h, c
 // dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr
 using LayerBackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -48,5 +49,8 @@ CellResults lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor wei
 Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t left_parts, int64_t right_parts, bool packed);
 
 StepResults lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights);
+
+InferenceResults lstm_inference(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights, int64_t layers,
+                                bool bidirectional, bool batch_first, bool wide_products);
 
 }  // namespace fastlstm

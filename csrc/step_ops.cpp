@@ -8,22 +8,6 @@ namespace fastlstm {
 
 namespace {
 
-// Contiguous, of h's type, on the CPU; by the shortest way, as this stands beside a few microseconds of work.
-Tensor empty_contiguous(const std::vector<int64_t>& sizes, const Tensor& like) {
-  int64_t strides[3], expected = 1;
-  for (size_t k = sizes.size(); k-- > 0;) {
-    strides[k] = expected;
-    expected *= sizes[k];
-  }
-  int32_t dtype;
-  AtenTensorHandle handle;
-  STD_TORCH_CHECK(aoti_torch_get_dtype(like.get(), &dtype) == 0 &&
-                      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides, dtype,
-                                               aoti_torch_device_type_cpu(), 0, &handle) == 0,
-                  "fastlstm: the results of a step could not be allocated");
-  return Tensor(handle);
-}
-
 // Where one step starts: x (N, I) or (I), states [layers, N, ...] (of a cell without the layers), and what of them is checked.
 class StepCall {
  public:
@@ -46,8 +30,8 @@ class StepCall {
     args_.x = held_.data(x);
     h_ = static_cast<const char*>(held_.data(h));
     c_ = static_cast<const char*>(held_.data(c));
-    h_n = empty_contiguous(sizes(args_.P), h);
-    c_n = empty_contiguous(sizes(args_.H), h);
+    h_n = empty(sizes(args_.P), dtype_);
+    c_n = empty(sizes(args_.H), dtype_);
     args_.h_out = h_n.mutable_data_ptr();
     args_.c_out = c_n.mutable_data_ptr();
   }
@@ -77,7 +61,7 @@ class StepCall {
 
   // The last layer's h, as a tensor of its own.
   Tensor output() const {
-    Tensor y = batched_ ? empty_contiguous({N_, args_.P}, h_n) : empty_contiguous({args_.P}, h_n);
+    Tensor y = batched_ ? empty({N_, args_.P}, dtype_) : empty({args_.P}, dtype_);
     if (N_ > 0) __builtin_memcpy(y.mutable_data_ptr(), args_.h_out, N_ * args_.P * bytes_of(dtype_));
     return y;
   }

@@ -11,11 +11,13 @@
 #include <sys/mman.h>
 #endif
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "cpu/recurrence.h"
+#include "cpu/workspace.h"
 
 namespace fastlstm {
 
@@ -38,7 +40,14 @@ inline ScalarType wide_type(ScalarType dtype) {
   return dtype == ScalarType::BFloat16 || dtype == ScalarType::Half ? ScalarType::Float : dtype;
 }
 
-inline int64_t bytes_of(ScalarType dtype) { return dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2; }
+inline int64_t bytes_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Double: return 8;
+    case ScalarType::Float: return 4;
+    case ScalarType::Byte: return 1;
+    default: return 2;
+  }
+}
 
 inline std::string text(const std::vector<int64_t>& sizes) {
   std::string s = "(";
@@ -122,8 +131,33 @@ class Held {
   std::vector<Tensor> tensors_;
 };
 
+inline int32_t code_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Double: return aoti_torch_dtype_float64();
+    case ScalarType::Float: return aoti_torch_dtype_float32();
+    case ScalarType::BFloat16: return aoti_torch_dtype_bfloat16();
+    case ScalarType::Half: return aoti_torch_dtype_float16();
+    case ScalarType::Byte: return aoti_torch_dtype_uint8();
+    default: break;
+  }
+  STD_TORCH_CHECK(false, "fastlstm: no tensors of this dtype are made");
+}
+
+// A new contiguous tensor on the CPU, by the shortest way: the dispatcher's takes longer than a short step.
 inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
-  return torch::stable::empty({sizes.data(), sizes.size()}, dtype);
+  std::vector<int64_t> strides(sizes.size());
+  int64_t expected = 1;
+  for (size_t k = sizes.size(); k-- > 0;) {
+    strides[k] = expected;
+    expected *= std::max<int64_t>(sizes[k], 1);
+  }
+  AtenTensorHandle handle;
+  STD_TORCH_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), code_of(dtype),
+                                           aoti_torch_device_type_cpu(), 0, &handle) == 0,
+                  "fastlstm: a tensor of shape ", text(sizes), " could not be allocated");
+  Tensor t(handle);
+  poison(t.mutable_data_ptr(), t.numel() * bytes_of(dtype));
+  return t;
 }
 
 inline Tensor empty_beside(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {

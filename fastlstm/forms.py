@@ -14,6 +14,7 @@ from .arguments import state_shapes, states_of, weights_of, zero_states
 from .checks import check_lengths, check_reset_mask, check_states
 from .exchange import proxies, trace_as_leaf
 from .functional import autocast_dtype, run_layers, to_autocast
+from .inference_op import whole_stack
 from .packing import packing_of
 from .variant_settings import refuse_variants, variant_of
 
@@ -34,6 +35,10 @@ def call(module, input, hx, lengths, reset_mask, return_cell_sequence):
 def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
     dims = input.dim()
     plain = lengths is None and reset_mask is None and not return_cell_sequence
+    if plain and dims in (2, 3):
+        result = whole_stack(module, input, hx)
+        if result is not None:
+            return result
     if dims not in (2, 3) or (plain and torch.jit.is_tracing()):
         # A trace then holds torch's own op, which runs and exports without fastlstm.
         return _as_torch(module, input, hx, plain)

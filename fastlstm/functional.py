@@ -54,6 +54,11 @@ _HALF = (torch.bfloat16, torch.float16)
 _NO_WEIGHTS = (None,) * 5
 
 
+def wide_products(x: Tensor) -> bool:
+    """Whether the products of a layer on x are made in the accumulation dtype."""
+    return _WIDE_CPU_PRODUCTS and x.dtype in _HALF and x.device.type == "cpu"
+
+
 def run_layers(
     x: Tensor,
     h0: Tensor,
@@ -99,7 +104,7 @@ def run_layers(
             checkpoint_every=checkpoint_every,
         )
     D = len(layers[0])
-    wide = _WIDE_CPU_PRODUCTS and x.device.type == "cpu" and x.dtype in _HALF
+    wide = wide_products(x)
     call = backends.Call.of(x.device, x.dtype)
     if variant is not None and variant.training and variant.weight_dropout:
         layers = variant_layers.dropped(layers, variant.weight_dropout)

@@ -87,7 +87,7 @@ _tracing_state = torch._C._get_tracing_state
 
 
 def serves(x, state: tuple, weights: list, backend: str) -> bool:
-    """Whether the ops may stand for the general way: a few rows on the CPU, and nothing
+    """Whether ops without derivatives may stand for the general way: on the CPU, and nothing
     differentiated, traced, transformed or cast."""
     if (
         _is_compiling()
@@ -98,9 +98,6 @@ def serves(x, state: tuple, weights: list, backend: str) -> bool:
         or transforms.active()
         or _tracing_state() is not None
     ):
-        return False
-    shape = x.shape
-    if len(shape) == 2 and shape[0] > MOST_ROWS:
         return False
     if not _is_grad_enabled():
         return True

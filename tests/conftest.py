@@ -11,6 +11,9 @@ import torch
 
 from fastlstm import native
 
+# What the compiled library allocates itself, read when it first does.
+os.environ.setdefault("FASTLSTM_POISON", "1")
+
 # On a busy machine, more threads than free cores cost a small call a hundred times its time.
 torch.set_num_threads(int(os.environ.get("FASTLSTM_TEST_THREADS", "1")))
 
@@ -50,7 +53,8 @@ def seeded(request):
 
 @pytest.fixture
 def poisoned_empty():
-    """Fill what torch allocates uninitialised, in C++ too, with NaN: a forgotten write shows."""
+    """Fill what torch allocates uninitialised with NaN: a forgotten write shows. What the compiled
+    library allocates is always so in tests, see FASTLSTM_POISON."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)

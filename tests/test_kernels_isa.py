@@ -14,7 +14,7 @@ from fastlstm import native
 pytestmark = needs_library
 
 HERE = Path(__file__).parent
-FILES = ["test_kernels_grid.py", "test_math.py", "test_step.py"]
+FILES = ["test_kernels_grid.py", "test_math.py", "test_step.py", "test_inference.py"]
 TILE_FILES = ["test_kernels_tiles.py", "test_kernels_products.py", "test_precision.py"]
 OTHER_MACHINE = 77
 RUN = f"""

@@ -17,16 +17,28 @@ struct CellState {
   V c, h;
 };
 
-// Activates `gates` in place (pre-activations in, activated gates out) and steps the cell; h is before any projection.
+// Activates `gates` in place (pre-activations in, activated gates out) and gives c.
 template <class M, class V>
-FASTLSTM_INLINE CellState<V> lstm_cell_forward(Gates<V>& gates, const V& c_in) {
+FASTLSTM_INLINE V lstm_cell_state(Gates<V>& gates, const V& c_in) {
   gates.i = M::sigmoid(gates.i);
   gates.f = M::sigmoid(gates.f);
   gates.g = M::tanh(gates.g);
   gates.o = M::sigmoid(gates.o);
+  return gates.f * c_in + gates.i * gates.g;
+}
+
+// h, before any projection, of the activated output gate.
+template <class M, class V>
+FASTLSTM_INLINE V lstm_cell_hidden(const V& o, const V& c) {
+  return o * M::tanh(c);
+}
+
+// Both in one.
+template <class M, class V>
+FASTLSTM_INLINE CellState<V> lstm_cell_forward(Gates<V>& gates, const V& c_in) {
   CellState<V> out;
-  out.c = gates.f * c_in + gates.i * gates.g;
-  out.h = gates.o * M::tanh(out.c);
+  out.c = lstm_cell_state<M>(gates, c_in);
+  out.h = lstm_cell_hidden<M>(gates.o, out.c);
   return out;
 }
 

@@ -158,10 +158,6 @@ class Forward {
       const int64_t unit = panel.vector * L, units = std::min<int64_t>(L, s_.H - unit);
       for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
-        for (int r = 0; r < rows; ++r) {
-          const GX* gates_x = gates_x_at(d, t, plan_.rows[slot + r]) + unit;
-          for (int g = 0; g < 4; ++g) __builtin_prefetch(gates_x + g * s_.H);
-        }
         if constexpr (Product::kTiled) {
           Product::multiply(engine, rows, kPanel, h_parts_, state_row(buffer, d, slot), packed + panel.offset, sums);
           multiply_again(d, buffer, slot, rows, unit, units, sums);
@@ -169,13 +165,10 @@ class Forward {
           product<Acc, typename Product::Packed>(rows, kPanel, h_state(buffer, d, slot), h_stride_, packed + panel.offset, s_.P,
                                                  sums);
         }
-        for (int r = 0; r < rows; ++r) {
-          const Acc* row_sums = sums + r * kPanel * L;
-          if (units == L) {
-            cell<true>(d, t, buffer, slot + r, unit, units, row_sums);
-          } else {
-            cell<false>(d, t, buffer, slot + r, unit, units, row_sums);
-          }
+        if (units == L) {
+          cells<true>(d, t, buffer, slot, rows, unit, units, sums);
+        } else {
+          cells<false>(d, t, buffer, slot, rows, unit, units, sums);
         }
       });
     });
@@ -196,8 +189,16 @@ class Forward {
     return gates_x_[d] + t * a_.gates_strides.t + row * a_.gates_strides.n;
   }
 
+  // The cells of a block of rows in two rounds, c of all and then h of all: in one, each row's second activation waits for its first,
+  // and a processor runs out of instructions to overlap. sums: 4 vectors of each row; c and the output gate take their place.
   template <bool Whole>
-  FASTLSTM_INLINE void cell(int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units, const Acc* sums) {
+  FASTLSTM_INLINE void cells(int d, int64_t t, int buffer, int64_t slot, int rows, int64_t unit, int64_t units, Acc* sums) {
+    for (int r = 0; r < rows; ++r) cell<Whole>(d, t, slot + r, unit, units, sums + r * kPanel * L);
+    for (int r = 0; r < rows; ++r) hidden<Whole>(d, t, buffer, slot + r, unit, units, sums + r * kPanel * L);
+  }
+
+  template <bool Whole>
+  FASTLSTM_INLINE void cell(int d, int64_t t, int64_t slot, int64_t unit, int64_t units, Acc* sums) {
     using V = Vec<Acc>;
     const int64_t row = plan_.rows[slot], length = plan_.lengths[slot], H = s_.H;
     const GX* x = gates_x_at(d, t, row) + unit;
@@ -207,7 +208,7 @@ class Forward {
     };
     Gates<V> gates{preactivation(0), preactivation(1), preactivation(2), preactivation(3)};
     Acc* c_state_row = c_state(d, slot) + unit;
-    const CellState<V> out = lstm_cell_forward<Math<Acc>>(gates, load_raw<V>(c_state_row));
+    const V c = lstm_cell_state<Math<Acc>>(gates, load_raw<V>(c_state_row));
 
     if (a_.gates != nullptr) {
       IO* tape = static_cast<IO*>(a_.gates) + at(t, row, d, 4 * H) + unit;
@@ -217,27 +218,38 @@ class Forward {
       store<Acc, Whole>(tape + 3 * H, gates.o, units);
     }
     if (a_.cells != nullptr) {
-      store<Acc, Whole>(static_cast<Acc*>(a_.cells) + at(t, row, d, H) + unit, out.c, units);
+      store<Acc, Whole>(static_cast<Acc*>(a_.cells) + at(t, row, d, H) + unit, c, units);
     }
     const bool last = t == rec_.last_step(d, length);
-    if (last) store_either<Acc, Whole, IO>(a_.c_n, a_.wide_states, (d * s_.N + row) * H + unit, out.c, units);
-    const bool cut = !last && rec_.cut_entering(d, rec_.step_after(d, t), row, length);
-    store_raw(c_state_row, cut ? V{} : out.c);
+    if (last) store_either<Acc, Whole, IO>(a_.c_n, a_.wide_states, (d * s_.N + row) * H + unit, c, units);
+    store_raw(c_state_row, cut_after(d, t, row, length) ? V{} : c);
+    store_raw(sums, c);
+    store_raw(sums + L, gates.o);
+  }
+
+  template <bool Whole>
+  FASTLSTM_INLINE void hidden(int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units, const Acc* sums) {
+    using V = Vec<Acc>;
+    const V h = lstm_cell_hidden<Math<Acc>>(load_raw<V>(sums + L), load_raw<V>(sums));
     if (projected()) {
-      store_raw(unprojected(d, slot) + unit, out.h);
+      store_raw(unprojected(d, slot) + unit, h);
     } else {
-      emit<Whole>(d, t, buffer, slot, unit, units, out.h, last, cut);
+      emit<Whole>(d, t, buffer, slot, unit, units, h);
     }
+  }
+
+  // Whether the state that a row leaves step t with is cut before its next one.
+  bool cut_after(int d, int64_t t, int64_t row, int64_t length) const {
+    return t != rec_.last_step(d, length) && rec_.cut_entering(d, rec_.step_after(d, t), row, length);
   }
 
   // h_t to the output, to h_n at the row's last step, and, unless it is cut there, to the next step's product.
   template <bool Whole>
-  FASTLSTM_INLINE void emit(int d, int64_t t, int buffer, int64_t slot, int64_t first, int64_t count, Vec<Acc> h, bool last,
-                            bool cut) {
-    const int64_t row = plan_.rows[slot];
+  FASTLSTM_INLINE void emit(int d, int64_t t, int buffer, int64_t slot, int64_t first, int64_t count, Vec<Acc> h) {
+    const int64_t row = plan_.rows[slot], length = plan_.lengths[slot];
     store<Acc, Whole>(static_cast<IO*>(a_.output) + at(t, row, d, s_.P) + first, h, count);
-    if (last) store<Acc, Whole>(static_cast<IO*>(a_.h_n) + (d * s_.N + row) * s_.P + first, h, count);
-    const Vec<Acc> entering = cut ? Vec<Acc>{} : rounded_to<Acc, IO>(h);
+    if (t == rec_.last_step(d, length)) store<Acc, Whole>(static_cast<IO*>(a_.h_n) + (d * s_.N + row) * s_.P + first, h, count);
+    const Vec<Acc> entering = cut_after(d, t, row, length) ? Vec<Acc>{} : rounded_to<Acc, IO>(h);
     store_raw(h_state(1 - buffer, d, slot) + first, entering);
     h_parts_.store(state_row(1 - buffer, d, slot), first, count, entering);
   }
@@ -251,16 +263,13 @@ class Forward {
         const int64_t slot = begin + first;
         product<Acc, Acc>(rows, panel.vectors, unprojected(d, slot), c_stride_, packed + panel.offset, s_.H, sums);
         for (int r = 0; r < rows; ++r) {
-          const int64_t row = plan_.rows[slot + r], length = plan_.lengths[slot + r];
-          const bool last = t == rec_.last_step(d, length);
-          const bool cut = !last && rec_.cut_entering(d, rec_.step_after(d, t), row, length);
           for (int v = 0; v < panel.vectors; ++v) {
             const int64_t column = (panel.vector + v) * L, columns = std::min<int64_t>(L, s_.P - column);
             const Vec<Acc> h = load_raw<Vec<Acc>>(sums + (r * panel.vectors + v) * L);
             if (columns == L) {
-              emit<true>(d, t, buffer, slot + r, column, columns, h, last, cut);
+              emit<true>(d, t, buffer, slot + r, column, columns, h);
             } else {
-              emit<false>(d, t, buffer, slot + r, column, columns, h, last, cut);
+              emit<false>(d, t, buffer, slot + r, column, columns, h);
             }
           }
         }

@@ -54,3 +54,7 @@ void backward(const BackwardArgs& args, const Threads& threads) {
 void step(const StepArgs& args, const Threads& threads) {
   visit_types(args.dtype, false, [&](auto acc, auto io, auto) { Step<decltype(acc), decltype(io)>(args).run(threads); });
 }
+
+void gates(const GatesArgs& args, const Threads& threads) {
+  visit_types(args.dtype, true, [&](auto acc, auto io, auto) { GateInputs<decltype(acc), decltype(io)>(args).run(threads); });
+}

@@ -18,7 +18,7 @@ namespace generic {
 }  // namespace generic
 
 const Kernels& kernels_generic() {
-  static const Kernels kernels{"generic", generic::forward, generic::backward, generic::step};
+  static const Kernels kernels{"generic", generic::forward, generic::backward, generic::step, generic::gates};
   return kernels;
 }
 }  // namespace fastlstm

@@ -9,6 +9,7 @@
 #include "product.h"
 #include "rows.h"
 #include "dot.h"
+#include "gates.h"
 #include "forward.h"
 #include "backward_tape.h"
 #include "backward.h"

@@ -53,8 +53,8 @@ struct Plan {
 };
 
 inline void choose_grid(Plan& plan, const Sizes& s, int64_t weight_bytes, int threads) {
-  // Below this much arithmetic a step, a thread's share is not worth the meeting (about 0.5 us).
-  constexpr double kFlopsPerMeeting = 4e5, kFlopsPerThread = 2e6;
+  // Below this much arithmetic a step, a thread's share is not worth the meeting (measured: benchmarks/log.md).
+  constexpr double kFlopsPerMeeting = 6e4, kFlopsPerThread = 2e6;
   constexpr int64_t kCacheBytes = int64_t{1} << 20;  // of a core's second-level cache, for weights
   constexpr int64_t kRowsToStream = 32;              // rows that hide a stream of weights from the third-level cache
   const double step_flops = 8.0 * s.N * s.H * s.P;

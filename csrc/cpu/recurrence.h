@@ -73,6 +73,15 @@ struct BackwardArgs {
   Strides unprojected_strides;
 };
 
+// The gate inputs of rows of a sequence: gates [rows, 4H] = x weight_ih^T, in the wide type. Every array is contiguous.
+struct GatesArgs {
+  int64_t rows, I, H;
+  DType dtype;
+  const void* x;          // [rows, I]
+  const void* weight_ih;  // [4H, I]
+  void* gates;
+};
+
 // One step of one layer. Every array is contiguous and of one type; the results share no memory with anything.
 struct StepArgs {
   int64_t N, I, H, P;                        // N up to kMaxStepRows
@@ -100,6 +109,7 @@ struct Kernels {
   void (*forward)(const ForwardArgs&, const Threads&);
   void (*backward)(const BackwardArgs&, const Threads&);
   void (*step)(const StepArgs&, const Threads&);
+  void (*gates)(const GatesArgs&, const Threads&);
   const MatrixProducts* products = nullptr;  // or null: a BLAS does as well
 };
 

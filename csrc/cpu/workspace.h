@@ -1,27 +1,40 @@
-// Scratch memory of a call: a block for packed weights and states, and one for the large products that are made while these are in
-// use, kept by the calling thread for its next call, because fresh pages cost more than the work of a short sequence.
+// Scratch memory of a call: blocks that the calling thread keeps for its next call, because fresh pages cost more than the work of a
+// short sequence. What is in use at the same time is of different uses: packed weights and states, gate inputs,
+// and what large products take apart.
 #pragma once
 
 #include <cstddef>
+#include <cstdlib>
+#include <cstring>
 #include <new>
 
 #include "../core/layout.h"
 
 namespace fastlstm {
 
+// FASTLSTM_POISON=1, for tests: new memory is filled with NaN, so that a number used before it was written shows.
+inline void poison(void* data, size_t bytes) {
+  static const bool wanted = [] {
+    const char* variable = std::getenv("FASTLSTM_POISON");
+    return variable != nullptr && std::strcmp(variable, "1") == 0;
+  }();
+  if (wanted && bytes > 0) std::memset(data, 0xff, bytes);
+}
+
 class Workspace {
  public:
-  enum Use { kRecurrence, kProduct };
+  enum Use { kRecurrence, kGates, kProduct, kUses };
 
   // A block of at least `bytes`, aligned to a cache line; what it holds is left over from earlier calls.
   static char* take(size_t bytes, Use use = kRecurrence) {
-    thread_local Workspace blocks[2];
+    thread_local Workspace blocks[kUses];
     Workspace& kept = blocks[use];
     if (bytes > kept.size_) {
       kept.release();
       kept.data_ = static_cast<char*>(::operator new(bytes, std::align_val_t{kAlignment}));
       kept.size_ = bytes;
     }
+    poison(kept.data_, bytes);
     return kept.data_;
   }
 

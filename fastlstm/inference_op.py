@@ -1,0 +1,60 @@
+"""The custom op of a whole stack without a gradient, `lstm_inference`: on the CPU, beside a short
+sequence's work, a call of an op for each layer and what Python does around it is most of the time.
+
+x (T, N, I), (N, T, I) with batch_first, or (T, I) unbatched; h0 (L*D, N, P), c0 (L*D, N, H),
+without the N where x has none, or None for zeros. weights: of each layer and direction weight_ih
+(4H, inputs), weight_hh (4H, P), both biases (4H,) or neither, weight_hr (P, H) or not. The op
+checks shapes and dtypes itself; what it refuses, the general way takes, or refuses in nn.LSTM's words.
+"""
+
+import torch
+from torch import Tensor
+
+from . import functional, step_op
+from .arguments import weights_by_name
+from .ops import library
+from .variant_settings import is_plain
+
+_SCHEMA = (
+    "lstm_inference(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, int layers, "
+    "bool bidirectional, bool batch_first, bool wide_products) "
+    "-> (Tensor output, Tensor h_n, Tensor c_n)"
+)
+
+
+def _fake(x, h0, c0, weights, layers, bidirectional, batch_first, wide_products):
+    D = 2 if bidirectional else 1
+    H, P = weights[1].shape[0] // 4, weights[1].shape[1]
+    if x.dim() == 2:
+        rows, output = (), x.new_empty((x.shape[0], D * P))
+    else:
+        T, N = (x.shape[1], x.shape[0]) if batch_first else x.shape[:2]
+        rows, output = (N,), x.new_empty((T, N, D * P))
+        output = output.transpose(0, 1) if batch_first else output
+    return output, x.new_empty((layers * D, *rows, P)), x.new_empty((layers * D, *rows, H))
+
+
+library.define(_SCHEMA)
+torch.library.register_fake("fastlstm::lstm_inference", _fake, lib=library)
+
+_lstm_inference = torch.ops.fastlstm.lstm_inference.default
+
+
+def whole_stack(module, x: Tensor, hx):
+    """(output, (h_n, c_n)) of a FastLSTM's call by the op, None where it does not serve or does not
+    take the arguments."""
+    if not is_plain(module):
+        return None
+    weights = weights_by_name(module, module._flat_weights_names)
+    if hx is None:
+        hx = None, None
+    elif type(hx) not in (tuple, list) or len(hx) != 2:
+        return None
+    if not step_op.serves(x, hx, weights, module.backend):
+        return None
+    sizes = module.num_layers, module.bidirectional, module.batch_first
+    try:
+        output, h_n, c_n = _lstm_inference(x, *hx, weights, *sizes, functional.wide_products(x))
+    except RuntimeError:  # what does not fit: the general way says so
+        return None
+    return output, (h_n, c_n)
