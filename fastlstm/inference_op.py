@@ -4,7 +4,8 @@ sequence's work, a call of an op for each layer and what Python does around it i
 x (T, N, I), (N, T, I) with batch_first, or (T, I) unbatched; h0 (L*D, N, P), c0 (L*D, N, H),
 without the N where x has none, or None for zeros. weights: of each layer and direction weight_ih
 (4H, inputs), weight_hh (4H, P), both biases (4H,) or neither, weight_hr (P, H) or not. The op
-checks shapes and dtypes itself; what it refuses, the general way takes, or refuses in nn.LSTM's words.
+checks shapes and dtypes itself; what it refuses, the general way takes, or refuses in nn.LSTM's
+words.
 """
 
 import torch
