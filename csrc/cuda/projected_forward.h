@@ -108,9 +108,10 @@ __device__ __forceinline__ void forward_projected(const ClusterForwardCall<typen
     }
     if (k + 1 < s.T) reduction.sent();
   }
+  const int first_row = ptx::made_anew(row0);
 #pragma unroll
   for (int e = 0; e < Split::kElements; ++e) {
-    if (unit_rows[e].there()) states[e].finish(call, d, row0 + Split::row(e), unit0 + Split::unit(e));
+    if (unit_rows[e].there()) states[e].finish(call, d, first_row + Split::row(e), unit0 + Split::unit(e));
   }
 #pragma unroll
   for (int e = 0; e < Outputs::kElements; ++e) {

@@ -20,6 +20,13 @@
 namespace fastlstm {
 namespace ptx {
 
+// The same number, unknown to the compiler as that: what is made of it after a loop is not kept in registers through the
+// loop because it was made before, too.
+FASTLSTM_PTX int made_anew(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // -- Conversions. 16-bit floats travel as their bits. To nearest, ties to even; NaN stays NaN; too large becomes
 // infinity.
 
