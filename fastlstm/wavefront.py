@@ -59,13 +59,6 @@ def possible(family: str, device: torch.device) -> bool:
     return asked == "1" or (asked == "auto" and device.type == "cuda" and family in ONE_LAUNCH)
 
 
-def cuts(family: str, dtype: torch.dtype) -> bool:
-    """Whether a family's kernels can go on in mid-sequence without a rounding: whether they take c
-    and the gradients of both states in the accumulation dtype. The compiled ones take them in the
-    tensors' dtype alone, which for the 16-bit types is another one."""
-    return family in ("reference", "triton") or dtype.itemsize > 2
-
-
 def chunk_steps(
     family: str, device: torch.device, dtype: torch.dtype, sizes: tuple, projected: bool
 ) -> int:
@@ -80,7 +73,7 @@ def chunk_steps(
     most = ONE_LAUNCH[family if family in ONE_LAUNCH else "lstm"][kind]
     one_launch = most >= H and not (projected and family == "lstm")
     captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    if L == 1 or asked == "0" or not cuts(family, dtype):
+    if L == 1 or asked == "0":
         return T
     # The other compiled kernels may be those of the whole grid, which need the GPU for themselves.
     launched = family == "triton" or dtype == torch.float64

@@ -46,7 +46,7 @@ def test_numbers(kind, options, backend, device, opened):
         given = {"lengths": lengths, "reset_mask": torch.rand(T, N) < 0.1}
     hold(module, backend, device, x, make_states(module, N, dtype), factors=factors, **given)
     # The backend ran first, forward and backward, then the reference.
-    assert opened[:2] == [4 if wavefront.cuts(family_of(backend), dtype) else 1] * 2
+    assert opened[:2] == [4, 4]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -55,7 +55,7 @@ def test_dropout_drops_what_layers_drop(dtype, backend, device, opened, monkeypa
     fast = FastLSTM(I, H, 3, dropout=0.4, backend=backend, dtype=dtype).to(device)
     x = make_input(T, N, I, dtype).to(device)
     found = run(fast, x, seed=3)
-    assert set(opened) == ({3} if wavefront.cuts(family_of(backend), dtype) else {1})
+    assert set(opened) == {3}
     monkeypatch.setenv(wavefront.VARIABLE, "0")
     # Products of fewer rows may sum in another order: roundings, and nothing of a mask's size.
     for name, value in run(fast, x, seed=3).items():
@@ -68,8 +68,6 @@ def test_dropout_drops_what_layers_drop(dtype, backend, device, opened, monkeypa
 @pytest.mark.parametrize("P", [None, 5])
 def test_a_sequence_cut_in_stretches(kind, P, backend, device):
     dtype = KINDS[kind][0]
-    if not wavefront.cuts(family_of(backend), dtype):
-        pytest.skip(f"{backend} kernels do not take wide states")
     sizes = {"T": scaled(12, 4), "N": N, "H": H, "P": P, "dtype": dtype, "masks": "random"}
     with fp32_precision("tf32" if kind == "tf32" else "ieee"):
         check_stretches(Case("recurrence", **sizes), family_of(backend), at=3, device=device)
