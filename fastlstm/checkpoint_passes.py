@@ -54,6 +54,12 @@ class Call(NamedTuple):
         s = self.settings
         return bool(self.norms or self.h_mask is not None or s.zoneout_h or s.zoneout_c)
 
+    @property
+    def states(self) -> torch.dtype:
+        """Of c and of the gradients of both states, from piece to piece: the accumulation dtype,
+        which the variants' ops do not take."""
+        return self.x.dtype if self.is_variant else reference.accumulation_dtype(self.x.dtype)
+
     def parts(self) -> list[tuple[int, slice]]:
         """(direction, its layers among the rows of the states): of one direction all layers, of two
         there is one layer."""
@@ -79,11 +85,11 @@ def forward(*args):
     call = Call.of(*args)
     x, h0, c0 = call[:3]
     (T, N, _), D, H, P = x.shape, call.settings.directions, c0.shape[2], h0.shape[2]
-    output, h_n, c_n = x.new_empty(T, N, D * P), h0.clone(), c0.clone()
+    output, h_n, c_n = x.new_empty(T, N, D * P), h0.clone(), c0.to(call.states, copy=True)
     wide = reference.accumulation_dtype(x.dtype)
     cells = x.new_empty((T, N, D, H) if save_cells else (0,), dtype=wide)
     count = -(-T // every)
-    kept_h, kept_c = h0.new_empty(count, *h0.shape), c0.new_empty(count, *c0.shape)
+    kept_h, kept_c = h0.new_empty(count, *h0.shape), c_n.new_empty(count, *c0.shape)
     with _alone(x.device.type):
         for d, part in call.parts():
             layers, way, top = call.layers(d, part), call.way(d, every), part.stop - 1
@@ -103,7 +109,7 @@ def forward(*args):
                 if save_cells:
                     cells[piece.steps, :, d] = piece.turned(of_cells[:, :, 0])
                 del y, of_cells, _
-    return output, h_n, c_n, cells, kept_h, kept_c
+    return output, h_n, c_n.to(c0.dtype), cells, kept_h, kept_c
 
 
 class Back(NamedTuple):
@@ -156,7 +162,9 @@ def backward(doutput, dh_n, dc_n, dcells, *args):
     wide = reference.accumulation_dtype(x.dtype)
     dx = x.new_empty(x.shape if need_dx else (0,))
     dh0, dc0 = (
-        torch.zeros_like(s) if g is None else g.clone(memory_format=torch.contiguous_format)
+        torch.zeros_like(s, dtype=call.states)
+        if g is None
+        else g.to(call.states, copy=True, memory_format=torch.contiguous_format)
         for s, g in ((h0, dh_n), (c0, dc_n))
     )
     of_weights, of_norms = (
@@ -197,4 +205,4 @@ def backward(doutput, dh_n, dc_n, dcells, *args):
         [nothing((0,)) if total is None else total.to(x.dtype) for total in totals]
         for totals in (of_weights, of_norms)
     )
-    return dx, dh0, dc0, dweights, dnorms
+    return dx, dh0.to(h0.dtype), dc0.to(c0.dtype), dweights, dnorms

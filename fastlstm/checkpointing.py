@@ -2,9 +2,10 @@
 forward of K steps again, with a tape, before it goes back through them.
 
 What is kept of L layers of one direction is x, which is the caller's, and (h, c) of each layer at
-every K-th step; of two directions it is the same, a layer at a time. With 16-bit tensors, c is
-rounded to them between pieces, in the forward as in the backward, so that both compute the same
-numbers; elsewhere they are those of a call for all steps.
+every K-th step; of two directions it is the same, a layer at a time. Between pieces c is in the
+accumulation dtype, so the numbers are those of a call for all steps. With layer normalisation,
+recurrent dropout or zoneout and 16-bit tensors c is rounded to them there, in the forward as in the
+backward, so that both compute the same numbers.
 """
 
 import torch

@@ -173,7 +173,7 @@ def _backward_fake(
     D, H, P, I = h0.shape[0], c0.shape[2], h0.shape[2], x.shape[2]
     return (
         x.new_empty(x.shape if need_dx else (0,)),
-        h0.new_empty(h0.shape),
+        h0.new_empty(h0.shape, dtype=c0.dtype),
         c0.new_empty(c0.shape),
         x.new_empty((D, 4 * H, I) if need_dweights else (0,)),
         x.new_empty((D, 4 * H, P) if need_dweights else (0,)),
