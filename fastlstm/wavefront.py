@@ -26,14 +26,15 @@ VARIABLE = "FASTLSTM_WAVEFRONT"
 STEP, LAUNCHED_STEP, CHUNK, HOST_CHUNK = 1.0, 2.6, 10.0, 90.0
 LEAST_CHUNK = 16
 
-# The largest H for which all steps are one launch that leaves room beside it, forward and backward,
-# without a projection: where csrc/cuda chooses clusters (tests/test_cuda_choice.py), and the ways
-# "resident" and "sequence" of triton_kernels/configs.py. Beyond it each step is a launch, or takes
-# the whole GPU.
+# The largest H for which all steps are one launch that leaves room beside it, forward and
+# backward: where csrc/cuda chooses clusters (tests/test_cuda_choice.py), without a projection and
+# with one, and the ways "resident" and "sequence" of triton_kernels/configs.py. Beyond it each step
+# is a launch, or takes the whole GPU.
 ONE_LAUNCH = {
-    "lstm": {"16bit": 256, "tf32": 256, "ieee": 0},
+    "lstm": {"16bit": 256, "tf32": 256, "ieee": 256},
     "triton": {"16bit": 256, "tf32": 192, "ieee": 96},
 }
+ONE_LAUNCH_PROJECTED = 512  # of the compiled kernels, with P up to half of H
 # Where each step is a launch, more than these rows times units leave no room beside one layer.
 MOST_LAUNCHED = 16 * 512
 
@@ -71,7 +72,9 @@ def chunk_steps(
     asked = setting()
     kind = _kind(dtype)
     most = ONE_LAUNCH[family if family in ONE_LAUNCH else "lstm"][kind]
-    one_launch = most >= H and not (projected and family == "lstm")
+    if projected and family != "triton":
+        most = ONE_LAUNCH_PROJECTED
+    one_launch = most >= H
     captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     if L == 1 or asked == "0":
         return T

@@ -9,6 +9,8 @@ import torch
 from cuda_kinds import ON_CHIP, check_kind, family
 from op_cases import Case, backward, draw, forward, tape_of
 
+from fastlstm import wavefront
+
 pytestmark = pytest.mark.skipif(family.load() is not None, reason=str(family.load()))
 
 # An H200: clusters of 16 fit 8 times.
@@ -64,6 +66,25 @@ def test_the_table():
             for kind, N, H, T in EXPECTED
         }
     assert found == EXPECTED
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "tf32", "float32"])
+def test_where_the_wavefront_reckons_with_clusters(kind):
+    """`wavefront.ONE_LAUNCH` is where clusters are chosen, in both directions and for few rows."""
+    most = wavefront.ONE_LAUNCH["lstm"][{"tf32": "tf32", "float32": "ieee"}.get(kind, "16bit")]
+    with family.simulated(**H200):
+        for projected, H in ((False, most), (True, wavefront.ONE_LAUNCH_PROJECTED)):
+
+            def chosen(H, T=1024, projected=projected):
+                P = H // 2 if projected else None
+                return {
+                    family.choose(kind, T, N, H, P, backward=which).family
+                    for N, which in itertools.product((1, 16), BOTH)
+                }
+
+            for units in (16, H // 2, H - 1, H):
+                assert chosen(units) == {"cluster"}
+            assert chosen(H + 64) != {"cluster"}
 
 
 SIZES = list(itertools.product((1, 9, 64, 300), (1, 64, 100, 500, 1100), (None, 40)))

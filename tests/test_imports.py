@@ -91,6 +91,7 @@ LAYERS = {
     "arguments": {"checks", "functional"},
     "variant_settings": {"checks", "functional", "variant_layers"},
     "forms": {
+        "inference_op",
         "arguments",
         "checks",
         "exchange",
@@ -100,6 +101,7 @@ LAYERS = {
         "variant_settings",
     },
     "streaming": {"arguments", "step_op", "variant_settings"},
+    "inference_op": {"arguments", "functional", "ops", "step_op", "variant_settings"},
     "module": {
         "backends",
         "checkpointing",
