@@ -2,6 +2,7 @@
 what it chooses where the device has less; and launches that fail."""
 
 import itertools
+import re
 from unittest import mock
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from cuda_kinds import ON_CHIP, check_kind, family
 from op_cases import Case, backward, draw, forward, tape_of
 
+from benchmarks.gpu import predict
 from fastlstm import wavefront
 
 pytestmark = pytest.mark.skipif(family.load() is not None, reason=str(family.load()))
@@ -34,6 +36,7 @@ EXPECTED = {
     ("bfloat16", 1, 64, 1024): "cc",
     ("bfloat16", 16, 256, 1024): "cc",
     ("bfloat16", 64, 512, 1024): "cc",
+    ("bfloat16", 64, 768, 1024): "cc",
     ("bfloat16", 16, 768, 1024): "gc",
     ("bfloat16", 16, 1024, 1024): "gg",
     ("bfloat16", 1, 2048, 1024): "gs",
@@ -49,9 +52,9 @@ EXPECTED = {
     ("float32", 64, 1024, 1024): "ss",
     ("float64", 1, 64, 1024): "ss",
     # The weights' way onto the chip pays for many steps only.
-    ("bfloat16", 1, 256, 1): "ss",
-    ("bfloat16", 1, 512, 4): "ss",
-    ("bfloat16", 1, 512, 64): "gc",
+    ("bfloat16", 1, 512, 1): "ss",
+    ("bfloat16", 1, 768, 4): "ss",
+    ("bfloat16", 1, 768, 64): "gc",
     ("bfloat16", 1, 64, 4): "cc",
     ("float32", 1, 128, 1): "cc",
 }
@@ -119,7 +122,7 @@ def test_the_least_is_chosen_and_less_of_the_device_is_no_faster(kind):
 
 
 def test_nothing_is_chosen_that_does_not_fit():
-    call = ("bfloat16", 1024, 1, 512)
+    call = ("bfloat16", 1024, 1, 768)
     with family.simulated(**H200):
         assert family.choose(*call).family == "grid"
     with family.simulated(**H200, cooperative=0):
@@ -129,24 +132,23 @@ def test_nothing_is_chosen_that_does_not_fit():
     with family.simulated(**H200, cooperative=0, capability_major=8):
         assert offered("cluster", *call) is None
         assert family.choose(*call).family == "step"
-    with family.simulated(multiprocessors=63):  # 64 blocks of 8 units
+    with family.simulated(multiprocessors=95):  # 96 blocks of 8 units
         assert offered("grid", *call) is None
-    with family.simulated(multiprocessors=64):
+    with family.simulated(multiprocessors=96):
         assert offered("grid", *call) is not None
     with family.simulated(multiprocessors=133, multiprocessors_together=7):
-        assert offered("cluster", *call) is None  # 8 blocks
+        assert offered("cluster", *call) is None  # 16 blocks
     with family.simulated(**H200, max_shared_opt_in=64 << 10):
         assert offered("cluster", *call) is None
-        assert offered("grid:0", "bfloat16", 1024, 1, 512) is not None
+        assert offered("grid", *call) is not None
     with family.simulated(multiprocessors=129, multiprocessors_together=43, ptx_version=80):
         assert offered("cluster", *call) is None  # there is only PTX of an older GPU
 
 
 def test_clusters_that_find_no_room_wait():
-    few = {"multiprocessors": 128, "multiprocessors_together": 8}  # 16 clusters of 8, none of 16
     with family.simulated(**H200):
         roomy = offered("cluster", "bfloat16", 1024, 256, 512)
-    with family.simulated(**few):
+    with family.simulated(multiprocessors=128, multiprocessors_together=8):  # none of 16 blocks
         tight = offered("cluster", "bfloat16", 1024, 256, 512)
         again = offered("cluster", "bfloat16", 1024, 512, 512)
         none = offered("cluster", "bfloat16", 1024, 256, 768)
@@ -207,3 +209,11 @@ def test_a_launch_on_the_chip_that_fails_is_named(kernels, error, P, monkeypatch
         with family.simulated(fail_launch=error), pytest.raises(RuntimeError, match=name):
             run()
         run()
+
+
+def test_the_predictions_beside_the_floor():
+    """`python -m benchmarks.gpu predict`."""
+    lines = predict.table(family, "bf16")
+    row = next(line for line in lines if line.startswith("| 256 |"))
+    assert re.fullmatch(r"\| 256( \| \d\.\d\dc \(\d\.\d\) / \d\.\d\dc \(\d\.\d\)){4} \|", row)
+    assert re.search(r"Within twice the floor: \d+ of 64 cells", lines[-2])

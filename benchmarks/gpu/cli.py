@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.gpu import cells, device, fake, plan, report
+from benchmarks.gpu import cells, device, fake, plan, predict, report
 from benchmarks.gpu.journal import Journal, last_stamp, stamp_of
 from benchmarks.machine import ROOT
 
@@ -34,6 +34,8 @@ parts, in the order in which a run without arguments takes them:
   edges       odd sizes, packed, projection, layers, directions, resets, autocast, one step
   profile     kernel times of a few shapes, the names of cuDNN's kernels, ncu where it is
   report      tables and picture from all that is there; it also ends every other run
+alone, and without a GPU:
+  predict     us a step that csrc/cuda predicts and the kernels it chooses, beside the floor
 
 examples:
   ./run gpu                            all, as far as nine minutes go; again goes on from there
@@ -90,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     started = time.time()
+    if args.parts == ["predict"]:
+        print(predict.text())
+        return OK
     try:
         parts = plan.parse_parts(args.parts)
         share = cells.parse_share(args.slice)

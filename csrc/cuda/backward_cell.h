@@ -24,6 +24,9 @@ struct ClusterBackwardCall {
   Acc* dhidden;  // with a projection, else null
 };
 
+// The step that direction d takes backwards kStepsAhead after t; it may not exist.
+__device__ __forceinline__ int64_t steps_later(int d, int64_t t) { return d == 0 ? t - kStepsAhead : t + kStepsAhead; }
+
 // The gradients of c and of the gates of one row and unit.
 template <class IO, class Acc>
 class BackwardState {
@@ -40,8 +43,16 @@ class BackwardState {
   // Loads what step t needs beside the product, early.
   __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n, int64_t unit) {
     const Sizes& s = call.sizes;
+    const int64_t H = s.H, later = steps_later(d, t);
+    if (row.has(later)) {
+      const int64_t place = ((later * s.N + n) * s.D + d) * H + unit;
+#pragma unroll
+      for (int gate = 0; gate < 4; ++gate) ptx::prefetch_l2(call.gates + (place - unit) * 4 + gate * H + unit);
+      ptx::prefetch_l2(call.cells + place);
+      if (call.dcells != nullptr) ptx::prefetch_l2(call.dcells + place);
+    }
     if (t >= row.length) return;
-    const int64_t H = s.H, place = ((t * s.N + n) * s.D + d) * H + unit;
+    const int64_t place = ((t * s.N + n) * s.D + d) * H + unit;
     const IO* gates = call.gates + (place - unit) * 4 + unit;
     gates_ = {Rounding<Acc>::load(gates[0]), Rounding<Acc>::load(gates[H]), Rounding<Acc>::load(gates[2 * H]),
               Rounding<Acc>::load(gates[3 * H])};
@@ -105,7 +116,12 @@ class BackwardOutput {
   // Loads what arrives at step t beside the product, early.
   __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n, int64_t unit,
                                         int64_t width) {
-    if (t >= row.length || call.doutput == nullptr) return;
+    if (call.doutput == nullptr) return;
+    const int64_t later = steps_later(d, t);
+    if (row.has(later)) {
+      ptx::prefetch_l2(call.doutput + later * call.doutput_stride_t + n * call.doutput_stride_n + d * width + unit);
+    }
+    if (t >= row.length) return;
     dh_ += Rounding<Acc>::load(call.doutput[t * call.doutput_stride_t + n * call.doutput_stride_n + d * width + unit]);
   }
 

@@ -21,6 +21,11 @@ struct ClusterForwardCall {
   IO* gates;   // or null
 };
 
+// How many steps before its numbers are loaded a step is asked for from memory, whose answer may take longer than a step; what is then
+// in the second-level cache comes in a quarter of the time. All threads ask for the numbers that they will load: lines that they share
+// are one request.
+constexpr int kStepsAhead = 4;
+
 // One step of a row: whether the row has it, whether the next enters with zeros.
 struct RowStep {
   int64_t t;
@@ -37,6 +42,7 @@ struct RowSteps {
   }
 
   __device__ __forceinline__ bool there() const { return length >= 0; }
+  __device__ __forceinline__ bool has(int64_t t) const { return t >= 0 && t < length; }
 
   // The k-th step that direction d takes.
   template <class Call>
@@ -65,6 +71,12 @@ class ForwardState {
   // Loads what step k adds to the product, early.
   __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t k, int64_t n, int64_t unit) {
     const int64_t t = call.steps.step_at(d, k), H = call.sizes.H;
+    const int64_t later = call.steps.step_at(d, k + kStepsAhead);
+    if (row.has(later)) {
+      const int64_t first = later * call.gates_stride_t + n * call.gates_stride_n + d * 4 * H + unit;
+#pragma unroll
+      for (int gate = 0; gate < 4; ++gate) ptx::prefetch_l2(call.gates_x.at(first + gate * H));
+    }
     if (t >= row.length) return;
     const int64_t first = t * call.gates_stride_t + n * call.gates_stride_n + d * 4 * H + unit;
     x_ = {call.gates_x.load(first), call.gates_x.load(first + H), call.gates_x.load(first + 2 * H), call.gates_x.load(first + 3 * H)};

@@ -47,6 +47,9 @@ struct EitherArray {
   __device__ __forceinline__ Acc load(int64_t k) const {
     return wide ? static_cast<const Acc*>(data)[k] : Rounding<Acc>::load(static_cast<const IO*>(data)[k]);
   }
+  __device__ __forceinline__ const void* at(int64_t k) const {
+    return static_cast<const char*>(data) + k * static_cast<int64_t>(wide ? sizeof(Acc) : sizeof(IO));
+  }
   __device__ __forceinline__ void store(int64_t k, Acc x) const {
     if (wide) {
       static_cast<Acc*>(data)[k] = x;

@@ -148,6 +148,9 @@ FASTLSTM_PTX void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" : : "n"(kPending) : "memory");
 }
 
+// Asks for the line of an address in global memory to be brought into the second-level cache; the address must be an array's.
+FASTLSTM_PTX void prefetch_l2(const void* global) { asm volatile("prefetch.global.L2 [%0];" : : "l"(global)); }
+
 // -- Memory order between the blocks of a grid. Pointers to global memory.
 
 FASTLSTM_PTX int ld_acquire_gpu(const int* p) {

@@ -43,6 +43,11 @@ SIMT_EXPORT uint64_t simt_launches();
 // blocks; false if there is none.
 SIMT_EXPORT bool simt_kernel(uint64_t k, const void** address, uint64_t* shared_bytes, uint64_t* threads);
 
+// Forgets all addresses of prefetches, and keeps those from now on, or none; how many different ones there are, and as many of them in
+// order as there is room for.
+SIMT_EXPORT void simt_keep_prefetches(bool keep);
+SIMT_EXPORT uint64_t simt_prefetches(uint64_t room, const void** addresses);
+
 // What was wrong with the last kernel that ran; empty if nothing was.
 SIMT_EXPORT const char* simt_last_report();
 }

@@ -78,6 +78,23 @@ def choose(kind: str, T: int, N: int, H: int, P: int | None = None, D=1, backwar
     return Choice(("cluster", "grid", "step")[found[0]], *found[1:])
 
 
+@contextlib.contextmanager
+def prefetched():
+    """A list, which has the addresses of all prefetches of the kernels run once this is left."""
+    addresses: list[int] = []
+    _loaded[0].simt_keep_prefetches(ctypes.c_bool(True))
+    try:
+        yield addresses
+        ask = _loaded[0].simt_prefetches
+        ask.restype = ctypes.c_uint64
+        room = ask(ctypes.c_uint64(0), None)
+        found = (ctypes.c_uint64 * room)()
+        ask(ctypes.c_uint64(room), found)
+        addresses += list(found)
+    finally:
+        _loaded[0].simt_keep_prefetches(ctypes.c_bool(False))
+
+
 def launches() -> int:
     """How many kernels have run so far."""
     return _loaded[0].simt_launches()

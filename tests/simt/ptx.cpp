@@ -2,7 +2,9 @@
 #include "ptx.h"
 
 #include <cstring>
+#include <set>
 
+#include "device.h"
 #include "threads.h"
 
 namespace fastlstm {
@@ -40,6 +42,21 @@ void cp_async_wait_for(int pending) {
   simt::Thread& thread = self();
   const auto latest = static_cast<unsigned>(pending);
   if (thread.open_group > latest) simt::land_copies_before(thread, thread.open_group - latest);
+}
+
+namespace {
+
+bool keep_prefetches = false;
+std::set<const void*> prefetches;
+
+}  // namespace
+
+void prefetch_l2(const void* global, Place) {
+  preempt();
+  // Read for AddressSanitizer, which then names this call.
+  volatile unsigned char sink = *static_cast<const unsigned char*>(global);
+  (void)sink;
+  if (keep_prefetches) prefetches.insert(global);
 }
 
 namespace {
@@ -167,3 +184,19 @@ void mbarrier_wait(uint64_t* mbarrier, uint32_t parity, Place place) {
 
 }  // namespace ptx
 }  // namespace fastlstm
+
+extern "C" {
+
+void simt_keep_prefetches(bool keep) {
+  fastlstm::ptx::keep_prefetches = keep;
+  fastlstm::ptx::prefetches.clear();
+}
+
+uint64_t simt_prefetches(uint64_t room, const void** addresses) {
+  for (const void* address : fastlstm::ptx::prefetches) {
+    if (room-- == 0) break;
+    *addresses++ = address;
+  }
+  return fastlstm::ptx::prefetches.size();
+}
+}

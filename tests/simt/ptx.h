@@ -50,6 +50,8 @@ void cp_async_16(void* shared, const void* global, bool valid, Place place = her
 void cp_async_commit();
 void cp_async_wait_for(int pending);
 
+void prefetch_l2(const void* global, Place place = here());
+
 template <int kPending>
 void cp_async_wait() {
   static_assert(kPending >= 0, "a number of groups");

@@ -21,6 +21,7 @@ __global__ void every_ptx_kernel(float* floats, uint32_t* words, int* flag, cons
   ptx::cp_async_commit();
   ptx::cp_async_wait<1>();
   ptx::cp_async_wait<0>();
+  ptx::prefetch_l2(global);
   __syncthreads();
 
   uint32_t a[4], b[2];
