@@ -45,8 +45,9 @@ struct ProjectedBackwardShapes {
   static void visit(const Use& use) {
     if constexpr (sizeof(typename Policy::IO) == 2) {
       if constexpr (kTilesN == 1) use(ProjectedBackwardShape<Part<8, 1, 1, 4, 0>, Part<4, 2, 1, 16, 0>, 1>{});
+      constexpr int kLess = kTilesN == 1 ? 0 : 2;  // with the sums and the tape of 16 rows, ptxas spills
       use(ProjectedBackwardShape<Part<4, 2, 1, 4, 0>, Part<8, 1, 1, 12, 4>, kMostInCluster>{});
-      use(ProjectedBackwardShape<Part<4, 2, 1, 8, 0>, Part<8, 1, 2, 8, 8>, kMostInCluster>{});
+      use(ProjectedBackwardShape<Part<4, 2, 1, 8, 0>, Part<8, 1, 2, 8 - kLess, 8 + kLess>, kMostInCluster>{});
     } else if constexpr (std::is_same_v<Policy, Float32Product>) {
       constexpr int kLess = kTilesN == 1 ? 0 : 4;  // with the sums and the tape of 16 rows, ptxas spills
       if constexpr (kTilesN == 1) use(ProjectedBackwardShape<Part<4, 2, 1, 4, 0>, Part<4, 2, 1, 12, 4>, 1>{});
