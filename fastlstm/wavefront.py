@@ -31,7 +31,7 @@ LEAST_CHUNK = 16
 # with one, and the ways "resident" and "sequence" of triton_kernels/configs.py. Beyond it each step
 # is a launch, or takes the whole GPU.
 ONE_LAUNCH = {
-    "lstm": {"16bit": 256, "tf32": 256, "ieee": 256},
+    "lstm": {"16bit": 512, "tf32": 256, "ieee": 256},
     "triton": {"16bit": 256, "tf32": 192, "ieee": 96},
 }
 ONE_LAUNCH_PROJECTED = 512  # of the compiled kernels, with P up to half of H
@@ -111,8 +111,8 @@ def _gains(device: torch.device, N: int, H: int, one_launch: bool, captured: boo
     if not one_launch:
         # Launches that the host makes one by one come no faster from two layers than from one.
         return captured and N * H <= MOST_LAUNCHED
-    # Blocks of one layer: 8 rows each at least, and from H = 129 on 48 units.
-    blocks = math.ceil(N / 8) * (1 if H <= 128 else math.ceil(H / 48))
+    # Blocks of one layer: 8 rows each at least, and from H = 65 on 32 units or fewer.
+    blocks = math.ceil(N / 8) * (1 if H <= 64 else math.ceil(H / 32))
     return 2 * blocks <= _multiprocessors(device)
 
 
