@@ -100,9 +100,9 @@ class FastLSTMCell(nn.LSTMCell):
             hx = zeros, zeros
         elif type(hx) not in (tuple, list) or len(hx) != 2:
             return None
-        if input.dim() == 2 and input.shape[0] > step_op.MOST_ROWS:
-            return None
         if not step_op.serves(input, hx, weights, self.backend):
+            return None
+        if input.dim() == 2 and input.shape[0] > step_op.MOST_ROWS:
             return None
         try:
             return step_op.lstm_cell(input, *hx, *weights)

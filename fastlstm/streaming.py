@@ -27,9 +27,9 @@ def direct_step(module, x_t: Tensor, state):
     elif type(state) not in (tuple, list) or len(state) != 2:
         return None
     h, c = state
-    if x_t.dim() == 2 and x_t.shape[0] > step_op.MOST_ROWS:
-        return None
     if not step_op.serves(x_t, (h, c), weights, module.backend):
+        return None
+    if x_t.dim() == 2 and x_t.shape[0] > step_op.MOST_ROWS:
         return None
     try:
         y, h_n, c_n = step_op.lstm_step(x_t, h, c, weights)

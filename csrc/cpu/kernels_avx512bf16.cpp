@@ -55,7 +55,8 @@ void backward(const BackwardArgs& args, const Threads& threads) {
 }  // namespace avx512bf16
 
 const Kernels& kernels_avx512bf16() {
-  static const Kernels kernels{"avx512bf16", avx512bf16::forward, avx512bf16::backward, kernels_avx512().step};
+  static const Kernels kernels{"avx512bf16", avx512bf16::forward, avx512bf16::backward, kernels_avx512().step,
+                               kernels_avx512().gates};
   return kernels;
 }
 }  // namespace fastlstm
