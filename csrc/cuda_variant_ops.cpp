@@ -5,6 +5,7 @@
 
 #include "cuda/variant.h"
 #include "cuda_device.h"
+#include "recurrence_args.h"
 #include "variant_call.h"
 
 namespace fastlstm {
@@ -15,31 +16,17 @@ ForwardResults cuda_variant_forward(
     Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr, OptionalTensor h_mask, OptionalTensor norm_hh,
     OptionalTensor norm_c, OptionalTensor bias_c, OptionalTensor lengths, OptionalTensor reset_mask, OptionalTensor seed,
     double zoneout_h, double zoneout_c, int64_t stream, int64_t first_step, bool save_tape, bool save_cells, bool tf32) {
-  ForwardStart start = start_forward(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, save_cells);
+  const ForwardInputs in{gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask};
+  const ForwardStart start = start_forward(in, save_tape, save_cells);
   check_states(start.wide_states);
   Held held;
   const Variant variant =
       variant_of(held, start.sizes, h0, h_mask, norm_hh, norm_c, bias_c, seed, zoneout_h, zoneout_c, stream, first_step);
   if (start.done) return start.results();
   const OnDevice device(h0);
-  cuda::ForwardArgs args{};
+  cuda::ForwardArgs args = forward_args<cuda::ForwardArgs>(held, start, in);
   args.device = device.index();
-  args.sizes = start.sizes;
-  args.dtype = start.io;
   args.tf32 = tf32;
-  args.wide_gates = start.wide_gates;
-  args.gates_x = held.rows(gates_x, &args.gates_stride_t, &args.gates_stride_n);
-  args.h0 = held.data(h0);
-  args.c0 = held.data(c0);
-  args.weight_hh = held.data(weight_hh);
-  args.weight_hr = held.data(weight_hr);
-  args.lengths = static_cast<const int64_t*>(held.data(lengths));
-  args.reset_mask = static_cast<const bool*>(held.data(reset_mask));
-  args.output = start.output.mutable_data_ptr();
-  args.h_n = start.h_n.mutable_data_ptr();
-  args.c_n = start.c_n.mutable_data_ptr();
-  args.cells = start.keep_cells ? start.cells.mutable_data_ptr() : nullptr;
-  args.gates = start.keep_gates ? start.gates.mutable_data_ptr() : nullptr;
   Tensor workspace = scratch(h0, cuda::variant_forward_workspace(args));
   raise_if_failed(cuda::variant_forward(args, variant, workspace.mutable_data_ptr(), device.stream()));
   return start.results();
@@ -51,8 +38,8 @@ VariantLoopResults cuda_variant_loop(
     Tensor cells, Tensor gates, Tensor candidates, OptionalTensor product_hat, OptionalTensor product_scale, OptionalTensor cell_hat,
     OptionalTensor cell_scale, OptionalTensor lengths, OptionalTensor reset_mask, OptionalTensor seed, double zoneout_h,
     double zoneout_c, int64_t stream, int64_t first_step, bool wide_gates, bool tf32) {
-  BackwardStart start = start_backward(doutput, dh_n, dc_n, dcells, std::nullopt, h0, c0, weight_hh, weight_hr, cells, gates, lengths,
-                                       reset_mask, wide_gates);
+  const BackwardInputs in{doutput, dh_n, dc_n, dcells, h0, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask};
+  const BackwardStart start = start_backward(in, wide_gates);
   check_states(start.wide_states);
   Held held;
   const Variant variant =
@@ -62,27 +49,9 @@ VariantLoopResults cuda_variant_loop(
   const VariantLoopResults results{start.dgates_x, start.dh0, start.dc0, start.dhidden, loop.dproducts, loop.dshown};
   if (start.done) return results;
   const OnDevice device(h0);
-  cuda::BackwardArgs args{};
+  cuda::BackwardArgs args = backward_args<cuda::BackwardArgs>(held, start, in);
   args.device = device.index();
-  args.sizes = start.sizes;
-  args.dtype = start.io;
   args.tf32 = tf32;
-  args.wide_gates = start.wide_gates;
-  if (doutput) args.doutput = held.rows(*doutput, &args.doutput_stride_t, &args.doutput_stride_n);
-  args.dh_n = held.data(dh_n);
-  args.dc_n = held.data(dc_n);
-  args.dcells = held.data(dcells);
-  args.c0 = held.data(c0);
-  args.weight_hh = held.data(weight_hh);
-  args.weight_hr = held.data(weight_hr);
-  args.cells = held.data(cells);
-  args.gates = held.data(gates);
-  args.lengths = static_cast<const int64_t*>(held.data(lengths));
-  args.reset_mask = static_cast<const bool*>(held.data(reset_mask));
-  args.dgates_x = start.dgates_x.mutable_data_ptr();
-  args.dh0 = start.dh0.mutable_data_ptr();
-  args.dc0 = start.dc0.mutable_data_ptr();
-  args.dhidden = weight_hr ? start.dhidden.mutable_data_ptr() : nullptr;
   Tensor workspace = scratch(h0, cuda::variant_backward_workspace(args));
   raise_if_failed(cuda::variant_backward(args, variant, loop.tape, workspace.mutable_data_ptr(), device.stream()));
   return results;

@@ -26,67 +26,61 @@ void check_weights_and_states(const Sizes& s, const Tensor& h0, const Tensor& c0
 
 }  // namespace
 
-ForwardStart start_forward(const Tensor& gates_x, const Tensor& h0, const Tensor& c0, const Tensor& weight_hh,
-                           const OptionalTensor& weight_hr, const OptionalTensor& lengths, const OptionalTensor& reset_mask,
-                           bool save_tape, bool save_cells) {
-  const Sizes s = sizes_of(gates_x, "gates_x", h0, c0, weight_hr);
-  const Where where = Where::of(gates_x);
-  const ScalarType dtype = h0.scalar_type(), wide = wide_type(dtype);
+ForwardStart start_forward(const ForwardInputs& in, bool save_tape, bool save_cells) {
+  const Sizes s = sizes_of(in.gates_x, "gates_x", in.h0, in.c0, in.weight_hr);
+  const Where where = Where::of(in.gates_x);
+  const ScalarType dtype = in.h0.scalar_type(), wide = wide_type(dtype);
   ForwardStart start;
   start.sizes = s;
-  start.io = dtype_of(h0, "h0");
-  start.wide_gates = gates_x.scalar_type() != dtype;
-  start.wide_states = c0.scalar_type() != dtype;
-  check(gates_x, "gates_x", {s.T, s.N, s.D, 4 * s.H}, start.wide_gates ? wide : dtype, where);
-  check_weights_and_states(s, h0, c0, weight_hh, weight_hr, start.wide_states, where);
-  check_masks(lengths, reset_mask, s.T, s.N, where);
+  start.io = dtype_of(in.h0, "h0");
+  start.wide_gates = in.gates_x.scalar_type() != dtype;
+  start.wide_states = in.c0.scalar_type() != dtype;
+  check(in.gates_x, "gates_x", {s.T, s.N, s.D, 4 * s.H}, start.wide_gates ? wide : dtype, where);
+  check_weights_and_states(s, in.h0, in.c0, in.weight_hh, in.weight_hr, start.wide_states, where);
+  check_masks(in.lengths, in.reset_mask, s.T, s.N, where);
 
   start.keep_cells = save_tape || save_cells;
   start.keep_gates = save_tape;
-  start.output = empty_beside(h0, {s.T, s.N, s.D * s.P}, dtype);
-  start.h_n = empty_beside(h0, {s.D, s.N, s.P}, dtype);
-  start.c_n = empty_beside(h0, {s.D, s.N, s.H}, c0.scalar_type());
-  start.cells = start.keep_cells ? empty_beside(h0, {s.T, s.N, s.D, s.H}, wide) : empty_beside(h0, {0}, wide);
-  start.gates = start.keep_gates ? empty_beside(h0, {s.T, s.N, s.D, 4 * s.H}, dtype) : empty_beside(h0, {0}, dtype);
+  start.output = empty_beside(in.h0, {s.T, s.N, s.D * s.P}, dtype);
+  start.h_n = empty_beside(in.h0, {s.D, s.N, s.P}, dtype);
+  start.c_n = empty_beside(in.h0, {s.D, s.N, s.H}, in.c0.scalar_type());
+  start.cells = start.keep_cells ? empty_beside(in.h0, {s.T, s.N, s.D, s.H}, wide) : empty_beside(in.h0, {0}, wide);
+  start.gates = start.keep_gates ? empty_beside(in.h0, {s.T, s.N, s.D, 4 * s.H}, dtype) : empty_beside(in.h0, {0}, dtype);
   start.done = s.T == 0 || s.N == 0;
   if (start.done) {
-    torch::stable::copy_(start.h_n, h0);
-    torch::stable::copy_(start.c_n, c0);
+    torch::stable::copy_(start.h_n, in.h0);
+    torch::stable::copy_(start.c_n, in.c0);
   }
   return start;
 }
 
-BackwardStart start_backward(const OptionalTensor& doutput, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
-                             const OptionalTensor& dcells, const OptionalTensor& dgates_out, const Tensor& h0, const Tensor& c0,
-                             const Tensor& weight_hh, const OptionalTensor& weight_hr, const Tensor& cells, const Tensor& gates,
-                             const OptionalTensor& lengths, const OptionalTensor& reset_mask, bool wide_gates) {
-  STD_TORCH_CHECK(!dgates_out, "fastlstm: a gradient of the gates is the reference's to take: call reference_backward");
-  const Sizes s = sizes_of(gates, "gates, the tape of lstm_forward,", h0, c0, weight_hr);
-  const Where where = Where::of(gates);
-  const ScalarType dtype = h0.scalar_type(), wide = wide_type(dtype);
+BackwardStart start_backward(const BackwardInputs& in, bool wide_gates) {
+  const Sizes s = sizes_of(in.gates, "gates, the tape of lstm_forward,", in.h0, in.c0, in.weight_hr);
+  const Where where = Where::of(in.gates);
+  const ScalarType dtype = in.h0.scalar_type(), wide = wide_type(dtype);
   BackwardStart start;
   start.sizes = s;
-  start.io = dtype_of(h0, "h0");
+  start.io = dtype_of(in.h0, "h0");
   start.wide_gates = wide_gates && wide != dtype;
-  start.wide_states = c0.scalar_type() != dtype;
+  start.wide_states = in.c0.scalar_type() != dtype;
   const ScalarType states = start.wide_states ? wide : dtype;
-  check(gates, "gates", {s.T, s.N, s.D, 4 * s.H}, dtype, where);
-  check(cells, "cells", {s.T, s.N, s.D, s.H}, wide, where);
-  check_weights_and_states(s, h0, c0, weight_hh, weight_hr, start.wide_states, where);
-  check(doutput, "doutput", {s.T, s.N, s.D * s.P}, dtype, where);
-  check(dh_n, "dh_n", {s.D, s.N, s.P}, states, where);
-  check(dc_n, "dc_n", {s.D, s.N, s.H}, states, where);
-  check(dcells, "dcells", {s.T, s.N, s.D, s.H}, wide, where);
-  check_masks(lengths, reset_mask, s.T, s.N, where);
+  check(in.gates, "gates", {s.T, s.N, s.D, 4 * s.H}, dtype, where);
+  check(in.cells, "cells", {s.T, s.N, s.D, s.H}, wide, where);
+  check_weights_and_states(s, in.h0, in.c0, in.weight_hh, in.weight_hr, start.wide_states, where);
+  check(in.doutput, "doutput", {s.T, s.N, s.D * s.P}, dtype, where);
+  check(in.dh_n, "dh_n", {s.D, s.N, s.P}, states, where);
+  check(in.dc_n, "dc_n", {s.D, s.N, s.H}, states, where);
+  check(in.dcells, "dcells", {s.T, s.N, s.D, s.H}, wide, where);
+  check_masks(in.lengths, in.reset_mask, s.T, s.N, where);
 
-  start.dgates_x = empty_beside(h0, {s.T, s.N, s.D, 4 * s.H}, wide_gates ? wide : dtype);
-  start.dh0 = empty_beside(h0, {s.D, s.N, s.P}, states);
-  start.dc0 = empty_beside(h0, {s.D, s.N, s.H}, states);
-  start.dhidden = weight_hr ? empty_beside(h0, {s.T, s.N, s.D, s.P}, wide) : empty_beside(h0, {0}, wide);
+  start.dgates_x = empty_beside(in.h0, {s.T, s.N, s.D, 4 * s.H}, wide_gates ? wide : dtype);
+  start.dh0 = empty_beside(in.h0, {s.D, s.N, s.P}, states);
+  start.dc0 = empty_beside(in.h0, {s.D, s.N, s.H}, states);
+  start.dhidden = in.weight_hr ? empty_beside(in.h0, {s.T, s.N, s.D, s.P}, wide) : empty_beside(in.h0, {0}, wide);
   start.done = s.T == 0 || s.N == 0;
   if (start.done) {
-    if (dh_n) torch::stable::copy_(start.dh0, *dh_n); else torch::stable::zero_(start.dh0);
-    if (dc_n) torch::stable::copy_(start.dc0, *dc_n); else torch::stable::zero_(start.dc0);
+    if (in.dh_n) torch::stable::copy_(start.dh0, *in.dh_n); else torch::stable::zero_(start.dh0);
+    if (in.dc_n) torch::stable::copy_(start.dc0, *in.dc_n); else torch::stable::zero_(start.dc0);
   }
   return start;
 }

@@ -7,6 +7,11 @@
 
 namespace fastlstm {
 
+struct ForwardInputs {
+  const Tensor &gates_x, &h0, &c0, &weight_hh;
+  const OptionalTensor &weight_hr, &lengths, &reset_mask;
+};
+
 struct ForwardStart {
   Sizes sizes;
   DType io;
@@ -20,9 +25,15 @@ struct ForwardStart {
   ForwardResults results() const { return {output, h_n, c_n, cells, gates}; }
 };
 
-ForwardStart start_forward(const Tensor& gates_x, const Tensor& h0, const Tensor& c0, const Tensor& weight_hh,
-                           const OptionalTensor& weight_hr, const OptionalTensor& lengths, const OptionalTensor& reset_mask,
-                           bool save_tape, bool save_cells);
+ForwardStart start_forward(const ForwardInputs& in, bool save_tape, bool save_cells);
+
+struct BackwardInputs {
+  const OptionalTensor &doutput, &dh_n, &dc_n, &dcells;
+  const Tensor &h0, &c0, &weight_hh;
+  const OptionalTensor& weight_hr;
+  const Tensor &cells, &gates;
+  const OptionalTensor &lengths, &reset_mask;
+};
 
 struct BackwardStart {
   Sizes sizes;
@@ -36,9 +47,10 @@ struct BackwardStart {
   BackwardResults results() const { return {dgates_x, dh0, dc0, dhidden}; }
 };
 
-BackwardStart start_backward(const OptionalTensor& doutput, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
-                             const OptionalTensor& dcells, const OptionalTensor& dgates_out, const Tensor& h0, const Tensor& c0,
-                             const Tensor& weight_hh, const OptionalTensor& weight_hr, const Tensor& cells, const Tensor& gates,
-                             const OptionalTensor& lengths, const OptionalTensor& reset_mask, bool wide_gates);
+BackwardStart start_backward(const BackwardInputs& in, bool wide_gates);
+
+inline void refuse_gates_gradient(const OptionalTensor& dgates_out) {
+  STD_TORCH_CHECK(!dgates_out, "fastlstm: a gradient of the gates is the reference's to take: call reference_backward");
+}
 
 }  // namespace fastlstm
