@@ -114,13 +114,13 @@ def forward(*args):
 
 class Back(NamedTuple):
     """The way back through pieces: the layers at `rows` of the states, from the last down to
-    `lowest`. wanted: whether a layer's weights have gradients, sums: where these go."""
+    `lowest`. sums: where the gradients of a layer's weights and norms go, None for those that have
+    none."""
 
     layers: PlainLayers | VariantLayers
     rows: Sequence[int]
     lowest: int
     need_dx: bool
-    wanted: list[bool]
     sums: list[list[Tensor | None]]
 
     def through(self, piece: Piece, x, kept_h, kept_c, dy, dcells, dh, dc) -> Tensor | None:
@@ -142,7 +142,8 @@ class Back(NamedTuple):
             inputs.pop()
             dy, dh_in, dc_in, found = self.layers.backward(
                 k, grads, inputs[k], *states, tapes.pop(), piece,
-                k > self.lowest or (k == 0 and self.need_dx), self.wanted[k],
+                k > self.lowest or (k == 0 and self.need_dx),
+                [total is not None for total in self.sums[k]],
             )  # fmt: skip
             dh[r], dc[r], dcells = dh_in[0], dc_in[0], None
             piece.cut(dh[r], dc[r])
@@ -183,7 +184,7 @@ def backward(doutput, dh_n, dc_n, dcells, *args):
             # The layers below the first of which anything is asked are only run forward.
             lowest = 0 if need_dx or need_dstates else wanted.index(True)
             rows = range(part.start, part.stop)
-            back = Back(call.layers(d, part), rows, lowest, need_dx, wanted, sums[part])
+            back = Back(call.layers(d, part), rows, lowest, need_dx, sums[part])
             way = call.way(d, every)
             for begin in reversed(way.starts):
                 piece, at = way.piece(begin), begin // every

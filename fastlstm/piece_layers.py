@@ -4,7 +4,7 @@ layers (layer_ops.py), or by the variants' recurrence (variant_ops.py) with what
 Both give the same: `forward` the output (T, N, P), h and c (1, N, ...), cells (T, N, 1, H) and a
 tape, of which only `backward` knows what it has; `backward` the gradients of x, of the states
 (1, N, ...), and of the weights and norms, in the order of NAMES and NORMS, None for what is not
-there.
+there; needs says in that order which of them are wanted.
 """
 
 from typing import NamedTuple
@@ -69,15 +69,15 @@ class PlainLayers(NamedTuple):
         return output, h, c, cells, (output, cells, gates)
 
     def backward(
-        self, k: int, grads, x, h, c, tape, piece: Piece, need_dx: bool, need_dweights: bool
+        self, k: int, grads, x, h, c, tape, piece: Piece, need_dx: bool, needs: list[bool]
     ):
         weight_ih, weight_hh, _, _, weight_hr = self.weights[k]
         matrices = weight_ih, weight_hh, weight_hr, None, None, None
-        switches = self.settings.wide_products, need_dx, need_dweights
+        switches = self.settings.wide_products, need_dx, any(needs)
         dx, dh, dc, *found = self.settings.op("layer_backward")(
             *grads, x, h, c, *matrices, *tape, *piece.masks, *switches
         )
-        if not need_dweights:
+        if not any(needs):
             return dx, dh, dc, None
         dweight_ih, dweight_hh, dbias, dweight_hr = found
         dweight_hr = None if weight_hr is None else dweight_hr[0]
@@ -123,28 +123,28 @@ class VariantLayers:
         return output, h, c, cells, ((output, cells, gates), normed, wide_gates)
 
     def backward(
-        self, k: int, grads, x, h, c, tape, piece: Piece, need_dx: bool, need_dweights: bool
+        self, k: int, grads, x, h, c, tape, piece: Piece, need_dx: bool, needs: list[bool]
     ):
+        need_ih, need_hh, need_bias_ih, need_bias_hh, need_hr, need_gain, *of_norms = needs
+        need_bias = need_bias_ih or need_bias_hh
         weight, bias, gain = self.inputs[k]
         (output, cells, gates), normed, wide_gates = tape
         dgates, dh, dc, *found = self.settings.op("variant_backward")(
             *grads, None, h, c, *self.parameters[k], output, cells, gates, *piece.masks,
-            *self._place(k, piece), wide_gates,
+            *self._place(k, piece), wide_gates, [need_hh, need_hr, *of_norms],
         )  # fmt: skip
         dgates, dgain, dbias = dgates.squeeze(2), None, None
         if normed is not None:
-            wanted = True, need_dweights, need_dweights and bias is not None
+            wanted = True, need_gain, need_bias
             product, mean, inverse = normed
             dgates, dgain, dbias = torch.ops.aten.native_layer_norm_backward(
                 dgates.to(gain.dtype), product, gain.shape, mean, inverse, gain, bias, wanted
             )
-        elif need_dweights:
+        elif need_bias:
             dbias = dgates.sum((0, 1))
         rows = dgates.to(self.product).flatten(0, 1)
         dx = (rows @ weight).view_as(x).to(x.dtype) if need_dx else None
-        if not need_dweights:
-            return dx, dh, dc, None
-        dweight_ih = rows.t() @ x.flatten(0, 1).to(self.product)
-        # weight_hr and the norms: without elements where they are not there.
+        dweight_ih = rows.t() @ x.flatten(0, 1).to(self.product) if need_ih else None
+        # Without elements where nothing is wanted.
         dweight_hh, dweight_hr, *dnorms = (g[0] if g.numel() else None for g in found)
         return dx, dh, dc, (dweight_ih, dweight_hh, dbias, dbias, dweight_hr, dgain, *dnorms)

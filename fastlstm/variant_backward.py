@@ -202,7 +202,7 @@ def loop(
     )
 
 
-def _products_of_steps(dy: Tensor, x: Tensor) -> Tensor:
+def products_of_steps(dy: Tensor, x: Tensor) -> Tensor:
     """(T, N, D, A), (T, N, D, B) -> (D, A, B), in dy's dtype."""
     return torch.stack(
         [
@@ -214,23 +214,27 @@ def _products_of_steps(dy: Tensor, x: Tensor) -> Tensor:
 
 def finish(
     arrived, h0, weight_hr, norm_c, bias_c, output, gates, prepared, h_mask, lengths, reset_mask,
-    options,
+    options, needs,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """dweight_hh (D, 4H, P), dweight_hr (D, P, H), dnorm_hh (D, 4H), dnorm_c and dbias_c (D, H)."""
+    """dweight_hh (D, 4H, P), dweight_hr (D, P, H), dnorm_hh (D, 4H), dnorm_c and dbias_c (D, H):
+    those that are there and in `needs`, the others without elements."""
     dtype, wide = h0.dtype, prepared.candidates.dtype
     normed = prepared.cell_hat is not None
-    dproducts = arrived.dproducts if normed else arrived.dgates_x
-    h_in = factors(output, h0, h_mask, lengths, reset_mask, options)
-    results = [_products_of_steps(dproducts, h_in)]
-    results += [h0.new_empty((0,)) for _ in range(4)]
-    if weight_hr is not None:
+    need_hh, need_hr, need_norm_hh, need_norm_c, need_bias_c = needs
+    results = [h0.new_empty((0,)) for _ in range(5)]
+    if need_hh:
+        dproducts = arrived.dproducts if normed else arrived.dgates_x
+        h_in = factors(output, h0, h_mask, lengths, reset_mask, options)
+        results[0] = products_of_steps(dproducts, h_in)
+    if need_hr and weight_hr is not None:
         H = prepared.candidates.shape[-1]
         hidden = gates[..., 3 * H :].to(wide) * _shown(prepared, norm_c, bias_c).tanh()
-        results[1] = _products_of_steps(arrived.dhidden, hidden)
-    if normed:
+        results[1] = products_of_steps(arrived.dhidden, hidden)
+    if need_norm_hh and normed:
         results[2] = (arrived.dgates_x * prepared.product_hat).sum((0, 1))
+    if need_norm_c and normed:
         results[3] = (arrived.dshown * prepared.cell_hat).sum((0, 1))
-    if bias_c is not None:
+    if need_bias_c and bias_c is not None:
         results[4] = arrived.dshown.sum((0, 1))
     return tuple(r.to(dtype) for r in results)
 
@@ -256,7 +260,7 @@ def variant_backward(
     lengths: Tensor | None,
     reset_mask: Tensor | None,
     seed: Tensor | None,
-    *options_and_wide,
+    *options_and_switches,
 ) -> tuple[Tensor, ...]:
     """All gradients of `variant_reference.variant_forward`.
 
@@ -264,14 +268,15 @@ def variant_backward(
         run_loop: `loop` or a kernel's with the same arguments.
         doutput, dh_n, dc_n, dcells, dgates_out: gradients of the five results of the forward, each
         None where zero.
-        options_and_wide: `Options`, and whether gates_x came, and dgates_x is wanted, in the
-        accumulation dtype.
+        options_and_switches: `Options`; whether gates_x came, and dgates_x is wanted, in the
+        accumulation dtype; and of weight_hh, weight_hr, norm_hh, norm_c and bias_c, whether a
+        gradient is wanted.
 
     Returns:
         dgates_x (T, N, D, 4H), dh0 (D, N, P), dc0 (D, N, H), and the gradients of weight_hh,
-        weight_hr, norm_hh, norm_c and bias_c, without elements for what is None.
+        weight_hr, norm_hh, norm_c and bias_c, without elements for what is None or not wanted.
     """
-    *options, wide_gates = options_and_wide
+    *options, wide_gates, needs = options_and_switches
     options = Options(*options)
     T = gates.shape[0]
     if T == 0:
@@ -281,7 +286,10 @@ def variant_backward(
             gates.new_empty(gates.shape, dtype=wide if wide_gates else dtype),
             torch.zeros_like(h0) if dh_n is None else dh_n.clone(),
             torch.zeros_like(c0) if dc_n is None else dc_n.clone(),
-            *(h0.new_empty((0,)) if w is None else torch.zeros_like(w) for w in weights),
+            *(
+                torch.zeros_like(w) if w is not None and need else h0.new_empty((0,))
+                for w, need in zip(weights, needs, strict=True)
+            ),
         )
     if lengths is not None:
         lengths = lengths.clamp(0, T)
@@ -295,6 +303,6 @@ def variant_backward(
     )  # fmt: skip
     grads = finish(
         arrived, h0, weight_hr, norm_c, bias_c, output, gates, prepared, h_mask, lengths,
-        reset_mask, options,
+        reset_mask, options, needs,
     )  # fmt: skip
     return *arrived[:3], *grads

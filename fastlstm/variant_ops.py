@@ -26,11 +26,11 @@ FORWARD = (
 BACKWARD = (
     "{}_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, Tensor? dgates_out, "
     f"Tensor h0, Tensor c0, {_WEIGHTS}, Tensor output, Tensor cells, Tensor gates, "
-    f"Tensor? lengths, Tensor? reset_mask, {_OPTIONS}, bool wide_gates) "
+    f"Tensor? lengths, Tensor? reset_mask, {_OPTIONS}, bool wide_gates, bool[] needs) "
     "-> (Tensor dgates_x, Tensor dh0, Tensor dc0, Tensor dweight_hh, Tensor dweight_hr, "
     "Tensor dnorm_hh, Tensor dnorm_c, Tensor dbias_c)"
 )
-_TENSORS, _SCALARS = 19, 5  # of the backward's arguments
+_TENSORS, _SCALARS = 19, 6  # of the backward's arguments
 
 
 def _forward_reference(*args):
@@ -56,12 +56,17 @@ def forward_results(*args):
 def _backward_results(*args):
     ops.check_one_device(*args[:_TENSORS])
     h0, c0, *weights = args[5:13]
-    gates, wide_gates = args[15], args[-1]
+    gates, (wide_gates, needs) = args[15], args[-2:]
     del weights[2]  # h_mask has no gradient
     dtype = reference.accumulation_dtype(h0.dtype) if wide_gates else h0.dtype
     return (
         gates.new_empty(gates.shape, dtype=dtype),
-        *(h0.new_empty((0,) if x is None else x.shape) for x in (h0, c0, *weights)),
+        h0.new_empty(h0.shape),
+        c0.new_empty(c0.shape),
+        *(
+            h0.new_empty((0,) if w is None or not need else w.shape)
+            for w, need in zip(weights, needs, strict=True)
+        ),
     )
 
 
@@ -84,9 +89,10 @@ def _make_forward_autograd(family):
         # A gradient for the gates comes from a backward that was itself differentiated; compiled
         # kernels leave it to the reference.
         rule = "reference" if dgates_out is not None else family
+        of_weights = [needs[k] for k in (3, 4, 6, 7, 8)]
         grads = getattr(torch.ops.fastlstm, f"{rule}_variant_backward")(
             doutput, dh_n, dc_n, dcells, dgates_out, *ctx.saved_tensors, *ctx.options,
-            ctx.wide_gates,
+            ctx.wide_gates, of_weights,
         )  # fmt: skip
         # In the order of the forward's arguments, of which h_mask has none.
         places = (0, 1, 2, 3, 4, None, 5, 6, 7)

@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastlstm
-from fastlstm import FastLSTM, checkpointing, functional
+from fastlstm import FastLSTM, checkpointing, functional, variant_backward
 from fastlstm.testing import compare, make_input, make_states
 
 pytestmark = [needs_library, pytest.mark.usefixtures("poisoned_empty"), ignore_onednn]
@@ -184,6 +184,28 @@ def test_nothing_is_computed_that_is_not_asked_for(every):
         assert calls.asked == {(False, False), (True, False)}
     else:
         assert calls.asked == {(False, True, (False,) * 12)}
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("every", [None, 4])
+def test_a_variants_frozen_weights_get_no_products(every, backend, monkeypatch):
+    fast = FastLSTM(I, H, 2, **ALL, backend=backend, checkpoint_every=every, dtype=torch.float64)
+    x, made = make_input(T, N, I, torch.float64).requires_grad_(), []
+    product = variant_backward.products_of_steps
+    monkeypatch.setattr(
+        variant_backward, "products_of_steps", lambda *of: made.append(of) or product(*of)
+    )
+    grads = []
+    for frozen in (False, True):
+        fast.weight_hh_l0.requires_grad_(not frozen)
+        fast.weight_hh_l1.requires_grad_(not frozen)
+        leaves = {n: p for n, p in fast.named_parameters() if "weight_hh_l" not in n or "ln_" in n}
+        made.clear()
+        torch.manual_seed(3)
+        y = fast(x)[0].sum()
+        grads.append(torch.autograd.grad(y, [x, *leaves.values()]))
+        assert not made if frozen else made
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
 @pytest.mark.parametrize("model", [*MODELS, VARIANTS["all-L3"], VARIANTS["layer_norm"]], ids=str)

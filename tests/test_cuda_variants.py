@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from op_cases import threads
-from variant_cases import Case, check, draw, forward, sampled_cases
+from variant_cases import Case, check, check_frozen, draw, forward, sampled_cases
 
 sys.path.insert(0, str(Path(__file__).parent / "simt"))
 import family
@@ -68,6 +68,10 @@ def test_rows_of_several_warps(P):
         check(replace(WIDE, P=P), FAMILY)
     large = Case("recurrence", T=2, N=2, H=600, P=5, dtype=torch.float32, norm="bias", mask=True)
     check(large, FAMILY)
+
+
+def test_no_gradient_of_a_frozen_weight_is_formed(monkeypatch):
+    check_frozen(FAMILY, monkeypatch)
 
 
 def test_launches():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from op_cases import by_id, threads
 from pairs import needs_library
-from variant_cases import Case, check, draw, forward, sampled_cases
+from variant_cases import Case, check, check_frozen, draw, forward, sampled_cases
 
 from fastlstm import FastLSTM
 
@@ -37,6 +37,11 @@ def test_shared_out_over_threads_it_is_the_same(case):
         check(case)
         shared = forward(case, "lstm", arguments)
     assert all(torch.equal(alone[name], shared[name]) for name in alone)
+
+
+@pytest.mark.parametrize("family", ["reference", "lstm"])
+def test_no_gradient_of_a_frozen_weight_is_formed(family, monkeypatch):
+    check_frozen(family, monkeypatch)
 
 
 def test_masks_are_the_references_bits():

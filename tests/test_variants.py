@@ -251,6 +251,7 @@ def test_opcheck(which):
         y, h_n, c_n, cells, gates = torch.ops.fastlstm.reference_variant_forward(*given)
         grads = [torch.randn_like(r) for r in (y, h_n, c_n, cells)]
         given = [*grads, None, *tensors[1:9], y, cells, gates, *tensors[9:], *tail, False]
+        given.append([True, False, True, False, True])
     op = getattr(torch.ops.fastlstm, f"reference_variant_{which}").default
     torch.library.opcheck(op, tuple(given))
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import triton
 from op_cases import by_id
-from variant_cases import Case, check, draw, forward, sampled_cases
+from variant_cases import Case, check, check_frozen, draw, forward, sampled_cases
 
 from fastlstm import precision, variant_kernels, variant_ops
 
@@ -41,6 +41,11 @@ def test_tf32(monkeypatch):
         mask=True, zoneout=(0.25, 0.5),
     )  # fmt: skip
     held(case, monkeypatch, tf32=True)
+
+
+def test_no_gradient_of_a_frozen_weight_is_formed(monkeypatch):
+    monkeypatch.setattr(precision, "allows_tf32", lambda: False)
+    check_frozen("triton", monkeypatch)
 
 
 def test_masks_are_the_references_bits(monkeypatch):

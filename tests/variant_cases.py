@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from op_cases import Measured, judge, rounded_products, threads, to
 
-from fastlstm import reference, variant_kernels  # noqa: F401  (registers all ops)
+from fastlstm import reference, variant_backward, variant_kernels  # noqa: F401  (registers all ops)
 
 FORWARD = ("output", "h_n", "c_n", "cells", "gates")
 BACKWARD = ("dgates_x", "dh0", "dc0", "dweight_hh", "dweight_hr", "dnorm_hh", "dnorm_c", "dbias_c")
@@ -85,10 +85,10 @@ def forward(case: Case, family: str, arguments, switches=(True, True)) -> dict:
     return dict(zip(FORWARD, op(*arguments, *options(case), *switches), strict=True))
 
 
-def backward(case: Case, family: str, arguments, gradients, tape) -> dict:
+def backward(case: Case, family: str, arguments, gradients, tape, needs=(True,) * 5) -> dict:
     op = getattr(torch.ops.fastlstm, f"{family}_variant_backward").default
     given = [*gradients, None, *arguments[1:9], *tape, *arguments[9:]]
-    return dict(zip(BACKWARD, op(*given, *options(case), case.wide), strict=True))
+    return dict(zip(BACKWARD, op(*given, *options(case), case.wide, needs), strict=True))
 
 
 def run_both(case, family, problem, tape, dtype=None, device="cpu") -> dict:
@@ -117,3 +117,27 @@ def check(case: Case, family: str = "lstm", problem=None, *, factors=None, devic
             wanted = torch.float64 if case.dtype == torch.float64 else None
             found = run_both(case, family, drawn, tape, wanted, device), low, oracle
     return judge(case, *found, measured)
+
+
+FROZEN = Case(
+    "recurrence", T=3, N=2, H=5, P=4, D=2, dtype=torch.float32, masks="random", norm="bias",
+    mask=True, zoneout=(0.25, 0.5),
+)  # fmt: skip
+
+
+def check_frozen(family: str, monkeypatch) -> None:
+    """Without each weight's gradient in turn: it is not formed, and the others are the same."""
+    made, product = [], variant_backward.products_of_steps
+    monkeypatch.setattr(
+        variant_backward, "products_of_steps", lambda *of: made.append(of) or product(*of)
+    )
+    arguments, gradients = draw(FROZEN)
+    tape = list(forward(FROZEN, "reference", arguments).values())
+    given = FROZEN, family, arguments, gradients, [tape[0], *tape[3:]]
+    whole = backward(*given)
+    for k, name in enumerate(BACKWARD[3:]):
+        made.clear()
+        found = backward(*given, [place != k for place in range(5)])
+        assert found.pop(name).numel() == 0
+        assert len(made) == (1 if name.startswith("dweight") else 2)
+        assert all(torch.equal(value, whole[key]) for key, value in found.items())
