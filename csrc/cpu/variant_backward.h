@@ -1,65 +1,52 @@
-// The variants' backward loop over steps, in phases as the forward's. Included inside a namespace of an instruction set.
+// The variants' backward loop over steps. Included inside a namespace of an instruction set.
 
 template <class Acc, class IO, class GX>
-class VariantBackward {
+class VariantBackward : VariantFrame<Acc, BackwardArgs> {
+  using Frame = VariantFrame<Acc, BackwardArgs>;
+  using Frame::a_, Frame::v_, Frame::s_, Frame::plan_, Frame::rec_, Frame::p_stride_, Frame::h_stride_;
+  using Frame::L, Frame::at, Frame::row_of, Frame::normed, Frame::projected;
+  using typename Frame::V;
+
  public:
-  VariantBackward(const BackwardArgs& args, const Variant& variant, const VariantTape& tape, const Threads& threads, const Plan& plan)
-      : a_(args),
-        v_(variant),
+  VariantBackward(const BackwardArgs& args, const Variant& variant, const VariantTape& tape, const Threads& threads,
+                  const Plan& plan)
+      : Frame(args, variant, threads, plan),
         tape_(tape),
-        s_(args.sizes),
-        threads_(threads),
-        plan_(plan),
-        rec_{s_, plan_, args.reset_mask, variant},
-        hh_panels_((s_.P + L - 1) / L, kPanel, plan_.U, 4 * s_.H, L, 1),
-        hr_panels_(args.weight_hr[0] == nullptr ? 0 : (s_.H + L - 1) / L, kPanel, plan_.U, s_.P, L, 1) {
-    Layout size(nullptr);
-    lay_out(size);
-    Layout layout(Workspace::take(size.used()));
-    lay_out(layout);
+        hh_{Frame::columns_of(s_.P, 4 * s_.H)},
+        hr_{Frame::columns_of(projected() ? s_.H : 0, s_.P)} {
+    Frame::lay_out_workspace([&](Layout& layout) { lay_out(layout); });
   }
 
   void run() {
-    pack();
-    run_plan(plan_, threads_, [=](int d, int group, int u0, int u1, Barrier& barrier) {
-      int64_t meetings = 0;
-      const auto meet = [&] {
-        if (plan_.U > 1) barrier.arrive_and_wait(u1 - u0, ++meetings * plan_.U);
-      };
-      rec_.for_chunks(group, [&](int64_t begin, int64_t end) {
-        if (u0 == 0) start_rows(d, begin, end);
+    Frame::template pack<IO>(
+        hh_, hr_,
+        [&](const Panel& panel, const IO* weight, Acc* out) { pack_columns<Acc, false>(panel, weight, 4 * s_.H, s_.P, out); },
+        [&](const Panel& panel, const IO* weight, Acc* out) { pack_columns<Acc, false>(panel, weight, s_.P, s_.H, out); });
+    Frame::for_chunks([this](int d, int64_t begin, int64_t end, int u0, int u1, const auto& meet) {
+      if (u0 == 0) start_rows(d, begin, end);
+      meet();
+      for (int64_t k = s_.T - 1; k >= 0; --k) {
+        const int64_t t = rec_.step_at(d, k), count = plan_.active(begin, end, t);
+        for (int u = u0; u < u1; ++u) hidden_gradients(d, t, begin, count, u);
         meet();
-        for (int64_t k = s_.T - 1; k >= 0; --k) {
-          const int64_t t = rec_.step_at(d, k), count = plan_.active(begin, end, t);
-          for (int u = u0; u < u1; ++u) hidden_gradients(d, t, begin, count, u);
-          meet();
-          if (projected()) {
-            for (int u = u0; u < u1; ++u) unproject(d, begin, count, u);
-            meet();
-          }
-          for (int64_t slot = begin + count * u0 / plan_.U; slot < begin + count * u1 / plan_.U; ++slot) cell(d, t, slot);
-          if (u0 == 0) leave_out(d, t, begin + count, end);
+        if (projected()) {
+          for (int u = u0; u < u1; ++u) unproject(d, begin, count, u);
           meet();
         }
-        for (int u = u0; u < u1; ++u) initial_hidden_gradients(d, begin, end, u);
-        if (u0 == 0) initial_cell_gradients(d, begin, end);
+        Frame::for_rows(begin, count, u0, u1, [&](int64_t slot) { cell(d, t, slot); });
+        if (u0 == 0) leave_out(d, t, begin + count, end);
         meet();
-      });
+      }
+      for (int u = u0; u < u1; ++u) initial_hidden_gradients(d, begin, end, u);
+      if (u0 == 0) initial_cell_gradients(d, begin, end);
+      meet();
     });
   }
 
  private:
-  using V = Vec<Acc>;
-  static constexpr int L = lanes<Acc>;
-
-  bool projected() const { return a_.weight_hr[0] != nullptr; }
-  bool normed() const { return v_.norm_hh != nullptr; }
-
   void lay_out(Layout& layout) {
-    p_stride_ = padded<Acc>(s_.P);
-    h_stride_ = padded<Acc>(s_.H);
-    packed_hh_ = layout.array<Acc>(s_.D * hh_panels_.elements);
-    packed_hr_ = layout.array<Acc>(s_.D * hr_panels_.elements);
+    hh_.data = layout.array<Acc>(s_.D * hh_.panels.elements);
+    hr_.data = layout.array<Acc>(s_.D * hr_.panels.elements);
     dproducts_ = layout.array<Acc>(s_.D * s_.N * 4 * s_.H);
     kept_ = layout.array<Acc>(s_.D * s_.N * p_stride_);
     dprojected_ = layout.array<Acc>(s_.D * s_.N * p_stride_);
@@ -68,24 +55,8 @@ class VariantBackward {
     work_ = layout.array<Acc>(s_.D * s_.N * 4 * h_stride_);
   }
 
-  Acc* row_of(Acc* data, int d, int64_t slot, int64_t width) const { return data + (d * s_.N + slot) * width; }
-  int64_t at(int64_t t, int64_t row, int d, int64_t width) const { return ((t * s_.N + row) * s_.D + d) * width; }
   const Acc* tape_row(const void* data, int64_t t, int64_t row, int d, int64_t width) const {
     return static_cast<const Acc*>(data) + at(t, row, d, width);
-  }
-
-  void pack() {
-    const int64_t hh = hh_panels_.panels.size(), hr = hr_panels_.panels.size();
-    share_out(threads_, plan_.workers(), s_.D * (hh + hr), s_.D * 4 * s_.H * s_.P, [&](int64_t n) {
-      const int64_t d = n / (hh + hr), k = n % (hh + hr);
-      if (k < hh) {
-        pack_columns<Acc, false>(hh_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), 4 * s_.H, s_.P,
-                                 packed_hh_ + d * hh_panels_.elements);
-      } else {
-        pack_columns<Acc, false>(hr_panels_.panels[k - hh], static_cast<const IO*>(a_.weight_hr[d]), s_.P, s_.H,
-                                 packed_hr_ + d * hr_panels_.elements);
-      }
-    });
   }
 
   void start_rows(int d, int64_t begin, int64_t end) {
@@ -114,30 +85,23 @@ class VariantBackward {
     }
   }
 
-  // body(row of the block, first column, columns, sums, whole) for each vector of the product of `states` with W_hh.
+  // body(slot, column, columns, whole, dh) for each vector of what arrives at the rows' h from the later step, or at h0.
   template <class Body>
   FASTLSTM_INLINE void through_hh(int d, int64_t begin, int64_t total, int u, const Body& body) {
-    alignas(64) Acc sums[kMaxRows * kPanel * L];
-    const Acc* packed = packed_hh_ + d * hh_panels_.elements;
-    for (int64_t p = hh_panels_.share_begin[u]; p < hh_panels_.share_begin[u + 1]; ++p) {
-      const Panel& panel = hh_panels_.panels[p];
-      for_row_blocks(total, [&](int64_t first, int rows) {
-        const int64_t slot = begin + first;
-        product<Acc, Acc>(rows, panel.vectors, row_of(dproducts_, d, slot, 4 * s_.H), 4 * s_.H, packed + panel.offset, 4 * s_.H, sums);
-        for (int r = 0; r < rows; ++r) {
-          const int64_t column0 = panel.vector * L, row = plan_.rows[slot + r];
-          for_row<Acc>(std::min<int64_t>(panel.vectors * L, s_.P - column0), [&](int64_t j, int64_t count, auto whole) {
-            const int64_t column = column0 + j;
-            V dh = load_raw<V>(sums + r * panel.vectors * L + j);
-            if (v_.h_mask != nullptr) {
-              const Acc* mask = static_cast<const Acc*>(v_.h_mask) + (d * s_.N + row) * s_.P + column;
-              dh *= load<Acc, decltype(whole)::value>(mask, count);
-            }
-            body(slot + r, column, count, whole, dh + load_raw<V>(row_of(kept_, d, slot + r, p_stride_) + column));
-          });
+    const int64_t H4 = 4 * s_.H;
+    const auto body_of_row = [&](int64_t slot, const Panel& panel, const Acc* sums) {
+      const int64_t column0 = panel.vector * L, row = plan_.rows[slot];
+      for_row<Acc>(std::min<int64_t>(panel.vectors * L, s_.P - column0), [&](int64_t j, int64_t count, auto whole) {
+        const int64_t column = column0 + j;
+        V dh = load_raw<V>(sums + j);
+        if (v_.h_mask != nullptr) {
+          const Acc* mask = static_cast<const Acc*>(v_.h_mask) + (d * s_.N + row) * s_.P + column;
+          dh *= load<Acc, decltype(whole)::value>(mask, count);
         }
+        body(slot, column, count, whole, dh + load_raw<V>(row_of(kept_, d, slot, p_stride_) + column));
       });
-    }
+    };
+    Frame::template multiply<false>(hh_, d, u, dproducts_, H4, H4, begin, total, body_of_row);
   }
 
   // What arrives at h_t, and of it what goes on to y~_t and what, through zoneout, to h_{t-1}.
@@ -165,19 +129,11 @@ class VariantBackward {
   }
 
   void unproject(int d, int64_t begin, int64_t total, int u) {
-    alignas(64) Acc sums[kMaxRows * kPanel * L];
-    const Acc* packed = packed_hr_ + d * hr_panels_.elements;
-    for (int64_t p = hr_panels_.share_begin[u]; p < hr_panels_.share_begin[u + 1]; ++p) {
-      const Panel& panel = hr_panels_.panels[p];
-      for_row_blocks(total, [&](int64_t first, int rows) {
-        const int64_t slot = begin + first;
-        product<Acc, Acc>(rows, panel.vectors, row_of(dprojected_, d, slot, p_stride_), p_stride_, packed + panel.offset, s_.P, sums);
-        for (int r = 0; r < rows; ++r) {
-          Acc* out = row_of(dhidden_, d, slot + r, h_stride_) + panel.vector * L;
-          for (int v = 0; v < panel.vectors; ++v) store_raw(out + v * L, load_raw<V>(sums + (r * panel.vectors + v) * L));
-        }
-      });
-    }
+    const auto put = [&](int64_t slot, const Panel& panel, const Acc* sums) {
+      Acc* out = row_of(dhidden_, d, slot, h_stride_) + panel.vector * L;
+      for (int v = 0; v < panel.vectors; ++v) store_raw(out + v * L, load_raw<V>(sums + v * L));
+    };
+    Frame::template multiply<false>(hr_, d, u, dprojected_, p_stride_, s_.P, begin, total, put);
   }
 
   template <bool kWhole>
@@ -309,16 +265,8 @@ class VariantBackward {
     }
   }
 
-  const BackwardArgs& a_;
-  const Variant& v_;
   const VariantTape& tape_;
-  const Sizes& s_;
-  const Threads& threads_;
-  const Plan& plan_;
-  const VariantRecurrence rec_;
-  const Panels hh_panels_, hr_panels_;
-  int64_t p_stride_, h_stride_;
-  Acc *packed_hh_, *packed_hr_;
+  PackedMatrix<Acc> hh_, hr_;
   Acc* dproducts_;   // [D, slots, 4H], of the later step, zeros where it was cut
   Acc* kept_;        // [D, slots, P padded], what zoneout passes on to the h before
   Acc* dprojected_;  // [D, slots, P padded]

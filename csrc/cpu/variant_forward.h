@@ -1,88 +1,52 @@
 // The variants' forward loop over steps. Included inside a namespace of an instruction set.
-//
-// Layer normalisation needs whole rows, and so a step has phases between which the workers of a group meet: the product, by
-// panels of units; the cell, by rows; with a projection its product, by panels again.
 
 template <class Acc, class IO, class GX>
-class VariantForward {
+class VariantForward : VariantFrame<Acc, ForwardArgs> {
+  using Frame = VariantFrame<Acc, ForwardArgs>;
+  using Frame::a_, Frame::v_, Frame::s_, Frame::plan_, Frame::rec_, Frame::p_stride_, Frame::h_stride_;
+  using Frame::L, Frame::at, Frame::row_of, Frame::normed, Frame::projected;
+  using typename Frame::V;
+
  public:
   VariantForward(const ForwardArgs& args, const Variant& variant, const Threads& threads, const Plan& plan)
-      : a_(args),
-        v_(variant),
-        s_(args.sizes),
-        threads_(threads),
-        plan_(plan),
-        rec_{s_, plan_, args.reset_mask, variant},
-        gate_panels_((s_.H + L - 1) / L, 1, plan_.U, s_.P, L, kPanel),
-        out_panels_(args.weight_hr[0] == nullptr ? 0 : (s_.P + L - 1) / L, kPanel, plan_.U, s_.H, L, 1) {
-    Layout size(nullptr);
-    lay_out(size);
-    Layout layout(Workspace::take(size.used()));
-    lay_out(layout);
+      : Frame(args, variant, threads, plan),
+        hh_{{(s_.H + L - 1) / L, 1, plan_.U, s_.P, L, kPanel}},
+        hr_{Frame::columns_of(projected() ? s_.P : 0, s_.H)} {
+    Frame::lay_out_workspace([&](Layout& layout) { lay_out(layout); });
   }
 
   void run() {
-    pack();
-    run_plan(plan_, threads_, [=](int d, int group, int u0, int u1, Barrier& barrier) {
-      int64_t meetings = 0;
-      const auto meet = [&] {
-        if (plan_.U > 1) barrier.arrive_and_wait(u1 - u0, ++meetings * plan_.U);
-      };
-      rec_.for_chunks(group, [&](int64_t begin, int64_t end) {
-        if (u0 == 0) start_rows(d, begin, end);
+    Frame::template pack<IO>(
+        hh_, hr_,
+        [&](const Panel& panel, const IO* weight, Acc* out) { pack_gates<Acc>(panel, weight, s_.H, s_.P, out); },
+        [&](const Panel& panel, const IO* weight, Acc* out) { pack_columns<Acc, true>(panel, weight, s_.H, s_.P, out); });
+    Frame::for_chunks([this](int d, int64_t begin, int64_t end, int u0, int u1, const auto& meet) {
+      if (u0 == 0) start_rows(d, begin, end);
+      meet();
+      for (int64_t k = 0; k < s_.T; ++k) {
+        const int64_t t = rec_.step_at(d, k), count = plan_.active(begin, end, t);
+        for (int u = u0; u < u1; ++u) multiply(d, begin, count, u);
+        if (u0 == 0) leave_out(d, t, begin + count, end);
         meet();
-        for (int64_t k = 0; k < s_.T; ++k) {
-          const int64_t t = rec_.step_at(d, k), count = plan_.active(begin, end, t);
-          for (int u = u0; u < u1; ++u) multiply(d, begin, count, u);
-          if (u0 == 0) leave_out(d, t, begin + count, end);
+        Frame::for_rows(begin, count, u0, u1, [&](int64_t slot) { cell(d, t, slot); });
+        meet();
+        if (projected()) {
+          for (int u = u0; u < u1; ++u) project(d, t, begin, count, u);
           meet();
-          for (int64_t slot = begin + count * u0 / plan_.U; slot < begin + count * u1 / plan_.U; ++slot) cell(d, t, slot);
-          meet();
-          if (projected()) {
-            for (int u = u0; u < u1; ++u) project(d, t, begin, count, u);
-            meet();
-          }
         }
-      });
+      }
     });
   }
 
  private:
-  using V = Vec<Acc>;
-  static constexpr int L = lanes<Acc>;
-
-  bool projected() const { return a_.weight_hr[0] != nullptr; }
-  bool normed() const { return v_.norm_hh != nullptr; }
-
   void lay_out(Layout& layout) {
-    p_stride_ = padded<Acc>(s_.P);
-    h_stride_ = padded<Acc>(s_.H);
-    packed_hh_ = layout.array<Acc>(s_.D * gate_panels_.elements);
-    packed_hr_ = layout.array<Acc>(s_.D * out_panels_.elements);
+    hh_.data = layout.array<Acc>(s_.D * hh_.panels.elements);
+    hr_.data = layout.array<Acc>(s_.D * hr_.panels.elements);
     factor_ = layout.array<Acc>(s_.D * s_.N * p_stride_);
     h_ = layout.array<Acc>(s_.D * s_.N * p_stride_);
     c_ = layout.array<Acc>(s_.D * s_.N * h_stride_);
     products_ = layout.array<Acc>(s_.D * s_.N * 4 * h_stride_);
     hidden_ = layout.array<Acc>(s_.D * s_.N * h_stride_);
-  }
-
-  // A row's part of an array [D, slots, width].
-  Acc* row_of(Acc* data, int d, int64_t slot, int64_t width) const { return data + (d * s_.N + slot) * width; }
-  // The place of (t, row, d) in an array [T, N, D, width].
-  int64_t at(int64_t t, int64_t row, int d, int64_t width) const { return ((t * s_.N + row) * s_.D + d) * width; }
-
-  void pack() {
-    const int64_t gates = gate_panels_.panels.size(), outs = out_panels_.panels.size();
-    share_out(threads_, plan_.workers(), s_.D * (gates + outs), s_.D * 4 * s_.H * s_.P, [&](int64_t n) {
-      const int64_t d = n / (gates + outs), k = n % (gates + outs);
-      if (k < gates) {
-        pack_gates<Acc>(gate_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), s_.H, s_.P,
-                        packed_hh_ + d * gate_panels_.elements);
-      } else {
-        pack_columns<Acc, true>(out_panels_.panels[k - gates], static_cast<const IO*>(a_.weight_hr[d]), s_.H, s_.P,
-                                packed_hr_ + d * out_panels_.elements);
-      }
-    });
   }
 
   void start_rows(int d, int64_t begin, int64_t end) {
@@ -128,19 +92,11 @@ class VariantForward {
   }
 
   void multiply(int d, int64_t begin, int64_t count, int u) {
-    alignas(64) Acc sums[kMaxRows * kPanel * L];
-    const Acc* packed = packed_hh_ + d * gate_panels_.elements;
-    for (int64_t p = gate_panels_.share_begin[u]; p < gate_panels_.share_begin[u + 1]; ++p) {
-      const Panel& panel = gate_panels_.panels[p];
-      for_row_blocks(count, [&](int64_t first, int rows) {
-        const int64_t slot = begin + first;
-        product<Acc, Acc>(rows, kPanel, row_of(factor_, d, slot, p_stride_), p_stride_, packed + panel.offset, s_.P, sums);
-        for (int r = 0; r < rows; ++r) {
-          Acc* out = row_of(products_, d, slot + r, 4 * h_stride_) + panel.vector * L;
-          for (int g = 0; g < 4; ++g) store_raw(out + g * h_stride_, load_raw<V>(sums + (r * kPanel + g) * L));
-        }
-      });
-    }
+    const auto put = [&](int64_t slot, const Panel& panel, const Acc* sums) {
+      Acc* out = row_of(products_, d, slot, 4 * h_stride_) + panel.vector * L;
+      for (int g = 0; g < 4; ++g) store_raw(out + g * h_stride_, load_raw<V>(sums + g * L));
+    };
+    Frame::template multiply<true>(hh_, d, u, factor_, p_stride_, s_.P, begin, count, put);
   }
 
   // Gates, c and, without a projection, h of one row.
@@ -212,36 +168,19 @@ class VariantForward {
   }
 
   void project(int d, int64_t t, int64_t begin, int64_t total, int u) {
-    alignas(64) Acc sums[kMaxRows * kPanel * L];
-    const Acc* packed = packed_hr_ + d * out_panels_.elements;
-    for (int64_t p = out_panels_.share_begin[u]; p < out_panels_.share_begin[u + 1]; ++p) {
-      const Panel& panel = out_panels_.panels[p];
-      for_row_blocks(total, [&](int64_t first, int rows) {
-        const int64_t slot = begin + first;
-        product<Acc, Acc>(rows, panel.vectors, row_of(hidden_, d, slot, h_stride_), h_stride_, packed + panel.offset, s_.H, sums);
-        for (int r = 0; r < rows; ++r) {
-          const int64_t row = plan_.rows[slot + r], length = plan_.lengths[slot + r];
-          const bool last = t == rec_.last_step(d, length);
-          const bool cut = !last && rec_.cut_entering(d, rec_.step_after(d, t), row, length);
-          const Zone<Acc, 0> zone(v_, d, row, t);
-          const int64_t column0 = panel.vector * L;
-          for_row<Acc>(std::min<int64_t>(panel.vectors * L, s_.P - column0), [&](int64_t j, int64_t count, auto whole) {
-            emit(d, t, slot + r, column0 + j, count, whole, load_raw<V>(sums + r * panel.vectors * L + j), zone, last, cut);
-          });
-        }
+    const auto emit_row = [&](int64_t slot, const Panel& panel, const Acc* sums) {
+      const int64_t row = plan_.rows[slot], length = plan_.lengths[slot], column0 = panel.vector * L;
+      const bool last = t == rec_.last_step(d, length);
+      const bool cut = !last && rec_.cut_entering(d, rec_.step_after(d, t), row, length);
+      const Zone<Acc, 0> zone(v_, d, row, t);
+      for_row<Acc>(std::min<int64_t>(panel.vectors * L, s_.P - column0), [&](int64_t j, int64_t count, auto whole) {
+        emit(d, t, slot, column0 + j, count, whole, load_raw<V>(sums + j), zone, last, cut);
       });
-    }
+    };
+    Frame::template multiply<false>(hr_, d, u, hidden_, h_stride_, s_.H, begin, total, emit_row);
   }
 
-  const ForwardArgs& a_;
-  const Variant& v_;
-  const Sizes& s_;
-  const Threads& threads_;
-  const Plan& plan_;
-  const VariantRecurrence rec_;
-  const Panels gate_panels_, out_panels_;
-  int64_t p_stride_, h_stride_;
-  Acc *packed_hh_, *packed_hr_;
+  PackedMatrix<Acc> hh_, hr_;
   Acc* factor_;    // [D, slots, P padded], what W_hh multiplies
   Acc* h_;         // [D, slots, P padded]
   Acc* c_;         // [D, slots, H padded]

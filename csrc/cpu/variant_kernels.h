@@ -9,6 +9,7 @@
 #include "product.h"
 #include "rows.h"
 #include "variant_rows.h"
+#include "variant_frame.h"
 #include "variant_forward.h"
 #include "variant_backward.h"
 
