@@ -18,7 +18,6 @@ ForwardResults cuda_variant_forward(
     double zoneout_h, double zoneout_c, int64_t stream, int64_t first_step, bool save_tape, bool save_cells, bool tf32) {
   const ForwardInputs in{gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask};
   const ForwardStart start = start_forward(in, save_tape, save_cells);
-  check_states(start.wide_states);
   Held held;
   const Variant variant =
       variant_of(held, start.sizes, h0, h_mask, norm_hh, norm_c, bias_c, seed, zoneout_h, zoneout_c, stream, first_step);
@@ -40,7 +39,6 @@ VariantLoopResults cuda_variant_loop(
     double zoneout_c, int64_t stream, int64_t first_step, bool wide_gates, bool tf32) {
   const BackwardInputs in{doutput, dh_n, dc_n, dcells, h0, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask};
   const BackwardStart start = start_backward(in, wide_gates);
-  check_states(start.wide_states);
   Held held;
   const Variant variant =
       variant_of(held, start.sizes, h0, h_mask, norm_hh, norm_c, bias_c, seed, zoneout_h, zoneout_c, stream, first_step);

@@ -9,10 +9,6 @@ namespace fastlstm {
 // dgates_x, dh0, dc0, dhidden, dproducts, dshown
 using VariantLoopResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-inline void check_states(bool wide_states) {
-  STD_TORCH_CHECK(!wide_states, "fastlstm: c0 has a dtype that does not fit h0's: with a variant both have the same");
-}
-
 // The variant that the arguments ask for, checked against the call's sizes; `held` keeps its tensors.
 inline Variant variant_of(Held& held, const Sizes& s, const Tensor& h0, const OptionalTensor& h_mask, const OptionalTensor& norm_hh,
                           const OptionalTensor& norm_c, const OptionalTensor& bias_c, const OptionalTensor& seed, double zoneout_h,

@@ -15,7 +15,6 @@ ForwardResults variant_forward(
     double zoneout_h, double zoneout_c, int64_t stream, int64_t first_step, bool save_tape, bool save_cells) {
   const ForwardInputs in{gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask};
   const ForwardStart start = start_forward(in, save_tape, save_cells);
-  check_states(start.wide_states);
   Held held;
   const Variant variant =
       variant_of(held, start.sizes, h0, h_mask, norm_hh, norm_c, bias_c, seed, zoneout_h, zoneout_c, stream, first_step);
@@ -33,7 +32,6 @@ VariantLoopResults variant_loop(
     double zoneout_c, int64_t stream, int64_t first_step, bool wide_gates) {
   const BackwardInputs in{doutput, dh_n, dc_n, dcells, h0, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask};
   const BackwardStart start = start_backward(in, wide_gates);
-  check_states(start.wide_states);
   Held held;
   const Variant variant =
       variant_of(held, start.sizes, h0, h_mask, norm_hh, norm_c, bias_c, seed, zoneout_h, zoneout_c, stream, first_step);

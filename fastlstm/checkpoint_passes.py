@@ -56,9 +56,8 @@ class Call(NamedTuple):
 
     @property
     def states(self) -> torch.dtype:
-        """Of c and of the gradients of both states, from piece to piece: the accumulation dtype,
-        which the variants' ops do not take."""
-        return self.x.dtype if self.is_variant else reference.accumulation_dtype(self.x.dtype)
+        """Of c and of the gradients of both states, from piece to piece: the accumulation dtype."""
+        return reference.accumulation_dtype(self.x.dtype)
 
     def parts(self) -> list[tuple[int, slice]]:
         """(direction, its layers among the rows of the states): of one direction all layers, of two

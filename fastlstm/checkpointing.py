@@ -2,10 +2,9 @@
 forward of K steps again, with a tape, before it goes back through them.
 
 What is kept of L layers of one direction is x, which is the caller's, and (h, c) of each layer at
-every K-th step; of two directions it is the same, a layer at a time. Between pieces c is in the
-accumulation dtype, so the numbers are those of a call for all steps. With layer normalisation,
-recurrent dropout or zoneout and 16-bit tensors c is rounded to them there, in the forward as in the
-backward, so that both compute the same numbers.
+every K-th step; of two directions it is the same, a layer at a time. Between pieces c and the
+gradients of both states are in the accumulation dtype, so the numbers are those of a call for all
+steps.
 """
 
 import torch

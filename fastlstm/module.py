@@ -46,10 +46,9 @@ class FastLSTM(nn.LSTM):
             slow): training keeps the states every K steps, and the backward runs the forward again
             from there, K steps at a time: a third more arithmetic, and memory for the input, the
             outputs and L*T/K states, where otherwise gates and cells of all T steps are kept. The
-            same results, gradients and dropout masks; with 16-bit tensors and layer normalisation,
-            recurrent dropout or zoneout c is rounded to them every K steps. Layers with dropout
-            between them or of two directions keep their outputs too. Second derivatives,
-            and transforms of torch.func, keep what they keep without.
+            same results, gradients and dropout masks. Layers with dropout between them or of two
+            directions keep their outputs too. Second derivatives, and transforms of torch.func,
+            keep what they keep without.
         backend: "auto", or a name of `fastlstm.backends.NAMES`: then that backend serves every
             call or the call fails. `python -m fastlstm` shows which backend serves what.
 

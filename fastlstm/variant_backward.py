@@ -194,8 +194,8 @@ def loop(
     normed = norm_hh is not None
     return Arrived(
         torch.stack(dgates, dim=2).to(gates_dtype),
-        torch.stack(dh0).to(dtype),
-        torch.stack(dc0).to(dtype),
+        torch.stack(dh0).to(c0.dtype),
+        torch.stack(dc0).to(c0.dtype),
         stacked(dhidden, weight_hr is not None, wide),
         stacked(dproducts, normed, gates_dtype),
         stacked(dshown, normed, wide),
@@ -267,14 +267,15 @@ def variant_backward(
     Args:
         run_loop: `loop` or a kernel's with the same arguments.
         doutput, dh_n, dc_n, dcells, dgates_out: gradients of the five results of the forward, each
-        None where zero.
+        None where zero. With c0 in the accumulation dtype, dh_n and dc_n are too.
         options_and_switches: `Options`; whether gates_x came, and dgates_x is wanted, in the
         accumulation dtype; and of weight_hh, weight_hr, norm_hh, norm_c and bias_c, whether a
         gradient is wanted.
 
     Returns:
-        dgates_x (T, N, D, 4H), dh0 (D, N, P), dc0 (D, N, H), and the gradients of weight_hh,
-        weight_hr, norm_hh, norm_c and bias_c, without elements for what is None or not wanted.
+        dgates_x (T, N, D, 4H), dh0 (D, N, P) and dc0 (D, N, H), both in c0's dtype, and the
+        gradients of weight_hh, weight_hr, norm_hh, norm_c and bias_c, without elements for what is
+        None or not wanted.
     """
     *options, wide_gates, needs = options_and_switches
     options = Options(*options)
@@ -284,7 +285,7 @@ def variant_backward(
         weights = weight_hh, weight_hr, norm_hh, norm_c, bias_c
         return (
             gates.new_empty(gates.shape, dtype=wide if wide_gates else dtype),
-            torch.zeros_like(h0) if dh_n is None else dh_n.clone(),
+            torch.zeros_like(h0, dtype=c0.dtype) if dh_n is None else dh_n.clone(),
             torch.zeros_like(c0) if dc_n is None else dc_n.clone(),
             *(
                 torch.zeros_like(w) if w is not None and need else h0.new_empty((0,))

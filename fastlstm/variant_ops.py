@@ -61,7 +61,7 @@ def _backward_results(*args):
     dtype = reference.accumulation_dtype(h0.dtype) if wide_gates else h0.dtype
     return (
         gates.new_empty(gates.shape, dtype=dtype),
-        h0.new_empty(h0.shape),
+        h0.new_empty(h0.shape, dtype=c0.dtype),
         c0.new_empty(c0.shape),
         *(
             h0.new_empty((0,) if w is None or not need else w.shape)

@@ -191,7 +191,7 @@ def variant_forward(
     return (
         torch.cat(ys, dim=-1).to(dtype),
         torch.stack(h_n).to(dtype),
-        torch.stack(c_n).to(dtype),
+        torch.stack(c_n).to(c0.dtype),
         torch.stack(cells, dim=2),
         torch.stack(gates, dim=2).to(dtype),
     )

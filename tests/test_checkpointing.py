@@ -98,7 +98,7 @@ def test_within_the_budget_of_nn_lstm(kind, dtype):
     compare(fast, lstm, make_input(40, N, I, dtype, kind=kind), make_states(lstm, N, dtype))
 
 
-@models
+@pytest.mark.parametrize("model", [*MODELS, *VARIANTS.values()], ids=str)
 def test_c_is_not_rounded_between_pieces_of_16_bits(model):
     """Bit for bit by the reference, but for gradients through two directions: there the input's
     is one product, or two that are rounded and added."""

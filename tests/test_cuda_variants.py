@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from op_cases import threads
-from variant_cases import Case, check, check_frozen, draw, forward, sampled_cases
+from variant_cases import (
+    PIECED,
+    Case,
+    check,
+    check_frozen,
+    check_pieces,
+    draw,
+    forward,
+    sampled_cases,
+)
 
 sys.path.insert(0, str(Path(__file__).parent / "simt"))
 import family
@@ -68,6 +77,11 @@ def test_rows_of_several_warps(P):
         check(replace(WIDE, P=P), FAMILY)
     large = Case("recurrence", T=2, N=2, H=600, P=5, dtype=torch.float32, norm="bias", mask=True)
     check(large, FAMILY)
+
+
+@pytest.mark.parametrize("case", PIECED, ids=str)
+def test_states_pass_from_piece_to_piece_unrounded(case):
+    check_pieces(case, FAMILY)
 
 
 def test_no_gradient_of_a_frozen_weight_is_formed(monkeypatch):

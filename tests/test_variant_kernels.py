@@ -7,7 +7,16 @@ import pytest
 import torch
 from op_cases import by_id, threads
 from pairs import needs_library
-from variant_cases import Case, check, check_frozen, draw, forward, sampled_cases
+from variant_cases import (
+    PIECED,
+    Case,
+    check,
+    check_frozen,
+    check_pieces,
+    draw,
+    forward,
+    sampled_cases,
+)
 
 from fastlstm import FastLSTM
 
@@ -37,6 +46,12 @@ def test_shared_out_over_threads_it_is_the_same(case):
         check(case)
         shared = forward(case, "lstm", arguments)
     assert all(torch.equal(alone[name], shared[name]) for name in alone)
+
+
+@pytest.mark.parametrize("case", PIECED, ids=str)
+@pytest.mark.parametrize("family", ["reference", "lstm"])
+def test_states_pass_from_piece_to_piece_unrounded(family, case):
+    check_pieces(case, family)
 
 
 @pytest.mark.parametrize("family", ["reference", "lstm"])

@@ -5,7 +5,16 @@ import pytest
 import torch
 import triton
 from op_cases import by_id
-from variant_cases import Case, check, check_frozen, draw, forward, sampled_cases
+from variant_cases import (
+    PIECED,
+    Case,
+    check,
+    check_frozen,
+    check_pieces,
+    draw,
+    forward,
+    sampled_cases,
+)
 
 from fastlstm import precision, variant_kernels, variant_ops
 
@@ -41,6 +50,12 @@ def test_tf32(monkeypatch):
         mask=True, zoneout=(0.25, 0.5),
     )  # fmt: skip
     held(case, monkeypatch, tf32=True)
+
+
+@pytest.mark.parametrize("case", PIECED, ids=str)
+def test_states_pass_from_piece_to_piece_unrounded(case, monkeypatch):
+    monkeypatch.setattr(precision, "allows_tf32", lambda: False)
+    check_pieces(case, "triton")
 
 
 def test_no_gradient_of_a_frozen_weight_is_formed(monkeypatch):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from op_cases import Measured, judge, rounded_products, threads, to
 
 from fastlstm import reference, variant_backward, variant_kernels  # noqa: F401  (registers all ops)
+from fastlstm.pieces import Way
 
 FORWARD = ("output", "h_n", "c_n", "cells", "gates")
 BACKWARD = ("dgates_x", "dh0", "dc0", "dweight_hh", "dweight_hr", "dnorm_hh", "dnorm_c", "dbias_c")
@@ -35,8 +36,6 @@ class Case(op_cases.Case):
 def sampled_cases(count: int, seed: int, largest: float, **fixed) -> list[Case]:
     """`count` cases of all sizes, dtypes and options, the same for the same seed."""
     rng, cases = random.Random(seed), []
-    # The variants take c and the gradients of both states in the tensors' dtype alone.
-    fixed["wide_states"] = False
     for base in op_cases.sampled_cases("recurrence", 100 * count, seed, **fixed):
         if len(cases) == count:
             break
@@ -80,15 +79,17 @@ def options(case: Case):
     return *case.zoneout, 6 + case.reverse, 5
 
 
-def forward(case: Case, family: str, arguments, switches=(True, True)) -> dict:
+def forward(case: Case, family: str, arguments, switches=(True, True), at=None) -> dict:
     op = getattr(torch.ops.fastlstm, f"{family}_variant_forward").default
-    return dict(zip(FORWARD, op(*arguments, *options(case), *switches), strict=True))
+    return dict(zip(FORWARD, op(*arguments, *(at or options(case)), *switches), strict=True))
 
 
-def backward(case: Case, family: str, arguments, gradients, tape, needs=(True,) * 5) -> dict:
+def backward(
+    case: Case, family: str, arguments, gradients, tape, needs=(True,) * 5, at=None
+) -> dict:
     op = getattr(torch.ops.fastlstm, f"{family}_variant_backward").default
     given = [*gradients, None, *arguments[1:9], *tape, *arguments[9:]]
-    return dict(zip(BACKWARD, op(*given, *options(case), case.wide, needs), strict=True))
+    return dict(zip(BACKWARD, op(*given, *(at or options(case)), case.wide, needs), strict=True))
 
 
 def run_both(case, family, problem, tape, dtype=None, device="cpu") -> dict:
@@ -117,6 +118,60 @@ def check(case: Case, family: str = "lstm", problem=None, *, factors=None, devic
             wanted = torch.float64 if case.dtype == torch.float64 else None
             found = run_both(case, family, drawn, tape, wanted, device), low, oracle
     return judge(case, *found, measured)
+
+
+PIECES = Case(
+    "recurrence", T=7, N=4, H=6, D=1, dtype=torch.bfloat16, masks="random", zoneout=(0.25, 0.5),
+    mask=True, wide=True, wide_states=True,
+)  # fmt: skip
+PIECED = [
+    PIECES,
+    replace(PIECES, P=3, dtype=torch.float16, wide=False, training=False),
+    replace(PIECES, P=3, norm="bias", zoneout=(0.25, 0.0), reverse=True),
+]
+
+
+def check_pieces(case: Case, family: str, every: int = 3) -> None:
+    """All steps at once, in 16 bits with c and the states' gradients in float32 before and after,
+    are bit for bit what pieces of them are, each of which takes what the one before left."""
+    arguments, gradients = draw(case)
+    gates_x, h, c, *weights, lengths, reset_mask, seed = arguments
+    whole = forward(case, family, arguments)
+    tape = [whole[name] for name in ("output", "cells", "gates")]
+    whole |= backward(case, family, arguments, gradients, tape)
+    way = Way(case.T, every, case.reverse, lengths, reset_mask, turning=False)
+    found, states = {name: {} for name in ("output", "cells", "gates", "dgates_x")}, {}
+
+    def part(piece, h, c):
+        inputs = [gates_x[piece.steps], h, c, *weights, *piece.masks, seed]
+        return inputs, (*options(case)[:-1], options(case)[-1] + piece.steps.start)
+
+    for begin in way.starts:
+        piece = way.piece(begin)
+        h, c = h.clone(), c.clone()
+        piece.cut(h, c)
+        states[begin] = h, c
+        inputs, at = part(piece, h, c)
+        results = forward(case, family, inputs, at=at)
+        h, c = results["h_n"], results["c_n"]
+        for name in ("output", "cells", "gates"):
+            found[name][begin] = results[name]
+    assert torch.equal(h, whole["h_n"]) and torch.equal(c, whole["c_n"])
+
+    doutput, dh, dc, dcells = gradients
+    for begin in reversed(way.starts):
+        piece = way.piece(begin)
+        inputs, at = part(piece, *states[begin])
+        steps = (None if g is None else g[piece.steps] for g in (doutput, dcells))
+        of_output, of_cells = steps
+        tape = [found[name][begin] for name in ("output", "cells", "gates")]
+        results = backward(case, family, inputs, (of_output, dh, dc, of_cells), tape, at=at)
+        dh, dc = results["dh0"], results["dc0"]
+        piece.cut(dh, dc)
+        found["dgates_x"][begin] = results["dgates_x"]
+    assert torch.equal(dh, whole["dh0"]) and torch.equal(dc, whole["dc0"])
+    for name, parts in found.items():
+        assert torch.equal(torch.cat([parts[begin] for begin in sorted(parts)]), whole[name]), name
 
 
 FROZEN = Case(

@@ -66,8 +66,8 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
       Acc* dc = row_of(dc_, d, slot, h_stride_);
       __builtin_memset(dc, 0, h_stride_ * sizeof(Acc));
       if (a_.dc_n != nullptr) {
-        const IO* dc_n = static_cast<const IO*>(a_.dc_n) + (d * s_.N + plan_.rows[slot]) * s_.H;
-        for (int64_t j = 0; j < s_.H; ++j) dc[j] = convert<Acc>(dc_n[j]);
+        const int64_t first = (d * s_.N + plan_.rows[slot]) * s_.H;
+        for (int64_t j = 0; j < s_.H; ++j) dc[j] = convert_either<Acc, IO>(a_.dc_n, a_.wide_states, first + j);
       }
     }
   }
@@ -114,7 +114,7 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
         dh += load<Acc, kWhole>(doutput + d * s_.P + column, count);
       }
       if (a_.dh_n != nullptr && t == rec_.last_step(d, length)) {
-        dh += load<Acc, kWhole>(static_cast<const IO*>(a_.dh_n) + (d * s_.N + row) * s_.P + column, count);
+        dh += load_either<Acc, kWhole, IO>(a_.dh_n, a_.wide_states, (d * s_.N + row) * s_.P + column, count);
       }
       V kept, dy;
       Zone<Acc, 0>(v_, d, row, t).share(column, dh, &kept, &dy);
@@ -141,7 +141,7 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
     const int64_t row = plan_.rows[slot];
     if (cut) return V{};
     if (t == rec_.first_step(d, plan_.lengths[slot])) {
-      return load<Acc, kWhole>(static_cast<const IO*>(a_.c0) + (d * s_.N + row) * s_.H + j, count);
+      return load_either<Acc, kWhole, IO>(a_.c0, a_.wide_states, (d * s_.N + row) * s_.H + j, count);
     }
     return load<Acc, kWhole>(tape_row(a_.cells, rec_.step_before(d, t), row, d, s_.H) + j, count);
   }
@@ -250,17 +250,19 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
     through_hh(d, begin, end - begin, u, [&](int64_t slot, int64_t column, int64_t count, auto whole, V dh) {
       constexpr bool kWhole = decltype(whole)::value;
       const int64_t place = (d * s_.N + plan_.rows[slot]) * s_.P + column;
-      if (plan_.lengths[slot] == 0 && a_.dh_n != nullptr) dh = load<Acc, kWhole>(static_cast<const IO*>(a_.dh_n) + place, count);
-      store<Acc, kWhole>(static_cast<IO*>(a_.dh0) + place, dh, count);
+      if (plan_.lengths[slot] == 0 && a_.dh_n != nullptr) {
+        dh = load_either<Acc, kWhole, IO>(a_.dh_n, a_.wide_states, place, count);
+      }
+      store_either<Acc, kWhole, IO>(a_.dh0, a_.wide_states, place, dh, count);
     });
   }
 
   void initial_cell_gradients(int d, int64_t begin, int64_t end) {
     for (int64_t slot = begin; slot < end; ++slot) {
-      IO* dc0 = static_cast<IO*>(a_.dc0) + (d * s_.N + plan_.rows[slot]) * s_.H;
+      const int64_t first = (d * s_.N + plan_.rows[slot]) * s_.H;
       const Acc* dc = row_of(dc_, d, slot, h_stride_);
       for_row<Acc>(s_.H, [&](int64_t j, int64_t count, auto whole) {
-        store<Acc, decltype(whole)::value>(dc0 + j, load_raw<V>(dc + j), count);
+        store_either<Acc, decltype(whole)::value, IO>(a_.dc0, a_.wide_states, first + j, load_raw<V>(dc + j), count);
       });
     }
   }

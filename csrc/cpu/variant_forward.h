@@ -52,16 +52,19 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
   void start_rows(int d, int64_t begin, int64_t end) {
     for (int64_t slot = begin; slot < end; ++slot) {
       const int64_t row = plan_.rows[slot], length = plan_.lengths[slot], state = d * s_.N + row;
-      const IO *h0 = static_cast<const IO*>(a_.h0) + state * s_.P, *c0 = static_cast<const IO*>(a_.c0) + state * s_.H;
+      const IO* h0 = static_cast<const IO*>(a_.h0) + state * s_.P;
       const bool cut = length > 0 && rec_.cut_entering(d, rec_.first_step(d, length), row, length);
       for_row<Acc>(s_.P, [&](int64_t j, int64_t count, auto whole) {
         enter_h(d, slot, row, j, count, whole, cut ? V{} : load<Acc, whole.value>(h0 + j, count));
       });
       Acc* c = row_of(c_, d, slot, h_stride_);
-      for (int64_t j = 0; j < s_.H; ++j) c[j] = cut ? Acc{0} : convert<Acc>(c0[j]);
+      for (int64_t j = 0; j < s_.H; ++j) {
+        c[j] = cut ? Acc{0} : convert_either<Acc, IO>(a_.c0, a_.wide_states, state * s_.H + j);
+      }
       if (length == 0) {
         __builtin_memcpy(static_cast<IO*>(a_.h_n) + state * s_.P, h0, s_.P * sizeof(IO));
-        __builtin_memcpy(static_cast<IO*>(a_.c_n) + state * s_.H, c0, s_.H * sizeof(IO));
+        const int64_t bytes = s_.H * (a_.wide_states ? sizeof(Acc) : sizeof(IO));
+        __builtin_memcpy(static_cast<char*>(a_.c_n) + state * bytes, static_cast<const char*>(a_.c0) + state * bytes, bytes);
       }
     }
   }
@@ -129,7 +132,7 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
         store<Acc, kWhole>(tape + 3 * H, gates.o, count);
       }
       if (a_.cells != nullptr) store<Acc, kWhole>(static_cast<Acc*>(a_.cells) + at(t, row, d, H) + j, c, count);
-      if (last) store<Acc, kWhole>(static_cast<IO*>(a_.c_n) + state * H + j, c, count);
+      if (last) store_either<Acc, kWhole, IO>(a_.c_n, a_.wide_states, state * H + j, c, count);
       store_raw(c_state + j, cut ? V{} : c);
       store_raw(hidden + j, normed() ? candidate.c : candidate.h);
       store_raw(products + j, gates.o);

@@ -11,9 +11,9 @@ struct VariantBackwardCall {
   VariantSteps steps;
   const IO* doutput;      // or null
   int64_t doutput_stride_t, doutput_stride_n;
-  const IO *dh_n, *dc_n;  // or null
+  EitherArray<IO, Acc> dh_n, dc_n;  // of null where there is none
   const Acc* dcells;      // or null
-  const IO* c0;
+  EitherArray<IO, Acc> c0;
   const Acc* cells;
   const IO* gates;
   const int64_t* lengths;
@@ -24,7 +24,7 @@ struct VariantBackwardCall {
   const Acc *candidates, *product_hat, *product_scale, *cell_hat, *cell_scale;
   EitherArray<IO, Acc> dgates_x, dproducts;
   Acc* dshown;
-  IO *dh0, *dc0;
+  EitherArray<IO, Acc> dh0, dc0;
   Acc* dhidden;           // [T, N, D, P], with a projection, else null
   IO* factor;             // [D, N, factor_width], dproducts of the later step, zero where a reset cuts them; padded
   int64_t factor_width;
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kRowThreads)
   for (int64_t j = threadIdx.x; j < call.factor_width; j += blockDim.x) call.factor[state * call.factor_width + j] = IO{};
   for (int64_t j = threadIdx.x; j < s.P; j += blockDim.x) call.kept[state * s.P + j] = Acc{0};
   for (int64_t j = threadIdx.x; j < s.H; j += blockDim.x) {
-    call.dc[state * s.H + j] = call.dc_n == nullptr ? Acc{0} : Rounding<Acc>::load(call.dc_n[state * s.H + j]);
+    call.dc[state * s.H + j] = call.dc_n.data == nullptr ? Acc{0} : call.dc_n.load(state * s.H + j);
   }
   if (call.projected == nullptr) return;
   for (int64_t j = threadIdx.x; j < call.projected_width; j += blockDim.x) call.projected[state * call.projected_width + j] = IO{};
@@ -71,7 +71,7 @@ __device__ __forceinline__ Acc arrive(const VariantBackwardCall<IO, Acc>& call, 
   const Sizes& s = call.sizes;
   const int64_t place = (at.d * s.N + at.n) * s.P + at.unit;
   Acc dh = from_later(call, place);
-  if (call.dh_n != nullptr && at.t == call.steps.last_step(at.d, length)) dh += Rounding<Acc>::load(call.dh_n[place]);
+  if (call.dh_n.data != nullptr && at.t == call.steps.last_step(at.d, length)) dh += call.dh_n.load(place);
   if (call.doutput != nullptr) {
     dh += Rounding<Acc>::load(call.doutput[at.t * call.doutput_stride_t + at.n * call.doutput_stride_n + at.d * s.P + at.unit]);
   }
@@ -110,7 +110,7 @@ template <class IO, class Acc>
 __device__ __forceinline__ Acc cell_entering(const VariantBackwardCall<IO, Acc>& call, const Place& at, int64_t length, bool cut) {
   const Sizes& s = call.sizes;
   if (cut) return 0;
-  if (at.t == call.steps.first_step(at.d, length)) return Rounding<Acc>::load(call.c0[(at.d * s.N + at.n) * s.H + at.unit]);
+  if (at.t == call.steps.first_step(at.d, length)) return call.c0.load((at.d * s.N + at.n) * s.H + at.unit);
   return call.cells[((call.steps.step_before(at.d, at.t) * s.N + at.n) * s.D + at.d) * s.H + at.unit];
 }
 
@@ -230,12 +230,12 @@ __global__ void __launch_bounds__(kRowThreads)
   const Sizes& s = call.sizes;
   const int64_t state = blockIdx.y * s.N + blockIdx.x;
   // dh_n of a row without steps has not been added anywhere.
-  const bool empty = call.length(blockIdx.x) == 0 && call.dh_n != nullptr;
+  const bool empty = call.length(blockIdx.x) == 0 && call.dh_n.data != nullptr;
   for (int64_t j = threadIdx.x; j < s.P; j += blockDim.x) {
     const int64_t place = state * s.P + j;
-    Rounding<Acc>::store(call.dh0[place], empty ? Rounding<Acc>::load(call.dh_n[place]) : from_later(call, place));
+    call.dh0.store(place, empty ? call.dh_n.load(place) : from_later(call, place));
   }
-  for (int64_t j = threadIdx.x; j < s.H; j += blockDim.x) Rounding<Acc>::store(call.dc0[state * s.H + j], call.dc[state * s.H + j]);
+  for (int64_t j = threadIdx.x; j < s.H; j += blockDim.x) call.dc0.store(state * s.H + j, call.dc[state * s.H + j]);
 }
 
 }  // namespace fastlstm::cuda

@@ -12,9 +12,11 @@ struct VariantForwardCall {
   VariantSteps steps;
   EitherArray<IO, Acc> gates_x;
   int64_t gates_stride_t, gates_stride_n;
-  const IO *h0, *c0;
+  const IO* h0;
+  EitherArray<IO, Acc> c0;
   const int64_t* lengths;
-  IO *output, *h_n, *c_n;
+  IO *output, *h_n;
+  EitherArray<IO, Acc> c_n;
   Acc* cells;       // or null
   IO* gates;        // or null
   const Acc* h_mask;
@@ -64,9 +66,9 @@ __global__ void __launch_bounds__(kRowThreads) lstm_variant_kernel_start(const _
     }
   }
   for (int64_t j = threadIdx.x; j < s.H; j += blockDim.x) {
-    const IO c = call.c0[state * s.H + j];
-    call.c[state * s.H + j] = cut ? Acc{0} : Rounding<Acc>::load(c);
-    if (length == 0) call.c_n[state * s.H + j] = c;
+    const Acc c = call.c0.load(state * s.H + j);
+    call.c[state * s.H + j] = cut ? Acc{0} : c;
+    if (length == 0) call.c_n.store(state * s.H + j, c);
   }
   if (call.unprojected == nullptr) return;
   for (int64_t j = threadIdx.x; j < call.unprojected_width; j += blockDim.x) {
@@ -147,7 +149,7 @@ __global__ void __launch_bounds__(kRowThreads)
       Rounding<Acc>::store(kept[2 * H], gates.g);
       Rounding<Acc>::store(kept[3 * H], gates.o);
     }
-    if (last) Rounding<Acc>::store(call.c_n[state * H + at.unit], c);
+    if (last) call.c_n.store(state * H + at.unit, c);
     entering = cut ? Acc{0} : c;
     if (normed) {
       call.candidates[state * H + at.unit] = candidate.c;

@@ -131,7 +131,7 @@ def forward(
         return (
             output,
             h_state,
-            c_state.to(dtype) if wide != dtype else c_state,
+            c_state.to(c0.dtype),
             h0.new_empty((0,), dtype=wide) if cells is None else cells,
             h0.new_empty((0,)) if gates is None else gates,
         )
@@ -144,7 +144,7 @@ def loop(
 ):  # fmt: skip
     """See `fastlstm.triton_kernels.variant_loop`."""
     T, N, D, H4 = gates.shape
-    H, P, dtype = H4 // 4, h0.shape[-1], h0.dtype
+    H, P, dtype, of_states = H4 // 4, h0.shape[-1], h0.dtype, c0.dtype
     wide = accumulation_dtype(dtype)
     normed = norm_hh is not None
     zoneout_h, zoneout_c, stream, first_step = options
@@ -155,7 +155,7 @@ def loop(
         dshown = h0.new_empty((T, N, D, H) if normed else (0,), dtype=wide)
         projected = weight_hr is not None
         dhidden = h0.new_empty((T, N, D, P) if projected else (0,), dtype=wide)
-        dh0, dc_state = _copy(dh_n, h0, dtype), _copy(dc_n, c0, wide)
+        dh0, dc_state = _copy(dh_n, h0, of_states), _copy(dc_n, c0, wide)
         if T and N:
             plan = _Plan("backward", h0, c0, projected, tf32)
             doutput, dh_n, dcells, c0, weight_hh, weight_hr = _plain(
@@ -206,5 +206,4 @@ def loop(
             sizes = T, N, P, plan.block
             initial = kernels.lstm_variant_kernel_initial
             plan.row_kernel(initial, (dh_n, lengths, h_mask, sums, kept, dh0), sizes)()
-        dc0 = dc_state.to(dtype) if wide != dtype else dc_state
-        return dgates_x, dh0, dc0, dhidden, dproducts, dshown
+        return dgates_x, dh0, dc_state.to(of_states), dhidden, dproducts, dshown
