@@ -33,6 +33,9 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(items):
+    # Workers take the files in this order: a long one at the end would leave the others idle.
+    long = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in long)
     # A dry run of ./run gpu puts the CPU in the GPU's place.
     if torch.cuda.is_available() or os.environ.get("FASTLSTM_GPU_DRY") == "1":
         return

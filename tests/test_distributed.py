@@ -5,7 +5,7 @@ import pytest
 import torch
 from pairs import needs_library
 
-pytestmark = needs_library
+pytestmark = [needs_library, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

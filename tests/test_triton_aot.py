@@ -80,6 +80,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_compiles_within_bounds(case, tmp_path, monkeypatch):
     which, row, dtype, tf32, variant, capability = case

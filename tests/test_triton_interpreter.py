@@ -17,6 +17,7 @@ INNER = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(triton_kernels.available() is not None, reason=str(triton_kernels.available()))
 @pytest.mark.parametrize("inner", INNER)
 def test_the_kernels_in_the_interpreter(inner):
