@@ -15,6 +15,8 @@ import os
 import shlex
 import shutil
 import subprocess
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -24,10 +26,10 @@ ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "simt"
 
 # Kernels read arrays of numbers as vectors and words, which CUDA allows.
-FLAGS = ["-std=c++17", "-g1", "-Wall", "-Wextra", "-fno-strict-aliasing", "-ffp-contract=off"]
+FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-fno-strict-aliasing", "-ffp-contract=off"]
 FLAGS += ["-fPIC", "-fvisibility=hidden"]
 PLAIN = ["-O2"]
-SANITIZE = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address"]
+SANITIZE = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address"]
 SANITIZE_SOURCES = ["-fsanitize=undefined", "-fno-sanitize-recover=all"]  # not the harness
 INCLUDES = [HERE / "include", HERE.parent, ROOT / "csrc" / "cuda", ROOT / "csrc"]
 
@@ -87,27 +89,38 @@ def fresh(target, stamp):
     return made_from if same else None
 
 
-def make(target, command, what, made_from):
+def make(target, command, what, read_inputs):
     """Run `command`, which writes to another name first: `target` is always whole.
 
-    What it is made from is noted as it was before: if one of these changes meanwhile, `target` is
-    not fresh.
+    `read_inputs(run)` runs it, and gives what it was made from: {path: digest}. A file that may
+    have changed meanwhile has no digest, and `target` is not fresh.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     stamp = target.with_suffix(target.suffix + ".json")
     passing = target.with_name(f"{os.getpid()}-{target.name}")
-    inputs = {str(path): file_digest(path) for path in made_from}
-    call([*command, "-o", passing], what)
+    inputs = read_inputs(lambda *more: call([*command, *more, "-o", passing], what))
     passing.replace(target)
     passing = stamp.with_name(f"{os.getpid()}-{stamp.name}")
     passing.write_text(json.dumps(inputs))
     passing.replace(stamp)
 
 
-def included(command, source):
+def read_by_compiler(run):
     """The source and all that it includes, but for what comes with the system."""
-    text = call([*command, "-MM", "-x", "c++", source], f"reading {source}").replace("\\\n", " ")
-    return [file for file in shlex.split(text.partition(":")[2]) if not file.startswith("/usr/")]
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+        began = modified(folder)
+        while modified(folder) == began:  # later changes are then told from earlier ones
+            time.sleep(0.001)
+            os.utime(folder)
+        listing = Path(folder, "read")
+        run("-MMD", "-MF", listing)
+        text = listing.read_text().replace("\\\n", " ")
+    files = [file for file in shlex.split(text.partition(":")[2]) if not file.startswith("/usr/")]
+    return {file: file_digest(file) if modified(file) <= began else None for file in files}
+
+
+def modified(path):
+    return os.stat(path).st_mtime_ns
 
 
 def compile_object(source, flags):
@@ -115,8 +128,7 @@ def compile_object(source, flags):
     target = BUILD / "objects" / f"{Path(source).stem}-{key}.o"
     if fresh(target, target.with_suffix(".o.json")) is None:
         command = [compiler(), *flags, *(f"-I{path}" for path in INCLUDES)]
-        files = included(command, source)
-        make(target, [*command, "-x", "c++", "-c", source], f"compiling {source}", files)
+        make(target, [*command, "-x", "c++", "-c", source], f"compiling {source}", read_by_compiler)
     return target
 
 
@@ -133,8 +145,14 @@ def link(name, sources, harness, flags, options, sanitize):
         key = digest(compiler_version(), own, options, objects)
         target = BUILD / "bin" / f"{stem}-{key}{suffix}"
         if fresh(target, target.with_suffix(target.suffix + ".json")) is None:
+
+            def read_objects(run):
+                inputs = {str(path): file_digest(path) for path in objects}
+                run()
+                return inputs
+
             command = [compiler(), *own, *options, *objects]
-            make(target, command, f"linking {name}", objects)
+            make(target, command, f"linking {name}", read_objects)
     return target
 
 
