@@ -1,0 +1,41 @@
+// Kernels that the program of test_simt_recurrence.py does without, in the place of their sources: they take no call.
+#include "families.h"
+
+namespace fastlstm::cuda {
+
+#define FASTLSTM_LEFT_OUT(Family)                                               \
+  template <class Policy, class Args>                                           \
+  Offer Family<Policy, Args>::offer(const Args&, const DeviceFacts&, int) {     \
+    return {};                                                                  \
+  }                                                                             \
+  template <class Policy, class Args>                                           \
+  size_t Family<Policy, Args>::workspace(const Args&, int) {                    \
+    return 0;                                                                   \
+  }                                                                             \
+  template <class Policy, class Args>                                           \
+  void Family<Policy, Args>::run(const Args&, int, void*, Launcher&) {}
+#define FASTLSTM_LEFT_OUT_FOR(Family, Policy)     \
+  template struct Family<Policy, ForwardArgs>;    \
+  template struct Family<Policy, BackwardArgs>;
+
+FASTLSTM_LEFT_OUT(StepKernels)
+FASTLSTM_LEFT_OUT(ClusterKernels)
+FASTLSTM_LEFT_OUT(GridKernels)
+FASTLSTM_LEFT_OUT(ProjectedClusterKernels)
+FASTLSTM_LEFT_OUT(ProjectedGridKernels)
+
+FASTLSTM_LEFT_OUT_FOR(StepKernels, Float16Product)
+FASTLSTM_LEFT_OUT_FOR(ClusterKernels, Float16Product)
+FASTLSTM_LEFT_OUT_FOR(GridKernels, Float16Product)
+FASTLSTM_LEFT_OUT_FOR(ClusterKernels, Float32Product)
+FASTLSTM_LEFT_OUT_FOR(GridKernels, Float32Product)
+FASTLSTM_LEFT_OUT_FOR(ProjectedClusterKernels, BFloat16Product)
+FASTLSTM_LEFT_OUT_FOR(ProjectedClusterKernels, Float16Product)
+FASTLSTM_LEFT_OUT_FOR(ProjectedClusterKernels, TF32Product)
+FASTLSTM_LEFT_OUT_FOR(ProjectedClusterKernels, Float32Product)
+FASTLSTM_LEFT_OUT_FOR(ProjectedGridKernels, BFloat16Product)
+FASTLSTM_LEFT_OUT_FOR(ProjectedGridKernels, Float16Product)
+FASTLSTM_LEFT_OUT_FOR(ProjectedGridKernels, TF32Product)
+FASTLSTM_LEFT_OUT_FOR(ProjectedGridKernels, Float32Product)
+
+}  // namespace fastlstm::cuda
