@@ -24,7 +24,7 @@ from op_cases import (
 from simt import build, run
 from simt.small_kernels import needs_compiler
 
-pytestmark = needs_compiler
+pytestmark = [needs_compiler, pytest.mark.slow]
 
 CASE = Case(
     "recurrence", T=5, N=5, H=37, D=2, dtype=torch.bfloat16, masks="random", wide_states=True
@@ -303,10 +303,10 @@ def test_a_mistake_is_noticed(name):
     seen = []
     for seed in SEEDS:
         outcome, results = run_entry(program, case_of(mutant.family), mutant.entry, seed)
-        if outcome.code == "ok":
-            seen.append("right results" if same(results, right) else "other results")
-        else:
+        if outcome.code != "ok":
             seen.append(outcome.report)
-    if mutant.says:
-        assert any(mutant.says in what for what in seen), "\n".join(seen)
-    assert set(seen) != {"right results"}
+        elif not same(results, right):
+            seen.append("other results")
+        if seen and mutant.says in seen[-1]:
+            return
+    pytest.fail("\n".join(seen) or f"right results under all of {SEEDS}", pytrace=False)
