@@ -11,10 +11,12 @@ from pairs import needs_library
 
 from fastlstm import native
 
-pytestmark = needs_library
+pytestmark = [needs_library, pytest.mark.slow]
 
 HERE = Path(__file__).parent
 FILES = ["test_kernels_grid.py", "test_math.py", "test_step.py", "test_inference.py"]
+# Of these files, what is the same on all: torch's compiler, schemas, messages.
+SAME = "test_compiled or sound or those_of_the_general_way or refused or without_running"
 TILE_FILES = ["test_kernels_tiles.py", "test_kernels_products.py", "test_precision.py"]
 OTHER_MACHINE = 77
 RUN = f"""
@@ -43,9 +45,8 @@ def run_with(isa, *arguments):
 def passes_on(isa, *names):
     if isa == native.cpu_isa():
         pytest.skip(f"{isa} is what the other tests of this run are on")
-    done = run_with(
-        isa, "-q", "-x", "-p", "no:cacheprovider", *(str(HERE / name) for name in names)
-    )
+    files = [str(HERE / name) for name in names]
+    done = run_with(isa, "-q", "-x", "-p", "no:cacheprovider", "-k", f"not ({SAME})", *files)
     if done.returncode == OTHER_MACHINE:
         pytest.skip(f"this machine, {platform.machine()}, has no {isa}")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
