@@ -182,14 +182,6 @@ def test_run_refuses_an_unknown_command():
     assert "unknown command: tset" in refused.stderr
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which this would use")
-def test_run_gpu_needs_a_gpu():
-    refused = run("gpu")
-    assert refused.returncode == 2
-    assert "no GPU to run on" in refused.stderr
-    assert "--dry-run" in refused.stderr
-
-
 def test_run_refuses_an_interpreter_that_is_none():
     refused = run("info", FASTLSTM_PYTHON="/nowhere/python")
     assert refused.returncode == 1

@@ -18,7 +18,8 @@ from benchmarks.machine import ROOT
 
 # Of every part a little: each starts processes that import torch.
 PARTS = ["build", "probe", "tests", "bench", "bf16", "sanitizer", "edges", "report"]
-SOME = ["--tests", "one_unit or repeat", "--cells", "2"]
+TESTS = "ops_repeat or results_repeat and bfloat16 and (plain or cuda) or one_unit and float32"
+SOME = ["--tests", TESTS, "--cells", "2"]
 
 
 def run_dry(folder, *arguments):
@@ -48,6 +49,7 @@ def result(dry):
     return json.loads((dry[0] / "dry-run.json").read_text())
 
 
+@pytest.mark.slow
 def test_it_leaves_few_files_that_say_what_they_are(dry, result):
     folder, _ = dry
     files = {path.name for path in folder.iterdir()}
@@ -62,6 +64,7 @@ def test_it_leaves_few_files_that_say_what_they_are(dry, result):
     assert (folder / "dry-run.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_every_part_is_done(dry, result):
     states = {part: each["state"] for part, each in result["parts"].items()}
     expected = ["build", "probe", "tests", "bench bf16", "sanitizer", "edges"]
@@ -70,6 +73,7 @@ def test_every_part_is_done(dry, result):
         assert line in dry[1]
 
 
+@pytest.mark.slow
 def test_cells_are_checked_and_timed_in_every_lane(result):
     assert {row["part"] for row in result["rows"]} == {"bench bf16", "edges"}
     for row in result["rows"]:
@@ -84,6 +88,7 @@ def test_cells_are_checked_and_timed_in_every_lane(result):
     assert "bf16" in result["rates"]
 
 
+@pytest.mark.slow
 def test_tests_and_sanitizer_are_there(result):
     outcomes = {each["outcome"] for each in result["tests"].values()}
     assert outcomes == {"passed"}
@@ -92,6 +97,7 @@ def test_tests_and_sanitizer_are_there(result):
     assert {row["said"] for row in result["sanitizer"]} == {"a dry run: not started"}
 
 
+@pytest.mark.slow
 def test_what_the_kernels_choice_assumes_is_asked_of_the_device(dry, result):
     asked = {answer["question"] for answer in result["probe"]}
     # One constant of costs.h after the other; the launch's needs CUDA graphs.
@@ -105,6 +111,7 @@ def test_what_the_kernels_choice_assumes_is_asked_of_the_device(dry, result):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, and none is on PATH")
 def test_the_probe_compiles_for_gpus(tmp_path):
     sources = map(str, sorted(costs.SOURCES.glob("*.cu")))
@@ -115,6 +122,7 @@ def test_the_probe_compiles_for_gpus(tmp_path):
     assert " 0 bytes spill stores" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_run_again(dry, monkeypatch, capsys):
     path = dry[0] / "journal.jsonl"
     journal = Journal(path, last_stamp(path))
@@ -124,6 +132,7 @@ def test_what_is_finished_is_not_run_again(dry, monkeypatch, capsys):
     assert "are in the journal" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_backends_stand_ins_are_named(dry):
     """The simulated CUDA sources where they can be built, and never silently something else."""
     log = (dry[0] / "logs" / "bench-bf16.log").read_text()
@@ -187,13 +196,16 @@ def test_exit_status_is_honest(states, status):
 def test_the_shell_command_reaches_it():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU, and the command would run on it")
-    env = os.environ | {"FASTLSTM_PYTHON": sys.executable}
-    env.pop("OUT", None)
+    here = os.path.dirname(sys.executable)  # the first python3 that is found
+    env = os.environ | {"PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
+    for name in ("OUT", "FASTLSTM_PYTHON"):
+        env.pop(name, None)
     done = subprocess.run(
         ["./run", "gpu", "tests"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2
     assert "no GPU to run on" in done.stderr
+    assert "--dry-run" in done.stderr
 
 
 def test_dry_sizes_are_small_and_keep_the_grid_apart():
