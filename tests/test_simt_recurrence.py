@@ -28,10 +28,9 @@ pytestmark = [
 ]
 
 KINDS = {"float64": 0, "float32": 1, "tf32": 1, "bfloat16": 2}
+KINDS_ON_CHIP = ("tf32", "bfloat16")
 SANITIZED = ["recurrence", *(f"steps_{kind}" for kind in KINDS)]
-SANITIZED += [
-    f"{family}_{kind}" for family in ("clusters", "grid") for kind in ("tf32", "bfloat16")
-]
+SANITIZED += [f"{name}_{kind}" for name in ("clusters", "grid") for kind in KINDS_ON_CHIP]
 
 
 def sized(T, N, H, **options):
@@ -100,7 +99,7 @@ def test_nothing_beside_an_array_is_touched_in_steps(case, multiprocessors, kind
     check_sanitized(case, kind, multiprocessors)
 
 
-@pytest.mark.parametrize("kind", ["tf32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS_ON_CHIP)
 @pytest.mark.parametrize(("kernels", "case", "multiprocessors"), ON_CHIP, ids=str)
 def test_nothing_beside_an_array_is_touched_on_chip(
     kernels, case, multiprocessors, kind, monkeypatch
