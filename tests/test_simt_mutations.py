@@ -240,7 +240,7 @@ def runner(mutant: Mutant | None, family: str):
         copied.write_text(text)
     sources = [to / "cuda" / ONLY_BFLOAT16.name, build.HERE / "recurrence_runner.cpp"]
     program = f"{family.replace(' ', '-')}-{name}"
-    return build.executable(program, sources, ["-O1", *FAMILIES[family]])
+    return build.executable(program, sources, ["-O0", *FAMILIES[family]])
 
 
 @cache
