@@ -15,105 +15,279 @@ void add_elements(void* into, const void* from, int64_t count) {
   });
 }
 
-// A sum of matrix products over stretches, kept in the accumulation type.
+// A gradient of a weight: a sum of matrix products over stretches, kept in the accumulation type.
 class Sum {
  public:
-  Sum(std::vector<int64_t> sizes, ScalarType wide) : total_(empty(sizes, wide)) { torch::stable::zero_(total_); }
+  // Into `data`, [rows, columns] of `dtype`; nothing is summed where it is null.
+  Sum(void* data, int64_t rows, int64_t columns, ScalarType dtype, ScalarType wide)
+      : into_(Matrix::contiguous(data, rows, columns, dtype)), total_(into_) {
+    if (data == nullptr || dtype == wide) return;
+    kept_ = empty({rows, columns}, wide);
+    total_ = Matrix::of(*kept_);
+  }
 
-  // Adds a @ b to part d of the sum (part(d): [rows, columns]).
-  void add(int64_t d, const Tensor& a, const Tensor& b) {
-    Tensor part = torch::stable::select(total_, 0, d);
-    if (part.dim() == 1) part = torch::stable::view(part, {1, part.size(0)});
-    const bool same = a.scalar_type() == total_.scalar_type();
-    if (same && first_[d]) {
-      mm_out(part, a, b);
+  bool wanted() const { return into_.data != nullptr; }
+
+  void add(const Matrix& a, const Matrix& b) {
+    const bool same = a.dtype == total_.dtype;
+    if (same && first_) {
+      mm_out(total_, a, b);
     } else {
-      Tensor product = empty({part.size(0), part.size(1)}, a.scalar_type());
-      mm_out(product, a, b);
-      add_to(part, converted(product, total_.scalar_type()));
+      Tensor product = empty({total_.rows, total_.columns}, a.dtype);
+      mm_out(Matrix::of(product), a, b);
+      if (first_) clear();
+      add_to(total_, converted(product, total_.dtype));
     }
-    first_[d] = false;
+    first_ = false;
   }
 
   // The same sum as a target of the kernels' own product.
-  Target own_target(int64_t d, const Factor& right) {
-    const bool first = first_[d];
-    first_[d] = false;
-    return target(torch::stable::select(total_, 0, d), right, nullptr, !first);
+  Target own_target(const Factor& right) {
+    const bool first = first_;
+    first_ = false;
+    return target(total_, right, nullptr, !first);
   }
 
-  static void add_to(const Tensor& into, const Tensor& addend) {
-    (into.scalar_type() == ScalarType::Double ? add_elements<double> : add_elements<float>)(
-        into.mutable_data_ptr(), addend.const_data_ptr(), into.numel());
+  static void add_to(const Matrix& into, const Tensor& addend) {
+    (into.dtype == ScalarType::Double ? add_elements<double> : add_elements<float>)(into.data, addend.const_data_ptr(),
+                                                                                   into.rows * into.columns);
   }
 
-  Tensor result(ScalarType dtype) const { return converted(total_, dtype); }
+  void finish() {
+    if (!wanted()) return;
+    if (first_) clear();
+    if (!kept_) return;
+    Tensor into = into_.tensor();
+    torch::stable::copy_(into, *kept_);
+  }
 
  private:
-  Tensor total_;
-  bool first_[2] = {true, true};
+  void clear() {
+    const int64_t bytes = total_.rows * total_.columns * bytes_of(total_.dtype);
+    if (bytes > 0) __builtin_memset(total_.data, 0, bytes);
+  }
+
+  Matrix into_, total_;
+  OptionalTensor kept_;
+  bool first_ = true;
 };
 
-Tensor ones(int64_t rows, ScalarType dtype) {
-  Tensor t = empty({1, rows}, dtype);
-  return torch::stable::fill_(t, 1.0);
-}
+// The gradients of one direction's weights.
+struct DirectionSums {
+  Sum ih, hh, bias, hr;
+
+  DirectionSums(const LayerShape& s, const WeightGradients& into)
+      : ih(into.ih, 4 * s.H, s.I, s.dtype, s.wide),
+        hh(into.hh, 4 * s.H, s.P, s.dtype, s.wide),
+        bias(into.bias_ih ? into.bias_ih : into.bias_hh, 1, 4 * s.H, s.dtype, s.wide),
+        hr(into.hr, s.P, s.H, s.dtype, s.wide) {}
+
+  void finish(const LayerShape& s, const WeightGradients& into) {
+    for (Sum* sum : {&ih, &hh, &bias, &hr}) sum->finish();
+    if (into.bias_ih && into.bias_hh) __builtin_memcpy(into.bias_hh, into.bias_ih, 4 * s.H * bytes_of(s.dtype));
+  }
+};
 
 // What the stretches of a backward pass add up to.
 struct Gradients {
   const LayerShape& s;
   const Tensor& x;
-  bool need_dx, need_dweights, projected;
   PartCounts parts;
-  bool own_dweights;                                     // those of W_ih and W_hh are the kernels' own products
-  std::vector<Tensor> weights_ih;                        // [4H, I]
-  std::vector<OwnWeight> own_weights_ih;                 // instead of these, where dx is
-  Tensor dgates, dhidden, h_entering, unprojected;       // of one stretch: [D, steps, N, width]
-  Tensor dx;                                             // [T, N, I]
-  Sum dweight_ih, dweight_hh, dbias, dweight_hr;
+  bool own_dweights;                                  // those of W_ih and W_hh are the kernels' own products
+  std::vector<Tensor> weights_ih;                     // [4H, I]
+  std::vector<OwnWeight> own_weights_ih;              // instead of these, where dx is
+  StretchRows dgates, dhidden, h_entering, unprojected;
+  Matrix ones;                                        // [1, rows of a stretch]
+  Matrix dx;                                          // [T * N, I]; without data where not wanted
+  std::vector<DirectionSums> dweights;
 
   void take(int64_t k0, int64_t k1) {
     const int64_t steps = k1 - k0;
     for (int64_t d = 0; d < s.D; ++d) {
       const int64_t t = d == 0 ? k0 : s.T - k1;
-      const Tensor dgates_rows = stretch_rows(dgates, d, steps);
-      if (need_dx) add_dx(d, t, steps, dgates_rows);
-      if (!need_dweights) continue;
-      add_dweights(d, dgates_rows, rows_of(x, t, steps, s.product), stretch_rows(h_entering, d, steps));
-      dbias.add(d, ones(steps * s.N, s.product), dgates_rows);
-      if (projected) dweight_hr.add(d, transposed(stretch_rows(dhidden, d, steps)), stretch_rows(unprojected, d, steps));
+      const Matrix dgates_rows = dgates.rows(d, steps);
+      if (dx.data != nullptr) add_dx(d, t, steps, dgates_rows);
+      add_dweights(dweights[d], d, t, steps, dgates_rows.transposed());
+      if (dweights[d].bias.wanted()) {
+        Matrix row = ones;
+        row.columns = steps * s.N;
+        dweights[d].bias.add(row, dgates_rows);
+      }
+      if (dweights[d].hr.wanted()) dweights[d].hr.add(dhidden.rows(d, steps).transposed(), unprojected.rows(d, steps));
     }
   }
 
-  void add_dweights(int64_t d, const Tensor& dgates_rows, const Tensor& x_rows, const Tensor& h_rows) {
-    const Tensor left = transposed(dgates_rows);
-    if (own_dweights) {
-      multiply_own(left, parts.gradients, {dweight_ih.own_target(d, right_factor(x_rows, parts.values)),
-                                           dweight_hh.own_target(d, right_factor(h_rows, parts.values))});
-    } else {
-      dweight_ih.add(d, left, x_rows);
-      dweight_hh.add(d, left, h_rows);
-    }
+  void add_dweights(DirectionSums& sums, int64_t d, int64_t t, int64_t steps, const Matrix& left) {
+    Tensor kept;
+    std::vector<Target> targets;
+    const auto add = [&](Sum& sum, const Matrix& rows) {
+      if (own_dweights) {
+        targets.push_back(sum.own_target(right_factor(rows, parts.values)));
+      } else {
+        sum.add(left, rows);
+      }
+    };
+    if (sums.ih.wanted()) add(sums.ih, rows_of(x, t, steps, s.product, kept));
+    if (sums.hh.wanted()) add(sums.hh, h_entering.rows(d, steps));
+    if (!targets.empty()) multiply_own(left, parts.gradients, targets);
   }
 
-  void add_dx(int64_t d, int64_t t, int64_t steps, const Tensor& dgates_rows) {
-    Tensor rows = torch::stable::view(torch::stable::narrow(dx, 0, t, steps), {steps * s.N, s.I});
+  void add_dx(int64_t d, int64_t t, int64_t steps, const Matrix& dgates_rows) {
+    Matrix rows = dx;
+    rows.data = static_cast<char*>(dx.data) + t * s.N * s.I * bytes_of(dx.dtype);
+    rows.rows = steps * s.N;
     const bool own = !own_weights_ih.empty();
-    if (dx.scalar_type() == s.product && (own || s.D == 1)) {
-      own ? own_weights_ih[d].multiply(rows, dgates_rows, s.D == 2) : mm_out(rows, dgates_rows, weights_ih[d]);
+    if (dx.dtype == s.product && (own || s.D == 1)) {
+      own ? own_weights_ih[d].multiply(rows, dgates_rows, s.D == 2) : mm_out(rows, dgates_rows, Matrix::of(weights_ih[d]));
       return;
     }
     Tensor product = empty({steps * s.N, s.I}, s.product);
-    own ? own_weights_ih[d].multiply(product, dgates_rows, false) : mm_out(product, dgates_rows, weights_ih[d]);
+    const Matrix made = Matrix::of(product);
+    own ? own_weights_ih[d].multiply(made, dgates_rows, false) : mm_out(made, dgates_rows, Matrix::of(weights_ih[d]));
     if (s.D == 1) {
-      torch::stable::copy_(rows, product);
+      Tensor into = rows.tensor();
+      torch::stable::copy_(into, product);
     } else {
-      Sum::add_to(rows, converted(product, dx.scalar_type()));
+      Sum::add_to(rows, converted(product, dx.dtype));
     }
   }
 };
 
+// Parts of one block of memory.
+class Parts {
+ public:
+  // Room for this many bytes, to be had by `take` once all were asked for.
+  int64_t room(int64_t bytes) {
+    const int64_t first = bytes_;
+    bytes_ += (bytes + 63) / 64 * 64;
+    return first;
+  }
+  char* take(int64_t first) {
+    if (!block_) block_ = empty({bytes_}, ScalarType::Byte);
+    return static_cast<char*>(block_->mutable_data_ptr()) + first;
+  }
+
+ private:
+  int64_t bytes_ = 0;
+  OptionalTensor block_;
+};
+
+void fill_ones(void* into, int64_t count, ScalarType dtype) {
+  const auto fill = [&](auto one) {
+    for (int64_t k = 0; k < count; ++k) static_cast<decltype(one)*>(into)[k] = one;
+  };
+  switch (dtype) {
+    case ScalarType::Double: return fill(1.0);
+    case ScalarType::Float: return fill(1.0f);
+    case ScalarType::BFloat16: return fill(uint16_t{0x3f80});
+    default: return fill(uint16_t{0x3c00});
+  }
+}
+
+void copy_or_clear(void* into, const void* from, int64_t bytes) {
+  if (bytes == 0) return;
+  if (from != nullptr) {
+    __builtin_memcpy(into, from, bytes);
+  } else {
+    __builtin_memset(into, 0, bytes);
+  }
+}
+
 }  // namespace
+
+void run(const LayerBackward& call) {
+  const LayerShape& s = call.shape;
+  std::vector<DirectionSums> sums;
+  for (int64_t d = 0; d < s.D; ++d) sums.emplace_back(s, call.dweights[d]);
+  if (s.T == 0 || s.N == 0) {
+    copy_or_clear(call.dh0, call.dh_n, s.D * s.N * s.P * bytes_of(s.states));
+    copy_or_clear(call.dc0, call.dc_n, s.D * s.N * s.H * bytes_of(s.states));
+    for (int64_t d = 0; d < s.D; ++d) sums[d].finish(s, call.dweights[d]);
+    return;
+  }
+
+  const auto any = [&](auto member) { return call.dweights[0].*member != nullptr || call.dweights[1].*member != nullptr; };
+  const bool projected = call.weights[0].hr.has_value(), need_dhr = projected && any(&WeightGradients::hr),
+             need_dbias = any(&WeightGradients::bias_ih) || any(&WeightGradients::bias_hh);
+  const int64_t steps = s.stretch(kBackwardBytes), stretch = s.D * steps * s.N;
+  Parts memory;
+  const int64_t at_dgates = memory.room(stretch * 4 * s.H * bytes_of(s.product)),
+                at_dhidden = memory.room(projected ? stretch * s.P * bytes_of(s.wide) : 0),
+                at_entering = memory.room(any(&WeightGradients::hh) ? stretch * s.P * bytes_of(s.product) : 0),
+                at_unprojected = memory.room(need_dhr ? stretch * s.H * bytes_of(s.wide) : 0),
+                at_ones = memory.room(need_dbias ? steps * s.N * bytes_of(s.product) : 0);
+  const auto buffer = [&](bool wanted, int64_t place, int64_t width, ScalarType dtype) {
+    return wanted ? StretchRows{memory.take(place), steps, s.N, width, dtype} : StretchRows{};
+  };
+  const PartCounts parts = PartCounts::of(s.dtype);
+  // Two directions add to the same dx, in the accumulation type; one writes it.
+  const ScalarType dx_type = s.D == 1 ? s.dtype : s.wide;
+  OptionalTensor wide_dx;
+  void* dx = call.dx;
+  if (dx != nullptr && dx_type != s.dtype) {
+    wide_dx = on_large_pages(empty({s.T * s.N, s.I}, dx_type));
+    dx = wide_dx->mutable_data_ptr();
+  }
+  if (dx != nullptr && s.D == 2) copy_or_clear(dx, nullptr, s.T * s.N * s.I * bytes_of(dx_type));
+  Gradients g{s, call.x, parts,
+              own_product(s.product, 4 * s.H, s.I + s.P, steps * s.N, parts.gradients, parts.values), {}, {},
+              buffer(true, at_dgates, 4 * s.H, s.product), buffer(projected, at_dhidden, s.P, s.wide),
+              buffer(any(&WeightGradients::hh), at_entering, s.P, s.product),
+              buffer(need_dhr, at_unprojected, s.H, s.wide),
+              Matrix::contiguous(need_dbias ? memory.take(at_ones) : nullptr, 1, steps * s.N, s.product),
+              Matrix::contiguous(dx, s.T * s.N, s.I, dx_type), std::move(sums)};
+  if (need_dbias) fill_ones(g.ones.data, steps * s.N, s.product);
+  const bool own_dx = dx != nullptr && own_product(s.product, steps * s.N, s.I, 4 * s.H, parts.gradients, parts.values);
+  for (const DirectionWeights& w : call.weights) {
+    if (own_dx) {
+      g.own_weights_ih.emplace_back(w.ih, parts, true);
+    } else if (dx != nullptr) {
+      g.weights_ih.push_back(converted(w.ih, s.product));
+    }
+  }
+
+  Held held;
+  BackwardArgs args{};
+  args.sizes = {s.T, s.N, s.D, s.H, s.P};
+  args.dtype = dtype_of(call.x, "x");
+  args.float32_parts = parts.values;
+  args.wide_gates = s.product != s.dtype;
+  args.wide_states = s.states != s.dtype;
+  args.doutput = call.doutput;
+  args.doutput_stride_t = call.doutput_stride_t;
+  args.doutput_stride_n = call.doutput_stride_n;
+  args.dh_n = call.dh_n;
+  args.dc_n = call.dc_n;
+  args.dcells = call.dcells;
+  args.h0 = call.h0;
+  args.c0 = call.c0;
+  for (int64_t d = 0; d < s.D; ++d) {
+    args.weight_hh[d] = held.data(call.weights[d].hh);
+    args.weight_hr[d] = held.data(call.weights[d].hr);
+  }
+  args.output = call.output;
+  args.cells = call.cells;
+  args.gates = call.gates;
+  args.lengths = call.lengths;
+  args.reset_mask = call.reset_mask;
+  args.dh0 = call.dh0;
+  args.dc0 = call.dc0;
+  const auto place = [](const StretchRows& rows, void** data, Strides* strides) {
+    *data = rows.data;
+    *strides = rows.strides();
+  };
+  place(g.dgates, &args.dgates_x, &args.dgates_strides);
+  place(g.dhidden, &args.dhidden, &args.dhidden_strides);
+  place(g.h_entering, &args.h_entering, &args.h_entering_strides);
+  place(g.unprojected, &args.unprojected, &args.unprojected_strides);
+  args.stretches = {steps, [](void* p, int64_t k0, int64_t k1) { static_cast<Gradients*>(p)->take(k0, k1); }, &g};
+  cpu_kernels().backward(args, threads());
+  for (int64_t d = 0; d < s.D; ++d) g.dweights[d].finish(s, call.dweights[d]);
+  if (wide_dx) {
+    Tensor into = Matrix::contiguous(call.dx, s.T * s.N, s.I, s.dtype).tensor();
+    torch::stable::copy_(into, *wide_dx);
+  }
+}
 
 LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor dcells,
                                          Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh,
@@ -133,75 +307,29 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
   check(dcells, "dcells", {s.T, s.N, s.D, s.H}, s.wide);
 
   const bool projected = weight_hr.has_value();
-  const int64_t steps = s.stretch(kBackwardBytes);
-  const auto buffer = [&](bool wanted, int64_t width, ScalarType dtype) {
-    return wanted ? empty({s.D, steps, s.N, width}, dtype) : empty({0}, dtype);
+  const auto gradient = [&](bool wanted, std::vector<int64_t> sizes, ScalarType dtype) {
+    return wanted ? on_large_pages(empty(sizes, dtype)) : empty({0}, dtype);
   };
-  const auto sum = [&](bool wanted, std::vector<int64_t> sizes) {
-    return Sum(need_dweights && wanted ? sizes : std::vector<int64_t>{0}, s.wide);
-  };
-  // Two directions add to the same dx, in the accumulation type; one writes it.
-  const PartCounts parts = PartCounts::of(s.dtype);
-  const bool own_dweights = own_product(s.product, 4 * s.H, s.I + s.P, steps * s.N, parts.gradients, parts.values);
-  Gradients g{s, x, need_dx, need_dweights, projected, parts, own_dweights, {}, {},
-              buffer(true, 4 * s.H, s.product), buffer(projected, s.P, s.wide), buffer(need_dweights, s.P, s.product),
-              buffer(need_dweights && projected, s.H, s.wide),
-              need_dx ? on_large_pages(empty({s.T, s.N, s.I}, s.D == 1 ? s.dtype : s.wide)) : empty({0}, s.dtype),
-              sum(true, {s.D, 4 * s.H, s.I}), sum(true, {s.D, 4 * s.H, s.P}), sum(true, {s.D, 4 * s.H}),
-              sum(projected, {s.D, s.P, s.H})};
-  const bool own_dx = need_dx && own_product(s.product, steps * s.N, s.I, 4 * s.H, parts.gradients, parts.values);
-  for (const DirectionWeights& w : weights) {
-    if (own_dx) {
-      g.own_weights_ih.emplace_back(w.ih, parts, true);
-    } else {
-      g.weights_ih.push_back(converted(w.ih, s.product));
-    }
-  }
-  if (s.D == 2) torch::stable::zero_(g.dx);
-
-  Tensor dh0 = empty({s.D, s.N, s.P}, s.states), dc0 = empty({s.D, s.N, s.H}, s.states);
-  if (s.T == 0 || s.N == 0) {
-    if (dh_n) torch::stable::copy_(dh0, *dh_n); else torch::stable::zero_(dh0);
-    if (dc_n) torch::stable::copy_(dc0, *dc_n); else torch::stable::zero_(dc0);
-  } else {
-    Held held;
-    BackwardArgs args{};
-    args.sizes = {s.T, s.N, s.D, s.H, s.P};
-    args.dtype = dtype_of(h0, "h0");
-    args.float32_parts = parts.values;
-    args.wide_gates = s.product != s.dtype;
-    args.wide_states = s.states != s.dtype;
-    if (doutput) args.doutput = held.rows(*doutput, &args.doutput_stride_t, &args.doutput_stride_n);
-    args.dh_n = held.data(dh_n);
-    args.dc_n = held.data(dc_n);
-    args.dcells = held.data(dcells);
-    args.h0 = held.data(h0);
-    args.c0 = held.data(c0);
-    for (int64_t d = 0; d < s.D; ++d) {
-      args.weight_hh[d] = held.data(weights[d].hh);
-      args.weight_hr[d] = held.data(weights[d].hr);
-    }
-    args.output = held.data(output);
-    args.cells = held.data(cells);
-    args.gates = held.data(gates);
-    args.lengths = static_cast<const int64_t*>(held.data(lengths));
-    args.reset_mask = static_cast<const bool*>(held.data(reset_mask));
-    args.dh0 = dh0.mutable_data_ptr();
-    args.dc0 = dc0.mutable_data_ptr();
-    const auto place = [](const Tensor& t, void** data, Strides* strides) {
-      if (t.dim() != 4) return;
-      *data = t.mutable_data_ptr();
-      *strides = stretch_strides(t);
+  Tensor dx = gradient(need_dx, {s.T, s.N, s.I}, s.dtype), dh0 = empty({s.D, s.N, s.P}, s.states),
+         dc0 = empty({s.D, s.N, s.H}, s.states), dweight_ih = gradient(need_dweights, {s.D, 4 * s.H, s.I}, s.dtype),
+         dweight_hh = gradient(need_dweights, {s.D, 4 * s.H, s.P}, s.dtype),
+         dbias = gradient(need_dweights, {s.D, 4 * s.H}, s.dtype),
+         dweight_hr = gradient(need_dweights && projected, {s.D, s.P, s.H}, s.dtype);
+  Held held;
+  LayerBackward call{s, x, weights, nullptr, 0, 0, held.data(dh_n), held.data(dc_n), held.data(dcells), held.data(h0),
+                     held.data(c0), held.data(output), held.data(cells), held.data(gates),
+                     static_cast<const int64_t*>(held.data(lengths)), static_cast<const bool*>(held.data(reset_mask)),
+                     need_dx ? dx.mutable_data_ptr() : nullptr, dh0.mutable_data_ptr(), dc0.mutable_data_ptr(), {}};
+  if (doutput) call.doutput = held.rows(*doutput, &call.doutput_stride_t, &call.doutput_stride_n);
+  for (int64_t d = 0; need_dweights && d < s.D; ++d) {
+    const auto part = [&](const Tensor& t, int64_t elements) {
+      return static_cast<void*>(static_cast<char*>(t.mutable_data_ptr()) + d * elements * bytes_of(s.dtype));
     };
-    place(g.dgates, &args.dgates_x, &args.dgates_strides);
-    place(g.dhidden, &args.dhidden, &args.dhidden_strides);
-    place(g.h_entering, &args.h_entering, &args.h_entering_strides);
-    place(g.unprojected, &args.unprojected, &args.unprojected_strides);
-    args.stretches = {steps, [](void* p, int64_t k0, int64_t k1) { static_cast<Gradients*>(p)->take(k0, k1); }, &g};
-    cpu_kernels().backward(args, threads());
+    call.dweights[d] = {part(dweight_ih, 4 * s.H * s.I), part(dweight_hh, 4 * s.H * s.P), part(dbias, 4 * s.H), nullptr,
+                        projected ? part(dweight_hr, s.P * s.H) : nullptr};
   }
-  return {converted(g.dx, s.dtype), dh0, dc0, g.dweight_ih.result(s.dtype), g.dweight_hh.result(s.dtype),
-          g.dbias.result(s.dtype), g.dweight_hr.result(s.dtype)};
+  run(call);
+  return {dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr};
 }
 
 }  // namespace fastlstm

@@ -27,8 +27,42 @@ struct LayerShape {
 
 struct DirectionWeights {
   Tensor ih, hh;
-  OptionalTensor hr;
+  OptionalTensor hr, bias_ih = {}, bias_hh = {};
 };
+
+// One layer's forward on arguments that were checked: contiguous but for x, [T, N, I]. Results as in cpu/recurrence.h.
+struct LayerForward {
+  const LayerShape& shape;
+  const Tensor& x;
+  const std::vector<DirectionWeights>& weights;
+  const void *h0, *c0;
+  const int64_t* lengths;
+  const bool* reset_mask;
+  void *output, *h_n, *c_n, *cells, *gates;
+};
+
+void run(const LayerForward& call);
+
+// Where the gradients of one direction's weights go, contiguous, of the weights' shapes and type; null where not wanted.
+struct WeightGradients {
+  void *ih, *hh, *bias_ih, *bias_hh, *hr;
+};
+
+// One layer's backward, likewise; doutput has strides of steps and rows.
+struct LayerBackward {
+  const LayerShape& shape;
+  const Tensor& x;
+  const std::vector<DirectionWeights>& weights;  // without biases
+  const void* doutput;
+  int64_t doutput_stride_t, doutput_stride_n;
+  const void *dh_n, *dc_n, *dcells, *h0, *c0, *output, *cells, *gates;
+  const int64_t* lengths;
+  const bool* reset_mask;
+  void *dx, *dh0, *dc0;  // dx [T, N, I] or null
+  WeightGradients dweights[2];
+};
+
+void run(const LayerBackward& call);
 
 inline LayerShape check_layer(const Tensor& x, const Tensor& h0, const Tensor& c0, const std::vector<DirectionWeights>& weights,
                   const OptionalTensor& lengths, const OptionalTensor& reset_mask, bool wide_products) {
@@ -67,15 +101,37 @@ inline std::vector<DirectionWeights> by_direction(const Tensor& ih, const Tensor
   return weights;
 }
 
+// A matrix where it lies. Tensors of parts of others, by the dispatcher, take longer than a short sequence's work.
+struct Matrix {
+  void* data;
+  int64_t rows, columns, row_stride, column_stride;
+  ScalarType dtype;
+
+  static Matrix contiguous(const void* data, int64_t rows, int64_t columns, ScalarType dtype) {
+    return {const_cast<void*>(data), rows, columns, columns, 1, dtype};
+  }
+  static Matrix of(const Tensor& t) {
+    return {const_cast<void*>(t.const_data_ptr()), t.size(0), t.size(1), t.stride(0), t.stride(1), t.scalar_type()};
+  }
+  Matrix transposed() const { return {data, columns, rows, column_stride, row_stride, dtype}; }
+
+  Tensor tensor() const {
+    const int64_t sizes[] = {rows, columns}, strides[] = {row_stride, column_stride};
+    AtenTensorHandle handle;
+    STD_TORCH_CHECK(aoti_torch_create_tensor_from_blob(data, 2, sizes, strides, 0, code_of(dtype), aoti_torch_device_type_cpu(), 0,
+                                                       &handle) == 0,
+                    "fastlstm: a matrix of shape ", text({rows, columns}), " could not be made a tensor");
+    return Tensor(handle);
+  }
+};
+
 // out = a @ b, in place: out is [rows, columns].
-inline void mm_out(Tensor out, const Tensor& a, const Tensor& b) {
+inline void mm_out(const Matrix& out, const Matrix& a, const Matrix& b) {
   using torch::stable::detail::from;
-  StableIValue stack[] = {from(a), from(b), from(out)};
+  StableIValue stack[] = {from(a.tensor()), from(b.tensor()), from(out.tensor())};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack, TORCH_ABI_VERSION));
   torch::stable::detail::to<Tensor>(stack[0]);  // takes the reference that the call returned, and drops it
 }
-
-inline Tensor transposed(const Tensor& t) { return torch::stable::transpose(t, 0, 1); }
 
 inline Tensor converted(const Tensor& t, ScalarType dtype) {
   if (t.scalar_type() == dtype) return t;
@@ -86,20 +142,29 @@ inline Tensor converted(const Tensor& t, ScalarType dtype) {
   return out;
 }
 
-// Steps [t, t + steps) of a [T, N, width] tensor as contiguous [steps * N, width] rows of `dtype`: a view where that can be.
-inline Tensor rows_of(const Tensor& sequence, int64_t t, int64_t steps, ScalarType dtype) {
-  Tensor part = converted(torch::stable::narrow(const_cast<Tensor&>(sequence), 0, t, steps), dtype);
-  if (!part.is_contiguous()) part = torch::stable::contiguous(part);
-  return torch::stable::view(part, {steps * sequence.size(1), sequence.size(2)});
+// Steps [t, t + steps) of a [T, N, width] tensor as contiguous [steps * N, width] rows of `dtype`: where they lie if that can be, else
+// in `kept`.
+inline Matrix rows_of(const Tensor& sequence, int64_t t, int64_t steps, ScalarType dtype, Tensor& kept) {
+  const int64_t N = sequence.size(1), width = sequence.size(2);
+  if (sequence.scalar_type() == dtype && sequence.is_contiguous()) {
+    return Matrix::contiguous(static_cast<const char*>(sequence.const_data_ptr()) + t * N * width * bytes_of(dtype), steps * N, width,
+                              dtype);
+  }
+  kept = converted(torch::stable::narrow(const_cast<Tensor&>(sequence), 0, t, steps), dtype);
+  if (!kept.is_contiguous()) kept = torch::stable::contiguous(kept);
+  return Matrix::contiguous(kept.const_data_ptr(), steps * N, width, dtype);
 }
 
-// The first `steps` of direction d of a stretch's [D, steps, N, width] array, as [steps * N, width] rows.
-inline Tensor stretch_rows(const Tensor& buffer, int64_t d, int64_t steps) {
-  Tensor part = torch::stable::select(buffer, 0, d);
-  part = torch::stable::narrow(part, 0, 0, steps);
-  return torch::stable::view(part, {steps * buffer.size(2), buffer.size(3)});
-}
+// Gates-like rows of one stretch, [D, steps, N, width]: those of a direction's first steps as [steps * N, width], and their strides.
+struct StretchRows {
+  char* data = nullptr;
+  int64_t steps = 0, N = 0, width = 0;
+  ScalarType dtype{};
 
-inline Strides stretch_strides(const Tensor& buffer) { return {buffer.stride(0), buffer.stride(1), buffer.stride(2)}; }
+  Matrix rows(int64_t d, int64_t count) const {
+    return Matrix::contiguous(data + d * steps * N * width * bytes_of(dtype), count * N, width, dtype);
+  }
+  Strides strides() const { return {steps * N * width, N * width, width}; }
+};
 
 }  // namespace fastlstm

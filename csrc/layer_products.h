@@ -27,18 +27,20 @@ inline bool own_product(ScalarType product, int64_t rows, int64_t columns, int64
          products->worthwhile(rows, columns, depth, left_parts, right_parts);
 }
 
-inline const float* floats(const Tensor& t) { return static_cast<const float*>(t.const_data_ptr()); }
-
 // Of float32 matrices, one of whose strides is 1.
-inline Factor left_factor(const Tensor& t, int parts) { return {floats(t), t.size(0), t.stride(0), t.stride(1), parts}; }
-inline Factor right_factor(const Tensor& t, int parts) { return {floats(t), t.size(1), t.stride(1), t.stride(0), parts}; }
-
-inline Target target(const Tensor& out, const Factor& right, const void* packed, bool add) {
-  return {right, packed, static_cast<float*>(out.mutable_data_ptr()), out.stride(0), add};
+inline Factor left_factor(const Matrix& m, int parts) {
+  return {static_cast<const float*>(m.data), m.rows, m.row_stride, m.column_stride, parts};
+}
+inline Factor right_factor(const Matrix& m, int parts) {
+  return {static_cast<const float*>(m.data), m.columns, m.column_stride, m.row_stride, parts};
 }
 
-inline void multiply_own(const Tensor& left, int parts, const std::vector<Target>& targets) {
-  const ProductArgs args{left.size(1), left_factor(left, parts), targets.data(), static_cast<int>(targets.size())};
+inline Target target(const Matrix& out, const Factor& right, const void* packed, bool add) {
+  return {right, packed, static_cast<float*>(out.data), out.row_stride, add};
+}
+
+inline void multiply_own(const Matrix& left, int parts, const std::vector<Target>& targets) {
+  const ProductArgs args{left.columns, left_factor(left, parts), targets.data(), static_cast<int>(targets.size())};
   cpu_kernels().products->multiply(args, threads());
 }
 
@@ -49,13 +51,13 @@ class OwnWeight {
   OwnWeight(const Tensor& weight, const PartCounts& parts, bool turned)
       : left_parts_(turned ? parts.gradients : parts.values),
         weight_(torch::stable::contiguous(converted(weight, ScalarType::Float))),
-        factor_(right_factor(turned ? weight_ : transposed(weight_), parts.values)),
+        factor_(right_factor(turned ? Matrix::of(weight_) : Matrix::of(weight_).transposed(), parts.values)),
         packed_(empty({cpu_kernels().products->packed_bytes(factor_, depth(turned))}, ScalarType::Byte)) {
     cpu_kernels().products->pack(factor_, depth(turned), packed_.mutable_data_ptr(), threads());
   }
 
   // out (+)= rows @ weight^T, or rows @ weight.
-  void multiply(const Tensor& out, const Tensor& rows, bool add) const {
+  void multiply(const Matrix& out, const Matrix& rows, bool add) const {
     multiply_own(rows, left_parts_, {target(out, factor_, packed_.const_data_ptr(), add)});
   }
 

@@ -53,4 +53,14 @@ StepResults lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights)
 InferenceResults lstm_inference(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights, int64_t layers,
                                 bool bidirectional, bool batch_first, bool wide_products);
 
+// output, h_n, c_n, and then of each layer from the lowest with a gradient to give: its input, except the first layer's, cells, gates.
+std::vector<Tensor> lstm_training_forward(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights, int64_t layers,
+                                          bool bidirectional, bool batch_first, bool wide_products, std::vector<bool> needs);
+
+// The gradients that `needs` asks for, in its order. `tape` is what the forward gave after c_n.
+std::vector<Tensor> lstm_training_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor x,
+                                           OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> matrices, Tensor output,
+                                           std::vector<Tensor> tape, int64_t layers, bool bidirectional, bool batch_first,
+                                           bool wide_products, std::vector<bool> needs);
+
 }  // namespace fastlstm

@@ -21,10 +21,11 @@ Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t lef
   if (addend) torch::stable::copy_(out, *addend);
   if (rows == 0 || columns == 0) return out;
   if (depth == 0) return addend ? out : torch::stable::zero_(out);
-  const Factor factor = right_factor(right, static_cast<int>(right_parts));
+  const Factor factor = right_factor(Matrix::of(right), static_cast<int>(right_parts));
   Tensor bytes = empty({packed ? products->packed_bytes(factor, depth) : 0}, ScalarType::Byte);
   if (packed) products->pack(factor, depth, bytes.mutable_data_ptr(), threads());
-  multiply_own(left, static_cast<int>(left_parts), {target(out, factor, packed ? bytes.const_data_ptr() : nullptr, addend.has_value())});
+  multiply_own(Matrix::of(left), static_cast<int>(left_parts),
+               {target(Matrix::of(out), factor, packed ? bytes.const_data_ptr() : nullptr, addend.has_value())});
   return out;
 }
 

@@ -143,14 +143,8 @@ inline int32_t code_of(ScalarType dtype) {
   STD_TORCH_CHECK(false, "fastlstm: no tensors of this dtype are made");
 }
 
-// A new contiguous tensor on the CPU, by the shortest way: the dispatcher's takes longer than a short step.
-inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t expected = 1;
-  for (size_t k = sizes.size(); k-- > 0;) {
-    strides[k] = expected;
-    expected *= std::max<int64_t>(sizes[k], 1);
-  }
+// A new tensor on the CPU, by the shortest way: the dispatcher's takes longer than a short step.
+inline Tensor empty(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
   AtenTensorHandle handle;
   STD_TORCH_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), code_of(dtype),
                                            aoti_torch_device_type_cpu(), 0, &handle) == 0,
@@ -158,6 +152,16 @@ inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
   Tensor t(handle);
   poison(t.mutable_data_ptr(), t.numel() * bytes_of(dtype));
   return t;
+}
+
+inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t expected = 1;
+  for (size_t k = sizes.size(); k-- > 0;) {
+    strides[k] = expected;
+    expected *= std::max<int64_t>(sizes[k], 1);
+  }
+  return empty(sizes, strides, dtype);
 }
 
 inline Tensor empty_beside(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {

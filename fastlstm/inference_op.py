@@ -11,7 +11,7 @@ words.
 import torch
 from torch import Tensor
 
-from . import functional, step_op
+from . import functional, step_op, training_op
 from .arguments import weights_by_name
 from .ops import library
 from .variant_settings import is_plain
@@ -42,17 +42,17 @@ _lstm_inference = torch.ops.fastlstm.lstm_inference.default
 
 
 def whole_stack(module, x: Tensor, hx):
-    """(output, (h_n, c_n)) of a FastLSTM's call by the op, None where it does not serve or does not
-    take the arguments."""
-    if not is_plain(module):
+    """(output, (h_n, c_n)) of a FastLSTM's call by this op, or where a gradient is wanted by those
+    of training_op.py; None where they do not serve or do not take the arguments."""
+    if not (is_plain(module) and step_op.stands_alone(x, module.backend)):
         return None
     weights = weights_by_name(module, module._flat_weights_names)
     if hx is None:
         hx = None, None
-    elif type(hx) not in (tuple, list) or len(hx) != 2:
+    elif type(hx) not in (tuple, list) or len(hx) != 2 or hx[0] is None or hx[1] is None:
         return None
-    if not step_op.serves(x, hx, weights, module.backend):
-        return None
+    if step_op.differentiated(x, hx, weights):
+        return training_op.whole_stack(module, x, hx, weights)
     sizes = module.num_layers, module.bidirectional, module.batch_first
     try:
         output, h_n, c_n = _lstm_inference(x, *hx, weights, *sizes, functional.wide_products(x))

@@ -262,6 +262,12 @@ def layer(
         return op(*args)
 
 
+def gradients(family: str, ctx, *grads) -> tuple:
+    """The autograd formula of `<family>_layer_forward`: gradients of its arguments, of `grads` of
+    its results. ctx is as `_setup_forward` leaves it, with saved_tensors and needs_input_grad."""
+    return _forwards[family][1].backward(ctx, *grads)
+
+
 def _make_function(op, backward):
     class Layer(torch.autograd.Function):
         @staticmethod

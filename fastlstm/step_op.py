@@ -86,10 +86,10 @@ _is_autocast_enabled = torch._C._is_any_autocast_enabled
 _tracing_state = torch._C._get_tracing_state
 
 
-def serves(x, state: tuple, weights: list, backend: str) -> bool:
-    """Whether ops without derivatives may stand for the general way: on the CPU, and nothing
-    differentiated, traced, transformed or cast."""
-    if (
+def stands_alone(x, backend: str) -> bool:
+    """Whether ops of a whole call may stand for the general way: on the CPU, and nothing traced,
+    transformed or cast."""
+    return not (
         _is_compiling()
         or type(x) is not Tensor
         or backend not in _BACKENDS
@@ -97,9 +97,16 @@ def serves(x, state: tuple, weights: list, backend: str) -> bool:
         or _is_autocast_enabled()
         or transforms.active()
         or _tracing_state() is not None
-    ):
-        return False
+    )
+
+
+def differentiated(x, state: tuple, weights: list) -> bool:
     if not _is_grad_enabled():
-        return True
+        return False
     given = (x, *state, *weights)
-    return not any(isinstance(t, Tensor) and t.requires_grad for t in given)
+    return any(isinstance(t, Tensor) and t.requires_grad for t in given)
+
+
+def serves(x, state: tuple, weights: list, backend: str) -> bool:
+    """Whether ops without derivatives may stand for the general way."""
+    return stands_alone(x, backend) and not differentiated(x, state, weights)

@@ -64,7 +64,8 @@ struct BackwardArgs {
   void* dgates_x;                            // [4H] rows
   Strides dgates_strides;
   Stretches stretches;
-  // What the weights' gradients are made of beside dgates_x, laid out like it with rows of other widths; each or null.
+  // What the weights' gradients are made of beside dgates_x, laid out like it with rows of other widths; each or null, but dhidden
+  // with a projection.
   void* dhidden;                             // [P] rows, wide: the whole gradient at h_t, with a projection
   Strides dhidden_strides;
   void* h_entering;                          // [P] rows: the h that W_hh multiplied
