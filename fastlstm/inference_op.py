@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import functional, step_op, training_op
 from .arguments import weights_by_name
-from .ops import library
+from .ops import check_one_device, library
 from .variant_settings import is_plain
 
 _SCHEMA = (
@@ -24,6 +24,7 @@ _SCHEMA = (
 
 
 def _fake(x, h0, c0, weights, layers, bidirectional, batch_first, wide_products):
+    check_one_device(x, h0, c0, *weights)
     D = 2 if bidirectional else 1
     H, P = weights[1].shape[0] // 4, weights[1].shape[1]
     if x.dim() == 2:

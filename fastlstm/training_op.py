@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional, layer_ops, transforms
-from .ops import library
+from .ops import check_one_device, library
 from .reference import accumulation_dtype
 
 _STACK = "int layers, bool bidirectional, bool batch_first, bool wide_products, bool[] needs"
@@ -44,7 +44,7 @@ def _lowest(needs, per_layer: int) -> int:
     return 0 if True in needs[:3] else (needs.index(True) - 3) // per_layer
 
 
-class _Training(torch.autograd.Function):
+class Layers(torch.autograd.Function):
     @staticmethod
     def forward(ctx, sizes, x, h0, c0, *weights):
         needs = ctx.needs_input_grad[1:]
@@ -72,6 +72,7 @@ class _Training(torch.autograd.Function):
             torch.is_grad_enabled()
             or torch.compiler.is_compiling()
             or transforms.active()
+            or any(d is not None for d in dtape)
             or any(_is_legacy_batched(d) for d in (doutput, dh_n, dc_n) if d is not None)
         ):
             return None, *_by_layers(ctx, needs, (doutput, dh_n, dc_n), dtape, *parts)
@@ -189,6 +190,7 @@ def _sequence(like: Tensor, T: int, rows: tuple, width: int, batch_first: bool) 
 
 
 def _forward_fake(x, h0, c0, weights, layers, bidirectional, batch_first, wide_products, needs):
+    check_one_device(x, h0, c0, *weights)
     T, rows, D = _sizes(x, bidirectional, batch_first)
     N, H, P = rows[0] if rows else 1, weights[1].shape[0] // 4, weights[1].shape[1]
     results = [
@@ -207,6 +209,7 @@ def _backward_fake(
     doutput, dh_n, dc_n, x, h0, c0, matrices, output, tape, layers, bidirectional, batch_first,
     wide_products, needs,
 ):  # fmt: skip
+    check_one_device(doutput, dh_n, dc_n, x, h0, c0, *matrices, output, *tape)
     T, rows, D = _sizes(output, bidirectional, batch_first)
     H, P, each = tape[-1].shape[3] // 4, output.shape[-1] // D, (len(needs) - 3) // (layers * D)
     results = [_sequence(output, T, rows, x.shape[-1], batch_first)] if needs[0] else []
@@ -228,7 +231,7 @@ for _name, _fake in (
 ):
     torch.library.register_fake(f"fastlstm::{_name}", _fake, lib=library)
 
-_PLAIN = {Tensor, nn.Parameter}
+_PLAIN = {Tensor, nn.Parameter, type(None)}
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
@@ -242,7 +245,7 @@ def whole_stack(module, x: Tensor, hx, weights: list):
     """
     if module.checkpoint_every is not None or _dispatch_modes():
         return None
-    if not _PLAIN.issuperset(map(type, weights)):
+    if not _PLAIN.issuperset(map(type, (*hx, *weights))):
         return None
     sizes = (
         module.num_layers,
@@ -251,7 +254,7 @@ def whole_stack(module, x: Tensor, hx, weights: list):
         functional.wide_products(x),
     )
     try:
-        output, h_n, c_n, *_ = _Training.apply(sizes, x, *hx, *weights)
+        output, h_n, c_n, *_ = Layers.apply(sizes, x, *hx, *weights)
     except RuntimeError:  # what does not fit: the general way says so
         return None
     return output, (h_n, c_n)

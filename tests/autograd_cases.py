@@ -205,7 +205,7 @@ def test_anomaly_mode(backend, device):
         torch.testing.assert_close(gradients_of(fast, fast, x), expected, rtol=0, atol=0)
         output = fast(x.requires_grad_())[0]
         with (
-            pytest.warns(UserWarning, match="Error detected in LayerBackward"),
+            pytest.warns(UserWarning, match="Error detected in Layers?Backward"),
             pytest.raises(RuntimeError, match="returned nan values"),
         ):
             output.backward(torch.full_like(output, float("nan")))

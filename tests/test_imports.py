@@ -101,7 +101,15 @@ LAYERS = {
         "variant_settings",
     },
     "streaming": {"arguments", "step_op", "variant_settings"},
-    "inference_op": {"arguments", "functional", "ops", "step_op", "variant_settings"},
+    "training_op": {"functional", "layer_ops", "ops", "reference", "transforms"},
+    "inference_op": {
+        "arguments",
+        "functional",
+        "ops",
+        "step_op",
+        "training_op",
+        "variant_settings",
+    },
     "module": {
         "backends",
         "checkpointing",
