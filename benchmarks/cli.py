@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import errors, floor, machine, memory, plots, report, shapes, sweep, terminal
+from benchmarks.schema import SCHEMA, write
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DEFAULT_SECONDS = 120.0
@@ -254,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sweep.add_floors(rows, rates)
     described["load_average_after"] = machine.load_average()
     result = {
-        "schema": report.SCHEMA,
+        "schema": SCHEMA,
         "kind": "memory" if args.memory else "errors" if args.errors else "speed",
         "machine": described,
         "settings": {
@@ -277,7 +278,7 @@ def finish(args: argparse.Namespace, result: dict, rates: floor.Machine) -> int:
     """Show and write the result; 1 if a row failed."""
     terminal.show(report.tables(result))
     path = args.out / stem(args, result["machine"])
-    report.write(result, path.with_name(path.name + ".json"))
+    write(result, path.with_name(path.name + ".json"))
     path.with_name(path.name + ".md").write_text(report.markdown(result))
     endings = [".json", ".md"]
     if not (args.memory or args.errors or args.no_plot):

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import cli, floor, memory, plots, report, shapes, sweep, terminal, timing
+from benchmarks import cli, floor, memory, plots, report, schema, shapes, sweep, terminal, timing
 from benchmarks.peers import PEERS
 from benchmarks.shapes import Case
 
@@ -22,7 +22,7 @@ def result():
     machine = floor.Machine(peaks={("float32", 1): 1e11, ("bfloat16", 1): 1e11})
     sweep.add_floors(rows, machine)
     return {
-        "schema": report.SCHEMA,
+        "schema": schema.SCHEMA,
         "kind": "speed",
         "machine": {"cpu": "a | b", "flags": [], "cores": 1, "torch": "x", "commit": "dirty"},
         "settings": {"date": "2000-01-01", "variant": "plain"},
@@ -33,9 +33,9 @@ def result():
 
 
 def test_result_is_valid_and_survives_json(result, tmp_path):
-    report.write(result, tmp_path / "deep" / "r.json")
+    schema.write(result, tmp_path / "deep" / "r.json")
     again = json.loads((tmp_path / "deep" / "r.json").read_text())
-    report.validate(again)
+    schema.validate(again)
     assert len(again["rows"]) == 8
     assert all(
         row["times"][peer]["samples"] >= timing.MIN_REPS
@@ -60,7 +60,7 @@ def test_invalid_result_is_named(result, spoil, message):
     broken = copy.deepcopy(result)
     spoil(broken)
     with pytest.raises(ValueError, match=message):
-        report.validate(broken)
+        schema.validate(broken)
 
 
 def test_summary_names_the_worst_and_the_targets():
@@ -133,7 +133,7 @@ def test_command_line_runs_a_shape_and_writes_its_files(tmp_path, capsys):
         "latest-control.json",
         "latest-control.md",
     ]
-    report.validate(json.loads((tmp_path / "latest-control.json").read_text()))
+    schema.validate(json.loads((tmp_path / "latest-control.json").read_text()))
     assert "geomean" in capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import report
+from benchmarks import schema
 from benchmarks.gpu import cli, costs, device, fake, plan
 from benchmarks.gpu.cells import edge_cases, grid_cases
 from benchmarks.gpu.journal import Journal, last_stamp
@@ -57,7 +57,7 @@ def test_it_leaves_few_files_that_say_what_they_are(dry, result):
         "dry-run.json", "dry-run.md", "dry-run.png", "journal.jsonl", "logs.txt",
     }  # fmt: skip
     assert "===== bench-bf16.log" in (folder / "logs.txt").read_text()
-    report.validate(result)
+    schema.validate(result)
     assert result["kind"] == "gpu"
     assert result["settings"]["dry_run"]
     assert "Nothing was measured" in (folder / "dry-run.md").read_text()

@@ -11,8 +11,9 @@ from pathlib import Path
 from benchmarks import machine, terminal
 from benchmarks.gpu import heatmap, suite, tables
 from benchmarks.gpu.journal import SOURCES, Journal, digest
-from benchmarks.report import SCHEMA, shape_text, validate
-from benchmarks.report import write as write_json
+from benchmarks.report import shape_text
+from benchmarks.schema import SCHEMA, validate
+from benchmarks.schema import write as write_json
 from benchmarks.timing import geometric_mean
 
 LOG_CHARACTERS = 200_000
