@@ -29,6 +29,7 @@ namespace amx {
 #include "tiles.h"
 #include "parts.h"
 #include "tile_product.h"
+#include "tile_panels.h"
 #include "tile_matrix_product.h"
 
 // How numbers are taken apart: those of the state, and those of the weights. Backward, the state is float32 gradients.

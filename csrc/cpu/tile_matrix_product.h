@@ -1,37 +1,10 @@
 // Products of large float32 matrices on AMX tiles (matrix_product.h says which). Included inside the namespace of the AMX kernels,
-// after tiles.h and parts.h.
+// after tile_panels.h.
 //
-// Both factors are cut into panels of 16 lines and chunks of up to kChunk numbers, split and packed tile by tile: 2 bytes for each
-// number and part. A worker packs as many panels of its rows as half of the second-level cache holds, and takes them past all of
-// its columns; four tiles of sums, two panels of rows by two of columns, stay in tile registers for the length of a chunk.
-//
-// Tiles take denormal numbers for zero, and parts of infinities mean nothing. Each panel knows the range of its numbers; by
-// those of two panels, a sum of a chunk in which what was dropped may matter, or which is not finite, is made again from the numbers
-// themselves, by multiply-adds. What remains are sums that are all below 2^-126 next to others that are not: they may be zero.
-
-struct alignas(64) PanelHead {
-  float largest, least;  // magnitudes; least of those that are not zero
-};
-
-constexpr int64_t kPanelLines = 16, kChunk = 1024;
-
-inline int64_t panels_of(int64_t lines) { return (lines + kPanelLines - 1) / kPanelLines; }
-
-// The numbers of a sum in chunks as even as whole tiles allow.
-struct Chunks {
-  int64_t depth, size, count;
-
-  explicit Chunks(int64_t total) : depth(total) {
-    const int64_t wanted = (total + kChunk - 1) / kChunk, even = (total + wanted - 1) / wanted;
-    size = (even + kTileDepth - 1) / kTileDepth * kTileDepth;
-    count = (total + size - 1) / size;
-  }
-  int64_t begin(int64_t chunk) const { return chunk * size; }
-  int64_t numbers(int64_t chunk) const { return std::min(size, depth - begin(chunk)); }
-  int64_t blocks() const { return size / kTileDepth; }
-  // One panel of a chunk: its head, then [block][part][tile].
-  int64_t panel_bytes(int parts) const { return sizeof(PanelHead) + blocks() * parts * kTileElements * sizeof(BFloat16); }
-};
+// A worker packs as many panels of its rows as half of the second-level cache holds, and takes them past all of its columns; four
+// tiles of sums, two panels of rows by two of columns, stay in tile registers for the length of a chunk. A sum of a chunk in which
+// what tiles dropped may matter, or which is not finite, is made again from the numbers themselves, by multiply-adds. What remains
+// are sums that are all below 2^-126 next to others that are not: they may be zero.
 
 template <int A, int B>
 class TileMatrixProduct {
@@ -50,7 +23,7 @@ class TileMatrixProduct {
     for (int64_t chunk = 0; chunk < chunks_.count; ++chunk) {
       for (int t = 0; t < a_.target_count; ++t) {
         const Target& target = a_.targets[t];
-        if (target.packed == nullptr) pack_chunk(target.right, chunks_, chunk, packed_[t], threads_);
+        if (target.packed == nullptr) pack_chunk<B>(target.right, chunks_, chunk, packed_[t], threads_);
       }
       const auto work = [](int64_t begin, int64_t end, void* p) {
         auto& c = *static_cast<std::pair<TileMatrixProduct*, int64_t>*>(p);
@@ -63,17 +36,6 @@ class TileMatrixProduct {
         threads_.parallel_for(row_shares_ * column_shares_, work, &context);
       }
     }
-  }
-
-  static int64_t packed_bytes(const Factor& right, int64_t depth) {
-    const Chunks chunks(depth);
-    return chunks.count * panels_of(right.lines) * chunks.panel_bytes(B);
-  }
-
-  static void pack(const Factor& right, int64_t depth, void* packed, const Threads& threads) {
-    const Chunks chunks(depth);
-    const int64_t bytes = panels_of(right.lines) * chunks.panel_bytes(B);
-    for (int64_t c = 0; c < chunks.count; ++c) pack_chunk(right, chunks, c, static_cast<char*>(packed) + c * bytes, threads);
   }
 
   // Clocks on one core: 16 for a product of tiles, and 2 multiply-adds of 16 lanes in one.
@@ -121,30 +83,6 @@ class TileMatrixProduct {
       packed_[t] = layout.array<char>(target.packed != nullptr ? 0 : panels_of(target.right.lines) * chunks_.panel_bytes(B));
     }
     blocks_ = layout.array<char>(row_shares_ * column_shares_ * 2 * block_pairs_ * chunks_.panel_bytes(A));
-  }
-
-  template <int Parts, bool Right>
-  static void pack_panel(const Factor& f, int64_t panel, int64_t k0, int64_t numbers, char* out) {
-    const int64_t first = panel * kPanelLines, lines = std::min(kPanelLines, f.lines - first);
-    const float* from = f.data + first * f.line_stride + k0 * f.depth_stride;
-    auto* tile = reinterpret_cast<BFloat16*>(out + sizeof(PanelHead));
-    Magnitudes seen;
-    for (int64_t k = 0; k < numbers; k += kTileDepth, tile += Parts * kTileElements) {
-      const int64_t count = std::min(kTileDepth, numbers - k);
-      if (f.depth_stride == 1) {
-        pack_lines<Parts, Right>(from + k, f.line_stride, lines, count, tile, kTileElements, seen);
-      } else {
-        pack_numbers<Parts, Right>(from + k * f.depth_stride, f.depth_stride, lines, count, tile, kTileElements, seen);
-      }
-    }
-    *reinterpret_cast<PanelHead*>(out) = {seen.largest(), seen.least()};
-  }
-
-  static void pack_chunk(const Factor& right, const Chunks& chunks, int64_t chunk, char* packed, const Threads& threads) {
-    const int64_t numbers = chunks.numbers(chunk);
-    share_out(threads, threads.count, panels_of(right.lines), right.lines * numbers, [&](int64_t panel) {
-      pack_panel<B, true>(right, panel, chunks.begin(chunk), numbers, packed + panel * chunks.panel_bytes(B));
-    });
   }
 
   void multiply_share(int64_t chunk, int64_t share) {
@@ -233,23 +171,6 @@ class TileMatrixProduct {
     if (Rows == 2 && Columns == 2) tiles.store<3>(&sums[16][16], sizeof(sums[0]));
   }
 
-  // Which sums of two panels' numbers are made again. Parts below 2^-126 are dropped: of numbers below 2^-103, and of products that
-  // are so small. An error of 2^-126 for each term is nothing in a sum above 2^-90.
-  struct Doubt {
-    Vec<float> below;
-    __mmask16 zeros;  // whether a sum of zero, too
-
-    Doubt(const PanelHead& left, const PanelHead& right) {
-      constexpr float kWhole = 0x1p-103f, kSafe = 0x1p-90f;
-      const bool left_lost = left.least < kWhole, right_lost = right.least < kWhole;
-      const float factor = std::max({1.f, left_lost ? right.largest : 0.f, right_lost ? left.largest : 0.f});
-      const float product = left.largest * right.largest;
-      const bool tiny = product < kSafe && left.largest > 0 && right.largest > 0;
-      below = splat(kSafe * factor);
-      zeros = left_lost || right_lost || tiny ? 0xffff : 0;
-    }
-  };
-
   // One tile of a chunk's sums to where they go.
   void finish(const Target& target, int64_t chunk, int64_t row, int64_t column, const float* sums, const Doubt& doubt) {
     const int64_t rows = std::min(kPanelLines, a_.left.lines - row), columns = std::min(kPanelLines, target.right.lines - column);
@@ -308,13 +229,11 @@ bool worthwhile_product(int64_t rows, int64_t columns, int64_t depth, int left_p
 
 // How a right factor is packed depends on its parts alone.
 int64_t packed_product_bytes(const Factor& right, int64_t depth) {
-  return visit_parts(right.parts, right.parts,
-                     [&](auto a, auto b) { return TileMatrixProduct<a.value, b.value>::packed_bytes(right, depth); });
+  return visit_parts(right.parts, right.parts, [&](auto, auto parts) { return packed_bytes<parts.value>(right, depth); });
 }
 
 void pack_product(const Factor& right, int64_t depth, void* packed, const Threads& threads) {
-  visit_parts(right.parts, right.parts,
-              [&](auto a, auto b) { TileMatrixProduct<a.value, b.value>::pack(right, depth, packed, threads); });
+  visit_parts(right.parts, right.parts, [&](auto, auto parts) { pack_whole<parts.value>(right, depth, packed, threads); });
 }
 
 void multiply_matrices(const ProductArgs& args, const Threads& threads) {
