@@ -2,7 +2,7 @@
 // what surrounds it in Python, is most of the time.
 
 #include "ops.h"
-#include "tensors.h"
+#include "step_call.h"
 
 namespace fastlstm {
 
@@ -14,10 +14,7 @@ constexpr int64_t kDirectSteps = 4;
 // The weights of one layer's directions, from the flat list: of each direction weight_ih, weight_hh, both biases or neither,
 // weight_hr or not.
 struct LayerWeights {
-  struct Direction {
-    const Tensor *ih, *hh, *bias_ih, *bias_hh, *hr;
-  };
-  Direction directions[2];
+  StepWeights directions[2];
 
   LayerWeights(const Tensor* first, int64_t each, int64_t D) {
     for (int64_t d = 0; d < D; ++d) {
@@ -91,7 +88,7 @@ class InferenceCall {
       return layers_ == 1 ? t : torch::stable::narrow(const_cast<Tensor&>(t), 0, k * D_, D_);
     };
     const auto& f = w.directions[0];
-    const LayerWeights::Direction none{};
+    const StepWeights none{};
     const auto& r = D_ == 2 ? w.directions[1] : none;
     auto results = lstm_layer_forward(x_, of_layer(h0_), of_layer(c0_), *f.ih, *f.hh, optional(f.bias_ih), optional(f.bias_hh),
                                       optional(f.hr), optional(r.ih), optional(r.hh), optional(r.bias_ih), optional(r.bias_hh),
@@ -116,25 +113,13 @@ class InferenceCall {
     char* y = static_cast<char*>(output.mutable_data_ptr());
     std::vector<char> turns(2 * (h_bytes + c_bytes));  // states of the last step and of the one being made
     for (int64_t d = 0; d < D_; ++d) {
-      const auto& of = w.directions[d];
       StepArgs args{};
       args.N = N_;
       args.I = I;
       args.P = P_;
       args.H = H_;
       args.dtype = dtype_of(x_, "x");
-      const auto data = [&](const Tensor* t, const char* name, const std::vector<int64_t>& shape) -> const void* {
-        if (t == nullptr) return nullptr;
-        check(*t, name, shape, dtype_);
-        return held.data(*t);
-      };
-      STD_TORCH_CHECK(of.hr != nullptr || P_ == H_, "fastlstm: weight_hh has ", P_, " columns, expected H = ", H_,
-                      " without weight_hr");
-      args.weight_ih = data(of.ih, "weight_ih", {4 * H_, I});
-      args.weight_hh = data(of.hh, "weight_hh", {4 * H_, P_});
-      args.bias_ih = data(of.bias_ih, "bias_ih", {4 * H_});
-      args.bias_hh = data(of.bias_hh, "bias_hh", {4 * H_});
-      args.weight_hr = data(of.hr, "weight_hr", {P_, H_});
+      set_weights(w.directions[d], dtype_, held, args);
       const int64_t row = k * D_ + d;
       args.h = static_cast<const char*>(h0_.const_data_ptr()) + row * h_bytes;
       args.c = static_cast<const char*>(c0_.const_data_ptr()) + row * c_bytes;

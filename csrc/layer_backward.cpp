@@ -298,6 +298,7 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
   const auto weights =
       by_direction(weight_ih, weight_hh, weight_hr, weight_ih_reverse, weight_hh_reverse, weight_hr_reverse);
   const LayerShape s = check_layer(x, h0, c0, weights, lengths, reset_mask, wide_products);
+  STD_TORCH_CHECK(s.weights == s.dtype, "fastlstm: weight_hh has a dtype that does not fit h0's");
   check(output, "output", {s.T, s.N, s.D * s.P}, s.dtype);
   check(cells, "cells", {s.T, s.N, s.D, s.H}, s.wide);
   check(gates, "gates", {s.T, s.N, s.D, 4 * s.H}, s.dtype);

@@ -18,6 +18,7 @@ struct LayerShape {
   int64_t T, N, D, I, H, P;
   ScalarType dtype, wide, product;  // of the tensors, of accumulation, of the matrix products outside the recurrence
   ScalarType states;                // of c and of the gradients of both states: c0's, one of the first two
+  ScalarType weights;               // of the weight matrices: dtype, or bfloat16 beside float32 (`matrix_type`)
 
   int64_t stretch(int64_t bytes) const {
     const int64_t rows = std::max(kRowsForProduct, bytes / (4 * H * bytes_of(product)));
@@ -73,6 +74,7 @@ inline LayerShape check_layer(const Tensor& x, const Tensor& h0, const Tensor& c
   s.wide = wide_type(s.dtype);
   s.product = wide_products ? s.wide : s.dtype;
   s.states = c0.scalar_type() == s.dtype ? s.dtype : s.wide;
+  s.weights = matrix_type(weights[0].hh, s.dtype);
   dtype_of(h0, "h0");
   check_units(s.H, s.P);
   check(x, "x", {s.T, s.N, s.I}, s.dtype);
@@ -80,9 +82,9 @@ inline LayerShape check_layer(const Tensor& x, const Tensor& h0, const Tensor& c
   check(c0, "c0", {s.D, s.N, s.H}, s.states);
   for (size_t d = 0; d < weights.size(); ++d) {
     const DirectionWeights& w = weights[d];
-    check(w.ih, d == 0 ? "weight_ih" : "weight_ih_reverse", {4 * s.H, s.I}, s.dtype);
-    check(w.hh, d == 0 ? "weight_hh" : "weight_hh_reverse", {4 * s.H, s.P}, s.dtype);
-    check(w.hr, d == 0 ? "weight_hr" : "weight_hr_reverse", {s.P, s.H}, s.dtype);
+    check(w.ih, d == 0 ? "weight_ih" : "weight_ih_reverse", {4 * s.H, s.I}, s.weights);
+    check(w.hh, d == 0 ? "weight_hh" : "weight_hh_reverse", {4 * s.H, s.P}, s.weights);
+    check(w.hr, d == 0 ? "weight_hr" : "weight_hr_reverse", {s.P, s.H}, s.weights);
     STD_TORCH_CHECK(w.hr || s.P == s.H, "fastlstm: h0 is ", s.P, " wide, expected H = ", s.H, " without weight_hr");
   }
   check_masks(lengths, reset_mask, s.T, s.N);

@@ -6,7 +6,7 @@ namespace fastlstm {
 
 namespace {
 
-// gates = rows @ weight^T in the product's type. A 16-bit weight that serves one stretch alone is widened a part at a time, so
+// gates = rows @ weight^T in the product's type. A narrower weight that serves one stretch alone is widened a part at a time, so
 // that it goes from cache to cache: a whole copy is fresh memory, whose pages cost more than the product of a few rows.
 void multiply_once(const Matrix& gates, const Matrix& rows, const Tensor& weight, ScalarType product) {
   constexpr int64_t kPartBytes = int64_t{1} << 20;
@@ -37,7 +37,7 @@ void make_gates_at_once(const LayerShape& s, const Tensor& x, const std::vector<
   const int64_t gates = s.T * s.N * 4 * s.H, bytes = gates * bytes_of(s.wide);
   char* made = Workspace::take(s.D * bytes, Workspace::kGates);
   for (int64_t d = 0; d < s.D; ++d) {
-    cpu_kernels().gates({s.T * s.N, s.I, s.H, args.dtype, held.data(x), held.data(weights[d].ih), made + d * bytes}, threads());
+    cpu_kernels().gates({s.T * s.N, s.I, s.H, args.dtype, args.narrow_weights, held.data(x), held.data(weights[d].ih), made + d * bytes}, threads());
   }
   args.wide_gates = s.wide != s.dtype;
   args.gates_x = made;
@@ -60,6 +60,7 @@ void run(const LayerForward& call) {
   args.sizes = {s.T, s.N, s.D, s.H, s.P};
   args.dtype = dtype_of(call.x, "x");
   args.wide_states = s.states != s.dtype;
+  args.narrow_weights = s.weights != s.dtype;
   const PartCounts parts = PartCounts::of(s.dtype);
   args.float32_parts = parts.values;
   args.h0 = call.h0;
@@ -94,7 +95,7 @@ void run(const LayerForward& call) {
     bool once;                    // one stretch, of products in a wider type than the weights'
     std::vector<Tensor> weights;  // of each direction, [4H, I]; with `once` as they came
     std::vector<OwnWeight> own;   // instead of these, where the products are the kernels' own
-  } context{s, call.x, {static_cast<char*>(gates_x.mutable_data_ptr()), steps, s.N, 4 * s.H, s.product}, s.product != s.dtype, {}, {}};
+  } context{s, call.x, {static_cast<char*>(gates_x.mutable_data_ptr()), steps, s.N, 4 * s.H, s.product}, s.product != s.weights, {}, {}};
   context.once = context.once && steps >= s.T;
   for (const DirectionWeights& w : call.weights) {
     if (own) {
@@ -132,6 +133,8 @@ ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_
                                   OptionalTensor reset_mask, bool wide_products, bool save_tape, bool save_cells) {
   auto weights = by_direction(weight_ih, weight_hh, weight_hr, weight_ih_reverse, weight_hh_reverse, weight_hr_reverse);
   const LayerShape s = check_layer(x, h0, c0, weights, lengths, reset_mask, wide_products);
+  STD_TORCH_CHECK(!save_tape || s.weights == s.dtype,
+                  "fastlstm: weights in bfloat16 beside float32 tensors have no backward; widen them for it");
   check(bias_ih, "bias_ih", {4 * s.H}, s.dtype);
   check(bias_hh, "bias_hh", {4 * s.H}, s.dtype);
   check(bias_ih_reverse, "bias_ih_reverse", {4 * s.H}, s.dtype);

@@ -2,7 +2,7 @@
 // at the call. Nothing is packed and nothing is kept, so a weight may change between calls in any way.
 
 #include "ops.h"
-#include "tensors.h"
+#include "step_call.h"
 
 namespace fastlstm {
 
@@ -36,19 +36,8 @@ class StepCall {
     args_.c_out = c_n.mutable_data_ptr();
   }
 
-  void layer(int64_t k, const Tensor& ih, const Tensor& hh, const Tensor* bias_ih, const Tensor* bias_hh, const Tensor* hr) {
-    const auto data = [&](const Tensor* t, const char* name, const std::vector<int64_t>& shape) -> const void* {
-      if (t == nullptr) return nullptr;
-      check(*t, name, shape, dtype_);
-      return held_.data(*t);
-    };
-    STD_TORCH_CHECK(hr != nullptr || args_.P == args_.H, "fastlstm: h is ", args_.P, " wide, expected H = ", args_.H,
-                    " without weight_hr");
-    args_.weight_ih = data(&ih, "weight_ih", {4 * args_.H, args_.I});
-    args_.weight_hh = data(&hh, "weight_hh", {4 * args_.H, args_.P});
-    args_.bias_ih = data(bias_ih, "bias_ih", {4 * args_.H});
-    args_.bias_hh = data(bias_hh, "bias_hh", {4 * args_.H});
-    args_.weight_hr = data(hr, "weight_hr", {args_.P, args_.H});
+  void layer(int64_t k, const StepWeights& weights) {
+    set_weights(weights, dtype_, held_, args_);
     const int64_t bytes = bytes_of(dtype_), h_bytes = N_ * args_.P * bytes, c_bytes = N_ * args_.H * bytes;
     args_.h = h_ + k * h_bytes;
     args_.c = c_ + k * c_bytes;
@@ -93,7 +82,7 @@ StepResults lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights)
   StepCall call(x, h, c, layers, true);
   for (int64_t k = 0; k < layers; ++k) {
     const Tensor* w = weights.data() + k * each;
-    call.layer(k, w[0], w[1], each >= 4 ? w + 2 : nullptr, each >= 4 ? w + 3 : nullptr, each % 2 == 1 ? w + each - 1 : nullptr);
+    call.layer(k, {w, w + 1, each >= 4 ? w + 2 : nullptr, each >= 4 ? w + 3 : nullptr, each % 2 == 1 ? w + each - 1 : nullptr});
   }
   return {call.output(), call.h_n, call.c_n};
 }
@@ -101,7 +90,7 @@ StepResults lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights)
 CellResults lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
                       OptionalTensor bias_hh) {
   StepCall call(x, h, c, 1, false);
-  call.layer(0, weight_ih, weight_hh, bias_ih ? &*bias_ih : nullptr, bias_hh ? &*bias_hh : nullptr, nullptr);
+  call.layer(0, {&weight_ih, &weight_hh, bias_ih ? &*bias_ih : nullptr, bias_hh ? &*bias_hh : nullptr, nullptr});
   return {call.h_n, call.c_n};
 }
 

@@ -146,7 +146,7 @@ class Backward : BackwardTape<Acc, IO> {
         store_raw(sums + k * L, sum);
       }
     } else {
-      product<Acc, Acc>(rows, panel.vectors, dgates_state(buffer, d, slot), 4 * s_.H, packed, 4 * s_.H, sums);
+      product<Acc, typename Product::Packed>(rows, panel.vectors, dgates_state(buffer, d, slot), 4 * s_.H, packed, 4 * s_.H, sums);
     }
   }
 

@@ -24,7 +24,7 @@ struct DotOperand {
 };
 
 // sum[j] += the products of row j of weights, lane by lane. `row(j)` is where row j begins.
-template <class Acc, class IO, class Row>
+template <class Acc, class W, class Row>
 FASTLSTM_INLINE void add_products(const DotOperand<Acc>& x, const Row& row, Vec<Acc> (&sum)[lanes<Acc>]) {
   constexpr int L = lanes<Acc>;
   using Bits = typename VectorOf<Acc>::bits;
@@ -36,12 +36,12 @@ FASTLSTM_INLINE void add_products(const DotOperand<Acc>& x, const Row& row, Vec<
   for (int64_t k = 0; k + L <= x.K; k += L) {
     const Vec<Acc> part = load_raw<Vec<Acc>>(x.data + k);
 #pragma GCC unroll 16
-    for (int j = 0; j < L; ++j) sum[j] += part * Storage<Acc, IO>::load(row(j) + k);
+    for (int j = 0; j < L; ++j) sum[j] += part * Storage<Acc, W>::load(row(j) + k);
   }
   if (x.K % L == 0) return;
 #pragma GCC unroll 16
   for (int j = 0; j < L; ++j) {
-    const Bits weights = bit_cast<Bits>(Storage<Acc, IO>::load(row(j) + x.K - L)) & x.mask;
+    const Bits weights = bit_cast<Bits>(Storage<Acc, W>::load(row(j) + x.K - L)) & x.mask;
     sum[j] += x.last * bit_cast<Vec<Acc>>(weights);
   }
 }
@@ -62,19 +62,19 @@ FASTLSTM_INLINE Vec<Acc> sums_of_lanes(Vec<Acc> (&v)[lanes<Acc>]) {
 
 // The first matrix [rows, x.K] times x, plus the second [rows, h.K] times h, for the `rows` (1 to L) rows that begin at the two
 // pointers; lanes from `rows` on repeat the last row. Either pointer may be null.
-template <class Acc, class IO>
-__attribute__((noinline)) Vec<Acc> dot_rows(const IO* first, const DotOperand<Acc>& x, const IO* second,
+template <class Acc, class W>
+__attribute__((noinline)) Vec<Acc> dot_rows(const W* first, const DotOperand<Acc>& x, const W* second,
                                             const DotOperand<Acc>& h, int64_t rows) {
   constexpr int L = lanes<Acc>;
   Vec<Acc> sum[L] = {};
-  const auto add = [&](const IO* weights, const DotOperand<Acc>& operand) FASTLSTM_INLINE_LAMBDA {
+  const auto add = [&](const W* weights, const DotOperand<Acc>& operand) FASTLSTM_INLINE_LAMBDA {
     const int64_t K = operand.K;
     if (rows == L) {
       // Addresses as the machine forms them, base + stride * (1, 2, 4, 8), so that 16 rows need few registers.
       const int64_t K3 = 3 * K, K5 = 5 * K, K7 = 7 * K;
-      const IO* upper = weights + 8 * K;
-      add_products<Acc, IO>(operand, [&](int j) FASTLSTM_INLINE_LAMBDA {
-        const IO* base = j < 8 ? weights : upper;
+      const W* upper = weights + 8 * K;
+      add_products<Acc, W>(operand, [&](int j) FASTLSTM_INLINE_LAMBDA {
+        const W* base = j < 8 ? weights : upper;
         switch (j % 8) {
           case 3: return base + K3;
           case 5: return base + K5;
@@ -84,7 +84,7 @@ __attribute__((noinline)) Vec<Acc> dot_rows(const IO* first, const DotOperand<Ac
         }
       }, sum);
     } else {
-      add_products<Acc, IO>(operand, [&](int j) { return weights + std::min<int64_t>(j, rows - 1) * K; }, sum);
+      add_products<Acc, W>(operand, [&](int j) { return weights + std::min<int64_t>(j, rows - 1) * K; }, sum);
     }
   };
   if (first != nullptr) add(first, x);

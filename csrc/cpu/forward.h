@@ -1,8 +1,9 @@
 // The forward loop over steps. Included inside a namespace of an instruction set.
 //
-// Acc computes; IO is the tensors' type, GX that of gates_x (IO or Acc); Product is how h is multiplied by W_hh.
+// Acc computes; IO is the tensors' type, GX that of gates_x (IO or Acc), W that of the weight matrices; Product is how h is multiplied by
+// W_hh.
 
-template <class Acc, class IO, class GX, class Product>
+template <class Acc, class IO, class GX, class W, class Product>
 class Forward {
  public:
   Forward(const ForwardArgs& args, const Threads& threads, const Plan& plan)
@@ -89,10 +90,10 @@ class Forward {
     share_out(threads_, plan_.workers(), s_.D * (gates + outs), s_.D * 4 * s_.H * s_.P, [&](int64_t n) {
       const int64_t d = n / (gates + outs), k = n % (gates + outs);
       if (k < gates) {
-        Product::pack_forward(gate_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), s_.H, s_.P,
+        Product::pack_forward(gate_panels_.panels[k], static_cast<const W*>(a_.weight_hh[d]), s_.H, s_.P,
                               packed_hh_ + d * gate_panels_.elements);
       } else {
-        pack_columns<Acc, true>(out_panels_.panels[k - gates], static_cast<const IO*>(a_.weight_hr[d]), s_.H, s_.P,
+        pack_columns<Acc, true>(out_panels_.panels[k - gates], static_cast<const W*>(a_.weight_hr[d]), s_.H, s_.P,
                                 packed_hr_ + d * out_panels_.elements);
       }
     });
@@ -180,8 +181,8 @@ class Forward {
       if (!Product::doubtful(load_raw<Vec<Acc>>(sums + k * L))) continue;
       DotOperand<Acc> h;
       h.set(h_state(buffer, d, slot + k / kPanel), s_.P);
-      const IO* weights = static_cast<const IO*>(a_.weight_hh[d]) + (k % kPanel * s_.H + unit) * s_.P;
-      store_raw(sums + k * L, dot_rows<Acc, IO>(weights, h, nullptr, h, units));
+      const W* weights = static_cast<const W*>(a_.weight_hh[d]) + (k % kPanel * s_.H + unit) * s_.P;
+      store_raw(sums + k * L, dot_rows<Acc, W>(weights, h, nullptr, h, units));
     }
   }
 

@@ -1,7 +1,7 @@
 // The gate inputs x W_ih^T of a short sequence, for which a BLAS's call costs more than its product. Included inside a namespace of
 // an instruction set, after product.h.
 
-template <class Acc, class IO>
+template <class Acc, class IO, class W>
 class GateInputs {
  public:
   explicit GateInputs(const GatesArgs& args)
@@ -18,7 +18,7 @@ class GateInputs {
     share_out(threads, threads.count, static_cast<int64_t>(panels_.panels.size()), work, [&](int64_t p) {
       const Panel& panel = panels_.panels[p];
       Acc* packed = packed_ + panel.offset;
-      pack_columns<Acc, true>(panel, static_cast<const IO*>(a_.weight_ih), a_.I, 4 * a_.H, packed_);
+      pack_columns<Acc, true>(panel, static_cast<const W*>(a_.weight_ih), a_.I, 4 * a_.H, packed_);
       for_row_blocks(a_.rows, [&](int64_t first, int rows) { multiply(panel, packed, first, rows); });
     });
   }

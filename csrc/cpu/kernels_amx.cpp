@@ -45,35 +45,39 @@ bool worthwhile(const Sizes& s) {
   return s.N > Product::kProducts;
 }
 
-// visit(IO, GX, Products) for a call that tiles can serve: numbers of the types, and the products.
+// visit(IO, GX, W, Products) for a call that tiles can serve: numbers of the types, and the products.
 template <class Args, class Visit>
-bool visit_types(const Args& args, const Visit& visit) {
+bool visit_types(const Args& args, bool narrow_weights, const Visit& visit) {
   using OfBFloat16 = Products<Tiled<1, 1>, Tiled<2, 1>>;
   using OfFloat16 = Products<Tiled<2, 2>>;
   switch (args.dtype) {
     case DType::kFloat64: return false;
     case DType::kFloat32:
       switch (args.float32_parts) {
-        case 1: return visit(float{}, float{}, Products<Tiled<1, 1>>{});
-        case 2: return visit(float{}, float{}, Products<Tiled<2, 2>>{});
-        default: return visit(float{}, float{}, Products<Tiled<3, 3>>{});
+        case 1: return narrow_weights ? visit(float{}, float{}, BFloat16{}, Products<Tiled<1, 1>>{})
+                                      : visit(float{}, float{}, float{}, Products<Tiled<1, 1>>{});
+        case 2: return narrow_weights ? visit(float{}, float{}, BFloat16{}, Products<Tiled<2, 1>>{})
+                                      : visit(float{}, float{}, float{}, Products<Tiled<2, 2>>{});
+        default: return narrow_weights ? visit(float{}, float{}, BFloat16{}, Products<Tiled<3, 1>>{})
+                                       : visit(float{}, float{}, float{}, Products<Tiled<3, 3>>{});
       }
     case DType::kBFloat16:
-      return args.wide_gates ? visit(BFloat16{}, float{}, OfBFloat16{}) : visit(BFloat16{}, BFloat16{}, OfBFloat16{});
+      return args.wide_gates ? visit(BFloat16{}, float{}, BFloat16{}, OfBFloat16{})
+                             : visit(BFloat16{}, BFloat16{}, BFloat16{}, OfBFloat16{});
     case DType::kFloat16:
-      return args.wide_gates ? visit(Float16{}, float{}, OfFloat16{}) : visit(Float16{}, Float16{}, OfFloat16{});
+      return args.wide_gates ? visit(Float16{}, float{}, Float16{}, OfFloat16{}) : visit(Float16{}, Float16{}, Float16{}, OfFloat16{});
   }
   return false;
 }
 
 void forward(const ForwardArgs& args, const Threads& threads) {
   const Sizes& s = args.sizes;
-  const bool served = visit_types(args, [&](auto io, auto gx, auto products) {
+  const bool served = visit_types(args, args.narrow_weights, [&](auto io, auto gx, auto w, auto products) {
     using Product = typename decltype(products)::Forward;
     if (!worthwhile<Product>(s)) return false;
     const int64_t bytes = 4 * s.H * Product::packed_depth(s.P) * 2;
     const Plan plan = make_plan(s, args.lengths, bytes, threads.count);
-    Forward<float, decltype(io), decltype(gx), Product>(args, threads, plan).run();
+    Forward<float, decltype(io), decltype(gx), decltype(w), Product>(args, threads, plan).run();
     return true;
   });
   if (!served) kernels_avx512().forward(args, threads);
@@ -81,7 +85,7 @@ void forward(const ForwardArgs& args, const Threads& threads) {
 
 void backward(const BackwardArgs& args, const Threads& threads) {
   const Sizes& s = args.sizes;
-  const bool served = visit_types(args, [&](auto io, auto gx, auto products) {
+  const bool served = visit_types(args, false, [&](auto io, auto gx, auto, auto products) {
     using Product = typename decltype(products)::Backward;
     if (!worthwhile<Product>(s)) return false;
     const int64_t bytes = Product::packed_depth(4 * s.H) * s.P * 2;

@@ -35,9 +35,9 @@ void forward(const ForwardArgs& args, const Threads& threads) {
   const Sizes& s = args.sizes;
   const Plan plan = make_plan(s, args.lengths, 4 * s.H * s.P * 2, threads.count);
   if (args.wide_gates) {
-    Forward<float, BFloat16, float, Pairs<1>>(args, threads, plan).run();
+    Forward<float, BFloat16, float, BFloat16, Pairs<1>>(args, threads, plan).run();
   } else {
-    Forward<float, BFloat16, BFloat16, Pairs<1>>(args, threads, plan).run();
+    Forward<float, BFloat16, BFloat16, BFloat16, Pairs<1>>(args, threads, plan).run();
   }
 }
 

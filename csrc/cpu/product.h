@@ -4,40 +4,55 @@
 // next to each other, so that a product reads them as one stream: [panel][k][vector][lane]. In the forward pass the vectors of
 // a panel are the gates i, f, g, o of the same units, so that a product ends with all that the cell needs.
 
+// Two bfloat16 weights, of an even k and of the next one, in a lane's 32 bits: one load, a shift and a mask make two vectors of
+// numbers, where a load of 16-bit lanes makes one and needs an instruction more.
+struct BFloat16Pair {
+  uint32_t bits;
+};
+
+// How many k share a packed element, and vector v of NV at k, of which `parity` is the last bit.
+template <class W>
+constexpr int kDepthOf = std::is_same_v<W, BFloat16Pair> ? 2 : 1;
+
+template <class Acc, class W>
+FASTLSTM_INLINE Vec<Acc> packed_vector(const W* w, int64_t k, int parity, int v, int NV) {
+  if constexpr (std::is_same_v<W, BFloat16Pair>) {
+    const auto bits = load_raw<VectorOf<float>::bits>(w + (k / 2 * NV + v) * lanes<Acc>);
+    return bit_cast<Vec<Acc>>(parity == 0 ? bits << 16 : bits & 0xffff0000u);
+  } else {
+    return Storage<Acc, W>::load(w + (k * NV + v) * lanes<Acc>);
+  }
+}
+
 constexpr int kPanel = 4;
 constexpr int kMaxRows = kRegisters == 32 ? 6 : 3;  // rows x kPanel accumulators, and the weights beside them
 
-// out[r][v] = sum over k of a[r][k] * w[k][v], v over NV vectors. `w` holds Acc, or a 16-bit type widened on the way where
-// reading the weights is what takes the time.
+// out[r][v] = sum over k of a[r][k] * w[k][v], v over NV vectors. `w` holds Acc, or 16-bit numbers widened on the way where reading
+// the weights is what takes the time.
 template <class Acc, class W, int MR, int NV>
 __attribute__((noinline)) void product_rows(const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out) {
   constexpr int L = lanes<Acc>;
   // With few rows, two sums over every other k, so that additions need not wait for each other.
   constexpr int kSums = MR * NV * 2 <= kRegisters / 2 ? 2 : 1;
+  constexpr int kSteps = kSums > kDepthOf<W> ? kSums : kDepthOf<W>;
   Vec<Acc> sum[kSums][MR][NV] = {};
-  int64_t k = 0;
-  for (; k + kSums <= K; k += kSums) {
-#pragma GCC unroll 2
-    for (int s = 0; s < kSums; ++s) {
-      Vec<Acc> weights[NV];
+  const auto add = [&](int64_t k, int s) FASTLSTM_INLINE_LAMBDA {
+    Vec<Acc> weights[NV];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) weights[v] = Storage<Acc, W>::load(w + ((k + s) * NV + v) * L);
-#pragma GCC unroll 6
-      for (int r = 0; r < MR; ++r) {
-        const Vec<Acc> x = splat(a[r * stride + k + s]);
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[s][r][v] += x * weights[v];
-      }
-    }
-  }
-  if (kSums == 2 && k < K) {
+    for (int v = 0; v < NV; ++v) weights[v] = packed_vector<Acc>(w, k, s, v, NV);
 #pragma GCC unroll 6
     for (int r = 0; r < MR; ++r) {
       const Vec<Acc> x = splat(a[r * stride + k]);
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) sum[0][r][v] += x * Storage<Acc, W>::load(w + (k * NV + v) * L);
+      for (int v = 0; v < NV; ++v) sum[s % kSums][r][v] += x * weights[v];
     }
+  };
+  int64_t k = 0;
+  for (; k + kSteps <= K; k += kSteps) {
+    add(k, 0);
+    if constexpr (kSteps == 2) add(k + 1, 1);
   }
+  if (kSteps == 2 && k < K) add(k, 0);
 #pragma GCC unroll 6
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
@@ -128,21 +143,60 @@ void pack_gates(const Panel& panel, const IO* weight, int64_t H, int64_t K, W* p
   }
 }
 
+// The same as pairs. Two neighbours of a row are a pair as they lie; what K's last one lacks is 0.
+inline void pack_gate_pairs(const Panel& panel, const BFloat16* weight, int64_t H, int64_t K, BFloat16Pair* packed) {
+  constexpr int L = lanes<float>;
+  const int64_t first = panel.vector * L, units = std::min<int64_t>(L, H - first);
+  for (int64_t g = 0; g < 4; ++g) {
+    const BFloat16* rows = weight + (g * H + first) * K;
+    BFloat16Pair* out = packed + panel.offset + g * L;
+    int64_t k = 0;
+    for (; k + 2 * L <= K; k += 2 * L) {
+      Vec<float> block[L] = {};
+      for (int64_t j = 0; j < units; ++j) block[j] = load_raw<Vec<float>>(rows + j * K + k);
+      transpose<float>(block);
+      for (int j = 0; j < L; ++j) store_raw(out + (k / 2 + j) * 4 * L, block[j]);
+    }
+    for (; k < K; k += 2) {
+      for (int64_t j = 0; j < L; ++j) {
+        BFloat16Pair pair{};
+        if (j < units) __builtin_memcpy(&pair, rows + j * K + k, std::min<int64_t>(2, K - k) * sizeof(BFloat16));
+        out[k / 2 * 4 * L + j] = pair;
+      }
+    }
+  }
+}
+
 // Panels of consecutive output columns of a [K, columns] matrix, or with Transposed of a [columns, K] one.
-template <class Acc, bool Transposed, class IO>
-void pack_columns(const Panel& panel, const IO* weight, int64_t K, int64_t columns, Acc* packed) {
+template <class Acc, bool Transposed, class IO, class W>
+void pack_columns(const Panel& panel, const IO* weight, int64_t K, int64_t columns, W* packed) {
   constexpr int L = lanes<Acc>;
   const int64_t width = int64_t{panel.vectors} * L;
   for (int v = 0; v < panel.vectors; ++v) {
     const int64_t first = (panel.vector + v) * L, count = std::min<int64_t>(L, columns - first);
-    Acc* out = packed + panel.offset + v * L;
+    W* out = packed + panel.offset + v * L;
     if constexpr (Transposed) {
       pack_transposed<Acc>(weight + first * K, K, count, K, out, width);
     } else if (count == L) {
-      for (int64_t k = 0; k < K; ++k) store_raw(out + k * width, load<Acc, true>(weight + k * columns + first, L));
+      for (int64_t k = 0; k < K; ++k) Storage<Acc, W>::store(out + k * width, load<Acc, true>(weight + k * columns + first, L));
     } else {
-      for (int64_t k = 0; k < K; ++k) store_raw(out + k * width, load<Acc, false>(weight + k * columns + first, count));
+      for (int64_t k = 0; k < K; ++k) Storage<Acc, W>::store(out + k * width, load<Acc, false>(weight + k * columns + first, count));
     }
+  }
+}
+
+// Panels of consecutive output columns of a [K, columns] matrix as pairs.
+inline void pack_column_pairs(const Panel& panel, const BFloat16* weight, int64_t K, int64_t columns, BFloat16Pair* packed) {
+  constexpr int L = lanes<float>;
+  for (int v = 0; v < panel.vectors; ++v) {
+    const int64_t first = (panel.vector + v) * L, count = std::min<int64_t>(L, columns - first);
+    const auto row = [&](int64_t k) {
+      if (k >= K) return VectorOf<float>::bits{};
+      const BFloat16* numbers = weight + k * columns + first;
+      return bit_cast<VectorOf<float>::bits>(count == L ? load<float, true>(numbers, L) : load<float, false>(numbers, count));
+    };
+    BFloat16Pair* out = packed + panel.offset + v * L;
+    for (int64_t k = 0; k < K; k += 2) store_raw(out + k / 2 * panel.vectors * L, row(k) >> 16 | row(k + 1));
   }
 }
 
@@ -174,14 +228,22 @@ struct Fma {
   };
 
   // Packed numbers for each output column.
-  static int64_t packed_depth(int64_t K) { return K; }
+  static int64_t packed_depth(int64_t K) { return (K + kDepthOf<W> - 1) / kDepthOf<W>; }
 
   template <class IO>
   static void pack_forward(const Panel& panel, const IO* weight, int64_t H, int64_t K, W* packed) {
-    pack_gates<Acc>(panel, weight, H, K, packed);
+    if constexpr (std::is_same_v<W, BFloat16Pair>) {
+      pack_gate_pairs(panel, weight, H, K, packed);
+    } else {
+      pack_gates<Acc>(panel, weight, H, K, packed);
+    }
   }
   template <class IO>
   static void pack_backward(const Panel& panel, const IO* weight, int64_t K, int64_t columns, W* packed) {
-    pack_columns<Acc, false>(panel, weight, K, columns, packed);
+    if constexpr (std::is_same_v<W, BFloat16Pair>) {
+      pack_column_pairs(panel, weight, K, columns, packed);
+    } else {
+      pack_columns<Acc, false>(panel, weight, K, columns, packed);
+    }
   }
 };

@@ -32,6 +32,7 @@ struct ForwardArgs {
   int float32_parts;                         // in products of float32 on AMX: 3, or fewer (matrix_product.h)
   bool wide_gates;                           // gates_x is in the wide type
   bool wide_states;                          // c0 and c_n are in the wide type
+  bool narrow_weights;                       // weight_hh and weight_hr are bfloat16 beside float32 tensors
   const void* gates_x;                       // [4H] rows
   Strides gates_strides;
   Stretches stretches;
@@ -78,15 +79,17 @@ struct BackwardArgs {
 struct GatesArgs {
   int64_t rows, I, H;
   DType dtype;
+  bool narrow_weights;    // weight_ih is bfloat16 beside float32 tensors
   const void* x;          // [rows, I]
   const void* weight_ih;  // [4H, I]
   void* gates;
 };
 
-// One step of one layer. Every array is contiguous and of one type; the results share no memory with anything.
+// One step of one layer. Every array is contiguous and of one type, but for narrow weights; the results share no memory with anything.
 struct StepArgs {
   int64_t N, I, H, P;                        // N up to kMaxStepRows
   DType dtype;
+  bool narrow_weights;                       // the three matrices are bfloat16 beside float32 tensors
   const void *x, *h, *c;                     // [N, I], [N, P], [N, H]
   const void *weight_ih, *weight_hh;         // [4H, I], [4H, P]
   const void *bias_ih, *bias_hh;             // [4H], each or null

@@ -1,9 +1,10 @@
 // One step of one layer for a few rows, straight from the weights of the tensors. Included inside a namespace of an instruction
 // set.
 //
-// Blocks of L units are what threads share out; a block makes the four gates of its units and goes on into the cell.
+// Blocks of L units are what threads share out; a block makes the four gates of its units and goes on into the cell. W is the weight
+// matrices' type.
 
-template <class Acc, class IO>
+template <class Acc, class IO, class W>
 class Step {
  public:
   explicit Step(const StepArgs& args) : a_(args) {
@@ -62,8 +63,8 @@ class Step {
     V bias[4] = {};
     for (int64_t g = 0; g < 4; ++g) {
       const int64_t row = g * a_.H + unit;
-      const IO *ih = static_cast<const IO*>(a_.weight_ih) + row * a_.I, *hh = static_cast<const IO*>(a_.weight_hh) + row * a_.P;
-      for (int64_t n = 0; n < a_.N; ++n) sums[n][g] = dot_rows<Acc, IO>(ih, x_[n], hh, h_[n], count);
+      const W *ih = static_cast<const W*>(a_.weight_ih) + row * a_.I, *hh = static_cast<const W*>(a_.weight_hh) + row * a_.P;
+      for (int64_t n = 0; n < a_.N; ++n) sums[n][g] = dot_rows<Acc, W>(ih, x_[n], hh, h_[n], count);
       for (const void* b : {a_.bias_ih, a_.bias_hh}) {
         if (b != nullptr) bias[g] += load<Acc, Whole>(static_cast<const IO*>(b) + row, count);
       }
@@ -84,9 +85,9 @@ class Step {
 
   void outputs(int64_t first) {
     const int64_t count = std::min<int64_t>(L, a_.P - first);
-    const IO* weights = static_cast<const IO*>(a_.weight_hr) + first * a_.H;
+    const W* weights = static_cast<const W*>(a_.weight_hr) + first * a_.H;
     for (int64_t n = 0; n < a_.N; ++n) {
-      const Vec<Acc> h = dot_rows<Acc, IO>(weights, h_[n], nullptr, h_[n], count);
+      const Vec<Acc> h = dot_rows<Acc, W>(weights, h_[n], nullptr, h_[n], count);
       IO* out = static_cast<IO*>(a_.h_out) + n * a_.P + first;
       if (count == L) {
         store<Acc, true>(out, h, count);
