@@ -35,7 +35,7 @@ struct Stack {
   bool projected() const { return each % 2 == 1; }
   int64_t bytes() const { return bytes_of(dtype); }
 
-  LayerShape layer(int64_t k, int64_t I) const { return {T, N, D, k == 0 ? I : D * P, H, P, dtype, wide_type(dtype), product, dtype}; }
+  LayerShape layer(int64_t k, int64_t I) const { return {T, N, D, k == 0 ? I : D * P, H, P, dtype, wide_type(dtype), product, dtype, dtype}; }
 
   std::vector<int64_t> sequence_sizes(int64_t width) const {
     if (!batched) return {T, width};

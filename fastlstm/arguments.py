@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .checks import check_states, check_tensor
 from .functional import LSTMWeights, to_autocast
+from .weight_storage import BESIDE
 
 
 def weights_of(
@@ -20,6 +21,7 @@ def weights_of(
     """
     H, D, inputs = module.hidden_size, 2 if module.bidirectional else 1, module.input_size
     P, dtype, device = module.proj_size or H, x.dtype, x.device
+    stored = module.weight_dtype if wanted is None else None
     if x.shape[-1] != inputs:
         return None
     shapes = [(4 * H, inputs), (4 * H, P)]
@@ -37,13 +39,16 @@ def weights_of(
             if first.device != device:
                 return None
             # nn.LSTM checks this, but not while autocast is on for whichever device.
-            if first.dtype != dtype and not torch._C._is_any_autocast_enabled():
+            fitting = first.dtype == dtype if stored is None else dtype == BESIDE
+            if not fitting and not torch._C._is_any_autocast_enabled():
                 return None
         if wanted is not None:
             found = [to_autocast(w, wanted) for w in found]
         for place, (w, shape) in enumerate(zip(found, shapes, strict=True)):
             if w is None or w.dtype != dtype or w.shape != shape or w.device != device:
-                check_tensor(names[k + place], w, shape, x)
+                as_stored = w is not None and w.dtype == stored and len(shape) == 2
+                like = x.new_empty(0, dtype=stored) if as_stored else x
+                check_tensor(names[k + place], w, shape, like)
         biases = found[2:4] if module.bias else (None, None)
         weights.append(LSTMWeights(*found[:2], *biases, found[-1] if module.proj_size else None))
     return [weights[k : k + D] for k in range(0, len(weights), D)]

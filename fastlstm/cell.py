@@ -5,7 +5,7 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from . import backends, step_op
+from . import backends, step_op, weight_storage
 from .arguments import weights_by_name
 from .exchange import for_torchscript, proxies, rebuild, tell_quantization, trace_as_leaf
 from .functional import LSTMWeights, autocast_dtype, run_layers, to_autocast
@@ -18,6 +18,7 @@ class FastLSTMCell(nn.LSTMCell):
 
     Args:
         input_size, hidden_size, bias, device, dtype: as for `torch.nn.LSTMCell`.
+        weight_dtype: torch.bfloat16 stores the two weight matrices so; see `FastLSTM`.
         backend: "auto", or a name of `fastlstm.backends.NAMES`.
 
     Inputs: input, hx=None
@@ -33,6 +34,7 @@ class FastLSTMCell(nn.LSTMCell):
     """
 
     backend: str = "auto"
+    weight_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -42,11 +44,13 @@ class FastLSTMCell(nn.LSTMCell):
         device=None,
         dtype=None,
         *,
+        weight_dtype: torch.dtype | None = None,
         backend: str = "auto",
     ) -> None:
         backends.check_name(backend)
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self.backend = backend
+        self.weight_dtype = weight_dtype
 
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
@@ -102,6 +106,8 @@ class FastLSTMCell(nn.LSTMCell):
             return None
         if not step_op.serves(input, hx, weights, self.backend):
             return None
+        if not weight_storage.fits(self, input, weights[0]):
+            return None
         if input.dim() == 2 and input.shape[0] > step_op.MOST_ROWS:
             return None
         try:
@@ -133,6 +139,8 @@ class FastLSTMCell(nn.LSTMCell):
                 return None
             states = tuple(s.reshape(*lead, H) for s in hx)
         found = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
+        if self.weight_dtype is not None:
+            found[:2] = [w.to(weight_storage.BESIDE) for w in found[:2]]
         if wanted is not None:
             h, c = states
             x, h, *found = (to_autocast(t, wanted) for t in (x, h, *found))
@@ -164,13 +172,22 @@ class FastLSTMCell(nn.LSTMCell):
         """An nn.LSTMCell with copies of the weights; see `FastLSTM.to_torch`."""
         return rebuild(nn.LSTMCell, self)
 
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        if self.weight_dtype is not None and not weight_storage.still_stored(self):
+            self.__dict__["weight_dtype"] = None
+        return self
+
     def extra_repr(self) -> str:
+        more = "" if self.weight_dtype is None else f", weight_dtype={self.weight_dtype}"
         backend = "" if self.backend == "auto" else f", backend={self.backend!r}"
-        return super().extra_repr() + backend
+        return super().extra_repr() + more + backend
 
     def __setattr__(self, name, value):
         if name == "qconfig":
             tell_quantization(self)
+        elif name == "weight_dtype":
+            weight_storage.store(self, value)
         super().__setattr__(name, value)
 
     def __prepare_scriptable__(self):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .weight_storage import BESIDE, STORED
+
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -128,10 +130,12 @@ def check_stack(input: Tensor, weights: Sequence, hx, D: int, batch_first: bool)
             f"weights[0].weight_hh: got {got}, expected shape (4H, P), neither of them 0"
         )
     H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1]
+    stored = (input.dtype, first.weight_hh.dtype) == (BESIDE, STORED)
+    matrices = input.new_empty(0, dtype=STORED) if stored else input
     for k, w in enumerate(weights):
         inputs = input.shape[2] if k < D else D * P
-        check_tensor(f"weights[{k}].weight_ih", w.weight_ih, (4 * H, inputs), input)
-        check_tensor(f"weights[{k}].weight_hh", w.weight_hh, (4 * H, P), input)
+        check_tensor(f"weights[{k}].weight_ih", w.weight_ih, (4 * H, inputs), matrices)
+        check_tensor(f"weights[{k}].weight_hh", w.weight_hh, (4 * H, P), matrices)
         for name in ("bias_ih", "bias_hh"):
             if getattr(w, name) is not None:
                 check_tensor(f"weights[{k}].{name}", getattr(w, name), (4 * H,), input)
@@ -141,7 +145,7 @@ def check_stack(input: Tensor, weights: Sequence, hx, D: int, batch_first: bool)
                     f"weights[{k}].{name}: expected in every entry of weights or in none"
                 )
         if w.weight_hr is not None:
-            check_tensor(f"weights[{k}].weight_hr", w.weight_hr, (P, H), input)
+            check_tensor(f"weights[{k}].weight_hr", w.weight_hr, (P, H), matrices)
     if first.weight_hr is None and P != H:
         raise ValueError(
             f"weights[0].weight_hh: got shape {_shape(first.weight_hh)}, expected ({4 * H}, {H}) "

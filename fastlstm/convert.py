@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from . import backends
+from . import backends, weight_storage
 from .cell import FastLSTMCell
 from .module import FastLSTM
 from .variant_settings import take_variants
@@ -35,6 +35,7 @@ def convert(
     *,
     backend: str = "auto",
     checkpoint_every: int | bool | None = None,
+    weight_dtype: torch.dtype | None = None,
     report: list[Converted] | None = None,
     **variants,
 ) -> nn.Module:
@@ -50,7 +51,7 @@ def convert(
     already. All but the last are named in a UserWarning.
 
     Args:
-        backend, checkpoint_every: for the modules made here; see `FastLSTM`.
+        backend, checkpoint_every, weight_dtype: for the modules made here; see `FastLSTM`.
         variants: layer_norm, recurrent_dropout, weight_dropout or zoneout for every FastLSTM made
             here, as for its constructor. layer_norm adds parameters: an optimizer must be told of
             them.
@@ -69,6 +70,7 @@ def convert(
     backends.check_name(backend)
     # Refuses what is wrong before anything is changed.
     FastLSTM(1, 1, device="meta", checkpoint_every=checkpoint_every, **variants)
+    _check_storage(model, weight_dtype)
     found = []
     for name, module in model.named_modules():
         kind = _kind(module)
@@ -77,6 +79,7 @@ def convert(
         reason = _reason_to_leave(module)
         if reason is None:
             _change_class(module, backend, checkpoint_every, variants)
+            module.weight_dtype = weight_dtype
         found.append(Converted(name, kind, reason))
         log.debug("convert: %s (%s): %s", name or "the model", kind, reason or "converted")
     if report is not None:
@@ -87,6 +90,12 @@ def convert(
             lines = [f"  {c.name or '(the model itself)'}, a {c.kind}: {c.reason}" for c in left]
             warnings.warn("fastlstm.convert left as they are:\n" + "\n".join(lines), stacklevel=2)
     return model
+
+
+def _check_storage(model: nn.Module, weight_dtype: torch.dtype | None) -> None:
+    for name, module in model.named_modules():
+        if _kind(module) is not None and _reason_to_leave(module) is None:
+            weight_storage.check(module, weight_dtype, f"{name}." if name else "")
 
 
 def _kind(module: nn.Module) -> str | None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.fx.proxy import Proxy, TraceError
 
+from . import weight_storage
 from .variant_settings import norm_names, refuse_variants, reset_norms, variants_of
 
 
@@ -36,12 +37,15 @@ def rebuild(
         # What there was to warn of was said when `source` was made. On meta, for a constructor
         # elsewhere would draw from the caller's stream of random numbers.
         warnings.simplefilter("ignore")
-        if cls is not nn.LSTM:
-            every = getattr(source, "checkpoint_every", None)
-            kept = {} if every is None else {"checkpoint_every": every}
+        if cls not in (nn.LSTM, nn.LSTMCell):
+            names = "checkpoint_every", "weight_dtype"
+            kept = {name: getattr(source, name, None) for name in names}
+            kept = {name: value for name, value in kept.items() if value is not None}
             options = variants_of(source) | kept | options
         twin = cls(**_settings(source), device="meta", **options)
     names = _weight_names(source)
+    stored = {getattr(m, "weight_dtype", None) for m in (source, twin)} != {None}
+    matrices = weight_storage.matrix_names(twin) if stored else ()
     if getattr(twin, "layer_norm", False):
         if getattr(source, "layer_norm", False):
             names = names + norm_names(source)
@@ -53,6 +57,10 @@ def rebuild(
             reset_norms(twin)
     for name in names:
         weight = getattr(source, name)
+        if stored:
+            weight_storage.check_dtype(name, weight)
+        if name in matrices:
+            weight = weight.to(getattr(twin, name).dtype)
         if not share:
             weight = weight.detach().clone().requires_grad_(weight.requires_grad)
         if not isinstance(weight, nn.Parameter):

@@ -20,8 +20,10 @@ from . import (
     layer_ops,
     sharded,
     stack_ops,
+    transforms,
     variant_kernels,  # noqa: F401  (registers kernels)
     variant_layers,
+    weight_storage,
 )
 from .checks import check_lengths, check_norms, check_reset_mask, check_stack
 from .variant_layers import LayerNormWeights, Variant, probability, zoneout_pair
@@ -57,6 +59,11 @@ _NO_WEIGHTS = (None,) * 5
 def wide_products(x: Tensor) -> bool:
     """Whether the products of a layer on x are made in the accumulation dtype."""
     return _WIDE_CPU_PRODUCTS and x.dtype in _HALF and x.device.type == "cpu"
+
+
+def _wants_gradient(given, layers) -> bool:
+    every = (*given, *(w for layer in layers for weights in layer for w in weights))
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in every)
 
 
 def run_layers(
@@ -106,11 +113,19 @@ def run_layers(
     D = len(layers[0])
     wide = wide_products(x)
     call = backends.Call.of(x.device, x.dtype)
+    family = backends.select(backend, call).family
+    if layers[0][0].weight_hh.dtype != x.dtype and not (
+        family == "lstm"
+        and x.device.type == "cpu"
+        and variant is None
+        and not transforms.active()
+        and not _wants_gradient((x, h0, c0), layers)
+    ):
+        layers = weight_storage.widened(layers, x.dtype)
     if variant is not None and variant.training and variant.weight_dropout:
         layers = variant_layers.dropped(layers, variant.weight_dropout)
     if variant is not None and not variant.changes_recurrence():
         variant = None
-    family = backends.select(backend, call).family
     rest = {
         "lengths": lengths,
         "reset_mask": reset_mask,
@@ -215,8 +230,9 @@ def lstm(
 
     T steps, N rows, I inputs, H hidden units, P outputs (H, or the projection's size), L layers, D
     directions. All tensors are of one dtype (float64, float32, bfloat16 or float16) and on one
-    device; inside autocast they are cast to its dtype. The computation is that of `torch.nn.LSTM`;
-    `fastlstm.reference` has the equations.
+    device; inside autocast they are cast to its dtype. Weight matrices may be bfloat16 beside
+    float32 tensors, for inference (`FastLSTM`'s weight_dtype). The computation is that of
+    `torch.nn.LSTM`; `fastlstm.reference` has the equations.
 
     Args:
         input: (T, N, I), or (N, T, I) with batch_first.

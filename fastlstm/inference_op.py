@@ -3,15 +3,15 @@ sequence's work, a call of an op for each layer and what Python does around it i
 
 x (T, N, I), (N, T, I) with batch_first, or (T, I) unbatched; h0 (L*D, N, P), c0 (L*D, N, H),
 without the N where x has none, or None for zeros. weights: of each layer and direction weight_ih
-(4H, inputs), weight_hh (4H, P), both biases (4H,) or neither, weight_hr (P, H) or not. The op
-checks shapes and dtypes itself; what it refuses, the general way takes, or refuses in nn.LSTM's
-words.
+(4H, inputs), weight_hh (4H, P), both biases (4H,) or neither, weight_hr (P, H) or not; the matrices
+may be bfloat16 beside float32. The op checks shapes and dtypes itself; what it refuses, the general
+way takes, or refuses in nn.LSTM's words.
 """
 
 import torch
 from torch import Tensor
 
-from . import functional, step_op, training_op
+from . import functional, step_op, training_op, weight_storage
 from .arguments import weights_by_name
 from .ops import check_one_device, library
 from .variant_settings import is_plain
@@ -51,6 +51,8 @@ def whole_stack(module, x: Tensor, hx):
     if hx is None:
         hx = None, None
     elif type(hx) not in (tuple, list) or len(hx) != 2 or hx[0] is None or hx[1] is None:
+        return None
+    if not weight_storage.fits(module, x, weights[0]):
         return None
     if step_op.differentiated(x, hx, weights):
         return training_op.whole_stack(module, x, hx, weights)

@@ -2,10 +2,11 @@
 call does with each form of input stands in forms.py, the computation in functional.py.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import backends, forms
+from . import backends, forms, weight_storage
 from .checkpointing import check_every
 from .exchange import for_torchscript, rebuild, tell_quantization
 from .streaming import direct_step
@@ -49,6 +50,12 @@ class FastLSTM(nn.LSTM):
             same results, gradients and dropout masks. Layers with dropout between them or of two
             directions keep their outputs too. Second derivatives, and transforms of torch.func,
             keep what they keep without.
+        weight_dtype: torch.bfloat16 stores the weight matrices of a float32 module so, beside
+            biases, inputs, states and arithmetic in float32: half the bytes to keep and, with few
+            rows, to read, for inference. Each weight is rounded once, by at most 2^-8 of itself;
+            nothing else is. May be set later, and None widens what is stored. Without a gradient
+            the CPU's kernels take the weights as they are; else they are widened at each call, and
+            gradients for them come in bfloat16.
         backend: "auto", or a name of `fastlstm.backends.NAMES`: then that backend serves every
             call or the call fails. `python -m fastlstm` shows which backend serves what.
 
@@ -98,6 +105,7 @@ class FastLSTM(nn.LSTM):
     recurrent_dropout: float = 0.0
     weight_dropout: float = 0.0
     zoneout: tuple[float, float] = (0.0, 0.0)
+    weight_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -117,6 +125,7 @@ class FastLSTM(nn.LSTM):
         weight_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
         checkpoint_every: int | bool | None = None,
+        weight_dtype: torch.dtype | None = None,
         backend: str = "auto",
     ) -> None:
         backends.check_name(backend)
@@ -141,6 +150,7 @@ class FastLSTM(nn.LSTM):
             weight_dropout=weight_dropout,
             zoneout=zoneout,
         )
+        self.weight_dtype = weight_dtype
 
     def reset_parameters(self) -> None:
         """As nn.LSTM's; the gains of layer_norm become 1, its bias 0."""
@@ -228,11 +238,20 @@ class FastLSTM(nn.LSTM):
     def _flat_weights(self) -> list[Tensor | None]:
         # nn.LSTM stores this list, and with it what a parametrization or a pruning mask computed
         # last, which can be neither copied nor pickled.
-        return [getattr(self, name, None) for name in self._flat_weights_names]
+        weights = [getattr(self, name, None) for name in self._flat_weights_names]
+        if self.weight_dtype is not None:
+            weights = [w if w is None else w.to(weight_storage.BESIDE) for w in weights]
+        return weights
 
     @_flat_weights.setter
     def _flat_weights(self, weights) -> None:
         """nn.LSTM's own methods assign what they have just read by name."""
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        if self.weight_dtype is not None and not weight_storage.still_stored(self):
+            self.__dict__["weight_dtype"] = None
+        return self
 
     def flatten_parameters(self) -> None:
         """Nothing to do: no kernel here needs the weights in one piece."""
@@ -241,6 +260,8 @@ class FastLSTM(nn.LSTM):
         more = [f"{name}={value!r}" for name, value in variants_of(self).items()]
         if self.checkpoint_every is not None:
             more.append(f"checkpoint_every={self.checkpoint_every}")
+        if self.weight_dtype is not None:
+            more.append(f"weight_dtype={self.weight_dtype}")
         if self.backend != "auto":
             more.append(f"backend={self.backend!r}")
         return ", ".join([super().extra_repr(), *more])
@@ -252,6 +273,8 @@ class FastLSTM(nn.LSTM):
             value = check_every(value)
         elif name in PLAIN:
             value = checked(name, value)
+        elif name == "weight_dtype":
+            weight_storage.store(self, value)
         super().__setattr__(name, value)
 
     def __prepare_scriptable__(self):

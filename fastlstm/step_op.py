@@ -7,7 +7,8 @@ for the general way (layer_ops.py). The ops check shapes and dtypes themselves; 
 the general way takes, or refuses in nn.LSTM's words.
 
 x (N, I), h (L, N, P), c (L, N, H), or all without the N; a cell has no L. weights: of each layer
-weight_ih (4H, I), weight_hh (4H, P), both biases (4H,) or neither, weight_hr (P, H) or not.
+weight_ih (4H, I), weight_hh (4H, P), both biases (4H,) or neither, weight_hr (P, H) or not; the
+matrices may be bfloat16 beside float32.
 """
 
 import torch

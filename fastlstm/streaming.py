@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from . import step_op
+from . import step_op, weight_storage
 from .arguments import has_hooks, state_widths, weights_by_name
 from .variant_settings import is_plain
 
@@ -28,6 +28,8 @@ def direct_step(module, x_t: Tensor, state):
         return None
     h, c = state
     if not step_op.serves(x_t, (h, c), weights, module.backend):
+        return None
+    if not weight_storage.fits(module, x_t, weights[0]):
         return None
     if x_t.dim() == 2 and x_t.shape[0] > step_op.MOST_ROWS:
         return None

@@ -60,9 +60,13 @@ def test_steps(steps, masks, D):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=NAMES.get)
-@pytest.mark.parametrize("N", [1, 2])
-def test_weights_streamed_in_16_bits(N, dtype):
-    check(Case("recurrence", T=2, N=N, H=633, dtype=dtype))
+@pytest.mark.parametrize(
+    "N, H, P", [(1, 633, None), (2, 633, None), (3, 190, 183), (16, 331, None)], ids=str
+)
+def test_weights_streamed_in_16_bits(N, H, P, dtype):
+    """Which bfloat16 weights are in pairs of two terms, the last alone where their number is
+    uneven."""
+    check(Case("recurrence", T=2, N=N, H=H, P=P, dtype=dtype, D=2 if N == 3 else 1))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=NAMES.get)
