@@ -23,6 +23,41 @@ struct DotOperand {
   }
 };
 
+// The same for rows of bfloat16 numbers, two of which are in a lane: blocks of 2 L numbers, those of even places before those of
+// uneven ones. Half the instructions that widening one number a lane takes.
+struct PairOperand {
+  static constexpr int L = lanes<float>;
+  using Bits = VectorOf<float>::bits;
+
+  const float* data;
+  const float* blocks;
+  int64_t K;
+  Vec<float> last[2];  // the masked block
+  Bits mask;
+
+  // Numbers that `set` needs room for.
+  static int64_t room(int64_t K) { return K / (2 * L) * 2 * L; }
+
+  void set(const float* x, int64_t count, float* room_for_blocks) {
+    data = x;
+    blocks = room_for_blocks;
+    K = count;
+    for (int64_t k = 0; k + 2 * L <= K; k += 2 * L) {
+      const Vec<float> first = load_raw<Vec<float>>(x + k), second = load_raw<Vec<float>>(x + k + L);
+      store_raw(room_for_blocks + k, every_other<float, 0>(first, second, std::make_index_sequence<L>{}));
+      store_raw(room_for_blocks + k + L, every_other<float, 1>(first, second, std::make_index_sequence<L>{}));
+    }
+    const int64_t rest = K % (2 * L);
+    if (rest == 0 || K < 2 * L) return;
+    for (int j = 0; j < L; ++j) {
+      const bool even = 2 * j >= 2 * L - rest, uneven = 2 * j + 1 >= 2 * L - rest;
+      mask[j] = (even ? 0xffffu : 0) | (uneven ? 0xffff0000u : 0);
+      last[0][j] = even ? x[K - 2 * L + 2 * j] : 0;
+      last[1][j] = uneven ? x[K - 2 * L + 2 * j + 1] : 0;
+    }
+  }
+};
+
 // sum[j] += the products of row j of weights, lane by lane. `row(j)` is where row j begins.
 template <class Acc, class W, class Row>
 FASTLSTM_INLINE void add_products(const DotOperand<Acc>& x, const Row& row, Vec<Acc> (&sum)[lanes<Acc>]) {
@@ -46,6 +81,32 @@ FASTLSTM_INLINE void add_products(const DotOperand<Acc>& x, const Row& row, Vec<
   }
 }
 
+template <class Acc, class W, class Row>
+FASTLSTM_INLINE void add_products(const PairOperand& x, const Row& row, Vec<Acc> (&sum)[lanes<Acc>]) {
+  constexpr int L = lanes<Acc>;
+  using Bits = PairOperand::Bits;
+  if (x.K < 2 * L) {
+    for (int64_t k = 0; k < x.K; k += L) {
+      const int64_t count = std::min<int64_t>(L, x.K - k);
+      const Vec<Acc> part = load_part<Acc>(x.data + k, count);
+      for (int j = 0; j < L; ++j) sum[j] += part * load_part<Acc>(row(j) + k, count);
+    }
+    return;
+  }
+  const auto add = [&](Vec<Acc>& to, Vec<Acc> even, Vec<Acc> uneven, Bits pairs) FASTLSTM_INLINE_LAMBDA {
+    to += even * bit_cast<Vec<Acc>>(pairs << 16);
+    to += uneven * bit_cast<Vec<Acc>>(pairs & 0xffff0000u);
+  };
+  for (int64_t k = 0; k + 2 * L <= x.K; k += 2 * L) {
+    const Vec<Acc> even = load_raw<Vec<Acc>>(x.blocks + k), uneven = load_raw<Vec<Acc>>(x.blocks + k + L);
+#pragma GCC unroll 16
+    for (int j = 0; j < L; ++j) add(sum[j], even, uneven, load_raw<Bits>(row(j) + k));
+  }
+  if (x.K % (2 * L) == 0) return;
+#pragma GCC unroll 16
+  for (int j = 0; j < L; ++j) add(sum[j], x.last[0], x.last[1], load_raw<Bits>(row(j) + x.K - 2 * L) & x.mask);
+}
+
 // Lane j: the sum over the lanes of v[j]. Halves are added while they are interleaved, so each round leaves half the vectors.
 template <class Acc>
 FASTLSTM_INLINE Vec<Acc> sums_of_lanes(Vec<Acc> (&v)[lanes<Acc>]) {
@@ -62,12 +123,11 @@ FASTLSTM_INLINE Vec<Acc> sums_of_lanes(Vec<Acc> (&v)[lanes<Acc>]) {
 
 // The first matrix [rows, x.K] times x, plus the second [rows, h.K] times h, for the `rows` (1 to L) rows that begin at the two
 // pointers; lanes from `rows` on repeat the last row. Either pointer may be null.
-template <class Acc, class W>
-__attribute__((noinline)) Vec<Acc> dot_rows(const W* first, const DotOperand<Acc>& x, const W* second,
-                                            const DotOperand<Acc>& h, int64_t rows) {
+template <class Acc, class W, class Operand>
+__attribute__((noinline)) Vec<Acc> dot_rows(const W* first, const Operand& x, const W* second, const Operand& h, int64_t rows) {
   constexpr int L = lanes<Acc>;
   Vec<Acc> sum[L] = {};
-  const auto add = [&](const W* weights, const DotOperand<Acc>& operand) FASTLSTM_INLINE_LAMBDA {
+  const auto add = [&](const W* weights, const Operand& operand) FASTLSTM_INLINE_LAMBDA {
     const int64_t K = operand.K;
     if (rows == L) {
       // Addresses as the machine forms them, base + stride * (1, 2, 4, 8), so that 16 rows need few registers.

@@ -223,6 +223,17 @@ FASTLSTM_INLINE Vec<Acc> interleave(Vec<Acc> a, Vec<Acc> b, std::index_sequence<
 #endif
 }
 
+// The lanes of a and b, one after the other, of even places, or with First = 1 of uneven ones.
+template <class Acc, int First, size_t... I>
+FASTLSTM_INLINE Vec<Acc> every_other(Vec<Acc> a, Vec<Acc> b, std::index_sequence<I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (2 * I + First)...);
+#else
+  using Index = typename VectorOf<Acc>::integer;
+  return __builtin_shuffle(a, b, Index{(2 * I + First)...});
+#endif
+}
+
 // rows[j][k] <-> rows[k][j], in log2(L) rounds of interleaving the upper half of the rows into the lower.
 template <class Acc>
 FASTLSTM_INLINE void transpose(Vec<Acc> (&rows)[lanes<Acc>]) {

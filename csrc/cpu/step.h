@@ -13,27 +13,50 @@ class Step {
     Layout layout(Workspace::take(size.used()));
     lay_out(layout);
     for (int64_t n = 0; n < a_.N; ++n) {
-      x_[n].set(widened(a_.x, wide_x_, n, a_.I), a_.I);
-      h_[n].set(widened(a_.h, wide_h_, n, a_.P), a_.P);
+      set(x_[n], widened(a_.x, wide_x_, n, a_.I), a_.I, pairs_x_, n);
+      set(h_[n], widened(a_.h, wide_h_, n, a_.P), a_.P, pairs_h_, n);
     }
   }
 
   void run(const Threads& threads) {
     const int workers = threads.count;
-    share_out(threads, workers, (a_.H + L - 1) / L, 4 * a_.H * (a_.I + a_.P), [&](int64_t block) { units(block * L); });
+    // Steps take turns at going forwards and backwards through the weights: what the last one ended with is still in the nearer cache
+    // where all of them are not.
+    static thread_local bool backwards = false;
+    backwards = !backwards;
+    const int64_t blocks = (a_.H + L - 1) / L, shares = std::min<int64_t>(workers, blocks);
+    share_out(threads, workers, shares, 4 * a_.H * (a_.I + a_.P), [&, from_end = backwards](int64_t share) {
+      const int64_t begin = blocks * share / shares, end = blocks * (share + 1) / shares;
+      for (int64_t k = begin; k < end; ++k) units((from_end ? begin + end - 1 - k : k) * L);
+    });
     if (a_.weight_hr == nullptr) return;
-    for (int64_t n = 0; n < a_.N; ++n) h_[n].set(unprojected_ + n * a_.H, a_.H);
+    for (int64_t n = 0; n < a_.N; ++n) set(h_[n], unprojected_ + n * a_.H, a_.H, pairs_unprojected_, n);
     share_out(threads, workers, (a_.P + L - 1) / L, a_.P * a_.H, [&](int64_t block) { outputs(block * L); });
   }
 
  private:
   static constexpr int L = lanes<Acc>;
+  static constexpr bool kPairs = std::is_same_v<W, BFloat16>;
+  using Operand = std::conditional_t<kPairs, PairOperand, DotOperand<Acc>>;
+
+  static int64_t room(int64_t K) { return kPairs ? PairOperand::room(K) : 0; }
+
+  static void set(Operand& operand, const Acc* row, int64_t K, Acc* pairs, int64_t n) {
+    if constexpr (kPairs) {
+      operand.set(row, K, pairs + n * room(K));
+    } else {
+      operand.set(row, K);
+    }
+  }
 
   void lay_out(Layout& layout) {
     constexpr bool same = std::is_same_v<Acc, IO>;
     wide_x_ = layout.array<Acc>(same ? 0 : a_.N * a_.I);
     wide_h_ = layout.array<Acc>(same ? 0 : a_.N * a_.P);
     unprojected_ = layout.array<Acc>(a_.weight_hr == nullptr ? 0 : a_.N * a_.H);
+    pairs_x_ = layout.array<Acc>(a_.N * room(a_.I));
+    pairs_h_ = layout.array<Acc>(a_.N * room(a_.P));
+    pairs_unprojected_ = layout.array<Acc>(a_.weight_hr == nullptr ? 0 : a_.N * room(a_.H));
   }
 
   // Row n of a [N, K] tensor in the accumulation type: as it lies, or copied to `wide`.
@@ -99,5 +122,6 @@ class Step {
 
   const StepArgs& a_;
   Acc *wide_x_, *wide_h_, *unprojected_;
-  DotOperand<Acc> x_[kMaxStepRows], h_[kMaxStepRows];  // of each row
+  Acc *pairs_x_, *pairs_h_, *pairs_unprojected_;
+  Operand x_[kMaxStepRows], h_[kMaxStepRows];  // of each row
 };
