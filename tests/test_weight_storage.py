@@ -109,7 +109,7 @@ def test_gradients_are_those_of_the_rounded_weights(given):
         results.append([leaf.grad, *(p.grad for p in module.parameters())])
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected.to(got.dtype), rtol=0, atol=0)
-    assert given == [torch.float32] * 4
+    assert given and STORED not in given
     cell = FastLSTMCell(4, 6, weight_dtype=STORED)
     cell(x[0])[0].sum().backward()
     assert cell.weight_hh.grad.dtype == STORED and cell.bias_hh.grad.dtype == torch.float32
