@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import errors, floor, machine, memory, plots, report, shapes, sweep, terminal
+from benchmarks import busy, errors, floor, machine, memory, plots, report, shapes, sweep, terminal
 from benchmarks.schema import SCHEMA, write
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--full",
         action="store_true",
-        help="all 60 core shapes in every configuration (hours on two cores)",
+        help="all 60 core shapes in every configuration (hours on two cores; see --longest)",
     )
     what.add_argument("--quick", action="store_true", help="four small shapes, a smoke test")
     what.add_argument(
@@ -111,6 +111,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="time to measure one cell; five repetitions at least (default: 0.5; --quick: 0.1)",
     )
     how.add_argument(
+        "--longest",
+        type=positive,
+        default=None,
+        metavar="SECONDS",
+        help="with --full: leave out cells of which one call is expected to take longer",
+    )
+    how.add_argument(
+        "--busy",
+        type=int,
+        default=0,
+        metavar="COUNT",
+        help="keep so many other processes busy meanwhile (default: 0)",
+    )
+    how.add_argument(
         "--control",
         action="store_true",
         help="time nn.LSTM in fastlstm's place: the ratio should be 1",
@@ -159,7 +173,7 @@ def choose_cells(args: argparse.Namespace) -> list[shapes.Cell]:
     if args.variant or args.features:
         return shapes.all_cells(shapes.variant_cases(args.variant or "resets"), *config)
     if args.full:
-        return shapes.all_cells(shapes.core_cases(), *config)
+        return shapes.shorter(shapes.all_cells(shapes.core_cases(), *config), args.longest)
     return shapes.trim(shapes.core_cases(), *config, args.seconds * (1 - RESERVED))
 
 
@@ -217,10 +231,13 @@ def stem(args: argparse.Namespace, described: dict) -> str:
         if args.errors
         else "control"
         if args.control
+        else "full"
+        if args.full
         else ""
     )
     name = f"{machine.slug(described['cpu'])}-{described['commit']}" if args.save else "latest"
-    return f"{name}-{part}" if part else name
+    isa = described["limits"].get("FASTLSTM_CPU_ISA", "")
+    return "-".join(filter(None, [name, isa, part, "busy" if args.busy else ""]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -230,6 +247,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     described = machine.describe()
     rates = floor.Machine()
+    left_out = 0
+    if args.longest is not None and not args.full:
+        parser.error("longest: goes with --full; other lists are as long as they are")
+    if args.busy < 0:
+        parser.error(f"busy: got {args.busy}, expected a number of processes")
     if args.memory:
         reason = memory.unsupported()
         if reason:
@@ -240,16 +262,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         try:
             cells = choose_cells(args)
+            if args.full:
+                configurations = len(args.dtype) * len(args.mode) * len(args.threads)
+                left_out = len(shapes.core_cases()) * configurations - len(cells)
         except ValueError as error:
             parser.error(str(error))
         if not cells:
+            if args.full:
+                parser.error(f"longest: {args.longest:g} leaves out every cell")
             parser.error(
                 f"seconds: {args.seconds:g} is too short for any shape; give more, or name --shapes"
             )
         rates.measure_peaks(args.dtype, args.threads)
         for text in rates.disturbed():
             terminal.warn(text)
-        rows = speed_rows(args, cells, started)
+        with busy.processes(args.busy):
+            rows = speed_rows(args, cells, started)
         # Again, because a rate that was disturbed would make a floor that is too high.
         rates.measure_peaks(args.dtype, args.threads)
         sweep.add_floors(rows, rates)
@@ -265,6 +293,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "threads": args.threads,
             "variant": args.variant or ("resets" if args.features else "plain"),
             "control": args.control,
+            "busy": args.busy,
+            "longest": args.longest,
+            "left_out": left_out,
             "wall_s": time.perf_counter() - started,
         },
         "rates": rates.as_dict(),

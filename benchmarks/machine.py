@@ -48,6 +48,20 @@ def cpu_info() -> tuple[str, list[str]]:
     ]
 
 
+# What tells a library to use less than the CPU has, so that one machine can stand for another.
+LIMITS = (
+    "FASTLSTM_CPU_ISA",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ATEN_CPU_CAPABILITY",
+)
+
+
+def limits() -> dict[str, str]:
+    """Those of `LIMITS` that are set, with their values."""
+    return {name: os.environ[name] for name in LIMITS if name in os.environ}
+
+
 def commit() -> str:
     """Short hash of the checkout, ``dirty`` if a tracked file differs from it, ``unknown`` without
     git.
@@ -85,6 +99,7 @@ def describe() -> dict[str, object]:
     return {
         "cpu": model,
         "flags": flags,
+        "limits": limits(),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),

@@ -114,7 +114,23 @@ def tables(result: dict) -> list[Table]:
                 [row.get("ratio") for row in group],
             )
         )
-    return [*made, summary_table(result["summary"])]
+    return [*made, *means_by_rows(result["rows"]), summary_table(result["summary"])]
+
+
+def means_by_rows(rows: Sequence[dict]) -> list[Table]:
+    """Geometric means for each number of rows, where a run has several numbers of them."""
+    counts = sorted({row["N"] for row in rows})
+    if len(counts) < 2:
+        return []
+    lines = []
+    for (dtype, mode, threads), group in by_config(rows):
+        means = []
+        for N in counts:
+            found = [row["ratio"] for row in group if row["N"] == N and row["status"] == "ok"]
+            means.append(f"{geometric_mean(found):.2f} ({len(found)})" if found else "")
+        lines.append([dtype, mode, str(threads), *means])
+    header = ["dtype", "mode", "threads", *(f"N = {N}" for N in counts)]
+    return [("geometric mean of the ratios (cells)", header, lines, [None] * len(lines))]
 
 
 def summary_table(summary: Sequence[dict]) -> Table:
@@ -191,9 +207,26 @@ def markdown(result: dict) -> str:
     parts = [
         f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['flags'])}), "
         f"torch {machine['torch']}, commit {machine['commit']}, {result['settings']['date']}; "
-        f"{meaning}"
+        f"{meaning}",
+        *conditions(result),
     ]
     return "\n\n".join([*parts, *map(markdown_table, tables(result))]) + "\n"
+
+
+def conditions(result: dict) -> list[str]:
+    """Lines on what the run was kept to, and what ran beside it."""
+    lines, settings = [], result["settings"]
+    limits = result["machine"].get("limits")
+    if limits:
+        lines.append("Limited by " + ", ".join(f"{k}={v}" for k, v in sorted(limits.items())) + ".")
+    if settings.get("busy"):
+        lines.append(f"Other processes that kept a core busy meanwhile: {settings['busy']}.")
+    if settings.get("left_out"):
+        lines.append(
+            f"Left out: {settings['left_out']} cells, of which one call of nn.LSTM was expected to "
+            f"take more than {settings['longest']:g} s."
+        )
+    return lines
 
 
 def markdown_table(table: Table) -> str:

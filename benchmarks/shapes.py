@@ -218,6 +218,15 @@ def trim(
     return chosen
 
 
+def shorter(cells: Sequence[Cell], seconds: float | None) -> list[Cell]:
+    """The cells of which one call is expected to take at most so long; None: all."""
+
+    def expected(cell):
+        return expected_seconds(cell.case, cell.dtype, cell.mode, cell.threads)
+
+    return [cell for cell in cells if seconds is None or expected(cell) <= seconds]
+
+
 def all_cells(
     cases: Sequence[Case], dtypes: Sequence[str], modes: Sequence[str], threads: Sequence[int]
 ) -> list[Cell]:

@@ -5,10 +5,25 @@ import json
 
 import pytest
 import torch
+from pairs import needs_library
 
-from benchmarks import cli, floor, memory, plots, report, schema, shapes, sweep, terminal, timing
+from benchmarks import (
+    busy,
+    cli,
+    floor,
+    machine,
+    memory,
+    plots,
+    report,
+    schema,
+    shapes,
+    sweep,
+    terminal,
+    timing,
+)
 from benchmarks.peers import PEERS
 from benchmarks.shapes import Case
+from fastlstm import native
 
 TINY = Case(5, 3, 4, 6)
 
@@ -98,7 +113,7 @@ def test_tables_show_every_row_with_and_without_rich(result, monkeypatch, capsys
     broken = copy.deepcopy(result)
     broken["rows"][0] |= {"status": "failed", "error": "boom [bold]|"}
     made = report.tables(broken)
-    assert sum(len(lines) for _, _, lines, _ in made[:-1]) == len(broken["rows"])
+    assert sum(len(lines) for _, _, lines, _ in made[:-2]) == len(broken["rows"])
     assert all(len(line) == len(header) for _, header, lines, _ in made for line in lines)
     terminal.show(made)
     assert "boom [bold]|" in capsys.readouterr().out
@@ -163,6 +178,9 @@ def test_command_line_reports_a_failed_cell_and_says_so(tmp_path, capsys, monkey
         ("--seconds -1", "positive number of seconds"),
         ("--seconds 0.0001", "too short"),
         ("--quick --full", "not allowed with"),
+        ("--full --longest 1e-9", "leaves out every cell"),
+        ("--quick --longest 1", "goes with --full"),
+        ("--quick --busy -1", "expected a number of processes"),
     ],
 )
 def test_wrong_arguments(arguments, message, capsys):
@@ -170,6 +188,37 @@ def test_wrong_arguments(arguments, message, capsys):
         cli.main(arguments.split())
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@needs_library
+def test_the_full_list_without_its_longest_beside_other_work(tmp_path, monkeypatch):
+    """What a run was kept to is in its name and under its title."""
+    tiny = [Case(T, 1, 8, 8) for T in (4, 8, 10**6)] + [Case(4, 2, 8, 8)]
+    monkeypatch.setattr(shapes, "core_cases", lambda: tiny)
+    monkeypatch.setitem(machine.os.environ, "FASTLSTM_CPU_ISA", native.cpu_isa())
+    started = []
+    monkeypatch.setattr(busy.subprocess, "Popen", spying(busy.subprocess.Popen, started))
+    arguments = "--full --longest 1 --busy 2 --control --no-plot"
+    arguments += " --dtype float32 --mode infer --threads 1"
+    assert cli.main([*arguments.split(), "--cell-seconds", "0.01", "--out", str(tmp_path)]) == 0
+    assert len(started) == 2 and all(process.poll() is not None for process in started)
+    name = f"latest-{native.cpu_isa()}-control-busy"
+    result = json.loads((tmp_path / f"{name}.json").read_text())
+    assert len(result["rows"]) == 3
+    assert cli.stem(cli.build_parser().parse_args(["--full"]), {"limits": {}}) == "latest-full"
+    text = (tmp_path / f"{name}.md").read_text()
+    assert "Left out: 1 cells" in text and "kept a core busy meanwhile: 2" in text
+    assert f"FASTLSTM_CPU_ISA={native.cpu_isa()}" in text and "| N = 1 | N = 2 |" in text
+
+
+def spying(popen, started):
+    def start(command, **options):
+        process = popen(command, **options)
+        if busy._LOOP in command:
+            started.append(process)
+        return process
+
+    return start
 
 
 def test_thread_counts():
