@@ -74,7 +74,7 @@ inline LayerShape check_layer(const Tensor& x, const Tensor& h0, const Tensor& c
   s.wide = wide_type(s.dtype);
   s.product = wide_products ? s.wide : s.dtype;
   s.states = c0.scalar_type() == s.dtype ? s.dtype : s.wide;
-  s.weights = matrix_type(weights[0].hh, s.dtype);
+  s.weights = matrix_type(weights[0].ih, weights[0].hh, s.dtype);
   dtype_of(h0, "h0");
   check_units(s.H, s.P);
   check(x, "x", {s.T, s.N, s.I}, s.dtype);

@@ -12,7 +12,7 @@ struct StepWeights {
 
 // Puts the weights into `args`, whose sizes are those of the call, on tensors of `dtype`; `held` keeps what had to be copied.
 inline void set_weights(const StepWeights& of, ScalarType dtype, Held& held, StepArgs& args) {
-  const ScalarType matrices = matrix_type(*of.hh, dtype);
+  const ScalarType matrices = matrix_type(*of.ih, *of.hh, dtype);
   const auto data = [&](const Tensor* t, const char* name, const std::vector<int64_t>& shape, ScalarType type) -> const void* {
     if (t == nullptr) return nullptr;
     check(*t, name, shape, type);

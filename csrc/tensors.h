@@ -55,9 +55,10 @@ inline std::string text(const std::vector<int64_t>& sizes) {
   return s + ")";
 }
 
-// The type that a call's weight matrices must have, by one of them: the other tensors', or bfloat16 beside float32 ones.
-inline ScalarType matrix_type(const Tensor& weight, ScalarType dtype) {
-  return dtype == ScalarType::Float && weight.scalar_type() == ScalarType::BFloat16 ? ScalarType::BFloat16 : dtype;
+// The type that a call's weight matrices must have, by two of them: the other tensors', or bfloat16 beside float32 ones.
+inline ScalarType matrix_type(const Tensor& ih, const Tensor& hh, ScalarType dtype) {
+  const bool narrow = ih.scalar_type() == ScalarType::BFloat16 && hh.scalar_type() == ScalarType::BFloat16;
+  return dtype == ScalarType::Float && narrow ? ScalarType::BFloat16 : dtype;
 }
 
 // The device of a tensor, which all others of a call must share.

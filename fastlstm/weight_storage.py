@@ -72,9 +72,11 @@ def still_stored(module: nn.Module) -> bool:
     )
 
 
-def fits(module: nn.Module, x: Tensor, weight: Tensor) -> bool:
+def fits(module: nn.Module, x: Tensor, weight: Tensor | None) -> bool:
     """Whether an op may take x beside the weight: what it would take for stored so may be a
     mistake."""
+    if weight is None:
+        return False
     if module.weight_dtype is None:
         return weight.dtype is x.dtype
     return x.dtype is BESIDE
