@@ -131,7 +131,7 @@ class Backward : BackwardTape<Acc, IO> {
   }
 
   // The rows' dgates of a buffer times a panel of W_hh.
-  void multiply(typename Product::Engine& engine, int d, int buffer, int64_t slot, int rows, const Panel& panel, Acc* sums) {
+  void multiply(typename Product::Engine& engine, int d, int buffer, int64_t slot, int rows, const Panel& panel, Ahead ahead, Acc* sums) {
     const typename Product::Packed* packed = packed_hh_ + d * hh_panels_.elements + panel.offset;
     if constexpr (Product::kTiled) {
       Product::multiply(engine, rows, panel.vectors, dgates_parts_, state_row(buffer, d, slot), packed, sums);
@@ -146,7 +146,8 @@ class Backward : BackwardTape<Acc, IO> {
         store_raw(sums + k * L, sum);
       }
     } else {
-      product<Acc, typename Product::Packed>(rows, panel.vectors, dgates_state(buffer, d, slot), 4 * s_.H, packed, 4 * s_.H, sums);
+      product<Acc, typename Product::Packed>(rows, panel.vectors, dgates_state(buffer, d, slot), 4 * s_.H, packed, 4 * s_.H, sums,
+                                             ahead);
     }
   }
 
@@ -154,11 +155,15 @@ class Backward : BackwardTape<Acc, IO> {
   void hidden_gradients(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
     alignas(64) Acc sums[Product::kRows * kPanel * L];
     typename Product::Engine engine;
-    hh_panels_.for_share(u, buffer == 1, [&](const Panel& panel) {
+    const typename Product::Packed* packed = packed_hh_ + d * hh_panels_.elements;
+    const bool far = hh_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(*packed)) > kResidentBytes;
+    hh_panels_.for_share(u, buffer == 1, [&](const Panel& panel, const Panel* next) {
+      const int64_t elements = next == nullptr ? 0 : Product::packed_depth(4 * s_.H) * next->vectors * L;
+      FetchNext fetch(far, packed, next, elements, 4 * s_.H, end - begin);
       for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
         if (!projected()) this->prefetch_tape(d, t, slot, rows, panel);
-        multiply(engine, d, 1 - buffer, slot, rows, panel, sums);
+        multiply(engine, d, 1 - buffer, slot, rows, panel, fetch.part(), sums);
         for_vectors(rows, panel, s_.P, sums, [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) {
           dh += this->template arriving<whole.value>(d, t, slot + r, column, columns);
           const int64_t row = plan_.rows[slot + r];
@@ -265,7 +270,7 @@ class Backward : BackwardTape<Acc, IO> {
       const Panel& panel = hh_panels_.panels[p];
       for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
-        multiply(engine, d, 0, slot, rows, panel, sums);
+        multiply(engine, d, 0, slot, rows, panel, {}, sums);
         for_vectors(rows, panel, s_.P, sums, [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) {
           const int64_t place = (d * s_.N + plan_.rows[slot + r]) * s_.P + column;
           if (plan_.lengths[slot + r] == 0 && a_.dh_n != nullptr) {

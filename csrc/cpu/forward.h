@@ -155,7 +155,9 @@ class Forward {
     alignas(64) Acc sums[Product::kRows * kPanel * L];
     const typename Product::Packed* packed = packed_hh_ + d * gate_panels_.elements;
     typename Product::Engine engine;
-    gate_panels_.for_share(u, buffer == 1, [&](const Panel& panel) {
+    const bool far = gate_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(typename Product::Packed)) > kResidentBytes;
+    gate_panels_.for_share(u, buffer == 1, [&](const Panel& panel, const Panel* next) {
+      FetchNext fetch(far, packed, next, Product::packed_depth(s_.P) * kPanel * L, s_.P, end - begin);
       const int64_t unit = panel.vector * L, units = std::min<int64_t>(L, s_.H - unit);
       for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
@@ -164,7 +166,7 @@ class Forward {
           multiply_again(d, buffer, slot, rows, unit, units, sums);
         } else {
           product<Acc, typename Product::Packed>(rows, kPanel, h_state(buffer, d, slot), h_stride_, packed + panel.offset, s_.P,
-                                                 sums);
+                                                 sums, fetch.part());
         }
         if (units == L) {
           cells<true>(d, t, buffer, slot, rows, unit, units, sums);

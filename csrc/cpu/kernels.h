@@ -3,9 +3,8 @@
 
 #include "loops.h"
 
-// Weights above this, of one worker's share in the accumulation type, are streamed from the third-level cache at every step; above
-// half a megabyte they take the second level's whole bandwidth.
-constexpr int64_t kResidentBytes = int64_t{3} << 19, kNearBytes = int64_t{1} << 19;
+// Weights above this, of one worker's share, take the second-level cache's whole bandwidth.
+constexpr int64_t kNearBytes = int64_t{1} << 19;
 
 // visit(a number of the type as which W_hh [4H, P], of type W, is packed for shares of `bytes` in the accumulation type). Where
 // reading weights is what takes the time, 16-bit ones stay so, and are widened at every step (measured: benchmarks/log.md).

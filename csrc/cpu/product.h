@@ -27,10 +27,34 @@ FASTLSTM_INLINE Vec<Acc> packed_vector(const W* w, int64_t k, int parity, int v,
 constexpr int kPanel = 4;
 constexpr int kMaxRows = kRegisters == 32 ? 6 : 3;  // rows x kPanel accumulators, and the weights beside them
 
+// Weights above this, of one worker's share, are streamed from the third-level cache at every step.
+constexpr int64_t kResidentBytes = int64_t{3} << 19;
+
+// Memory that a product fetches into the second-level cache on its way: so many lines of it with every four k. A core that
+// multiplies several rows waits for a stream from the third-level cache unless somebody asks for it early.
+struct Ahead {
+  const char* at = nullptr;
+  int lines = 0;
+
+  // The part of `bytes` from `from` on that is the `block`-th of `blocks` products of depth K to fetch.
+  static Ahead part(const void* from, int64_t bytes, int64_t K, int64_t block, int64_t blocks) {
+    constexpr int64_t kLine = 64;
+    const int64_t groups = K / 4;
+    if (groups == 0) return {};
+    const int64_t lines = (bytes / kLine + groups * blocks - 1) / (groups * blocks);
+    return {static_cast<const char*>(from) + block * groups * lines * kLine, static_cast<int>(lines)};
+  }
+
+  FASTLSTM_INLINE void fetch() {
+    for (int n = 0; n < lines; ++n) __builtin_prefetch(at + 64 * n, 0, 2);
+    at += 64 * lines;
+  }
+};
+
 // out[r][v] = sum over k of a[r][k] * w[k][v], v over NV vectors. `w` holds Acc, or 16-bit numbers widened on the way where reading
 // the weights is what takes the time.
 template <class Acc, class W, int MR, int NV>
-__attribute__((noinline)) void product_rows(const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out) {
+__attribute__((noinline)) void product_rows(const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out, Ahead ahead) {
   constexpr int L = lanes<Acc>;
   // With few rows, two sums over every other k, so that additions need not wait for each other.
   constexpr int kSums = MR * NV * 2 <= kRegisters / 2 ? 2 : 1;
@@ -48,6 +72,13 @@ __attribute__((noinline)) void product_rows(const Acc* a, int64_t stride, const 
     }
   };
   int64_t k = 0;
+  if (ahead.lines > 0) {
+    for (; k + 4 <= K; k += 4) {
+      ahead.fetch();
+#pragma GCC unroll 4
+      for (int s = 0; s < 4; ++s) add(k + s, s % 2);
+    }
+  }
   for (; k + kSteps <= K; k += kSteps) {
     add(k, 0);
     if constexpr (kSteps == 2) add(k + 1, 1);
@@ -63,7 +94,7 @@ __attribute__((noinline)) void product_rows(const Acc* a, int64_t stride, const 
 }
 
 template <class Acc, class W>
-using ProductFn = void (*)(const Acc*, int64_t, const W*, int64_t, Acc*);
+using ProductFn = void (*)(const Acc*, int64_t, const W*, int64_t, Acc*, Ahead);
 
 template <class Acc, class W, int MR, int NV>
 constexpr ProductFn<Acc, W> product_fn() {
@@ -73,13 +104,13 @@ constexpr ProductFn<Acc, W> product_fn() {
 
 // The product for `rows` (1..kMaxRows) rows and `vectors` (1..kPanel) vectors.
 template <class Acc, class W>
-inline void product(int rows, int vectors, const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out) {
+inline void product(int rows, int vectors, const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out, Ahead ahead = {}) {
 #define FASTLSTM_ROWS(MR) \
   { product_fn<Acc, W, MR, 1>(), product_fn<Acc, W, MR, 2>(), product_fn<Acc, W, MR, 3>(), product_fn<Acc, W, MR, 4>() }
   static constexpr ProductFn<Acc, W> table[6][kPanel] = {FASTLSTM_ROWS(1), FASTLSTM_ROWS(2), FASTLSTM_ROWS(3),
                                                          FASTLSTM_ROWS(4), FASTLSTM_ROWS(5), FASTLSTM_ROWS(6)};
 #undef FASTLSTM_ROWS
-  table[rows - 1][vectors - 1](a, stride, w, K, out);
+  table[rows - 1][vectors - 1](a, stride, w, K, out, ahead);
 }
 
 // A range of output vectors that one product makes, and where its packed weights start (in elements).
@@ -108,12 +139,13 @@ struct Panels {
     }
   }
 
-  // body(panel) for each panel of share u. Steps that take turns at going forwards and backwards begin with the panels that the
+  // body(panel, the next one or null) for each panel of share u. Steps that take turns at going forwards and backwards begin with the panels that the
   // last step ended with, which are still in the nearer cache where all of them are not.
   template <class Body>
   FASTLSTM_INLINE void for_share(int u, bool backwards, const Body& body) const {
     const int64_t begin = share_begin[u], end = share_begin[u + 1];
-    for (int64_t k = begin; k < end; ++k) body(panels[backwards ? begin + end - 1 - k : k]);
+    const auto at = [&](int64_t k) { return &panels[backwards ? begin + end - 1 - k : k]; };
+    for (int64_t k = begin; k < end; ++k) body(*at(k), k + 1 < end ? at(k + 1) : nullptr);
   }
 };
 
@@ -200,15 +232,39 @@ inline void pack_column_pairs(const Panel& panel, const BFloat16* weight, int64_
   }
 }
 
+template <int Most = kMaxRows>
+constexpr int64_t row_blocks(int64_t total) {
+  return (total + Most - 1) / Most;
+}
+
 // [begin, begin + rows) of `total` rows in blocks as even as can be, none above Most.
 template <int Most = kMaxRows, class Body>
 FASTLSTM_INLINE void for_row_blocks(int64_t total, const Body& body) {
-  const int64_t blocks = (total + Most - 1) / Most;
+  const int64_t blocks = row_blocks<Most>(total);
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t begin = total * b / blocks;
     body(begin, static_cast<int>(total * (b + 1) / blocks - begin));
   }
 }
+
+// Asks for the next panel's weights a part at a time, from product to product of one panel's row blocks, where the weights of a share
+// are `far` and there are row blocks enough to hide it.
+template <class Packed>
+class FetchNext {
+ public:
+  // elements: of the next panel. K: of the products. rows: of all blocks.
+  FetchNext(bool far, const Packed* packed, const Panel* next, int64_t elements, int64_t K, int64_t rows)
+      : blocks_(far && next != nullptr && rows > kMaxRows ? row_blocks(rows) : 0), K_(K), bytes_(elements * sizeof(Packed)) {
+    if (blocks_ > 0) from_ = packed + next->offset;
+  }
+
+  Ahead part() { return blocks_ == 0 ? Ahead{} : Ahead::part(from_, bytes_, K_, block_++, blocks_); }
+
+ private:
+  const int64_t blocks_, K_, bytes_;
+  const Packed* from_ = nullptr;
+  int64_t block_ = 0;
+};
 
 // How the loops over steps multiply: here by fused multiply-adds on states in the accumulation type and weights packed as W. Another
 // way (tile_product.h) may keep the states in a second form, and has something like registers to set up.
