@@ -22,7 +22,8 @@ def small(monkeypatch):
 def test_errors_are_of_the_size_of_a_rounding():
     for backend in ("cpu", "reference", NN_LSTM):
         rows = {row["kind"]: row for row in errors.rows_of(Contender(backend, "cpu"))}
-        assert set(rows) == {"float64", "float32", "bfloat16", "float16"}
+        stored = {errors.STORED} if backend == "cpu" else set()
+        assert set(rows) == {"float64", "float32", "bfloat16", "float16"} | stored
         for kind, row in rows.items():
             if backend == NN_LSTM and kind == "float16" and row["status"] == "failed":
                 continue  # some CPUs have no primitive for it
