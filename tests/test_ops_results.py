@@ -26,7 +26,7 @@ MANY_STRETCHES = [
     Case("layer", T=5, N=300, I=2, H=256, dtype=torch.bfloat16, wide=True, masks="resets"),
 ]
 
-# Weights that are too large for a core's cache: with one or two rows, streamed in their own type.
+# Weights that are too large for a core's cache: with few rows, streamed in their own type.
 LARGE_WEIGHTS = [
     Case("recurrence", T=3, N=N, H=H, D=D, dtype=dtype, wide=wide)
     for N, H, D, dtype, wide in [
@@ -36,6 +36,9 @@ LARGE_WEIGHTS = [
         (2, 650, 1, torch.float16, False),
         (3, 650, 1, torch.float16, False),
         (1, 600, 1, torch.float32, False),
+        # Several blocks of rows, which ask for the next panel's weights; an uneven number of terms.
+        (9, 331, 1, torch.float32, False),
+        (7, 461, 1, torch.bfloat16, True),
     ]
 ]
 
