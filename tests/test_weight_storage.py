@@ -94,10 +94,10 @@ def test_steps_and_cells(N, H):
     state = torch.randn(2, *lead, H), torch.randn(2, *lead, H)
     y, (h, c) = stored.step(x, state)
     expected, (h_n, c_n) = lstm(x.unsqueeze(0), state)
-    torch.testing.assert_close((y, h, c), (expected[0], h_n, c_n), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close((y, h, c), (expected[0], h_n, c_n), rtol=1e-5, atol=2e-6)
     cell = FastLSTMCell(7, H, weight_dtype=STORED)
     state = torch.randn(*lead, H), torch.randn(*lead, H)
-    torch.testing.assert_close(cell(x, state), cell.to_torch()(x, state), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cell(x, state), cell.to_torch()(x, state), rtol=1e-5, atol=2e-6)
 
 
 def test_gradients_are_those_of_the_rounded_weights(given):
@@ -150,9 +150,9 @@ def test_autocast_traces_and_compiled_calls():
     with torch.no_grad():
         expected = stored(x, hx)
         traced = torch.jit.trace(stored, (x, hx))
-        torch.testing.assert_close(traced(x, hx), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(traced(x, hx), expected, rtol=1e-5, atol=2e-6)
         compiled = torch.compile(stored, backend="aot_eager")
-        torch.testing.assert_close(compiled(x, hx), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(compiled(x, hx), expected, rtol=1e-5, atol=2e-6)
 
 
 def test_what_is_stored_and_what_changes_it():
