@@ -209,7 +209,7 @@ void run(const LayerBackward& call) {
   const auto any = [&](auto member) { return call.dweights[0].*member != nullptr || call.dweights[1].*member != nullptr; };
   const bool projected = call.weights[0].hr.has_value(), need_dhr = projected && any(&WeightGradients::hr),
              need_dbias = any(&WeightGradients::bias_ih) || any(&WeightGradients::bias_hh);
-  const int64_t steps = s.stretch(kBackwardBytes), stretch = s.D * steps * s.N;
+  const int64_t steps = s.stretch(backward_bytes()), stretch = s.D * steps * s.N;
   Parts memory;
   const int64_t at_dgates = memory.room(stretch * 4 * s.H * bytes_of(s.product)),
                 at_dhidden = memory.room(projected ? stretch * s.P * bytes_of(s.wide) : 0),

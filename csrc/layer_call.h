@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "cpu/caches.h"
 #include "ops.h"
 #include "tensors.h"
 
@@ -12,7 +13,9 @@ namespace fastlstm {
 
 // Gates of one stretch: rows enough for mm to run at its full rate, and to be worth the threads' start; few enough to be still in a
 // near cache when they are used (measured: benchmarks/log.md). The same for every number of threads, so that the sums are too.
-inline constexpr int64_t kForwardBytes = int64_t{1} << 20, kBackwardBytes = int64_t{4} << 20, kRowsForProduct = 256;
+inline int64_t forward_bytes() { return second_level_bytes() / 2; }
+inline int64_t backward_bytes() { return second_level_bytes() * 2; }
+inline constexpr int64_t kRowsForProduct = 256;
 
 struct LayerShape {
   int64_t T, N, D, I, H, P;

@@ -29,7 +29,7 @@ void multiply_once(const Matrix& gates, const Matrix& rows, const Tensor& weight
 bool is_short(const LayerShape& s) {
   constexpr int64_t kMostProducts = int64_t{1} << 24;
   const int64_t gates = s.T * s.N * 4 * s.H;
-  return s.D * gates * bytes_of(s.wide) <= kForwardBytes && gates * s.I <= kMostProducts;
+  return s.D * gates * bytes_of(s.wide) <= forward_bytes() && gates * s.I <= kMostProducts;
 }
 
 void make_gates_at_once(const LayerShape& s, const Tensor& x, const std::vector<DirectionWeights>& weights, Held& held,
@@ -79,7 +79,7 @@ void run(const LayerForward& call) {
   args.c_n = call.c_n;
   args.cells = call.cells;
   args.gates = call.gates;
-  const int64_t steps = s.stretch(kForwardBytes), rows = s.N * std::min(s.T, steps);
+  const int64_t steps = s.stretch(forward_bytes()), rows = s.N * std::min(s.T, steps);
   const bool own = own_product(s.product, rows, 4 * s.H, s.I, parts.values, parts.values);
   if (!own && is_short(s)) {
     make_gates_at_once(s, call.x, call.weights, held, args);

@@ -191,7 +191,7 @@ inline Tensor on_large_pages(Tensor t) {
 // For a call on tensors of this type, how many parts of a float32 number torch's settings ask for, where the kernels heed them: the
 // answer is Python's (fastlstm/cpu_ops.py).
 inline int float32_parts(ScalarType dtype) {
-  if (dtype != ScalarType::Float || cpu_kernels().products == nullptr) return 3;
+  if (dtype != ScalarType::Float || !cpu_kernels().takes_parts) return 3;
   StableIValue stack[1];
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("fastlstm::cpu_parts", "", stack, TORCH_ABI_VERSION));
   return static_cast<int>(torch::stable::detail::to<int64_t>(stack[0]));

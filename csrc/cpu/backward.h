@@ -156,7 +156,7 @@ class Backward : BackwardTape<Acc, IO> {
     alignas(64) Acc sums[Product::kRows * kPanel * L];
     typename Product::Engine engine;
     const typename Product::Packed* packed = packed_hh_ + d * hh_panels_.elements;
-    const bool far = hh_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(*packed)) > kResidentBytes;
+    const bool far = hh_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(*packed)) > resident_bytes();
     hh_panels_.for_share(u, buffer == 1, [&](const Panel& panel, const Panel* next) {
       const int64_t elements = next == nullptr ? 0 : Product::packed_depth(4 * s_.H) * next->vectors * L;
       FetchNext fetch(far, packed, next, elements, 4 * s_.H, end - begin);

@@ -155,7 +155,7 @@ class Forward {
     alignas(64) Acc sums[Product::kRows * kPanel * L];
     const typename Product::Packed* packed = packed_hh_ + d * gate_panels_.elements;
     typename Product::Engine engine;
-    const bool far = gate_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(typename Product::Packed)) > kResidentBytes;
+    const bool far = gate_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(typename Product::Packed)) > resident_bytes();
     gate_panels_.for_share(u, buffer == 1, [&](const Panel& panel, const Panel* next) {
       FetchNext fetch(far, packed, next, Product::packed_depth(s_.P) * kPanel * L, s_.P, end - begin);
       const int64_t unit = panel.vector * L, units = std::min<int64_t>(L, s_.H - unit);

@@ -2,18 +2,17 @@
 // instruction set by kernels_<isa>.cpp.
 
 #include "loops.h"
-
-// Weights above this, of one worker's share, take the second-level cache's whole bandwidth.
-constexpr int64_t kNearBytes = int64_t{1} << 19;
+#include "fma_matrix_product.h"
 
 // visit(a number of the type as which W_hh [4H, P], of type W, is packed for shares of `bytes` in the accumulation type). Where
 // reading weights is what takes the time, 16-bit ones stay so, and are widened at every step (measured: benchmarks/log.md).
 template <class Acc, class W, class Visit>
 void visit_packed(int64_t N, int64_t bytes, const Visit& visit) {
   if constexpr (std::is_same_v<W, BFloat16>) {
-    if (N <= 3 ? bytes > kNearBytes : N <= 16 && bytes > kResidentBytes) return visit(BFloat16Pair{});
+    // From a quarter of the second-level cache on, one to three rows take its whole bandwidth.
+    if (N <= 3 ? bytes > second_level_bytes() / 4 : N <= 16 && bytes > resident_bytes()) return visit(BFloat16Pair{});
   } else if constexpr (std::is_same_v<W, Float16>) {
-    if (N <= 2 && bytes > kResidentBytes) return visit(Float16{});
+    if (N <= 2 && bytes > resident_bytes()) return visit(Float16{});
   }
   visit(Acc{});
 }

@@ -27,7 +27,7 @@ namespace avx2 {
 }  // namespace avx2
 
 const Kernels& kernels_avx2() {
-  static const Kernels kernels{"avx2", avx2::forward, avx2::backward, avx2::step, avx2::gates};
+  static const Kernels kernels{"avx2", avx2::forward, avx2::backward, avx2::step, avx2::gates, &avx2::fma_products};
   return kernels;
 }
 }  // namespace fastlstm

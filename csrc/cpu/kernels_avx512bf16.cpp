@@ -56,7 +56,7 @@ void backward(const BackwardArgs& args, const Threads& threads) {
 
 const Kernels& kernels_avx512bf16() {
   static const Kernels kernels{"avx512bf16", avx512bf16::forward, avx512bf16::backward, kernels_avx512().step,
-                               kernels_avx512().gates};
+                               kernels_avx512().gates, kernels_avx512().products};
   return kernels;
 }
 }  // namespace fastlstm

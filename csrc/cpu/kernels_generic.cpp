@@ -18,7 +18,7 @@ namespace generic {
 }  // namespace generic
 
 const Kernels& kernels_generic() {
-  static const Kernels kernels{"generic", generic::forward, generic::backward, generic::step, generic::gates};
+  static const Kernels kernels{"generic", generic::forward, generic::backward, generic::step, generic::gates, &generic::fma_products};
   return kernels;
 }
 }  // namespace fastlstm

@@ -1,5 +1,5 @@
-// What kernels for large products of float32 matrices are asked to do, where an instruction set has better ones than a BLAS: plain
-// pointers, sizes and strides.
+// What the kernels for large products of float32 matrices are asked to do: plain pointers, sizes and strides. They are our own and not
+// a BLAS's, whose rate depends on whose processor it is (benchmarks/log.md), and whose sums on the number of rows and threads.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@ struct Threads;
 
 // A factor of a product as it lies: number k of a line is at data + line * line_stride + k * depth_stride, one of the strides being 1.
 // Lines are the rows of the left factor and the columns of the right one; k is what is summed over. A number is taken as a sum of
-// `parts` bfloat16 numbers: three are all of it, two 16 digits, one 8.
+// `parts` bfloat16 numbers: three are all of it, two 16 digits, one 8. Multiply-adds take it as it is.
 struct Factor {
   const float* data;
   int64_t lines, line_stride, depth_stride;
@@ -34,9 +34,9 @@ struct ProductArgs {
 };
 
 // Parts of the left and the right factor are those of an exact split (3, 3), or (2, 2), (2, 1), (1, 1). Results are the same bits for
-// any number of threads.
+// any number of threads, and by multiply-adds for any number of lines too.
 struct MatrixProducts {
-  // Whether a product is reckoned to be faster than by fused multiply-adds.
+  // Whether a product is reckoned to be faster than the one by which it can be replaced: on tiles, that by multiply-adds.
   bool (*worthwhile)(int64_t rows, int64_t columns, int64_t depth, int left_parts, int right_parts);
   int64_t (*packed_bytes)(const Factor& right, int64_t depth);
   void (*pack)(const Factor& right, int64_t depth, void* packed, const Threads&);  // packed: aligned to 64 bytes

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "caches.h"
 #include "recurrence.h"
 
 namespace fastlstm {
@@ -55,13 +56,12 @@ struct Plan {
 inline void choose_grid(Plan& plan, const Sizes& s, int64_t weight_bytes, int threads) {
   // Below this much arithmetic a step, a thread's share is not worth the meeting (measured: benchmarks/log.md).
   constexpr double kFlopsPerMeeting = 6e4, kFlopsPerThread = 2e6;
-  constexpr int64_t kCacheBytes = int64_t{1} << 20;  // of a core's second-level cache, for weights
   constexpr int64_t kRowsToStream = 32;              // rows that hide a stream of weights from the third-level cache
   const double step_flops = 8.0 * s.N * s.H * s.P;
   const double all_flops = step_flops * s.T * s.D;
   const int useful = static_cast<int>(std::min<double>(threads, 1 + all_flops / kFlopsPerThread));
   const int per_direction = std::max(1, useful / plan.D);
-  const bool split_rows = weight_bytes <= kCacheBytes || s.N >= kRowsToStream * per_direction;
+  const bool split_rows = weight_bytes <= second_level_bytes() / 2 || s.N >= kRowsToStream * per_direction;
   plan.R = plan.U = 1;
   if (split_rows) plan.R = static_cast<int>(std::clamp<int64_t>(s.N / 4, 1, per_direction));
   if (step_flops / plan.R > kFlopsPerMeeting) {

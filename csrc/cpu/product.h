@@ -25,10 +25,12 @@ FASTLSTM_INLINE Vec<Acc> packed_vector(const W* w, int64_t k, int parity, int v,
 }
 
 constexpr int kPanel = 4;
-constexpr int kMaxRows = kRegisters == 32 ? 6 : 3;  // rows x kPanel accumulators, and the weights beside them
-
-// Weights above this, of one worker's share, are streamed from the third-level cache at every step.
-constexpr int64_t kResidentBytes = int64_t{3} << 19;
+constexpr int kMaxRows = 6;
+// How many of a panel's vectors are accumulated at once for MR rows, the weights and a state beside them in registers. With 16
+// registers six rows take a panel in two halves: three rows would read the weights, which come from the second-level cache, twice
+// as often.
+template <int MR>
+constexpr int kVectorsAtOnce = kRegisters == 32 || MR <= 3 ? kPanel : kPanel / 2;
 
 // Memory that a product fetches into the second-level cache on its way: so many lines of it with every four k. A core that
 // multiplies several rows waits for a stream from the third-level cache unless somebody asks for it early.
@@ -51,10 +53,10 @@ struct Ahead {
   }
 };
 
-// out[r][v] = sum over k of a[r][k] * w[k][v], v over NV vectors. `w` holds Acc, or 16-bit numbers widened on the way where reading
-// the weights is what takes the time.
-template <class Acc, class W, int MR, int NV>
-__attribute__((noinline)) void product_rows(const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out, Ahead ahead) {
+// out[r][v] = sum over k of a[r][k] * w[k][v] for vectors v of [First, First + NV) of a panel of All. `w` holds Acc, or 16-bit numbers
+// widened on the way where reading the weights is what takes the time.
+template <class Acc, class W, int MR, int First, int NV, int All>
+FASTLSTM_INLINE void product_part(const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out, Ahead ahead) {
   constexpr int L = lanes<Acc>;
   // With few rows, two sums over every other k, so that additions need not wait for each other.
   constexpr int kSums = MR * NV * 2 <= kRegisters / 2 ? 2 : 1;
@@ -63,7 +65,7 @@ __attribute__((noinline)) void product_rows(const Acc* a, int64_t stride, const 
   const auto add = [&](int64_t k, int s) FASTLSTM_INLINE_LAMBDA {
     Vec<Acc> weights[NV];
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) weights[v] = packed_vector<Acc>(w, k, s, v, NV);
+    for (int v = 0; v < NV; ++v) weights[v] = packed_vector<Acc>(w, k, s, First + v, All);
 #pragma GCC unroll 6
     for (int r = 0; r < MR; ++r) {
       const Vec<Acc> x = splat(a[r * stride + k]);
@@ -88,26 +90,28 @@ __attribute__((noinline)) void product_rows(const Acc* a, int64_t stride, const 
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
-      store_raw(out + (r * NV + v) * L, kSums == 2 ? sum[0][r][v] + sum[kSums - 1][r][v] : sum[0][r][v]);
+      store_raw(out + (r * All + First + v) * L, kSums == 2 ? sum[0][r][v] + sum[kSums - 1][r][v] : sum[0][r][v]);
     }
   }
+}
+
+// All NV vectors of a panel.
+template <class Acc, class W, int MR, int NV>
+__attribute__((noinline)) void product_rows(const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out, Ahead ahead) {
+  constexpr int kFirst = NV < kVectorsAtOnce<MR> ? NV : kVectorsAtOnce<MR>;
+  product_part<Acc, W, MR, 0, kFirst, NV>(a, stride, w, K, out, ahead);
+  if constexpr (kFirst < NV) product_part<Acc, W, MR, kFirst, NV - kFirst, NV>(a, stride, w, K, out, {});
 }
 
 template <class Acc, class W>
 using ProductFn = void (*)(const Acc*, int64_t, const W*, int64_t, Acc*, Ahead);
 
-template <class Acc, class W, int MR, int NV>
-constexpr ProductFn<Acc, W> product_fn() {
-  if constexpr (MR <= kMaxRows) return product_rows<Acc, W, MR, NV>;
-  return nullptr;
-}
-
 // The product for `rows` (1..kMaxRows) rows and `vectors` (1..kPanel) vectors.
 template <class Acc, class W>
 inline void product(int rows, int vectors, const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out, Ahead ahead = {}) {
 #define FASTLSTM_ROWS(MR) \
-  { product_fn<Acc, W, MR, 1>(), product_fn<Acc, W, MR, 2>(), product_fn<Acc, W, MR, 3>(), product_fn<Acc, W, MR, 4>() }
-  static constexpr ProductFn<Acc, W> table[6][kPanel] = {FASTLSTM_ROWS(1), FASTLSTM_ROWS(2), FASTLSTM_ROWS(3),
+  {product_rows<Acc, W, MR, 1>, product_rows<Acc, W, MR, 2>, product_rows<Acc, W, MR, 3>, product_rows<Acc, W, MR, 4>}
+  static constexpr ProductFn<Acc, W> table[kMaxRows][kPanel] = {FASTLSTM_ROWS(1), FASTLSTM_ROWS(2), FASTLSTM_ROWS(3),
                                                          FASTLSTM_ROWS(4), FASTLSTM_ROWS(5), FASTLSTM_ROWS(6)};
 #undef FASTLSTM_ROWS
   table[rows - 1][vectors - 1](a, stride, w, K, out, ahead);

@@ -114,7 +114,8 @@ struct Kernels {
   void (*backward)(const BackwardArgs&, const Threads&);
   void (*step)(const StepArgs&, const Threads&);
   void (*gates)(const GatesArgs&, const Threads&);
-  const MatrixProducts* products = nullptr;  // or null: a BLAS does as well
+  const MatrixProducts* products;
+  bool takes_parts = false;  // whether products heed how many parts a float32 number is to be taken as
 };
 
 // The kernels for the best instruction set of this machine, or for the one that FASTLSTM_CPU_ISA names: "generic", "avx2", "avx512",

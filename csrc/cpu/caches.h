@@ -1,0 +1,29 @@
+// What a core's second-level cache holds. Whatever is sized by it is so for the whole process: results repeat from one to the next.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__linux__)
+#include <unistd.h>
+#endif
+
+namespace fastlstm {
+
+// As the processor reports it; 512 KiB, of which few cores have less, where it does not.
+inline int64_t second_level_bytes() {
+  static const int64_t bytes = [] {
+    int64_t reported = 0;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    reported = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    constexpr int64_t kLeast = int64_t{256} << 10, kMost = int64_t{4} << 20, kUsual = int64_t{512} << 10;
+    if (reported <= 0) return kUsual;
+    return reported < kLeast ? kLeast : reported > kMost ? kMost : reported;
+  }();
+  return bytes;
+}
+
+// One worker's weights above this are streamed from the third-level cache at every step: beside them lie states and gates.
+inline int64_t resident_bytes() { return second_level_bytes() / 4 * 3; }
+
+}  // namespace fastlstm
