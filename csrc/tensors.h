@@ -19,6 +19,11 @@
 #include "cpu/recurrence.h"
 #include "cpu/workspace.h"
 
+// Newer than the headers of torch 2.12, which have the older of the two.
+#if !defined(STABLE_TORCH_ERROR_CODE_CHECK)
+#define STABLE_TORCH_ERROR_CODE_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
+#endif
+
 namespace fastlstm {
 
 using torch::headeronly::ScalarType;

@@ -15,7 +15,7 @@ pytestmark = [needs_library, pytest.mark.slow]
 
 HERE = Path(__file__).parent
 FILES = ["test_kernels_grid.py", "test_math.py", "test_step.py", "test_inference.py"]
-FILES += ["test_weight_storage.py"]
+FILES += ["test_weight_storage.py", "test_kernels_products.py"]
 # Of these files, what is the same on all: torch's compiler, schemas, messages.
 SAME = "test_compiled or sound or those_of_the_general_way or refused or without_running"
 TILE_FILES = ["test_kernels_tiles.py", "test_kernels_products.py", "test_precision.py"]
@@ -40,7 +40,7 @@ def run_with(isa, *arguments):
         cwd=HERE.parent,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1800,
     )
 
 
@@ -81,7 +81,7 @@ def test_a_name_that_is_none_is_refused(name):
         cwd=HERE.parent,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert f"FASTLSTM_CPU_ISA={name}: this machine has " in done.stderr
     assert "generic; name one of these" in done.stderr

@@ -1,7 +1,7 @@
-"""The CPU kernels' own products of large float32 matrices, where the instruction set has some.
+"""The CPU kernels' own products of large float32 matrices.
 
-tests/test_kernels_isa.py runs this file on AMX, or on an emulation of its tiles. The truth is
-float64, and what an error may be is measured on torch's float32 product of the same numbers: as in
+tests/test_kernels_isa.py runs this file on the other instruction sets too, AMX among them, or an
+emulation of its tiles. The truth is float64, and what an error may be is measured on torch's float32 product of the same numbers: as in
 op_cases, 2 r + (1 + sqrt(K)) u of the magnitudes, r being its largest error.
 """
 
@@ -14,16 +14,20 @@ from op_cases import Case, backward, by_id, check, draw, forward, tape_of, threa
 
 from fastlstm import native
 
-if native.load() or not native.cpu_isa().startswith("amx"):
-    pytest.skip("these kernels have no matrix products of their own", allow_module_level=True)
+if native.load():
+    pytest.skip("the library is not built", allow_module_level=True)
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 
 U = 2.0**-24
 EXACT = (3, 3)
 # Roundoff of a factor that is taken as so many bfloat16 numbers, and of a product of three of them.
 OF_PARTS = {EXACT: 0.0, (2, 2): 2.0**-15, (2, 1): 2.0**-8 + 2.0**-17, (1, 1): 2.0**-7 + 2.0**-16}
-# Tiles of 16 lines by 32 numbers, two by two; chunks of 1024 numbers.
-SIZES = [(1, 1, 1), (16, 16, 32), (17, 33, 65), (49, 31, 33), (33, 20, 4096)]
+TILES = native.cpu_isa().startswith("amx")
+if not TILES:
+    OF_PARTS = {EXACT: 0.0}  # multiply-adds take every number as it is
+# Tiles of 16 lines by 32 numbers, two by two, and chunks of 1024 numbers; six rows by strips of up to 64
+# columns, and chunks of up to 256.
+SIZES = [(1, 1, 1), (16, 16, 32), (17, 33, 65), (49, 31, 33), (33, 20, 4096), (8, 150, 257)]
 
 
 def own(left, right, parts=EXACT, addend=None, packed=False):
@@ -85,18 +89,41 @@ def test_shared_out_over_threads():
                 assert torch.equal(own(left, right, packed=count == 3), expected)
 
 
+@pytest.mark.parametrize("depth", [1, 40, 700])
+def test_a_row_is_the_same_alone_and_among_others(depth):
+    """Bit for bit, at any place, with any number of other rows and of threads."""
+    if TILES:  # which of its sums are made again depends on the rows beside one
+        return
+    left, right = factors(23, 70, depth)
+    whole = own(left, right)
+    for first, end in [(0, 1), (22, 23), (4, 11), (1, 23)]:
+        for count in (1, 2):
+            with threads(count):
+                assert torch.equal(own(left[first:end], right), whole[first:end])
+    order = torch.randperm(23)
+    assert torch.equal(own(left[order], right), whole[order])
+
+
 def test_at_least_as_exact_as_float32():
     """The mean error over many sums, short and long, and where they cancel."""
 
     def mean_error(got, exact):
         return (got.double() - exact).square().mean().sqrt()
 
+    def in_one_go(a, b, exact):
+        total = torch.zeros(a.shape[0], b.shape[1])
+        for k in range(a.shape[1]):
+            total.addr_(a[:, k], b[k])
+        return mean_error(total, exact)
+
     for depth in (64, 512, 2048):
         left, right = factors(96, 64, depth)
         canceling = torch.cat([left, -left * (1 + 1e-4 * torch.randn_like(left))], dim=1)
         for a, b in [(left, right), (canceling, torch.cat([right, right]))]:
             exact, _ = truth(a, b)
-            assert mean_error(own(a, b), exact) < mean_error(torch.mm(a, b), exact)
+            # By multiply-adds, chunks of a sum keep it nearer than one sum in one go is.
+            bound = mean_error(torch.mm(a, b), exact) if TILES else in_one_go(a, b, exact)
+            assert mean_error(own(a, b), exact) <= bound
 
 
 def test_adds_to_what_is_there():
@@ -138,7 +165,7 @@ def test_small_products(exponent):
     within_the_budget(own(left, right), left, right, least=2.0**-149)
 
 
-@pytest.mark.parametrize("parts", [EXACT, (2, 2), (1, 1)], ids=str)
+@pytest.mark.parametrize("parts", [p for p in OF_PARTS if p != (2, 1)], ids=str)
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 3.4e38, -3.4e38])
 def test_numbers_that_are_not_finite(value, parts):
     """Infinities and NaN reach what they reach in torch's float32, and no further; the largest
