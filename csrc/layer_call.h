@@ -1,5 +1,5 @@
 // What lstm_layer_forward and lstm_layer_backward on the CPU have in common: the checks, and the matrix products around the
-// recurrence. The products are torch's own mm; they are made for a stretch of steps at a time, so that gates are still in a
+// recurrence. The products are the kernels' own, or torch's mm; they are made for a stretch of steps at a time, so that gates are still in a
 // cache when the recurrence reads them, and no [T, N, 4H] array of them is ever made beside the tape.
 #pragma once
 

@@ -81,7 +81,8 @@ void run(const LayerForward& call) {
   args.gates = call.gates;
   const int64_t steps = s.stretch(forward_bytes()), rows = s.N * std::min(s.T, steps);
   const bool own = own_product(s.product, rows, 4 * s.H, s.I, parts.values, parts.values);
-  if (!own && is_short(s)) {
+  // By multiply-adds, both ways give the same bits where a sum is one chunk.
+  if (is_short(s) && (!own || (!cpu_kernels().takes_parts && s.I <= kProductChunk))) {
     make_gates_at_once(s, call.x, call.weights, held, args);
     cpu_kernels().forward(args, threads());
     return;

@@ -15,6 +15,9 @@ rounding away from it, which have its conditioning and other luck.
 
 float64 has no wider type to be an oracle. There, nn.LSTM's error is measured in float32 and carried
 over in units of the roundoff: the amplification of rounding is the computation's, not the dtype's.
+And the oracle, which is nn.LSTM in float64, is itself r(nn.LSTM) and a rounding away from the truth:
+
+    r(fast) <= 3 * r(nn.LSTM) + 2 * u
 """
 
 import copy
@@ -141,6 +144,8 @@ def judge(got, oracle, errors, dtype) -> float:
             raise OverBudget(f"{name}: dtype {got[name].dtype}, expected {dtype}")
         group = [v for k, v in errors.items() if k.startswith("d_") == name.startswith("d_")]
         budget = 2 * max(group) + torch.finfo(dtype).eps / 2
+        if dtype == torch.float64:  # the oracle's own error
+            budget += max(group) + torch.finfo(dtype).eps / 2
         if not error <= budget:  # so that a NaN is over it
             raise OverBudget(
                 f"{name}: relative error {error:.2e} is over its budget of {budget:.2e} "

@@ -114,6 +114,8 @@ def test_torch_passes_beside_itself(precision):
 def test_every_edge_can_be_checked(case):
     from benchmarks.gpu.fake import shrink
 
+    if case.variant == "autocast" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("on this CPU oneDNN has no bfloat16, and nn.LSTM under autocast does not run")
     case = shrink(case)
     checker = verifier(case, "bf16" if case.variant == "autocast" else "fp32")
     first = checker.first

@@ -104,26 +104,20 @@ def test_a_row_is_the_same_alone_and_among_others(depth):
     assert torch.equal(own(left[order], right), whole[order])
 
 
-def test_at_least_as_exact_as_float32():
-    """The mean error over many sums, short and long, and where they cancel."""
+if TILES:
 
-    def mean_error(got, exact):
-        return (got.double() - exact).square().mean().sqrt()
+    def test_at_least_as_exact_as_float32():
+        """The mean error over many sums, short and long, and where they cancel."""
 
-    def in_one_go(a, b, exact):
-        total = torch.zeros(a.shape[0], b.shape[1])
-        for k in range(a.shape[1]):
-            total.addr_(a[:, k], b[k])
-        return mean_error(total, exact)
+        def mean_error(got, exact):
+            return (got.double() - exact).square().mean().sqrt()
 
-    for depth in (64, 512, 2048):
-        left, right = factors(96, 64, depth)
-        canceling = torch.cat([left, -left * (1 + 1e-4 * torch.randn_like(left))], dim=1)
-        for a, b in [(left, right), (canceling, torch.cat([right, right]))]:
-            exact, _ = truth(a, b)
-            # By multiply-adds, chunks of a sum keep it nearer than one sum in one go is.
-            bound = mean_error(torch.mm(a, b), exact) if TILES else in_one_go(a, b, exact)
-            assert mean_error(own(a, b), exact) <= bound
+        for depth in (64, 512, 2048):
+            left, right = factors(96, 64, depth)
+            canceling = torch.cat([left, -left * (1 + 1e-4 * torch.randn_like(left))], dim=1)
+            for a, b in [(left, right), (canceling, torch.cat([right, right]))]:
+                exact, _ = truth(a, b)
+                assert mean_error(own(a, b), exact) < mean_error(torch.mm(a, b), exact)
 
 
 def test_adds_to_what_is_there():
@@ -194,7 +188,7 @@ def test_arguments_are_checked():
 # Large enough that the input product, dx and the weights' gradients are the kernels' own.
 LAYERS = [
     Case("layer", T=6, N=40, I=70, H=40, dtype=torch.float32),
-    Case("layer", T=70, N=33, I=70, H=33, P=17, dtype=torch.float32, D=2, masks="random"),
+    Case("layer", T=30, N=33, I=70, H=33, P=17, dtype=torch.float32, D=2, masks="random"),
     Case(
         "layer", T=27, N=40, I=40, H=1024, P=16, dtype=torch.float32
     ),  # several stretches of steps

@@ -54,12 +54,13 @@ def test_masks_that_say_nothing(entry, D, P, family):
     case, *given = problem(entry, D, P)
     plain = run(case, family, *given)
     full, never = torch.full((N,), T), torch.zeros(T, N, dtype=torch.bool)
-    # The weights' gradients are sums over the steps, which the reference cuts differently.
-    names = [k for k in plain if family == "lstm" or not k.startswith("dweight")]
+    # The reference's products are torch's, whose bits may depend on where their factors lie.
+    names = list(plain) if family == "lstm" else []
     for masks in ((full, None), (None, never), (full, never)):
         got = run(case, family, *given, *masks)
-        assert_same(got, plain, names, **BITWISE)
         assert_same(got, plain, **EXACT)
+        for name in names:
+            assert_same(got, plain, [name], **BITWISE)
 
 
 @everywhere

@@ -59,8 +59,12 @@ static const Kernels& choose() {
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   if (avx512 && wanted == "amx-emulated") return kernels_amx(true);  // for tests alone
   if (avx512 && amx_permitted() && taken("amx")) return kernels_amx(false);
-  // Not by itself: where it was tried, products made of it ran at half the rate of multiply-adds (benchmarks/log.md).
-  if (avx512 && !wanted.empty() && __builtin_cpu_supports("avx512bf16") && taken("avx512bf16")) return kernels_avx512bf16();
+  // By itself on AMD (Zen 4 and later), where VDPBF16PS does twice the products of multiply-adds; the Intel processors without AMX that
+  // were measured do half of them (benchmarks/log.md).
+  const bool pairs_gain = __builtin_cpu_is("amd");
+  if (avx512 && (pairs_gain || !wanted.empty()) && __builtin_cpu_supports("avx512bf16") && taken("avx512bf16")) {
+    return kernels_avx512bf16();
+  }
   if (avx512 && taken("avx512")) return kernels_avx512();
   if (avx2 && taken("avx2")) return kernels_avx2();
 #endif

@@ -14,7 +14,7 @@ class FmaMatrixProduct {
   struct Chunks {
     int64_t depth, count, size;
 
-    explicit Chunks(int64_t total) : depth(total), count((total + kDepth - 1) / kDepth), size((total + count - 1) / count) {}
+    explicit Chunks(int64_t total) : depth(total), count((total + kProductChunk - 1) / kProductChunk), size((total + count - 1) / count) {}
     int64_t begin(int64_t chunk) const { return chunk * size; }
     int64_t numbers(int64_t chunk) const { return std::min(size, depth - begin(chunk)); }
   };
@@ -64,8 +64,6 @@ class FmaMatrixProduct {
   }
 
  private:
-  static constexpr int64_t kDepth = 256;
-
   // Rows or strips are what workers share, whichever leaves the largest share smallest; of equal ones rows, which are packed once then.
   void share() {
     constexpr double kProductsPerThread = 1e6;

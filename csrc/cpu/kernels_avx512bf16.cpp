@@ -1,5 +1,5 @@
 // The kernels for x86-64 with AVX512-BF16 beside AVX-512: the recurrence's bfloat16 products by VDPBF16PS, the rest as on AVX-512.
-// They run where FASTLSTM_CPU_ISA names them alone.
+// dispatch.cpp says where they are chosen.
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -8,6 +8,9 @@ namespace fastlstm {
 
 struct Threads;
 
+// Numbers that multiply-adds sum up at once, at most; longer sums are made of chunks.
+inline constexpr int64_t kProductChunk = 256;
+
 // A factor of a product as it lies: number k of a line is at data + line * line_stride + k * depth_stride, one of the strides being 1.
 // Lines are the rows of the left factor and the columns of the right one; k is what is summed over. A number is taken as a sum of
 // `parts` bfloat16 numbers: three are all of it, two 16 digits, one 8. Multiply-adds take it as it is.

@@ -58,10 +58,10 @@ struct Ahead {
 template <class Acc, class W, int MR, int First, int NV, int All>
 FASTLSTM_INLINE void product_part(const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out, Ahead ahead) {
   constexpr int L = lanes<Acc>;
-  // With few rows, two sums over every other k, so that additions need not wait for each other.
-  constexpr int kSums = MR * NV * 2 <= kRegisters / 2 ? 2 : 1;
-  constexpr int kSteps = kSums > kDepthOf<W> ? kSums : kDepthOf<W>;
-  Vec<Acc> sum[kSums][MR][NV] = {};
+  // One sum over all k whatever MR and NV: a row's bits do not depend on the rows beside it, nor on how units are shared out. One row's
+  // additions wait for each other no longer than for its weights, which come from the second-level cache.
+  constexpr int kSteps = kDepthOf<W>;
+  Vec<Acc> sum[MR][NV] = {};
   const auto add = [&](int64_t k, int s) FASTLSTM_INLINE_LAMBDA {
     Vec<Acc> weights[NV];
 #pragma GCC unroll 4
@@ -70,7 +70,7 @@ FASTLSTM_INLINE void product_part(const Acc* a, int64_t stride, const W* w, int6
     for (int r = 0; r < MR; ++r) {
       const Vec<Acc> x = splat(a[r * stride + k]);
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) sum[s % kSums][r][v] += x * weights[v];
+      for (int v = 0; v < NV; ++v) sum[r][v] += x * weights[v];
     }
   };
   int64_t k = 0;
@@ -90,7 +90,7 @@ FASTLSTM_INLINE void product_part(const Acc* a, int64_t stride, const W* w, int6
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
-      store_raw(out + (r * All + First + v) * L, kSums == 2 ? sum[0][r][v] + sum[kSums - 1][r][v] : sum[0][r][v]);
+      store_raw(out + (r * All + First + v) * L, sum[r][v]);
     }
   }
 }
@@ -124,7 +124,7 @@ struct Panel {
   int64_t offset;
 };
 
-// Panels over `count` output vectors, cut so that each of U shares has whole ones. share_begin: U + 1 entries.
+// Panels over `count` output vectors, as even as can be, cut so that each of U shares has whole ones. share_begin: U + 1 entries.
 struct Panels {
   std::vector<Panel> panels;
   std::vector<int64_t> share_begin;
@@ -133,9 +133,10 @@ struct Panels {
   Panels(int64_t count, int panel_vectors, int U, int64_t K, int lane_count, int stored_vectors) {
     share_begin.push_back(0);
     for (int u = 0; u < U; ++u) {
-      const int64_t end = count * (u + 1) / U;
-      for (int64_t v = count * u / U; v < end; v += panel_vectors) {
-        const int vectors = static_cast<int>(std::min<int64_t>(panel_vectors, end - v));
+      const int64_t begin = count * u / U, width = count * (u + 1) / U - begin, cuts = (width + panel_vectors - 1) / panel_vectors;
+      for (int64_t cut = 0; cut < cuts; ++cut) {
+        const int64_t v = begin + width * cut / cuts;
+        const int vectors = static_cast<int>(begin + width * (cut + 1) / cuts - v);
         panels.push_back({v, vectors, elements});
         elements += K * lane_count * vectors * stored_vectors;
       }
