@@ -15,7 +15,7 @@ rounding away from it, which have its conditioning and other luck.
 
 float64 has no wider type to be an oracle. There, nn.LSTM's error is measured in float32 and carried
 over in units of the roundoff: the amplification of rounding is the computation's, not the dtype's.
-And the oracle, which is nn.LSTM in float64, is itself r(nn.LSTM) and a rounding away from the truth:
+And the oracle, nn.LSTM in float64, is itself r(nn.LSTM) and a rounding away from the truth:
 
     r(fast) <= 3 * r(nn.LSTM) + 2 * u
 """

@@ -1,8 +1,9 @@
 """The CPU kernels' own products of large float32 matrices.
 
 tests/test_kernels_isa.py runs this file on the other instruction sets too, AMX among them, or an
-emulation of its tiles. The truth is float64, and what an error may be is measured on torch's float32 product of the same numbers: as in
-op_cases, 2 r + (1 + sqrt(K)) u of the magnitudes, r being its largest error.
+emulation of its tiles. The truth is float64, and what an error may be is measured on torch's
+float32 product of the same numbers: as in op_cases, 2 r + (1 + sqrt(K)) u of the magnitudes, r
+being its largest error.
 """
 
 import itertools
@@ -25,8 +26,8 @@ OF_PARTS = {EXACT: 0.0, (2, 2): 2.0**-15, (2, 1): 2.0**-8 + 2.0**-17, (1, 1): 2.
 TILES = native.cpu_isa().startswith("amx")
 if not TILES:
     OF_PARTS = {EXACT: 0.0}  # multiply-adds take every number as it is
-# Tiles of 16 lines by 32 numbers, two by two, and chunks of 1024 numbers; six rows by strips of up to 64
-# columns, and chunks of up to 256.
+# Tiles of 16 lines by 32 numbers, two by two, and chunks of 1024 numbers; six rows by strips of up
+# to 64 columns, and chunks of up to 256.
 SIZES = [(1, 1, 1), (16, 16, 32), (17, 33, 65), (49, 31, 33), (33, 20, 4096), (8, 150, 257)]
 
 
