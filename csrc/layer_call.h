@@ -1,6 +1,6 @@
 // What lstm_layer_forward and lstm_layer_backward on the CPU have in common: the checks, and the matrix products around the
-// recurrence. The products are the kernels' own, or torch's mm; they are made for a stretch of steps at a time, so that gates are still in a
-// cache when the recurrence reads them, and no [T, N, 4H] array of them is ever made beside the tape.
+// recurrence. The products are the kernels' own, or torch's mm; they are made for a stretch of steps at a time, so that gates are
+// still in a cache when the recurrence reads them, and no [T, N, 4H] array of them is ever made beside the tape.
 #pragma once
 
 #include <algorithm>

@@ -24,8 +24,8 @@ void multiply_once(const Matrix& gates, const Matrix& rows, const Tensor& weight
   }
 }
 
-// Whether the gate inputs of all steps are made at once, by the kernels' own product: up to about 0.2 ms of it, where mm's call and
-// the views for it would cost a good part of that, and as long as the gates stay in the second-level cache.
+// Whether the gate inputs of all steps are made at once, by the step's product: up to about 0.2 ms of it, where the tensors and calls of
+// a large product would cost a good part of that, and as long as the gates stay in the second-level cache.
 bool is_short(const LayerShape& s) {
   constexpr int64_t kMostProducts = int64_t{1} << 24;
   const int64_t gates = s.T * s.N * 4 * s.H;

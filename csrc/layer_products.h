@@ -1,4 +1,4 @@
-// The large products of a layer by the kernels' own, where the instruction set has some (cpu/matrix_product.h).
+// The large products of a layer by the kernels' own (cpu/matrix_product.h).
 #pragma once
 
 #include <optional>
@@ -22,9 +22,7 @@ struct PartCounts {
 };
 
 inline bool own_product(ScalarType product, int64_t rows, int64_t columns, int64_t depth, int left_parts, int right_parts) {
-  const MatrixProducts* products = cpu_kernels().products;
-  return products != nullptr && product == ScalarType::Float &&
-         products->worthwhile(rows, columns, depth, left_parts, right_parts);
+  return product == ScalarType::Float && cpu_kernels().products->worthwhile(rows, columns, depth, left_parts, right_parts);
 }
 
 // Of float32 matrices, one of whose strides is 1.

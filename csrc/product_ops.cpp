@@ -6,7 +6,6 @@ namespace fastlstm {
 
 Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t left_parts, int64_t right_parts, bool packed) {
   const MatrixProducts* products = cpu_kernels().products;
-  STD_TORCH_CHECK(products != nullptr, "fastlstm: cpu_product: the kernels for ", cpu_kernels().isa, " have none of their own");
   STD_TORCH_CHECK(left.dim() == 2 && right.dim() == 2, "fastlstm: left and right must have 2 dimensions");
   const int64_t rows = left.size(0), depth = left.size(1), columns = right.size(1);
   check(left, "left", {rows, depth}, ScalarType::Float);

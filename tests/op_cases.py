@@ -290,8 +290,10 @@ def check(case: Case, family: str = "lstm", problem=None, *, factors=None, devic
 
 def multiplies_parts(case: Case) -> bool:
     """Whether the CPU's kernels take the gradients of 16-bit tensors as two bfloat16 numbers, which
-    leave out up to 2^-17 of each."""
+    leave out up to 2^-17 of each: AMX of both types, AVX512-BF16 of bfloat16."""
     isa = "" if native.load() else native.cpu_isa()
+    if isa == "avx512bf16":
+        return case.dtype == torch.bfloat16
     return isa.startswith("amx") and case.dtype in (torch.bfloat16, torch.float16)
 
 

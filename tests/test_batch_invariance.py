@@ -31,15 +31,30 @@ def test_a_row_alone_and_among_others(size, options):
     lstm, x = FastLSTM(I, H, backend="cpu", **options), torch.randn(T, 19, I)
     lengths = torch.randint(1, T + 1, (19,))
     with threads(1):
-        whole, (h_n, _) = lstm(x)
+        whole, states = lstm(x)
         ragged, _ = lstm(x, lengths=lengths)
     order = torch.randperm(19)
     for count in (1, 2, 3):
         with threads(count):
             assert torch.equal(lstm(x[:, order])[0], whole[:, order])
             for rows in (slice(0, 1), slice(18, 19), slice(3, 8), slice(2, 16)):
-                y, (h, _) = lstm(x[:, rows])
+                y, found = lstm(x[:, rows])
                 assert torch.equal(y, whole[:, rows])
-                assert torch.equal(h, h_n[:, rows])
+                assert all(torch.equal(t, s[:, rows]) for t, s in zip(found, states, strict=True))
                 y, _ = lstm(x[:, rows], lengths=lengths[rows])
                 assert torch.equal(y, ragged[:, rows])
+
+
+@pytest.mark.parametrize("depth", [1, 40, 700])
+def test_a_row_of_a_large_product(depth):
+    left, right = torch.randn(23, depth), torch.randn(depth, 70)
+
+    def own(rows):
+        return torch.ops.fastlstm.cpu_product(rows, right, None, 3, 3, False)
+
+    whole, order = own(left), torch.randperm(23)
+    assert torch.equal(own(left[order]), whole[order])
+    for rows in (slice(0, 1), slice(22, 23), slice(4, 11), slice(1, 23)):
+        for count in (1, 2):
+            with threads(count):
+                assert torch.equal(own(left[rows]), whole[rows])

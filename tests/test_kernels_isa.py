@@ -16,6 +16,7 @@ pytestmark = [needs_library, pytest.mark.slow]
 HERE = Path(__file__).parent
 FILES = ["test_kernels_grid.py", "test_math.py", "test_step.py", "test_inference.py"]
 FILES += ["test_weight_storage.py", "test_kernels_products.py"]
+FILES += ["test_batch_invariance.py"]
 # Of these files, what is the same on all: torch's compiler, schemas, messages.
 SAME = "test_compiled or sound or those_of_the_general_way or refused or without_running"
 TILE_FILES = ["test_kernels_tiles.py", "test_kernels_products.py", "test_precision.py"]

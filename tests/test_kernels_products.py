@@ -90,21 +90,6 @@ def test_shared_out_over_threads():
                 assert torch.equal(own(left, right, packed=count == 3), expected)
 
 
-@pytest.mark.parametrize("depth", [1, 40, 700])
-def test_a_row_is_the_same_alone_and_among_others(depth):
-    """Bit for bit, at any place, with any number of other rows and of threads."""
-    if TILES:  # which of its sums are made again depends on the rows beside one
-        return
-    left, right = factors(23, 70, depth)
-    whole = own(left, right)
-    for first, end in [(0, 1), (22, 23), (4, 11), (1, 23)]:
-        for count in (1, 2):
-            with threads(count):
-                assert torch.equal(own(left[first:end], right), whole[first:end])
-    order = torch.randperm(23)
-    assert torch.equal(own(left[order], right), whole[order])
-
-
 if TILES:
 
     def test_at_least_as_exact_as_float32():

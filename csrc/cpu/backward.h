@@ -13,7 +13,7 @@ class Backward : BackwardTape<Acc, IO> {
   Backward(const BackwardArgs& args, const Threads& threads, const Plan& plan)
       : Tape(args, plan),
         threads_(threads),
-        hh_panels_((s_.P + L - 1) / L, kPanel, plan_.U, Product::packed_depth(4 * s_.H), L, 1),
+        hh_panels_((s_.P + L - 1) / L, kPanel, plan_.U, Product::packed_depth(4 * s_.H), L, 1, !Product::kTiled),
         hr_panels_(args.weight_hr[0] == nullptr ? 0 : (s_.H + L - 1) / L, kPanel, plan_.U, s_.P, L, 1) {
     Layout size(nullptr);
     lay_out(size);

@@ -10,7 +10,8 @@ constexpr int kStrip = kRegisters == 32 ? 4 : 2;  // vectors: kMaxRows x kStrip 
 
 class FmaMatrixProduct {
  public:
-  // Depth in chunks as even as can be: of a strip, 16 KiB with vectors of 32 bytes and half of the smallest first-level cache.
+  // The depth in chunks of at most kProductChunk, as even as can be. A chunk of a strip is 16 KiB with vectors of 32 bytes, half of a
+  // first-level cache of 32 KiB, and 64 KiB with vectors of 64 bytes, which then comes from the second-level cache.
   struct Chunks {
     int64_t depth, count, size;
 

@@ -124,19 +124,21 @@ struct Panel {
   int64_t offset;
 };
 
-// Panels over `count` output vectors, as even as can be, cut so that each of U shares has whole ones. share_begin: U + 1 entries.
+// Panels over `count` output vectors, cut so that each of U shares has whole ones: `even` as far as can be, so that no panel has one
+// vector whose additions wait for each other, or full ones first, which tiles want. share_begin: U + 1 entries.
 struct Panels {
   std::vector<Panel> panels;
   std::vector<int64_t> share_begin;
   int64_t elements = 0;
 
-  Panels(int64_t count, int panel_vectors, int U, int64_t K, int lane_count, int stored_vectors) {
+  Panels(int64_t count, int panel_vectors, int U, int64_t K, int lane_count, int stored_vectors, bool even = true) {
     share_begin.push_back(0);
     for (int u = 0; u < U; ++u) {
       const int64_t begin = count * u / U, width = count * (u + 1) / U - begin, cuts = (width + panel_vectors - 1) / panel_vectors;
       for (int64_t cut = 0; cut < cuts; ++cut) {
-        const int64_t v = begin + width * cut / cuts;
-        const int vectors = static_cast<int>(begin + width * (cut + 1) / cuts - v);
+        const auto at = [&](int64_t n) { return begin + (even ? width * n / cuts : std::min(width, n * panel_vectors)); };
+        const int64_t v = at(cut);
+        const int vectors = static_cast<int>(at(cut + 1) - v);
         panels.push_back({v, vectors, elements});
         elements += K * lane_count * vectors * stored_vectors;
       }
