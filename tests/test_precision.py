@@ -79,7 +79,7 @@ def test_within_the_budget_of_rounded_factors(name, kind):
 
 
 @needs_library
-@pytest.mark.skipif(not TILES, reason="only on AMX are a layer's products the kernels' own")
+@pytest.mark.skipif(not TILES, reason="only on AMX are a layer's products made of parts")
 def test_a_layer_follows():
     """Errors grow from setting to setting, by the digits that are left out."""
     problem = problem_of(LAYER)
