@@ -5,11 +5,22 @@
 
 #include <string>
 
-#include "cpu/recurrence.h"
+#include "cpu/caches.h"
+#include "cpu/choice.h"
 #include "ops.h"
 
 namespace fastlstm {
 static std::string cpu_isa() { return cpu_kernels().isa; }
+
+// JSON, of plain words.
+static std::string cpu_choice_json() {
+  const Choice& choice = cpu_choice();
+  const auto text = [](const std::string& name, const std::string& value) { return '"' + name + "\": \"" + value + '"'; };
+  const ProductKinds& p = choice.products;
+  return "{" + text("isa", choice.kernels->isa) + ", " + text("why", choice.why) + ", \"l2_bytes\": " +
+         std::to_string(second_level_bytes()) + ", \"products\": {" + text("float64", "multiply-adds") + ", " +
+         text("float32", p.float32) + ", " + text("bfloat16", p.bfloat16) + ", " + text("float16", p.float16) + "}}";
+}
 
 #define FASTLSTM_AS_TEXT(...) #__VA_ARGS__
 #define FASTLSTM_TEXT(...) FASTLSTM_AS_TEXT(__VA_ARGS__)
@@ -26,12 +37,14 @@ static std::string cuda_architectures() {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastlstm, m) {
   m.def("cpu_isa() -> str");
+  m.def("cpu_choice() -> str");
   m.def("cuda_architectures() -> str");
   m.def("cpu_product(Tensor left, Tensor right, Tensor? addend, int left_parts, int right_parts, bool packed) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastlstm, CompositeExplicitAutograd, m) {
   m.impl("cpu_isa", TORCH_BOX(&fastlstm::cpu_isa));
+  m.impl("cpu_choice", TORCH_BOX(&fastlstm::cpu_choice_json));
   m.impl("cuda_architectures", TORCH_BOX(&fastlstm::cuda_architectures));
 }
 

@@ -15,6 +15,32 @@ void add_elements(void* into, const void* from, int64_t count) {
   });
 }
 
+// into (+)= the sum of contiguous rows, a column's by itself: its bits do not depend on threads. Rows are summed in chunks, so that errors
+// grow with their number and that of a chunk's rows, and not with all rows.
+template <class T>
+void add_row_sums(void* into, const Matrix& rows, bool first) {
+  constexpr int64_t kColumns = 64;
+  const int64_t blocks = (rows.columns + kColumns - 1) / kColumns;
+  torch::stable::parallel_for(0, blocks, std::max<int64_t>(1, (1 << 15) / (rows.rows * kColumns + 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t j = begin * kColumns; j < std::min(end * kColumns, rows.columns); j += kColumns) {
+      const int64_t count = std::min(kColumns, rows.columns - j);
+      T* to = static_cast<T*>(into) + j;
+      for (int64_t r0 = 0; r0 < rows.rows; r0 += kProductChunk) {
+        T sums[kColumns] = {};
+        for (int64_t r = r0; r < std::min(r0 + kProductChunk, rows.rows); ++r) {
+          const T* row = static_cast<const T*>(rows.data) + r * rows.row_stride + j;
+          if (count == kColumns) {
+            for (int64_t k = 0; k < kColumns; ++k) sums[k] += row[k];
+          } else {
+            for (int64_t k = 0; k < count; ++k) sums[k] += row[k];
+          }
+        }
+        for (int64_t k = 0; k < count; ++k) to[k] = first && r0 == 0 ? sums[k] : to[k] + sums[k];
+      }
+    }
+  });
+}
+
 // A gradient of a weight: a sum of matrix products over stretches, kept in the accumulation type.
 class Sum {
  public:
@@ -38,6 +64,17 @@ class Sum {
       if (first_) clear();
       add_to(total_, converted(product, total_.dtype));
     }
+    first_ = false;
+  }
+
+  // Adds a product of the kernels' own.
+  void add_own(ScalarType product, const Matrix& a, const Matrix& b, int left_parts, int right_parts) {
+    multiply_own(product, a, left_parts, {own_target(right_factor(b, right_parts))});
+  }
+
+  // Adds the sum of rows, [rows, columns] in the accumulation type.
+  void add_rows(const Matrix& rows) {
+    (rows.dtype == ScalarType::Double ? add_row_sums<double> : add_row_sums<float>)(total_.data, rows, first_);
     first_ = false;
   }
 
@@ -90,6 +127,8 @@ struct DirectionSums {
 
 // What the stretches of a backward pass add up to.
 struct Gradients {
+  static constexpr int kWhole = 3;                    // parts of a float32 number that is no rounded one
+
   const LayerShape& s;
   const Tensor& x;
   PartCounts parts;
@@ -97,7 +136,7 @@ struct Gradients {
   std::vector<Tensor> weights_ih;                     // [4H, I]
   std::vector<OwnWeight> own_weights_ih;              // instead of these, where dx is
   StretchRows dgates, dhidden, h_entering, unprojected;
-  Matrix ones;                                        // [1, rows of a stretch]
+  Matrix ones;                                        // [1, rows of a stretch], where dgates are not in the accumulation type
   Matrix dx;                                          // [T * N, I]; without data where not wanted
   std::vector<DirectionSums> dweights;
 
@@ -109,11 +148,22 @@ struct Gradients {
       if (dx.data != nullptr) add_dx(d, t, steps, dgates_rows);
       add_dweights(dweights[d], d, t, steps, dgates_rows.transposed());
       if (dweights[d].bias.wanted()) {
-        Matrix row = ones;
-        row.columns = steps * s.N;
-        dweights[d].bias.add(row, dgates_rows);
+        if (s.product == s.wide) {
+          dweights[d].bias.add_rows(dgates_rows);
+        } else {
+          Matrix row = ones;
+          row.columns = steps * s.N;
+          dweights[d].bias.add(row, dgates_rows);
+        }
       }
-      if (dweights[d].hr.wanted()) dweights[d].hr.add(dhidden.rows(d, steps).transposed(), unprojected.rows(d, steps));
+      if (dweights[d].hr.wanted()) {
+        const Matrix left = dhidden.rows(d, steps).transposed(), right = unprojected.rows(d, steps);
+        if (own_product(s.wide, left.rows, right.columns, left.columns, kWhole, kWhole)) {
+          dweights[d].hr.add_own(s.wide, left, right, kWhole, kWhole);
+        } else {
+          dweights[d].hr.add(left, right);
+        }
+      }
     }
   }
 
@@ -127,9 +177,9 @@ struct Gradients {
         sum.add(left, rows);
       }
     };
-    if (sums.ih.wanted()) add(sums.ih, rows_of(x, t, steps, s.product, kept));
+    if (sums.ih.wanted()) add(sums.ih, rows_of(x, t, steps, own_dweights ? value_type(s.product, s.dtype) : s.product, kept));
     if (sums.hh.wanted()) add(sums.hh, h_entering.rows(d, steps));
-    if (!targets.empty()) multiply_own(left, parts.gradients, targets);
+    if (!targets.empty()) multiply_own(s.product, left, parts.gradients, targets);
   }
 
   void add_dx(int64_t d, int64_t t, int64_t steps, const Matrix& dgates_rows) {
@@ -208,14 +258,14 @@ void run(const LayerBackward& call) {
 
   const auto any = [&](auto member) { return call.dweights[0].*member != nullptr || call.dweights[1].*member != nullptr; };
   const bool projected = call.weights[0].hr.has_value(), need_dhr = projected && any(&WeightGradients::hr),
-             need_dbias = any(&WeightGradients::bias_ih) || any(&WeightGradients::bias_hh);
+             need_ones = s.product != s.wide && (any(&WeightGradients::bias_ih) || any(&WeightGradients::bias_hh));
   const int64_t steps = s.stretch(backward_bytes()), stretch = s.D * steps * s.N;
   Parts memory;
   const int64_t at_dgates = memory.room(stretch * 4 * s.H * bytes_of(s.product)),
                 at_dhidden = memory.room(projected ? stretch * s.P * bytes_of(s.wide) : 0),
                 at_entering = memory.room(any(&WeightGradients::hh) ? stretch * s.P * bytes_of(s.product) : 0),
                 at_unprojected = memory.room(need_dhr ? stretch * s.H * bytes_of(s.wide) : 0),
-                at_ones = memory.room(need_dbias ? steps * s.N * bytes_of(s.product) : 0);
+                at_ones = memory.room(need_ones ? steps * s.N * bytes_of(s.product) : 0);
   const auto buffer = [&](bool wanted, int64_t place, int64_t width, ScalarType dtype) {
     return wanted ? StretchRows{memory.take(place), steps, s.N, width, dtype} : StretchRows{};
   };
@@ -234,13 +284,13 @@ void run(const LayerBackward& call) {
               buffer(true, at_dgates, 4 * s.H, s.product), buffer(projected, at_dhidden, s.P, s.wide),
               buffer(any(&WeightGradients::hh), at_entering, s.P, s.product),
               buffer(need_dhr, at_unprojected, s.H, s.wide),
-              Matrix::contiguous(need_dbias ? memory.take(at_ones) : nullptr, 1, steps * s.N, s.product),
+              Matrix::contiguous(need_ones ? memory.take(at_ones) : nullptr, 1, steps * s.N, s.product),
               Matrix::contiguous(dx, s.T * s.N, s.I, dx_type), std::move(sums)};
-  if (need_dbias) fill_ones(g.ones.data, steps * s.N, s.product);
+  if (need_ones) fill_ones(g.ones.data, steps * s.N, s.product);
   const bool own_dx = dx != nullptr && own_product(s.product, steps * s.N, s.I, 4 * s.H, parts.gradients, parts.values);
   for (const DirectionWeights& w : call.weights) {
     if (own_dx) {
-      g.own_weights_ih.emplace_back(w.ih, parts, true);
+      g.own_weights_ih.emplace_back(w.ih, s.product, parts, true);
     } else if (dx != nullptr) {
       g.weights_ih.push_back(converted(w.ih, s.product));
     }

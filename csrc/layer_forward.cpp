@@ -81,7 +81,7 @@ void run(const LayerForward& call) {
   args.gates = call.gates;
   const int64_t steps = s.stretch(forward_bytes()), rows = s.N * std::min(s.T, steps);
   const bool own = own_product(s.product, rows, 4 * s.H, s.I, parts.values, parts.values);
-  // By multiply-adds, both ways give the same bits where a sum is one chunk.
+  // By multiply-adds, both ways give the same bits where a sum is one chunk; by pairs, a short sequence's rounding is another.
   if (is_short(s) && (!own || (!cpu_kernels().takes_parts && s.I <= kProductChunk))) {
     make_gates_at_once(s, call.x, call.weights, held, args);
     cpu_kernels().forward(args, threads());
@@ -100,7 +100,7 @@ void run(const LayerForward& call) {
   context.once = context.once && steps >= s.T;
   for (const DirectionWeights& w : call.weights) {
     if (own) {
-      context.own.emplace_back(w.ih, parts, false);
+      context.own.emplace_back(w.ih, s.product, parts, false);
     } else {
       context.weights.push_back(context.once ? w.ih : converted(w.ih, s.product));
     }
@@ -109,9 +109,11 @@ void run(const LayerForward& call) {
     auto& c = *static_cast<Context*>(p);
     for (int64_t d = 0; d < c.s.D; ++d) {
       const int64_t t = d == 0 ? k0 : c.s.T - k1;
+      const bool own = !c.own.empty();
       Tensor kept;
-      const Matrix gates = c.gates_x.rows(d, k1 - k0), rows = rows_of(c.x, t, k1 - k0, c.s.product, kept);
-      if (!c.own.empty()) {
+      const Matrix gates = c.gates_x.rows(d, k1 - k0),
+                   rows = rows_of(c.x, t, k1 - k0, own ? value_type(c.s.product, c.s.dtype) : c.s.product, kept);
+      if (own) {
         c.own[d].multiply(gates, rows, false);
       } else if (c.once) {
         multiply_once(gates, rows, c.weights[d], c.s.product);

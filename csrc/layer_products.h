@@ -14,54 +14,73 @@ struct PartCounts {
   int values, gradients;
 
   static PartCounts of(ScalarType dtype) {
-    if (dtype == ScalarType::BFloat16) return {1, 2};
+    if (dtype == ScalarType::BFloat16) return {1, cpu_kernels().products->gradient_parts};
     if (dtype == ScalarType::Half) return {2, 2};
     const int parts = float32_parts(dtype);
     return {parts, parts};
   }
 };
 
-inline bool own_product(ScalarType product, int64_t rows, int64_t columns, int64_t depth, int left_parts, int right_parts) {
-  return product == ScalarType::Float && cpu_kernels().products->worthwhile(rows, columns, depth, left_parts, right_parts);
+// The kernels' own for products in this type, or null.
+inline const MatrixProducts* own_products(ScalarType product) {
+  if (product == ScalarType::Float) return cpu_kernels().products;
+  return product == ScalarType::Double ? cpu_kernels().double_products : nullptr;
 }
 
-// Of float32 matrices, one of whose strides is 1.
+inline bool own_product(ScalarType product, int64_t rows, int64_t columns, int64_t depth, int left_parts, int right_parts) {
+  const MatrixProducts* products = own_products(product);
+  return products != nullptr && products->worthwhile(rows, columns, depth, left_parts, right_parts);
+}
+
+// The type in which values of a tensor are given to an own product: as they are where it takes that.
+inline ScalarType value_type(ScalarType product, ScalarType dtype) {
+  return dtype == ScalarType::BFloat16 && own_products(product)->narrow ? dtype : product;
+}
+
+inline DType factor_dtype(ScalarType type) {
+  return type == ScalarType::Double ? DType::kFloat64 : type == ScalarType::BFloat16 ? DType::kBFloat16 : DType::kFloat32;
+}
+
+// Of matrices one of whose strides is 1.
 inline Factor left_factor(const Matrix& m, int parts) {
-  return {static_cast<const float*>(m.data), m.rows, m.row_stride, m.column_stride, parts};
+  return {m.data, factor_dtype(m.dtype), m.rows, m.row_stride, m.column_stride, parts};
 }
 inline Factor right_factor(const Matrix& m, int parts) {
-  return {static_cast<const float*>(m.data), m.columns, m.column_stride, m.row_stride, parts};
+  return {m.data, factor_dtype(m.dtype), m.columns, m.column_stride, m.row_stride, parts};
 }
 
 inline Target target(const Matrix& out, const Factor& right, const void* packed, bool add) {
-  return {right, packed, static_cast<float*>(out.data), out.row_stride, add};
+  return {right, packed, out.data, out.row_stride, add};
 }
 
-inline void multiply_own(const Matrix& left, int parts, const std::vector<Target>& targets) {
+// In the type of the targets.
+inline void multiply_own(ScalarType product, const Matrix& left, int parts, const std::vector<Target>& targets) {
   const ProductArgs args{left.columns, left_factor(left, parts), targets.data(), static_cast<int>(targets.size())};
-  cpu_kernels().products->multiply(args, threads());
+  own_products(product)->multiply(args, threads());
 }
 
 // A weight [4H, I] that rows of stretch after stretch are multiplied by, packed once.
 class OwnWeight {
  public:
   // Gates from x, or with `turned` the gradient of x from that of the gates.
-  OwnWeight(const Tensor& weight, const PartCounts& parts, bool turned)
-      : left_parts_(turned ? parts.gradients : parts.values),
-        weight_(torch::stable::contiguous(converted(weight, ScalarType::Float))),
+  OwnWeight(const Tensor& weight, ScalarType product, const PartCounts& parts, bool turned)
+      : product_(product),
+        left_parts_(turned ? parts.gradients : parts.values),
+        weight_(torch::stable::contiguous(converted(weight, value_type(product, weight.scalar_type())))),
         factor_(right_factor(turned ? Matrix::of(weight_) : Matrix::of(weight_).transposed(), parts.values)),
-        packed_(empty({cpu_kernels().products->packed_bytes(factor_, depth(turned))}, ScalarType::Byte)) {
-    cpu_kernels().products->pack(factor_, depth(turned), packed_.mutable_data_ptr(), threads());
+        packed_(empty({own_products(product)->packed_bytes(factor_, depth(turned))}, ScalarType::Byte)) {
+    own_products(product)->pack(factor_, depth(turned), packed_.mutable_data_ptr(), threads());
   }
 
   // out (+)= rows @ weight^T, or rows @ weight.
   void multiply(const Matrix& out, const Matrix& rows, bool add) const {
-    multiply_own(rows, left_parts_, {target(out, factor_, packed_.const_data_ptr(), add)});
+    multiply_own(product_, rows, left_parts_, {target(out, factor_, packed_.const_data_ptr(), add)});
   }
 
  private:
   int64_t depth(bool turned) const { return weight_.size(turned ? 0 : 1); }
 
+  ScalarType product_;
   int left_parts_;
   Tensor weight_;
   Factor factor_;

@@ -5,6 +5,7 @@ extension of its ops. A package that was installed without a compiler has none, 
 on the reference.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -50,6 +51,14 @@ def cpu_isa() -> str:
         RuntimeError: FASTLSTM_CPU_ISA names one that this machine does not have.
     """
     return torch.ops.fastlstm.cpu_isa()
+
+
+def cpu_choice() -> dict:
+    """Which kernels the CPU runs and why, as `csrc/cpu/dispatch.cpp` says: isa, why, l2_bytes (a
+    core's second-level cache, by which work is cut), and products: how those of each dtype are
+    made. Needs `load()` to be None; raises as `cpu_isa`.
+    """
+    return json.loads(torch.ops.fastlstm.cpu_choice())
 
 
 def cuda_architectures() -> tuple[str, ...]:

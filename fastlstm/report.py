@@ -46,9 +46,9 @@ def collect() -> dict:
     """The report as plain data, as `--json` prints it.
 
     Keys: fastlstm, torch, python, machine, threads, cpu_capability (torch's own kernels'),
-    library (name, or None; loaded; reason, if not; cpu_isa), triton (version or None),
-    gpu (name or None), backends: one entry per device and dtype, with the backend that "auto"
-    chooses and, for each that refuses, the reason.
+    library (name, or None; loaded; reason, if not; cpu_isa; cpu: `native.cpu_choice`), triton
+    (version or None), gpu (name or None), backends: one entry per device and dtype, with the
+    backend that "auto" chooses and, for each that refuses, the reason.
     """
     reason = native.load()
     path = native.library_path()
@@ -65,6 +65,7 @@ def collect() -> dict:
             "loaded": reason is None,
             "reason": reason,
             "cpu_isa": native.cpu_isa() if reason is None else None,
+            "cpu": native.cpu_choice() if reason is None else None,
         },
         "triton": _triton(),
         "gpu": gpu,
@@ -75,14 +76,26 @@ def collect() -> dict:
 def _facts(report: dict) -> list[tuple[str, str]]:
     library = report["library"]
     if library["loaded"]:
-        compiled = f"{library['name']}, running {library['cpu_isa']} kernels here"
+        compiled = library["name"]
     else:
         compiled = f"none: {library['reason']}"
+    cpu = library["cpu"]
+    kernels = []
+    if cpu is not None:
+        made = {}
+        for dtype, product in cpu["products"].items():
+            made.setdefault(product, []).append(dtype)
+        products = "; ".join(f"{', '.join(dtypes)}: {product}" for product, dtypes in made.items())
+        kernels = [
+            ("CPU kernels", f"{cpu['isa']}: {cpu['why']}"),
+            ("CPU products", f"{products}; cut for {cpu['l2_bytes'] >> 10} KiB of second-level cache"),
+        ]
     return [
         ("fastlstm", report["fastlstm"]),
         ("torch", f"{report['torch']}, {report['threads']} threads, {report['cpu_capability']}"),
         ("Python", f"{report['python']}, {report['machine']}"),
         ("compiled library", compiled),
+        *kernels,
         ("GPU", report["gpu"] or "torch finds none that it can use"),
         ("Triton", report["triton"] or "not installed"),
     ]

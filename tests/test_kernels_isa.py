@@ -62,8 +62,8 @@ def test_each_instruction_set(isa):
 
 
 def test_pairs_of_bfloat16():
-    """AVX512-BF16 changes the recurrence's bfloat16 products alone."""
-    passes_on("avx512bf16", "test_kernels_tiles.py")
+    """AVX512-BF16 changes bfloat16 products alone."""
+    passes_on("avx512bf16", "test_kernels_tiles.py", "test_kernels_products.py")
 
 
 @pytest.mark.parametrize("isa", ["amx-emulated", "amx"])

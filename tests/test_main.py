@@ -30,6 +30,11 @@ def test_json_names_every_device_and_dtype(capsys):
                 assert entry["refused"].get(row.name) == row.reject(call)
             assert entry["backend"] not in entry["refused"]
     assert str(ROOT) not in json.dumps(found)
+    if found["library"]["loaded"]:
+        cpu = found["library"]["cpu"]
+        assert cpu["isa"] == found["library"]["cpu_isa"] and cpu["why"]
+        assert set(cpu["products"]) == {"float64", "float32", "bfloat16", "float16"}
+        assert cpu["l2_bytes"] in range(256 << 10, (4 << 20) + 1)
 
 
 def show_with_rich(found):
@@ -45,6 +50,10 @@ def test_text_tells_the_same(show, capsys, monkeypatch):
     text = capsys.readouterr().out
     for words in (fastlstm.__version__, torch.__version__, "compiled library", "why not another"):
         assert words in text
+    if found["library"]["loaded"]:
+        cpu = found["library"]["cpu"]
+        assert f"{cpu['isa']}: {cpu['why']}" in text
+        assert all(product in text for product in cpu["products"].values())
     for entry in found["backends"]:
         lines = [line.split() for line in text.splitlines()]
         assert any(
@@ -74,7 +83,19 @@ def test_as_a_module():
     assert found.returncode == 0, found.stderr
     library = json.loads(found.stdout)["library"]
     assert (library["loaded"], library["reason"]) == (False, "FASTLSTM_NATIVE=0 is set")
-    assert library["cpu_isa"] is None
+    assert library["cpu_isa"] is None and library["cpu"] is None
+
+
+@pytest.mark.skipif(native.load() is not None, reason="the library is not built")
+def test_why_these_kernels():
+    """The same from process to process, and another reason where they are asked for by name."""
+    cpu = [
+        json.loads(as_module("--json", FASTLSTM_CPU_ISA=isa).stdout)["library"]["cpu"]
+        for isa in (native.cpu_isa(), "generic", "generic")
+    ]
+    assert cpu[1] == cpu[2] and cpu[1]["isa"] == "generic"
+    assert cpu[0]["why"] == cpu[1]["why"] == "FASTLSTM_CPU_ISA names it"
+    assert set(cpu[1]["products"].values()) == {"multiply-adds"}
 
 
 def test_help_and_unknown_arguments(capsys):

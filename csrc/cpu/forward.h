@@ -161,6 +161,7 @@ class Forward {
       const int64_t unit = panel.vector * L, units = std::min<int64_t>(L, s_.H - unit);
       for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
+        if (far) prefetch_cells(d, t, slot, rows, unit);
         if constexpr (Product::kTiled) {
           Product::multiply(engine, rows, kPanel, h_parts_, state_row(buffer, d, slot), packed + panel.offset, sums);
           multiply_again(d, buffer, slot, rows, unit, units, sums);
@@ -190,6 +191,16 @@ class Forward {
 
   const GX* gates_x_at(int d, int64_t t, int64_t row) const {
     return gates_x_[d] + t * a_.gates_strides.t + row * a_.gates_strides.n;
+  }
+
+  // What the cells of a block of rows will read while its product is made: the streams of many rows are more than a core follows.
+  FASTLSTM_INLINE void prefetch_cells(int d, int64_t t, int64_t slot, int rows, int64_t unit) {
+    for (int r = 0; r < rows; ++r) {
+      const GX* x = gates_x_at(d, t, plan_.rows[slot + r]) + unit;
+      for (int g = 0; g < 4; ++g) __builtin_prefetch(x + g * s_.H);
+      __builtin_prefetch(c_state(d, slot + r) + unit, 1);
+      if (!projected()) __builtin_prefetch(static_cast<IO*>(a_.output) + at(t, plan_.rows[slot + r], d, s_.P) + unit, 1);
+    }
   }
 
   // The cells of a block of rows in two rounds, c of all and then h of all: in one, each row's second activation waits for its first,

@@ -2,6 +2,7 @@
 // instruction set by kernels_<isa>.cpp.
 
 #include "loops.h"
+#include "blocked_matrix_product.h"
 #include "fma_matrix_product.h"
 
 // visit(a number of the type as which W_hh [4H, P], of type W, is packed for shares of `bytes` in the accumulation type). Where

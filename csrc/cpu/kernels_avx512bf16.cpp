@@ -1,5 +1,5 @@
-// The kernels for x86-64 with AVX512-BF16 beside AVX-512: the recurrence's bfloat16 products by VDPBF16PS, the rest as on AVX-512.
-// dispatch.cpp says where they are chosen.
+// The kernels for x86-64 with AVX512-BF16 beside AVX-512: bfloat16 products by VDPBF16PS, the rest as on AVX-512. dispatch.cpp says where
+// they are chosen.
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -32,6 +32,9 @@ namespace avx512bf16 {
 #include "loops.h"
 #include "parts.h"
 #include "pair_product.h"
+#include "blocked_matrix_product.h"
+#include "fma_matrix_product.h"
+#include "pair_matrix_product.h"
 
 void forward(const ForwardArgs& args, const Threads& threads) {
   if (args.dtype != DType::kBFloat16) return kernels_avx512().forward(args, threads);
@@ -49,9 +52,9 @@ void backward(const BackwardArgs& args, const Threads& threads) {
   const Sizes& s = args.sizes;
   const Plan plan = make_plan(s, args.lengths, 4 * s.H * s.P * 2, threads.count);
   if (args.wide_gates) {
-    Backward<float, BFloat16, float, Pairs<2>>(args, threads, plan).run();
+    Backward<float, BFloat16, float, Pairs<1>>(args, threads, plan).run();
   } else {
-    Backward<float, BFloat16, BFloat16, Pairs<2>>(args, threads, plan).run();
+    Backward<float, BFloat16, BFloat16, Pairs<1>>(args, threads, plan).run();
   }
 }
 
@@ -59,7 +62,7 @@ void backward(const BackwardArgs& args, const Threads& threads) {
 
 const Kernels& kernels_avx512bf16() {
   static const Kernels kernels{"avx512bf16", avx512bf16::forward, avx512bf16::backward, kernels_avx512().step,
-                               kernels_avx512().gates, kernels_avx512().products};
+                               kernels_avx512().gates, &avx512bf16::pair_products, kernels_avx512().double_products};
   return kernels;
 }
 }  // namespace fastlstm

@@ -18,7 +18,8 @@ namespace generic {
 }  // namespace generic
 
 const Kernels& kernels_generic() {
-  static const Kernels kernels{"generic", generic::forward, generic::backward, generic::step, generic::gates, &generic::fma_products};
+  static const Kernels kernels{"generic", generic::forward, generic::backward, generic::step, generic::gates,
+                               &generic::fma_products<float>, &generic::fma_products<double>};
   return kernels;
 }
 }  // namespace fastlstm

@@ -1,8 +1,9 @@
 // The step's matrix product, states x packed weights. Included inside a namespace of an instruction set, after simd.h.
 //
-// Weights are packed once a call into panels of up to kPanel vectors of output columns; for each k the panel's vectors lie
-// next to each other, so that a product reads them as one stream: [panel][k][vector][lane]. In the forward pass the vectors of
-// a panel are the gates i, f, g, o of the same units, so that a product ends with all that the cell needs.
+// Weights are packed once a call into panels of up to kPanel vectors of output columns, a panel in parts of up to kPart vectors that
+// are accumulated together; for each k a part's vectors lie next to each other, so that a product reads them as one stream:
+// [panel][part][k][vector][lane]. In the forward pass the vectors of a panel are the gates i, f, g, o of the same units, so that a
+// product ends with all that the cell needs.
 
 // Two bfloat16 weights, of an even k and of the next one, in a lane's 32 bits: one load, a shift and a mask make two vectors of
 // numbers, where a load of 16-bit lanes makes one and needs an instruction more.
@@ -10,27 +11,44 @@ struct BFloat16Pair {
   uint32_t bits;
 };
 
-// How many k share a packed element, and vector v of NV at k, of which `parity` is the last bit.
+// How many k share a packed element.
 template <class W>
 constexpr int kDepthOf = std::is_same_v<W, BFloat16Pair> ? 2 : 1;
 
-template <class Acc, class W>
-FASTLSTM_INLINE Vec<Acc> packed_vector(const W* w, int64_t k, int parity, int v, int NV) {
-  if constexpr (std::is_same_v<W, BFloat16Pair>) {
-    const auto bits = load_raw<VectorOf<float>::bits>(w + (k / 2 * NV + v) * lanes<Acc>);
-    return bit_cast<Vec<Acc>>(parity == 0 ? bits << 16 : bits & 0xffff0000u);
-  } else {
-    return Storage<Acc, W>::load(w + (k * NV + v) * lanes<Acc>);
-  }
-}
-
 constexpr int kPanel = 4;
 constexpr int kMaxRows = 6;
-// How many of a panel's vectors are accumulated at once for MR rows, the weights and a state beside them in registers. With 16
-// registers six rows take a panel in two halves: three rows would read the weights, which come from the second-level cache, twice
-// as often.
+// With 16 registers the sums of six rows by two vectors are what fits beside the weights and a state: a panel has two parts. Three rows
+// by four vectors would fit too, and read the weights, which come from the second-level cache, twice as often.
+constexpr int kPart = kRegisters == 32 ? kPanel : kPanel / 2;
+// How many of a panel's vectors are accumulated at once for MR rows.
 template <int MR>
-constexpr int kVectorsAtOnce = kRegisters == 32 || MR <= 3 ? kPanel : kPanel / 2;
+constexpr int kVectorsAtOnce = MR <= 3 ? kPanel : kPart;
+
+// Where vector v of a panel of NV has its first packed element (that of k is k / kDepthOf * the second number further on). `depth`: packed
+// elements of a column.
+struct PackedVector {
+  int64_t first, stride;
+};
+
+template <class Acc>
+FASTLSTM_INLINE constexpr PackedVector packed_place(int v, int NV, int64_t depth) {
+  constexpr int L = lanes<Acc>;
+  const int part = v / kPart * kPart, width = NV - part < kPart ? NV - part : kPart;
+  return {(part * depth + v - part) * L, width * L};
+}
+
+// Vector v of NV at k, of which `parity` is the last bit.
+template <class Acc, class W>
+FASTLSTM_INLINE Vec<Acc> packed_vector(const W* w, int64_t depth, int64_t k, int parity, int v, int NV) {
+  const PackedVector place = packed_place<Acc>(v, NV, depth);
+  const W* at = w + place.first + k / kDepthOf<W> * place.stride;
+  if constexpr (std::is_same_v<W, BFloat16Pair>) {
+    const auto bits = load_raw<VectorOf<float>::bits>(at);
+    return bit_cast<Vec<Acc>>(parity == 0 ? bits << 16 : bits & 0xffff0000u);
+  } else {
+    return Storage<Acc, W>::load(at);
+  }
+}
 
 // Memory that a product fetches into the second-level cache on its way: so many lines of it with every four k. A core that
 // multiplies several rows waits for a stream from the third-level cache unless somebody asks for it early.
@@ -61,11 +79,12 @@ FASTLSTM_INLINE void product_part(const Acc* a, int64_t stride, const W* w, int6
   // One sum over all k whatever MR and NV: a row's bits do not depend on the rows beside it, nor on how units are shared out. One row's
   // additions wait for each other no longer than for its weights, which come from the second-level cache.
   constexpr int kSteps = kDepthOf<W>;
+  const int64_t depth = (K + kSteps - 1) / kSteps;
   Vec<Acc> sum[MR][NV] = {};
   const auto add = [&](int64_t k, int s) FASTLSTM_INLINE_LAMBDA {
     Vec<Acc> weights[NV];
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) weights[v] = packed_vector<Acc>(w, k, s, First + v, All);
+    for (int v = 0; v < NV; ++v) weights[v] = packed_vector<Acc>(w, depth, k, s, First + v, All);
 #pragma GCC unroll 6
     for (int r = 0; r < MR; ++r) {
       const Vec<Acc> x = splat(a[r * stride + k]);
@@ -177,8 +196,9 @@ template <class Acc, class IO, class W>
 void pack_gates(const Panel& panel, const IO* weight, int64_t H, int64_t K, W* packed) {
   constexpr int L = lanes<Acc>;
   const int64_t first = panel.vector * L, units = std::min<int64_t>(L, H - first);
-  for (int64_t g = 0; g < 4; ++g) {
-    pack_transposed<Acc>(weight + (g * H + first) * K, K, units, K, packed + panel.offset + g * L, 4 * L);
+  for (int g = 0; g < 4; ++g) {
+    const PackedVector place = packed_place<Acc>(g, kPanel, K);
+    pack_transposed<Acc>(weight + (g * H + first) * K, K, units, K, packed + panel.offset + place.first, place.stride);
   }
 }
 
@@ -186,21 +206,22 @@ void pack_gates(const Panel& panel, const IO* weight, int64_t H, int64_t K, W* p
 inline void pack_gate_pairs(const Panel& panel, const BFloat16* weight, int64_t H, int64_t K, BFloat16Pair* packed) {
   constexpr int L = lanes<float>;
   const int64_t first = panel.vector * L, units = std::min<int64_t>(L, H - first);
-  for (int64_t g = 0; g < 4; ++g) {
+  for (int g = 0; g < 4; ++g) {
     const BFloat16* rows = weight + (g * H + first) * K;
-    BFloat16Pair* out = packed + panel.offset + g * L;
+    const PackedVector place = packed_place<float>(g, kPanel, (K + 1) / 2);
+    BFloat16Pair* out = packed + panel.offset + place.first;
     int64_t k = 0;
     for (; k + 2 * L <= K; k += 2 * L) {
       Vec<float> block[L] = {};
       for (int64_t j = 0; j < units; ++j) block[j] = load_raw<Vec<float>>(rows + j * K + k);
       transpose<float>(block);
-      for (int j = 0; j < L; ++j) store_raw(out + (k / 2 + j) * 4 * L, block[j]);
+      for (int j = 0; j < L; ++j) store_raw(out + (k / 2 + j) * place.stride, block[j]);
     }
     for (; k < K; k += 2) {
       for (int64_t j = 0; j < L; ++j) {
         BFloat16Pair pair{};
         if (j < units) __builtin_memcpy(&pair, rows + j * K + k, std::min<int64_t>(2, K - k) * sizeof(BFloat16));
-        out[k / 2 * 4 * L + j] = pair;
+        out[k / 2 * place.stride + j] = pair;
       }
     }
   }
@@ -210,16 +231,19 @@ inline void pack_gate_pairs(const Panel& panel, const BFloat16* weight, int64_t 
 template <class Acc, bool Transposed, class IO, class W>
 void pack_columns(const Panel& panel, const IO* weight, int64_t K, int64_t columns, W* packed) {
   constexpr int L = lanes<Acc>;
-  const int64_t width = int64_t{panel.vectors} * L;
   for (int v = 0; v < panel.vectors; ++v) {
     const int64_t first = (panel.vector + v) * L, count = std::min<int64_t>(L, columns - first);
-    W* out = packed + panel.offset + v * L;
+    const PackedVector place = packed_place<Acc>(v, panel.vectors, K);
+    W* out = packed + panel.offset + place.first;
     if constexpr (Transposed) {
-      pack_transposed<Acc>(weight + first * K, K, count, K, out, width);
-    } else if (count == L) {
-      for (int64_t k = 0; k < K; ++k) Storage<Acc, W>::store(out + k * width, load<Acc, true>(weight + k * columns + first, L));
+      pack_transposed<Acc>(weight + first * K, K, count, K, out, place.stride);
     } else {
-      for (int64_t k = 0; k < K; ++k) Storage<Acc, W>::store(out + k * width, load<Acc, false>(weight + k * columns + first, count));
+      const auto pack = [&](auto whole) {
+        for (int64_t k = 0; k < K; ++k) {
+          Storage<Acc, W>::store(out + k * place.stride, load<Acc, whole.value>(weight + k * columns + first, count));
+        }
+      };
+      count == L ? pack(std::true_type{}) : pack(std::false_type{});
     }
   }
 }
@@ -234,8 +258,9 @@ inline void pack_column_pairs(const Panel& panel, const BFloat16* weight, int64_
       const BFloat16* numbers = weight + k * columns + first;
       return bit_cast<VectorOf<float>::bits>(count == L ? load<float, true>(numbers, L) : load<float, false>(numbers, count));
     };
-    BFloat16Pair* out = packed + panel.offset + v * L;
-    for (int64_t k = 0; k < K; k += 2) store_raw(out + k / 2 * panel.vectors * L, row(k) >> 16 | row(k + 1));
+    const PackedVector place = packed_place<float>(v, panel.vectors, (K + 1) / 2);
+    BFloat16Pair* out = packed + panel.offset + place.first;
+    for (int64_t k = 0; k < K; k += 2) store_raw(out + k / 2 * place.stride, row(k) >> 16 | row(k + 1));
   }
 }
 

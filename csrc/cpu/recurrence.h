@@ -114,7 +114,7 @@ struct Kernels {
   void (*backward)(const BackwardArgs&, const Threads&);
   void (*step)(const StepArgs&, const Threads&);
   void (*gates)(const GatesArgs&, const Threads&);
-  const MatrixProducts* products;
+  const MatrixProducts *products, *double_products;
   bool takes_parts = false;  // whether products heed how many parts a float32 number is to be taken as
 };
 

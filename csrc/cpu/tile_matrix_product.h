@@ -178,7 +178,7 @@ class TileMatrixProduct {
     for (int64_t r = 0; r < rows; ++r) {
       Vec<float> sum = load_raw<Vec<float>>(sums + r * 32);
       if (any_doubtful(sum, doubt.below, doubt.zeros)) sum = sum_again(target.right, chunk, row + r, column, columns);
-      float* out = target.out + (row + r) * target.out_stride + column;
+      float* out = static_cast<float*>(target.out) + (row + r) * target.out_stride + column;
       if (columns == kPanelLines) {
         store<float, true>(out, add ? load<float, true>(out, columns) + sum : sum, columns);
       } else {
@@ -190,14 +190,14 @@ class TileMatrixProduct {
   __attribute__((noinline)) Vec<float> sum_again(const Factor& right, int64_t chunk, int64_t row, int64_t column, int64_t columns) {
     Vec<float> sum = {};
     for (int64_t k = chunks_.begin(chunk), end = k + chunks_.numbers(chunk); k < end; ++k) {
-      const float* from = right.data + column * right.line_stride + k * right.depth_stride;
+      const float* from = right.at<float>(column, k);
       Vec<float> numbers = {};
       if (right.line_stride == 1) {
         numbers = load<float, false>(from, columns);
       } else {
         for (int64_t j = 0; j < columns; ++j) numbers[j] = from[j * right.line_stride];
       }
-      sum += splat(a_.left.data[row * a_.left.line_stride + k * a_.left.depth_stride]) * numbers;
+      sum += splat(*a_.left.at<float>(row, k)) * numbers;
     }
     return sum;
   }

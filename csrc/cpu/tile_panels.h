@@ -32,7 +32,7 @@ struct Chunks {
 template <int Parts, bool Right>
 void pack_panel(const Factor& f, int64_t panel, int64_t k0, int64_t numbers, char* out) {
   const int64_t first = panel * kPanelLines, lines = std::min(kPanelLines, f.lines - first);
-  const float* from = f.data + first * f.line_stride + k0 * f.depth_stride;
+  const float* from = f.at<float>(first, k0);
   auto* tile = reinterpret_cast<BFloat16*>(out + sizeof(PanelHead));
   Magnitudes seen;
   for (int64_t k = 0; k < numbers; k += kTileDepth, tile += Parts * kTileElements) {

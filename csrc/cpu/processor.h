@@ -1,0 +1,68 @@
+// What this processor is, as far as the choice of kernels asks.
+#pragma once
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
+
+namespace fastlstm {
+
+enum class Vendor { kOther, kAmd, kIntel };
+
+// Feature sets that kernels are made for. avx512: F, BW, VL and DQ. amx: tiles of bfloat16, which the system saves and permits.
+struct Processor {
+  Vendor vendor = Vendor::kOther;
+  bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false;
+  bool emulated = false;  // AVX-512's kernels are compiled for AVX2, slow: for tests, where they are asked for by name
+
+  static const Processor& here();
+};
+
+#if defined(__x86_64__)
+// Linux wants to be asked for tiles, once for the process and what it forks.
+inline bool amx_permitted() {
+#if defined(__linux__)
+  unsigned a, b, c, d;
+  constexpr unsigned kSaved = 1u << 27, kTiles = 1u << 24, kBFloat16 = 1u << 22;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || (c & kSaved) == 0) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTiles) == 0 || (d & kBFloat16) == 0) return false;
+  unsigned low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr unsigned kTileState = 3u << 17;
+  if ((low & kTileState) != kTileState) return false;
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+inline Processor read_processor() {
+  __builtin_cpu_init();
+  Processor p;
+  p.vendor = __builtin_cpu_is("amd") ? Vendor::kAmd : __builtin_cpu_is("intel") ? Vendor::kIntel : Vendor::kOther;
+  p.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#if defined(FASTLSTM_EMULATE_AVX512)
+  p.emulated = p.avx512 = p.avx512bf16 = p.avx2;
+#else
+  p.avx512 = p.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("avx512dq");
+  p.avx512bf16 = p.avx512 && __builtin_cpu_supports("avx512bf16");
+  p.amx = p.avx512 && amx_permitted();
+#endif
+  return p;
+}
+#else
+inline Processor read_processor() { return {}; }
+#endif
+
+inline const Processor& Processor::here() {
+  static const Processor read = read_processor();
+  return read;
+}
+
+}  // namespace fastlstm
