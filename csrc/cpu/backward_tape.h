@@ -16,23 +16,31 @@ class BackwardTape {
 
   int64_t at(int64_t t, int64_t row, int d, int64_t width) const { return ((t * s_.N + row) * s_.D + d) * width; }
 
+  // Asks for what the cells of a block of rows will read, while their product is made: these streams are more than a core follows.
   void prefetch_tape(int d, int64_t t, int64_t slot, int rows, const Panel& panel) const {
-    for (int r = 0; r < rows; ++r) {
-      const IO* gates = static_cast<const IO*>(a_.gates) + at(t, plan_.rows[slot + r], d, 4 * s_.H) + panel.vector * L;
-      for (int g = 0; g < 4; ++g) {
-        for (int v = 0; v < panel.vectors; ++v) __builtin_prefetch(gates + g * s_.H + v * L);
-      }
+    constexpr int kLine = std::max<int>(1, 64 / (L * sizeof(IO)));  // vectors of a cache line
+    const auto ask = [&](const auto* row) FASTLSTM_INLINE_LAMBDA {
+      for (int v = 0; v < panel.vectors; v += kLine) __builtin_prefetch(row + (panel.vector + v) * L);
+    };
+    const int64_t before = t == (d == 0 ? 0 : s_.T - 1) ? t : rec_.step_before(d, t);
+    for (int64_t k = slot; k < slot + rows; ++k) {
+      const int64_t row = plan_.rows[k];
+      for (int g = 0; g < 4; ++g) ask(static_cast<const IO*>(a_.gates) + at(t, row, d, 4 * s_.H) + g * s_.H);
+      ask(static_cast<const Acc*>(a_.cells) + at(before, row, d, s_.H));
+      if (a_.h_entering != nullptr) ask(static_cast<const IO*>(a_.output) + at(before, row, d, s_.P));
+      if (a_.doutput != nullptr) ask(doutput_of(d, t, row));
     }
+  }
+
+  const IO* doutput_of(int d, int64_t t, int64_t row) const {
+    return static_cast<const IO*>(a_.doutput) + t * a_.doutput_stride_t + row * a_.doutput_stride_n + d * s_.P;
   }
 
   template <bool Whole>
   FASTLSTM_INLINE Vec<Acc> arriving(int d, int64_t t, int64_t slot, int64_t column, int64_t columns) const {
     const int64_t row = plan_.rows[slot];
     Vec<Acc> dh = {};
-    if (a_.doutput != nullptr) {
-      const IO* doutput = static_cast<const IO*>(a_.doutput) + t * a_.doutput_stride_t + row * a_.doutput_stride_n;
-      dh += load<Acc, Whole>(doutput + d * s_.P + column, columns);
-    }
+    if (a_.doutput != nullptr) dh += load<Acc, Whole>(doutput_of(d, t, row) + column, columns);
     if (a_.dh_n != nullptr && t == rec_.last_step(d, plan_.lengths[slot])) {
       dh += load_either<Acc, Whole, IO>(a_.dh_n, a_.wide_states, (d * s_.N + row) * s_.P + column, columns);
     }
