@@ -307,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def finish(args: argparse.Namespace, result: dict, rates: floor.Machine) -> int:
     """Show and write the result; 1 if a row failed."""
-    terminal.show(report.tables(result))
+    terminal.show(report.tables(result), report.head(result))
     path = args.out / stem(args, result["machine"])
     write(result, path.with_name(path.name + ".json"))
     path.with_name(path.name + ".md").write_text(report.markdown(result))

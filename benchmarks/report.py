@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from benchmarks import errors
 from benchmarks.memory import TARGET_RATIO
@@ -100,7 +100,7 @@ def tables(result: dict) -> list[Table]:
             f"{names[0]} ms",
             f"{names[1]} ms",
             "ratio",
-            "95 % paired",
+            "95 % interval",
             "of floor",
             "reps",
         ]
@@ -195,22 +195,58 @@ def error_table(rows: Sequence[dict]) -> Table:
 
 
 def markdown(result: dict) -> str:
-    """The tables for a README or a note, under one line on the machine."""
+    """The tables for a README or a note, under what `head` says."""
+    return "\n\n".join([*head(result), *map(markdown_table, tables(result))]) + "\n"
+
+
+def head(result: dict) -> list[str]:
+    """Paragraphs: the machine, what the figures mean, the machine's rates, what the run was kept
+    to.
+    """
     machine = result["machine"]
     meaning = {
-        "speed": "ratio = baseline's median / candidate's median, so above 1 the candidate is "
-        "faster",
+        "speed": "ratio = baseline's time / candidate's, the median over rounds in which both took "
+        "a turn, with that median's 95 % interval, so above 1 the candidate is faster; times are "
+        "medians",
         "memory": "ratio = candidate's growth / nn.LSTM's, so below 1 the candidate takes less",
         "errors": "error = max |value - oracle| / max |oracle| with the oracle in float64, in "
         "brackets in units u of the dtype's roundoff",
     }[result["kind"]]
-    parts = [
+    return [
         f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['flags'])}), "
         f"torch {machine['torch']}, commit {machine['commit']}, {result['settings']['date']}; "
         f"{meaning}",
+        *rate_lines(result["rates"]),
         *conditions(result),
     ]
-    return "\n\n".join([*parts, *map(markdown_table, tables(result))]) + "\n"
+
+
+def rate_lines(rates: dict) -> list[str]:
+    """What the cores can do at most, as one paragraph; none where nothing was measured."""
+    if not rates.get("peaks"):
+        return []
+    parts = []
+    for dtype in sorted({peak["dtype"] for peak in rates["peaks"]}, reverse=True):
+        best = max((p for p in rates["peaks"] if p["dtype"] == dtype), key=lambda p: p["gflops"])
+        found = [p for p in rates["peaks"] if (p["dtype"], p["with"]) == (dtype, best["with"])]
+        counts = by_threads((p["threads"], f"{p['gflops']:.0f}") for p in found)
+        parts.append(f"{dtype} by {best['with']} {counts} GF/s")
+    for cache in dict.fromkeys(c["cache"] for c in rates["caches"]):
+        found = [c for c in rates["caches"] if c["cache"] == cache]
+        counts = by_threads((c["threads"], f"{c['gbytes_per_s']:.0f}") for c in found)
+        parts.append(f"reading {cache} {counts} GB/s")
+    text = f"At most, for 'of floor': {'; '.join(parts)}."
+    if rates["unprobed"]:
+        text += (
+            f" The machine's own rates were not measured ({rates['unprobed']}): these are torch's, "
+            "which a kernel may pass."
+        )
+    return [text]
+
+
+def by_threads(values: Iterable[tuple[int, str]]) -> str:
+    """``104 (1 thread), 207 (2 threads)``."""
+    return ", ".join(f"{text} ({threads_text(count)})" for count, text in sorted(values))
 
 
 def conditions(result: dict) -> list[str]:
