@@ -91,7 +91,10 @@ def started(names: Sequence[str], threads: int) -> Iterator[dict[str, Engine]]:
 
 
 def run(
-    given: Sequence[Case], threads: Sequence[int], seconds: float, names: Sequence[str] = tuple(ENGINES)
+    given: Sequence[Case],
+    threads: Sequence[int],
+    seconds: float,
+    names: Sequence[str] = tuple(ENGINES),
 ) -> Iterator[dict[str, object]]:
     """A row for each thread count and case; ``seconds``: for all rounds of a case."""
     for count in threads:
@@ -120,7 +123,9 @@ def measured_row(
         return row | {"status": "failed", "error": reason, "ratios": {}}
     best = min(others, key=lambda name: row["times"][name]["median_s"])
     row["ratios"] = {
-        name: {"of": best, **paired_ratio(times[best], times[name])} for name in OURS if name in times
+        name: {"of": best, **paired_ratio(times[best], times[name])}
+        for name in OURS
+        if name in times
     }
     return row
 

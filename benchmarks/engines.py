@@ -7,8 +7,8 @@ reads requests, a line of JSON each, and answers each with a line.
                          its result to float64 (check.py) -> {"budget_used": ...}
     {"seconds": ...}     call it for so long             -> {"times": [...]} in seconds
 
-An answer {"error": ...} says why not. The oracle of stored bfloat16 weights has the rounded weights:
-what is checked is the arithmetic.
+An answer {"error": ...} says why not. The oracle of stored bfloat16 weights has the rounded
+weights: what is checked is the arithmetic.
 """
 
 from __future__ import annotations
@@ -149,6 +149,7 @@ def rounded(problem: Problem) -> Problem:
     return replace(problem, state_dict=state)
 
 
+@torch.no_grad()
 def checked(name: str, problem: Problem, call: Call) -> float:
     """The largest share of its error budget that the engine uses; `check.WrongResult` above 1."""
     if name == FAST_STORED:

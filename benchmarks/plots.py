@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.report import shape_text
 from benchmarks.shapes import DTYPES
-from benchmarks.sweep import threads_text
+from benchmarks.tables import threads_text
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the markers tell them apart in print.
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))

@@ -159,4 +159,6 @@ def label(row: dict) -> str:
 
 
 def outcome(row: dict) -> str:
+    if row["status"] == "failed":
+        return row["error"]
     return ", ".join(f"{name} {rate:.0f} GF/s" for name, rate in row["gflops"].items())

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks import errors
 from benchmarks.memory import TARGET_RATIO
-from benchmarks.sweep import CANDIDATE, by_config, threads_text
+from benchmarks.sweep import CANDIDATE, by_config
+from benchmarks.tables import Table, judged, peer_tables, product_tables, threads_text
 from benchmarks.timing import geometric_mean
 
 WORST_ALLOWED = 0.9
@@ -55,25 +56,18 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
 
 
-def judged(value: float, target: float | None) -> list[str]:
-    """``["1.32", "1.3 met"]``, or ``["1.32", ""]`` where there is no target."""
-    verdict = "" if target is None else f"{target:g} {'met' if value >= target else 'missed'}"
-    return [f"{value:.2f}", verdict]
-
-
-Table = tuple[
-    str, list[str], list[list[str]], list[float | None]
-]  # title, header, lines, ratio that colours each line
-
-
 def tables(result: dict) -> list[Table]:
-    """The tables of a run as text: one per (dtype, mode, threads), then the summary; or the memory
-    table alone.
+    """The tables of a run as text: one per (dtype, mode, threads), then the summary; or those of
+    another kind of run.
     """
     if result["kind"] == "memory":
         return [memory_table(result["rows"])]
     if result["kind"] == "errors":
         return [error_table(result["rows"])]
+    if result["kind"] == "products":
+        return product_tables(result["rows"])
+    if result["kind"] == "peers":
+        return peer_tables(result["rows"], result["summary"])
     made = []
     for (dtype, mode, threads), group in by_config(result["rows"]):
         lines = []
@@ -211,6 +205,11 @@ def head(result: dict) -> list[str]:
         "memory": "ratio = candidate's growth / nn.LSTM's, so below 1 the candidate takes less",
         "errors": "error = max |value - oracle| / max |oracle| with the oracle in float64, in "
         "brackets in units u of the dtype's roundoff",
+        "products": "GF/s at the median time, the right factor's packing included; N: a factor by "
+        "rows, T: by columns",
+        "peers": "us: the median over rounds of an engine's median in the round; ratio = time of "
+        "the best of the others / FastLSTM's, the median over rounds with its 95 % interval, so "
+        "above 1 FastLSTM is faster than all of them; bf16 W: with weight_dtype=torch.bfloat16",
     }[result["kind"]]
     return [
         f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['flags'])}), "
@@ -235,7 +234,7 @@ def rate_lines(rates: dict) -> list[str]:
         found = [c for c in rates["caches"] if c["cache"] == cache]
         counts = by_threads((c["threads"], f"{c['gbytes_per_s']:.0f}") for c in found)
         parts.append(f"reading {cache} {counts} GB/s")
-    text = f"At most, for 'of floor': {'; '.join(parts)}."
+    text = f"The cores at most: {'; '.join(parts)}."
     if rates["unprobed"]:
         text += (
             f" The machine's own rates were not measured ({rates['unprobed']}): these are torch's, "
@@ -267,9 +266,9 @@ def conditions(result: dict) -> list[str]:
 
 def markdown_table(table: Table) -> str:
     title, header, lines, _ = table
-    body = [header, ["---"] * len(header), *lines]
-    rows = [
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
-        for line in body
-    ]
+    rows = [markdown_line(line) for line in (header, ["---"] * len(header), *lines)]
     return "\n".join([f"**{title}**", "", *rows])
+
+
+def markdown_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

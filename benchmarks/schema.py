@@ -45,10 +45,16 @@ _GPU_ROW_KEYS = _CASE_KEYS | {
 _GPU_KEYS = {"baseline": str, "checked_T": int, "floor_s": float, "floor_share": dict}
 _RATIO_KEYS = {"of": str, "ratio": float, "low": float, "high": float}
 _ERROR_ROW_KEYS = {"backend": str, "where": str, "isa": str, "kind": str, "status": str}
+_PRODUCT_ROW_KEYS = {"M": int, "N": int, "K": int, "order": str, "dtype": str, "threads": int}
+_PRODUCT_ROW_KEYS |= {"status": str}
+_PRODUCT_KEYS = {"times": dict, "gflops": dict, "shares": dict, "notes": dict, "peak_gflops": float}
+_PEER_KEYS = {"times": dict, "ratios": dict, "notes": dict, "budget_used": dict}
 _KINDS = {
     "speed": (_ROW_KEYS, _SPEED_KEYS),
     "memory": (_ROW_KEYS, _MEMORY_KEYS),
     "gpu": (_GPU_ROW_KEYS, _GPU_KEYS),
+    "products": (_PRODUCT_ROW_KEYS, _PRODUCT_KEYS),
+    "peers": (_ROW_KEYS, _PEER_KEYS),
     "errors": (_ERROR_ROW_KEYS, {"results": float, "gradients": float, "worst": dict}),
 }
 _TOP_KEYS = {

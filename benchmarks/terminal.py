@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks.report import Table
+from benchmarks.tables import Table
 
 try:
     import rich.box
@@ -38,7 +38,7 @@ def show(tables: Sequence[Table], head: Sequence[str] = ()) -> None:
         return
     console = rich.console.Console()
     if not console.is_terminal:
-        console = rich.console.Console(width=110)
+        console = rich.console.Console(width=120)
     for text in head:
         console.print(text, "", sep="\n", markup=False, highlight=False)
     for title, header, lines, ratios in tables:
