@@ -84,9 +84,12 @@ def product_rows(args: argparse.Namespace, rates: floor.Machine) -> list[dict]:
     return rows
 
 
-def peer_rows(args: argparse.Namespace) -> list[dict]:
-    """Measure every engine at every thread count."""
+def peer_rows(args: argparse.Namespace, rates: floor.Machine) -> list[dict]:
+    """Measure every engine at every thread count, and first the machine's peaks: they tell whether
+    the cores are free.
+    """
     cases = engine_rounds.cases()
+    rates.measure_peaks(args.dtype, args.threads)
     measured = engine_rounds.run(cases, args.threads, args.cell_seconds or 2.0)
     total = len(cases) * len(args.threads)
     return with_progress(measured, total, engine_rounds.label, engine_rounds.outcome)
@@ -154,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.peers:
         args.dtype, args.mode = ["float32"], ["infer"]
         with busy.processes(args.busy):
-            rows = peer_rows(args)
+            rows = peer_rows(args, rates)
     else:
         try:
             cells = choose_cells(args)

@@ -71,7 +71,7 @@ volatile float sink;
   }
 
 using Float4 = float __attribute__((vector_size(16)));
-using Int4 = int32_t __attribute__((vector_size(16)));
+using Int4 = int32_t __attribute__((vector_size(16), may_alias));
 
 inline Float4 set_4(float x) { return Float4{x, x, x, x}; }
 #define UPDATE_GENERIC(sum) sum = sum * a + b;
@@ -80,8 +80,8 @@ READ_LOOP(read_generic, , Int4)
 
 #if defined(__x86_64__)
 #define TARGET(isa) __attribute__((target(isa)))
-using Int8 = int32_t __attribute__((vector_size(32)));
-using Int16 = int32_t __attribute__((vector_size(64)));
+using Int8 = int32_t __attribute__((vector_size(32), may_alias));
+using Int16 = int32_t __attribute__((vector_size(64), may_alias));
 
 #define UPDATE_AVX2(sum) sum = _mm256_fmadd_ps(sum, a, b);
 PRODUCT_LOOP(multiply_add_avx2, TARGET("avx2,fma"), __m256, _mm256_set1_ps, UPDATE_AVX2)

@@ -206,6 +206,8 @@ def test_peers_are_shown_and_summed_up(capsys):
 
 def test_the_command_line_runs_the_peers(tmp_path, monkeypatch):
     monkeypatch.setattr(engine_rounds, "SHAPES", ((5, 3, 4, 6),))
+    peaks = {("float32", "avx2", 1): 1e12}
+    monkeypatch.setattr(floor.Machine, "measure_peaks", lambda m, *_: m.peaks.update(peaks))
     arguments = ["--peers", "--threads", "1", "--cell-seconds", "0.01", "--out", str(tmp_path)]
     assert cli.main(arguments) == 0
     (row,) = json.loads((tmp_path / "latest-peers.json").read_text())["rows"]
