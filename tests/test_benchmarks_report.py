@@ -13,6 +13,7 @@ from benchmarks import (
     floor,
     machine,
     memory,
+    options,
     plots,
     report,
     schema,
@@ -250,8 +251,8 @@ def spying(popen, started):
 
 
 def test_thread_counts():
-    assert cli.thread_counts("3,1,3") == [1, 3]
-    assert torch.get_num_threads() in cli.thread_counts("1,all")
+    assert options.thread_counts("3,1,3") == [1, 3]
+    assert torch.get_num_threads() in options.thread_counts("1,all")
 
 
 def test_memory_of_a_step_grows_with_its_length():
