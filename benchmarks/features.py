@@ -163,7 +163,7 @@ def report(data: dict) -> str:
         lines.append(
             f"**reset_mask**, {RESET_SHARE:.0%} resets: how many times as long the others take\n"
         )
-        lines += ["| T,N,H | beside | ratio | 95 % of paired |", "| --- | --- | --- | --- |"]
+        lines += ["| T,N,H | beside | ratio | 95 % interval |", "| --- | --- | --- | --- |"]
         lines += [
             f"| {r['T']},{r['N']},{r['H']} | {r['other']} | {r['ratio']:.1f} | "
             f"{r['low']:.1f}-{r['high']:.1f} |"
@@ -171,7 +171,7 @@ def report(data: dict) -> str:
         ]
     if data["checkpoints"]:
         lines.append("\n**checkpoint_every=True** beside none: growth of a fresh process, time\n")
-        lines += ["| T,N,H,L | MiB without | MiB with | less by | time ratio | 95 % of paired |"]
+        lines += ["| T,N,H,L | MiB without | MiB with | less by | time ratio | 95 % interval |"]
         lines += ["| --- | --- | --- | --- | --- | --- |"]
         lines += [
             f"| {r['T']},{r['N']},{r['H']},{r['L']} | {r['bytes_without'] / 2**20:.0f} | "

@@ -1,18 +1,21 @@
-"""The floor: the least time that this machine can take for a cell, from two rates measured in the
-same run.
+"""The floor: the least time that this machine can take for a cell, from rates measured in the same
+run.
 
     floor = max(flops / peak, bytes / bandwidth)
 
-``flops``: `shapes.Case.flops`, the matrix products alone. ``peak``: the best sustained torch.mm
-rate in this run at that dtype or in float32, at that thread count, a 1024 x 1024 x 1024 product,
-measured before the cells and after. ``bytes``: every step reads W_hh (and W_hr) once, and once more
-in backward: T x L x elements x element size x (1 or 2). ``bandwidth``: reading a buffer of W_hh's
-size over and over, each thread its own share of it, so that it lies in the cache where the weights
-would lie.
+``flops``: `shapes.Case.flops`, the matrix products alone. ``peak``: what the cores can do at most
+at that thread count, measured before the cells and after (rates.py): float32 multiply-adds a
+second; for bfloat16 the better of these and of bfloat16 dot products. ``bytes``: every step reads
+W_hh (and W_hr) once, and once more in backward: T x L x elements x element size x (1 or 2).
+``bandwidth``: reading a buffer of W_hh's size over and over, each thread its own share of it, so
+that it lies in the cache where the weights would lie.
+
+Where there is no C++ compiler, the peak is the best rate of a product of 1024 x 1024 x 1024 by
+torch.mm and the bandwidth that of torch.sum, and the report says so: cells may then pass 100 %.
 
 The floor is a yardstick and no law: a kernel may beat it by keeping weights in a shorter format or
-in registers, by computing float32 from bfloat16 products on a matrix unit, or because torch.mm is
-not the best that the core can do.
+in registers. A float32 product of bfloat16 parts on a matrix unit (AMX) may pass the multiply-adds
+that its peak stands for.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from itertools import product
 
 import torch
 
+from benchmarks import rates
 from benchmarks.shapes import Case, Cell
 from benchmarks.timing import torch_threads
 
@@ -85,28 +89,60 @@ def floor_seconds(cell: Cell, peak: float, bandwidth: float) -> tuple[float, str
 
 @dataclass
 class Machine:
-    """The rates of this run: peaks by `measure_peaks`, bandwidths when first asked for."""
+    """The rates of this run: peaks and caches by `measure_peaks`, bandwidths when first asked for.
 
-    peaks: dict[tuple[str, int], float] = field(default_factory=dict)  # (dtype, threads)
-    bandwidths: dict[tuple[int, int], float] = field(default_factory=dict)  # (bytes, threads)
+    ``peaks``: flops per second by (dtype, instruction set, thread count). ``bandwidths``: bytes per
+    second by (bytes, thread count); ``caches``: bytes, and bytes per second, by (name, thread
+    count). ``unprobed``: why torch's own operations stand in for the probe, or "".
+    """
+
+    peaks: dict[tuple[str, str, int], float] = field(default_factory=dict)
+    bandwidths: dict[tuple[int, int], float] = field(default_factory=dict)
+    caches: dict[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
+    unprobed: str = ""
 
     def measure_peaks(self, dtypes: Iterable[str], threads: Iterable[int]) -> None:
-        """Measure torch.mm at every dtype and float32, at every thread count; a rate already there
-        is only raised.
+        """Measure the products at every thread count, and the caches; a rate already there is only
+        raised.
         """
-        for key in product({"float32", *dtypes}, threads):
-            self.peaks[key] = max(measure_peak(*key), self.peaks.get(key, 0.0))
+        threads = list(threads)
+        try:
+            lines = [] if self.unprobed else rates.peaks(threads)
+            for line in lines:
+                self.raise_peak((line["what"], line["with"], line["threads"]), line["per_second"])
+            for line in [] if self.caches or self.unprobed else rates.caches(threads):
+                key = (line["with"], line["threads"])
+                self.caches[key] = (line["bytes"], line["per_second"])
+        except rates.Unavailable as error:
+            if not self.peaks:
+                self.unprobed = str(error)
+        if self.unprobed:
+            for dtype, count in product({"float32", *dtypes}, threads):
+                self.raise_peak((dtype, "torch.mm", count), measure_peak(dtype, count))
+
+    def raise_peak(self, key: tuple[str, str, int], rate: float) -> None:
+        self.peaks[key] = max(rate, self.peaks.get(key, 0.0))
 
     def peak(self, dtype: str, threads: int) -> float:
         """Flops per second. A short dtype counts at least as float32, which it can be widened to at
         little cost.
         """
-        return max(self.peaks[dtype, threads], self.peaks["float32", threads])
+        kinds = (dtype, "float32")
+        return max(
+            rate
+            for (kind, _, count), rate in self.peaks.items()
+            if kind in kinds and count == threads
+        )
 
     def bandwidth(self, size: int, threads: int) -> float:
         key = (size, threads)
         if key not in self.bandwidths:
-            self.bandwidths[key] = measure_bandwidth(*key)
+            try:
+                if self.unprobed:
+                    raise rates.Unavailable(self.unprobed)
+                self.bandwidths[key] = rates.buffers([size], [threads])[0]["per_second"]
+            except rates.Unavailable:
+                self.bandwidths[key] = measure_bandwidth(*key)
         return self.bandwidths[key]
 
     def floor(self, cell: Cell) -> tuple[float, str]:
@@ -116,12 +152,17 @@ class Machine:
             cell, self.peak(cell.dtype, cell.threads), self.bandwidth(per_step, cell.threads)
         )
 
-    def as_dict(self) -> dict[str, list[dict[str, float | int | str]]]:
+    def as_dict(self) -> dict[str, object]:
         """For the results file: rates in GF/s and GB/s."""
         return {
-            "mm_gflops": [
-                {"dtype": dtype, "threads": threads, "gflops": rate / 1e9}
-                for (dtype, threads), rate in sorted(self.peaks.items())
+            "unprobed": self.unprobed,
+            "peaks": [
+                {"dtype": dtype, "with": isa, "threads": threads, "gflops": rate / 1e9}
+                for (dtype, isa, threads), rate in sorted(self.peaks.items())
+            ],
+            "caches": [
+                {"cache": name, "threads": threads, "bytes": size, "gbytes_per_s": rate / 1e9}
+                for (name, threads), (size, rate) in sorted(self.caches.items())
             ],
             "read_gbytes": [
                 {"bytes": size, "threads": threads, "gbytes_per_s": rate / 1e9}
@@ -130,15 +171,16 @@ class Machine:
         }
 
     def disturbed(self) -> list[str]:
-        """Warnings: a thread count whose torch.mm is slower than one thread's says that something
-        else uses the cores.
+        """Warnings: a thread count whose peak is hardly above one thread's says that something else
+        uses the cores.
         """
         lines = []
-        for (dtype, threads), rate in sorted(self.peaks.items()):
-            alone = self.peaks.get((dtype, 1))
-            if threads > 1 and alone and rate < 1.2 * alone:
+        counts = sorted({threads for _, _, threads in self.peaks})
+        for threads in counts:
+            rate, alone = self.peak("float32", threads), self.peak("float32", counts[0])
+            if counts[0] == 1 < threads and rate < 1.2 * alone:
                 lines.append(
-                    f"torch.mm in {dtype} reaches {rate / 1e9:.0f} GF/s with {threads} threads "
+                    f"float32 products reach {rate / 1e9:.0f} GF/s with {threads} threads "
                     f"and {alone / 1e9:.0f} with one: "
                     "the cores are in use by something else, and the times are not worth keeping"
                 )

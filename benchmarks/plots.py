@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.report import shape_text
 from benchmarks.shapes import DTYPES
-from benchmarks.sweep import threads_text
+from benchmarks.tables import threads_text
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the markers tell them apart in print.
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
@@ -74,11 +74,11 @@ def draw_panel(axis, rows: list[dict], threads: list[int], places: dict, target:
         # Thread counts sit a little apart, so that equal ratios do not hide each other.
         shift = 0.34 * (index - (len(threads) - 1) / 2) / max(len(threads) - 1, 1)
         axis.errorbar(
-            [row["paired"] for row in mine],
+            [row["ratio"] for row in mine],
             [places[tuple(row[key] for key in PLACE_KEYS)] - shift for row in mine],
             xerr=[
-                [row["paired"] - row["low"] for row in mine],
-                [row["high"] - row["paired"] for row in mine],
+                [row["ratio"] - row["low"] for row in mine],
+                [row["high"] - row["ratio"] for row in mine],
             ],
             fmt=marker,
             color=colour,
@@ -99,7 +99,7 @@ def set_ratio_axis(axes, rows: list[dict], targets: list[float]) -> None:
     """One log axis for all panels that holds every dot, 1 and the targets, with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    dots = [row["paired"] for row in rows]
+    dots = [row["ratio"] for row in rows]
     low = min([0.8, *dots, *(row["low"] for row in rows if row["low"] > 1 / WIDEST)])
     high = max([1.25, *targets, *dots, *(row["high"] for row in rows if row["high"] < WIDEST)])
     axes[0][0].set_xscale("log")
@@ -115,7 +115,7 @@ def describe(figure, axes, result: dict, base: str, other: str) -> None:
     machine = result["machine"]
     figure.supylabel("T,N,H", fontsize=9)
     figure.supxlabel(
-        f"time of {base} / time of {other}: median of pairs, 95 % interval\n"
+        f"time of {base} / time of {other}: median of the rounds, 95 % interval\n"
         f"right of 1, {other} is faster",
         fontsize=9,
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from benchmarks import errors
 from benchmarks.memory import TARGET_RATIO
-from benchmarks.sweep import CANDIDATE, by_config, threads_text
+from benchmarks.sweep import CANDIDATE, by_config
+from benchmarks.tables import Table, judged, peer_tables, product_tables, threads_text
 from benchmarks.timing import geometric_mean
 
 WORST_ALLOWED = 0.9
@@ -55,25 +56,18 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
 
 
-def judged(value: float, target: float | None) -> list[str]:
-    """``["1.32", "1.3 met"]``, or ``["1.32", ""]`` where there is no target."""
-    verdict = "" if target is None else f"{target:g} {'met' if value >= target else 'missed'}"
-    return [f"{value:.2f}", verdict]
-
-
-Table = tuple[
-    str, list[str], list[list[str]], list[float | None]
-]  # title, header, lines, ratio that colours each line
-
-
 def tables(result: dict) -> list[Table]:
-    """The tables of a run as text: one per (dtype, mode, threads), then the summary; or the memory
-    table alone.
+    """The tables of a run as text: one per (dtype, mode, threads), then the summary; or those of
+    another kind of run.
     """
     if result["kind"] == "memory":
         return [memory_table(result["rows"])]
     if result["kind"] == "errors":
         return [error_table(result["rows"])]
+    if result["kind"] == "products":
+        return product_tables(result["rows"])
+    if result["kind"] == "peers":
+        return peer_tables(result["rows"], result["summary"])
     made = []
     for (dtype, mode, threads), group in by_config(result["rows"]):
         lines = []
@@ -100,7 +94,7 @@ def tables(result: dict) -> list[Table]:
             f"{names[0]} ms",
             f"{names[1]} ms",
             "ratio",
-            "95 % paired",
+            "95 % interval",
             "of floor",
             "reps",
         ]
@@ -195,22 +189,63 @@ def error_table(rows: Sequence[dict]) -> Table:
 
 
 def markdown(result: dict) -> str:
-    """The tables for a README or a note, under one line on the machine."""
+    """The tables for a README or a note, under what `head` says."""
+    return "\n\n".join([*head(result), *map(markdown_table, tables(result))]) + "\n"
+
+
+def head(result: dict) -> list[str]:
+    """Paragraphs: the machine, what the figures mean, the machine's rates, what the run was kept
+    to.
+    """
     machine = result["machine"]
     meaning = {
-        "speed": "ratio = baseline's median / candidate's median, so above 1 the candidate is "
-        "faster",
+        "speed": "ratio = baseline's time / candidate's, the median over rounds in which both took "
+        "a turn, with that median's 95 % interval, so above 1 the candidate is faster; times are "
+        "medians",
         "memory": "ratio = candidate's growth / nn.LSTM's, so below 1 the candidate takes less",
         "errors": "error = max |value - oracle| / max |oracle| with the oracle in float64, in "
         "brackets in units u of the dtype's roundoff",
+        "products": "GF/s at the median time, the right factor's packing included; N: a factor by "
+        "rows, T: by columns",
+        "peers": "us: the median over rounds of an engine's median in the round; ratio = time of "
+        "the best of the others / FastLSTM's, the median over rounds with its 95 % interval, so "
+        "above 1 FastLSTM is faster than all of them; bf16 W: with weight_dtype=torch.bfloat16",
     }[result["kind"]]
-    parts = [
+    return [
         f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['flags'])}), "
         f"torch {machine['torch']}, commit {machine['commit']}, {result['settings']['date']}; "
         f"{meaning}",
+        *rate_lines(result["rates"]),
         *conditions(result),
     ]
-    return "\n\n".join([*parts, *map(markdown_table, tables(result))]) + "\n"
+
+
+def rate_lines(rates: dict) -> list[str]:
+    """What the cores can do at most, as one paragraph; none where nothing was measured."""
+    if not rates.get("peaks"):
+        return []
+    parts = []
+    for dtype in sorted({peak["dtype"] for peak in rates["peaks"]}, reverse=True):
+        best = max((p for p in rates["peaks"] if p["dtype"] == dtype), key=lambda p: p["gflops"])
+        found = [p for p in rates["peaks"] if (p["dtype"], p["with"]) == (dtype, best["with"])]
+        counts = by_threads((p["threads"], f"{p['gflops']:.0f}") for p in found)
+        parts.append(f"{dtype} by {best['with']} {counts} GF/s")
+    for cache in dict.fromkeys(c["cache"] for c in rates["caches"]):
+        found = [c for c in rates["caches"] if c["cache"] == cache]
+        counts = by_threads((c["threads"], f"{c['gbytes_per_s']:.0f}") for c in found)
+        parts.append(f"reading {cache} {counts} GB/s")
+    text = f"The cores at most: {'; '.join(parts)}."
+    if rates["unprobed"]:
+        text += (
+            f" The machine's own rates were not measured ({rates['unprobed']}): these are torch's, "
+            "which a kernel may pass."
+        )
+    return [text]
+
+
+def by_threads(values: Iterable[tuple[int, str]]) -> str:
+    """``104 (1 thread), 207 (2 threads)``."""
+    return ", ".join(f"{text} ({threads_text(count)})" for count, text in sorted(values))
 
 
 def conditions(result: dict) -> list[str]:
@@ -231,9 +266,9 @@ def conditions(result: dict) -> list[str]:
 
 def markdown_table(table: Table) -> str:
     title, header, lines, _ = table
-    body = [header, ["---"] * len(header), *lines]
-    rows = [
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
-        for line in body
-    ]
+    rows = [markdown_line(line) for line in (header, ["---"] * len(header), *lines)]
     return "\n".join([f"**{title}**", "", *rows])
+
+
+def markdown_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-SCHEMA = 1
+SCHEMA = 2
 
 _CASE_KEYS = {"T": int, "N": int, "I": int, "H": int, "L": int, "D": int, "P": int, "variant": str}
 _ROW_KEYS = _CASE_KEYS | {"dtype": str, "mode": str, "threads": int, "device": str, "status": str}
@@ -16,7 +16,6 @@ _SPEED_KEYS = {
     "budget_used": float,
     "times": dict,
     "ratio": float,
-    "paired": float,
     "low": float,
     "high": float,
     "floor_s": float,
@@ -44,12 +43,18 @@ _GPU_ROW_KEYS = _CASE_KEYS | {
     "peak_bytes": dict,
 }
 _GPU_KEYS = {"baseline": str, "checked_T": int, "floor_s": float, "floor_share": dict}
-_RATIO_KEYS = {"of": str, "ratio": float, "paired": float, "low": float, "high": float}
+_RATIO_KEYS = {"of": str, "ratio": float, "low": float, "high": float}
 _ERROR_ROW_KEYS = {"backend": str, "where": str, "isa": str, "kind": str, "status": str}
+_PRODUCT_ROW_KEYS = {"M": int, "N": int, "K": int, "order": str, "dtype": str, "threads": int}
+_PRODUCT_ROW_KEYS |= {"status": str}
+_PRODUCT_KEYS = {"times": dict, "gflops": dict, "shares": dict, "notes": dict, "peak_gflops": float}
+_PEER_KEYS = {"times": dict, "ratios": dict, "notes": dict, "budget_used": dict}
 _KINDS = {
     "speed": (_ROW_KEYS, _SPEED_KEYS),
     "memory": (_ROW_KEYS, _MEMORY_KEYS),
     "gpu": (_GPU_ROW_KEYS, _GPU_KEYS),
+    "products": (_PRODUCT_ROW_KEYS, _PRODUCT_KEYS),
+    "peers": (_ROW_KEYS, _PEER_KEYS),
     "errors": (_ERROR_ROW_KEYS, {"results": float, "gradients": float, "worst": dict}),
 }
 _TOP_KEYS = {
@@ -78,7 +83,7 @@ def require(block: object, keys: dict[str, type], where: str) -> None:
 
 
 def validate(result: object) -> None:
-    """ValueError unless ``result`` is a results file of schema 1 and of one of the kinds."""
+    """ValueError unless ``result`` is a results file of schema 2 and of one of the kinds."""
     require(result, _TOP_KEYS, "results")
     if result["schema"] != SCHEMA or result["kind"] not in _KINDS:
         raise ValueError(

@@ -16,6 +16,7 @@ from benchmarks import check, floor
 from benchmarks.machine import available_memory
 from benchmarks.peers import PEERS, Peer, Problem, Runner
 from benchmarks.shapes import DTYPES, Case, Cell, expected_cell_seconds, expected_seconds
+from benchmarks.tables import threads_text
 from benchmarks.timing import interleave, paired_ratio, spread, torch_threads
 
 CANDIDATE = "FastLSTM"
@@ -230,10 +231,6 @@ def case_of(row: dict[str, object]) -> Case:
 def label(row: dict[str, object]) -> str:
     """``T64-N16-H128 float32 train 2 threads`` for a progress line."""
     return f"{case_of(row).label} {row['dtype']} {row['mode']} {threads_text(row['threads'])}"
-
-
-def threads_text(count: int) -> str:
-    return f"{count} thread{'s' if count != 1 else ''}"
 
 
 def by_config(

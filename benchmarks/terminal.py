@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks.report import Table
+from benchmarks.tables import Table
 
 try:
     import rich.box
@@ -31,14 +31,16 @@ def colour(ratio: float | None) -> str:
     return "green" if ratio > WON else ""
 
 
-def show(tables: Sequence[Table]) -> None:
-    """Print the tables of `report.tables`."""
+def show(tables: Sequence[Table], head: Sequence[str] = ()) -> None:
+    """Print the paragraphs of `report.head` and the tables of `report.tables`."""
     if rich is None:
-        print("\n\n".join(map(plain, tables)))
+        print("\n\n".join([*head, *map(plain, tables)]))
         return
     console = rich.console.Console()
     if not console.is_terminal:
-        console = rich.console.Console(width=110)
+        console = rich.console.Console(width=120)
+    for text in head:
+        console.print(text, "", sep="\n", markup=False, highlight=False)
     for title, header, lines, ratios in tables:
         table = rich.table.Table(
             title=title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD

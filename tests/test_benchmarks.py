@@ -3,13 +3,16 @@
 import gc
 import itertools
 import math
+import random
+import subprocess
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import check, floor, shapes, sweep, timing
+from benchmarks import check, floor, rates, report, shapes, sweep, timing
+from benchmarks.machine import cpu_info
 from benchmarks.peers import PEERS, Problem, TorchLSTM
 from benchmarks.shapes import Case, Cell
 
@@ -132,11 +135,28 @@ def test_interleave_prepares_off_the_clock_and_restores_the_collector():
 
 def test_paired_ratio():
     got = timing.paired_ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
-    assert got == {"ratio": 2.0, "paired": 2.0, "low": 2.0, "high": 2.0}
+    assert got == {"ratio": 2.0, "low": 2.0, "high": 2.0}
     mixed = timing.paired_ratio([1.0, 2.0, 3.0, 4.0, 9.0], [1.0] * 5)
-    assert mixed["low"] <= mixed["paired"] == 3.0 <= mixed["high"]
+    assert mixed["low"] <= mixed["ratio"] == 3.0 <= mixed["high"]
     with pytest.raises(ValueError, match="1 and 2"):
         timing.paired_ratio([1.0], [1.0, 2.0])
+
+
+def test_the_ratio_is_what_its_interval_is_of():
+    """Rounds that are slow for both move the medians of the times, and not the ratio: here these
+    would give 4 / 2.
+    """
+    base = [3.0, 3.0, 4.0, 30.0, 30.0]
+    other = [1.0, 1.0, 2.0, 10.0, 10.0]
+    got = timing.paired_ratio(base, other)
+    assert got["ratio"] == 3.0
+    assert got["low"] >= 2.0 and got["high"] == 3.0
+    draw = random.Random(0)
+    for rounds in range(5, 30):
+        noise = [draw.lognormvariate(0, 1) for _ in range(rounds)]
+        base = [each * draw.lognormvariate(0.7, 0.2) for each in noise]
+        got = timing.paired_ratio(base, noise)
+        assert got["low"] <= got["ratio"] <= got["high"]
 
 
 def test_spread():
@@ -164,26 +184,78 @@ def test_floor_is_the_larger_of_flops_and_bytes():
 def test_floor_uses_the_rates_of_its_thread_count():
     machine = floor.Machine(
         peaks={
-            ("float32", 1): 4.0,
-            ("float32", 2): 8.0,
-            ("bfloat16", 1): 2.0,
-            ("bfloat16", 2): 9.0,
+            ("float32", "avx2", 1): 3.0,
+            ("float32", "avx512", 1): 4.0,
+            ("float32", "avx2", 2): 8.0,
+            ("bfloat16", "avx512bf16", 1): 2.0,
+            ("bfloat16", "amx", 2): 9.0,
         },
-        bandwidths={(4 * 32 * 32 * 2, 1): 1e9, (4 * 32 * 32 * 2, 2): 1e9},
+        bandwidths={(4 * 32 * 32 * size, threads): 1e9 for size in (2, 4) for threads in (1, 2)},
     )
     case = Case(10, 1, 32, 32)
     flops = case.flops("infer")
+    assert machine.floor(Cell(case, "float32", "infer", 2)) == (flops / 8.0, "flops")
     assert machine.floor(Cell(case, "bfloat16", "infer", 1)) == (flops / 4.0, "flops")
     assert machine.floor(Cell(case, "bfloat16", "infer", 2)) == (flops / 9.0, "flops")
+    assert machine.floor(Cell(case, "float16", "infer", 1)) == (flops / 4.0, "flops")
 
 
 def test_threads_that_bring_nothing_are_called_disturbed():
-    assert floor.Machine(peaks={("float32", 1): 4.0, ("float32", 2): 7.9}).disturbed() == []
-    (line,) = floor.Machine(peaks={("float32", 1): 4e9, ("float32", 2): 3e9}).disturbed()
+    def machine(*rates):
+        return floor.Machine({("float32", "avx2", n): rate for n, rate in enumerate(rates, 1)})
+
+    assert machine(4.0, 7.9).disturbed() == []
+    (line,) = machine(4e9, 3e9).disturbed()
     assert "3 GF/s with 2 threads" in line
 
 
-def test_rates_are_measured():
+@pytest.fixture
+def compiled():
+    try:
+        return rates.program()
+    except rates.Unavailable as error:
+        pytest.skip(str(error))
+
+
+def test_rates_are_measured_by_the_probe(compiled, monkeypatch):
+    monkeypatch.delenv("FASTLSTM_CPU_ISA", raising=False)
+    machine = floor.Machine()
+    machine.measure_peaks(["bfloat16"], [1, 2])
+    assert not machine.unprobed
+    assert {key[1:] for key in machine.peaks} >= {("generic", 1), ("generic", 2)}
+    assert min(machine.peaks.values()) > 1e8 and machine.bandwidth(1 << 16, 2) > 1e7
+    flags = cpu_info()[1]
+    has = {isa for _, isa, _ in machine.peaks}
+    for isa, flag in (("avx2", "avx2"), ("avx512", "avx512f"), ("avx512bf16", "avx512_bf16")):
+        assert (isa in has) == (flag in flags)
+    assert machine.caches.keys() <= {(f"L{n}", threads) for n in (1, 2, 3) for threads in (1, 2)}
+    monkeypatch.setenv("FASTLSTM_CPU_ISA", "generic")
+    assert {line["with"] for line in rates.peaks([1], 0.0)} == {"generic"}
+
+
+def test_the_probe_is_compiled_once(compiled, monkeypatch):
+    rates.program.cache_clear()
+    monkeypatch.setattr(rates, "COMPILE_SECONDS", "nothing is compiled")
+    assert rates.program() == compiled
+    wrong = subprocess.run([compiled, "peaks", "0.1", "0"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "usage" in wrong.stderr
+
+
+def test_without_a_compiler_torch_stands_in_and_says_so(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(floor, "measure_peak", lambda dtype, threads: 5e9)
+    rates.program.cache_clear()
+    machine = floor.Machine()
+    machine.measure_peaks(["bfloat16"], [1])
+    rates.program.cache_clear()
+    assert machine.peaks == {(dtype, "torch.mm", 1): 5e9 for dtype in ("float32", "bfloat16")}
+    with timing.torch_threads(1):
+        assert machine.bandwidth(4096, 1) > 0
+    (line,) = report.rate_lines(machine.as_dict())
+    assert "no C++ compiler: no-such-compiler not on PATH" in line and "5 (1 thread)" in line
+
+
+def test_torch_has_rates_too():
     with timing.torch_threads(1):
         assert floor.measure_peak("float32", 1, seconds=0.0) > 0
         assert floor.measure_bandwidth(4096, 1, seconds=0.0) > 0

@@ -13,6 +13,7 @@ from benchmarks import (
     floor,
     machine,
     memory,
+    options,
     plots,
     report,
     schema,
@@ -34,7 +35,7 @@ def result():
         [TINY, Case(4, 1, 5, 5)], ["float32", "bfloat16"], ["infer", "train"], [1]
     )
     rows = list(sweep.run(cells, candidate=sweep.CONTROL, per_cell=0.0))
-    machine = floor.Machine(peaks={("float32", 1): 1e11, ("bfloat16", 1): 1e11})
+    machine = floor.Machine(peaks={("float32", "avx2", 1): 1e11, ("bfloat16", "amx", 1): 2e11})
     sweep.add_floors(rows, machine)
     return {
         "schema": schema.SCHEMA,
@@ -121,6 +122,34 @@ def test_tables_show_every_row_with_and_without_rich(result, monkeypatch, capsys
     terminal.show(made)
     assert "boom [bold]|" in capsys.readouterr().out
     assert "boom [bold]\\|" in report.markdown(broken)
+
+
+def test_one_figure_with_its_own_interval_is_shown(result):
+    """In every table the ratio is the results' own and lies in the interval beside it."""
+    by_place = {(row["dtype"], row["mode"], report.shape_text(row)): row for row in result["rows"]}
+    shown = 0
+    for title, header, lines, _ in report.tables(result):
+        if "95 % interval" not in header:
+            continue
+        dtype, mode, _ = title.split(", ")
+        for line in lines:
+            cells = dict(zip(header, line, strict=True))
+            row = by_place[dtype, mode, cells["T,N,H"]]
+            low, high = cells["95 % interval"].split("-")
+            assert float(low) <= float(cells["ratio"]) <= float(high)
+            assert cells["ratio"] == f"{row['ratio']:.2f}"
+            shown += 1
+    assert shown == len(result["rows"])
+    assert all("paired" not in row for row in result["rows"])
+
+
+def test_the_head_has_the_machine_and_its_rates(result, capsys):
+    machine, rates = report.head(result)[:2]
+    assert "a | b, 1 cores" in machine
+    assert "bfloat16 by amx 200 (1 thread) GF/s" in rates and "by avx2 100 (1 thread)" in rates
+    terminal.show([], report.head(result))
+    assert "bfloat16 by amx" in capsys.readouterr().out
+    assert report.rate_lines({}) == []
 
 
 def test_plot_is_written(result, tmp_path):
@@ -222,8 +251,8 @@ def spying(popen, started):
 
 
 def test_thread_counts():
-    assert cli.thread_counts("3,1,3") == [1, 3]
-    assert torch.get_num_threads() in cli.thread_counts("1,all")
+    assert options.thread_counts("3,1,3") == [1, 3]
+    assert torch.get_num_threads() in options.thread_counts("1,all")
 
 
 def test_memory_of_a_step_grows_with_its_length():

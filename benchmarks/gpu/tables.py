@@ -202,7 +202,7 @@ def heading(result: dict) -> str:
         f"{m.get('driver_version', 'unknown')}, commit {m['commit']}, {settings['date']}."
     )
     lines.append(
-        "Medians in ms by events on the GPU; in brackets the ratio of the baseline's median to the "
+        "Medians in ms by events on the GPU; in brackets the ratio of the baseline's time to the "
         "lane's (above 1 the lane is faster), eager to eager and graph to graph. `us a step`, `of "
         "floor`: the fastest lane of fastlstm, T steps, the floor of `benchmarks/gpu/floor.py`. "
         "`MiB`: peak of one call."

@@ -1,0 +1,252 @@
+"""The benchmark's products, other engines in processes of their own, and the README's machines."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from pairs import needs_library
+
+from benchmarks import (
+    cli,
+    engine_rounds,
+    engines,
+    floor,
+    machines,
+    products,
+    report,
+    schema,
+    tables,
+    terminal,
+)
+from benchmarks.check import WrongResult
+from benchmarks.engines import FAST, FAST_STORED, NN_LSTM, ONNX_RUNTIME, OPENVINO
+from benchmarks.peers import Problem
+from benchmarks.products import Product
+from benchmarks.shapes import Case
+
+TINY = Case(5, 3, 4, 6)
+SMALL = (7, 12, 5)
+
+
+@pytest.mark.parametrize("order", products.ORDERS)
+def test_factors_lie_as_the_order_says(order):
+    left, right = Product(SMALL, order, "float32", 1).factors()
+    plain = Product(SMALL, "NN", "float32", 1).factors()
+    assert torch.equal(left, plain[0]) and torch.equal(right, plain[1])
+    assert left.stride() == ((1, 7) if order[0] == "T" else (5, 1))
+    assert right.stride() == ((1, 5) if order[1] == "T" else (12, 1))
+
+
+def test_every_product_is_listed_once():
+    found = products.products(["float32", "bfloat16"], [1, 2])
+    assert len(set(found)) == len(found) == 2 * 2 * 6 * 3
+    assert products.TARGETS.keys() <= set(products.SHAPES)
+
+
+def test_a_wrong_product_is_found():
+    left, right = Product((64, 48, 300), "NN", "float32", 1).factors()
+    good = left @ right
+    products.judge({"good": good}, left, right)
+    for spoil in (
+        lambda t: t[5].mul_(1.01),
+        lambda t: t[5, 7].fill_(torch.nan),
+        # What a product of factors rounded to bfloat16 gives.
+        lambda t: t.copy_(left.bfloat16().float() @ right.bfloat16().float()),
+    ):
+        bad = good.clone()
+        spoil(bad)
+        with pytest.raises(WrongResult, match="bad: an element is off"):
+            products.judge({"good": good, "bad": bad}, left, right)
+
+
+@needs_library
+def test_products_are_shown_and_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(products, "SHAPES", (SMALL,))
+    monkeypatch.setattr(products, "TARGETS", {SMALL: 2.0})
+    peaks = {("float32", "avx2", 1): 1e12}
+    monkeypatch.setattr(floor.Machine, "measure_peaks", lambda m, *_: m.peaks.update(peaks))
+    arguments = ["--products", "--threads", "1", "--cell-seconds", "0.01", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    result = json.loads((tmp_path / "latest-products.json").read_text())
+    schema.validate(result)
+    assert [(r["order"], r["dtype"]) for r in result["rows"]] == [
+        (order, dtype) for dtype in ("float32", "bfloat16") for order in products.ORDERS
+    ]
+    for row in result["rows"]:
+        own = row["dtype"] == "float32"
+        assert (products.OWN in row["gflops"]) == own == (products.OWN not in row["notes"])
+        assert products.TORCH in row["gflops"]
+        for name, rate in row["gflops"].items():
+            assert rate == pytest.approx(2 * 7 * 12 * 5 / row["times"][name]["median_s"] / 1e9)
+            assert row["shares"][name] == pytest.approx(rate / 1e3)
+    text = (tmp_path / "latest-products.md").read_text()
+    assert "float32 by avx2 1000 (1 thread) GF/s" in text
+    assert text.count("200% missed") == 3
+    assert "the op takes float32" in text and "the op takes float32" in capsys.readouterr().out
+
+
+def test_a_product_that_fails_is_a_row(monkeypatch):
+    monkeypatch.setitem(products.ENGINES, products.ONEDNN, lambda a, b: lambda: a @ b + 1)
+    rows = list(products.run([Product(SMALL, "NT", "float32", 1)], 0.0))
+    assert rows[0]["status"] == "failed" and "WrongResult: oneDNN linear" in rows[0]["error"]
+    assert rows[0]["error"] in str(tables.product_tables(rows))
+
+
+def served(name, case=TINY):
+    server = engines.Server(name, 1)
+    return server, server.answer({"case": asdict(case)})
+
+
+@pytest.mark.parametrize("name", engines.ENGINES)
+def test_an_engine_has_the_results_of_nn_lstm(name):
+    for package in engines.PACKAGES.get(name, ()):
+        pytest.importorskip(package)
+    server, answer = served(name, Case(6, 2, 5, 7))
+    assert 0 <= answer["budget_used"] <= 1
+    times = server.answer({"seconds": 0.0})["times"]
+    assert len(times) == 1 and times[0] > 0
+
+
+def test_a_wrong_engine_is_not_timed(monkeypatch):
+    def wrong(problem, threads):
+        call = engines.torch_lstm(problem, threads)
+        return lambda: tuple(t * 1.001 for t in call())
+
+    monkeypatch.setitem(engines.ENGINES, ONNX_RUNTIME, wrong)
+    assert "WrongResult: ONNX Runtime: output is off" in served(ONNX_RUNTIME)[1]["error"]
+
+
+def test_the_oracle_of_stored_weights_has_the_rounded_ones():
+    """Exact weights would be outside the budget of what was rounded."""
+    problem = Problem.make(Case(6, 2, 5, 7), torch.float32)
+    call = engines.torch_lstm(engines.rounded(problem), 1)
+    assert engines.checked(FAST_STORED, problem, call) <= 1
+    with pytest.raises(WrongResult):
+        engines.checked(FAST, problem, call)
+
+
+@pytest.mark.parametrize("name", [ONNX_RUNTIME, OPENVINO])
+def test_a_missing_package_says_so(name, monkeypatch):
+    missing = engines.PACKAGES[name][0]
+    monkeypatch.setitem(__import__("sys").modules, missing, None)
+    pattern = f"{missing} is not installed: pip install fastlstm[peers]"
+    assert served(name)[1] == {"error": pattern}
+
+
+def test_engines_take_turns_in_processes_of_their_own():
+    with engine_rounds.started([NN_LSTM, FAST], 1) as running:
+        assert len({engine.process.pid for engine in running.values()}) == 2
+        row = engine_rounds.measured_row(TINY, 1, running, 0.0)
+        running[NN_LSTM].process.kill()
+        after = engine_rounds.measured_row(TINY, 1, running, 0.0)
+    assert all(engine.process.poll() is not None for engine in running.values())
+    assert row["status"] == "ok" and row["ratios"][FAST]["of"] == NN_LSTM
+    assert row["times"][FAST]["samples"] == engine_rounds.MIN_REPS
+    assert after["status"] == "failed" and "no other engine runs" in after["error"]
+    assert "its process ended with status -9" in after["notes"][NN_LSTM]
+
+
+class Scripted:
+    """An engine whose times, or errors, are given."""
+
+    def __init__(self, *answers):
+        self.answers = iter(answers)
+
+    def ask(self, **request):
+        answer = {"budget_used": 0.5} if "case" in request else next(self.answers)
+        return {"times": answer} if isinstance(answer, list) else answer
+
+
+def row_of(threads=1, **given):
+    names = {"nn": NN_LSTM, "fast": FAST, "stored": FAST_STORED, "onnx": ONNX_RUNTIME}
+    made = {names[key]: Scripted(*answers) for key, answers in given.items()}
+    return engine_rounds.measured_row(TINY, threads, made, 0.0)
+
+
+def test_the_ratio_is_to_the_best_of_the_others():
+    row = row_of(nn=[[4.0, 6.0, 5.0]] * 5, onnx=[[3.0]] * 5, fast=[[2.0]] * 5, stored=[[6.0]] * 5)
+    assert row["times"][NN_LSTM]["median_s"] == 5.0
+    assert row["ratios"][FAST] == {"of": ONNX_RUNTIME, "ratio": 1.5, "low": 1.5, "high": 1.5}
+    assert row["ratios"][FAST_STORED]["ratio"] == 0.5
+    gone = row_of(nn=[[4.0]] * 5, onnx=[[3.0], {"error": "boom"}], fast=[[2.0]] * 5)
+    assert gone["ratios"][FAST]["of"] == NN_LSTM and gone["notes"] == {ONNX_RUNTIME: "boom"}
+    lost = row_of(nn=[[4.0]] * 5, fast=[{"error": "bang"}])
+    assert (lost["status"], lost["error"]) == ("failed", "bang")
+
+
+def test_peers_are_shown_and_summed_up(capsys):
+    rows = [
+        row_of(nn=[[3.0]] * 5, fast=[[2.0]] * 5, stored=[[1.0]] * 5, onnx=[{"error": "not here"}]),
+        row_of(nn=[[3.0]] * 5, fast=[[6.0]] * 5, stored=[{"error": "odd"}]),
+        row_of(nn=[[3.0]] * 5, fast=[{"error": "bang"}]),
+    ]
+    summary = tables.summarize_peers(rows)
+    plain, stored = summary
+    assert plain["geomean"] == pytest.approx((1.5 * 0.5) ** 0.5)
+    assert (plain["least"], plain["worst"], plain["worst_of"]) == (0.5, "5,3,4,6", NN_LSTM)
+    assert (plain["cells"], plain["missing"], stored["cells"]) == (2, 1, 1)
+    result = {
+        "schema": schema.SCHEMA,
+        "kind": "peers",
+        "machine": {"cpu": "a", "flags": [], "cores": 1, "torch": "x", "commit": "dirty"},
+        "settings": {"date": "2000-01-01", "variant": "plain"},
+        "rates": {},
+        "rows": rows,
+        "summary": summary,
+    }
+    schema.validate(result)
+    made = report.tables(result)
+    assert all(len(line) == len(header) for _, header, lines, _ in made for line in lines)
+    terminal.show(made)
+    shown = capsys.readouterr().out
+    assert "1.50 (1.50-1.50)" in shown and "not here" in shown and "bang" in shown
+    assert "2 of 3" in report.markdown(result)
+
+
+def test_the_command_line_runs_the_peers(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_rounds, "SHAPES", ((5, 3, 4, 6),))
+    peaks = {("float32", "avx2", 1): 1e12}
+    monkeypatch.setattr(floor.Machine, "measure_peaks", lambda m, *_: m.peaks.update(peaks))
+    arguments = ["--peers", "--threads", "1", "--cell-seconds", "0.01", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    (row,) = json.loads((tmp_path / "latest-peers.json").read_text())["rows"]
+    assert {NN_LSTM, FAST, FAST_STORED} <= row["times"].keys()
+    assert row["times"].keys() | row["notes"].keys() == engines.ENGINES.keys()
+
+
+def test_the_readme_has_every_machine_that_was_measured():
+    assert machines.in_readme(machines.README.read_text()) == machines.table(), (
+        "run: python -m benchmarks.machines --write"
+    )
+
+
+def test_a_line_of_the_machines_table():
+    result = {
+        "machine": {"cpu": "A", "flags": ["avx2"], "cores": 4, "limits": {}},
+        "settings": {"date": "2000-01-01", "busy": 2},
+        "rows": [{"status": "ok", "ratio": r} for r in (0.5, 1.0, 2.0)] + [{"status": "failed"}],
+        "summary": [
+            {"dtype": "float32", "mode": "infer", "threads": 4, "geomean": 1.5, "least": 0.5},
+            {"dtype": "float32", "mode": "infer", "threads": 1, "geomean": 2.0, "least": 2.0},
+            {"dtype": "float32", "mode": "train", "threads": 1, "cells": 1, "failed": 1},
+        ],
+    }
+    line = machines.line_of("a-1.json", result)
+    assert line[:5] == ["A (avx2)", "4", "beside 2 busy processes", "3", "1"]
+    assert line[5:] == ["2.00, 1.50 (0.50)", "", "", "", "[a-1](benchmarks/results/a-1.md)"]
+
+
+def test_only_runs_of_the_core_shapes_are_machines(tmp_path):
+    def put(name, **changes):
+        settings = {"variant": "plain", "control": False, "date": "2000-01-01"}
+        settings |= changes.pop("settings", {})
+        body = {"kind": "speed", "machine": {"cpu": "A"}, "settings": settings} | changes
+        (tmp_path / f"{name}.json").write_text(json.dumps(body))
+
+    put("kept")
+    put("latest")
+    put("peers", kind="peers")
+    put("packed", settings={"variant": "packed"})
+    put("control", settings={"control": True})
+    assert [name for name, _ in machines.measured(tmp_path)] == ["kept.json"]
