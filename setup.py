@@ -8,6 +8,9 @@ Environment:
                        1: fail if there is none; 0: pure Python
   FASTLSTM_CUDA        the same for nvcc and csrc/cuda
   FASTLSTM_CUDA_ARCHS  GPU architectures, default "80;90a;100a"
+  FASTLSTM_EMULATE_AVX512
+                       1: kernels of AVX-512 that a machine with AVX2 runs, slowly, where
+                       FASTLSTM_CPU_ISA names them: for tests, never in a wheel; GCC only
   CXX, MAX_JOBS        the compiler, and how many run at once
 """
 
@@ -100,6 +103,12 @@ def forget_outdated(build):
 
 def library():
     """The extension and its build command, as keyword arguments of setup()."""
+    emulate = switch("FASTLSTM_EMULATE_AVX512") == "1"
+    if emulate and "bdist_wheel" in sys.argv:
+        raise SystemExit(
+            "fastlstm: FASTLSTM_EMULATE_AVX512=1 is for tests, and a wheel would bring its slow "
+            "kernels to machines that have AVX-512: unset it, or build with build_ext --inplace"
+        )
     cxx = find_cxx()
     if not wanted("FASTLSTM_CPP", "C++ compiler", cxx, "nothing is compiled, pure Python only"):
         return {}
@@ -116,6 +125,8 @@ def library():
     sources = [s for d in ("", "core/", "cpu/") for s in sorted(glob(f"csrc/{d}*.cpp"))]
     cxx_flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno"]
     cxx_flags += ["-ffp-contract=fast", "-Wall", "-g0", *STABLE_ABI]  # with -g, many times larger
+    if emulate:
+        cxx_flags += ["-DFASTLSTM_EMULATE_AVX512", "-Wno-psabi"]  # no vector leaves its source
     cuda_sources, cuda_home = sorted(glob("csrc/cuda/*.cu")), find_cuda_home()
     cuda = {"nvcc": [], "libraries": [], "library_dirs": []}
     if wanted("FASTLSTM_CUDA", "nvcc", cuda_home, "building without CUDA") and cuda_sources:

@@ -120,6 +120,13 @@ def test_setup_py_refuses(environment, said):
     assert said in found.stderr
 
 
+def test_no_wheel_has_emulated_kernels(tmp_path):
+    found = setup_py("-q", "bdist_wheel", "-d", str(tmp_path), FASTLSTM_EMULATE_AVX512="1")
+    assert found.returncode != 0
+    assert "FASTLSTM_EMULATE_AVX512=1 is for tests" in found.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A copy of the source tree, with a compiled library in it that some earlier build left."""

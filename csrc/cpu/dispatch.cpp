@@ -24,6 +24,14 @@ const Kernels& kernels_avx512();
 const Kernels& kernels_avx512bf16();
 const Kernels& kernels_amx(bool emulated);
 
+// Whether AVX-512's instructions are emulated by AVX2's: then AVX2 is enough for its kernels, which are slow, so that they run only
+// where FASTLSTM_CPU_ISA names them.
+#if defined(FASTLSTM_EMULATE_AVX512)
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
+
 // Whether the processor has tiles of bfloat16, the system saves them, and lets this process use them: Linux wants to be asked, once
 // for the process and what it forks.
 static bool amx_permitted() {
@@ -55,14 +63,16 @@ static const Kernels& choose() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  const bool avx512 = kEmulated ? avx2 && !wanted.empty()
+                                : avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   if (avx512 && wanted == "amx-emulated") return kernels_amx(true);  // for tests alone
   if (avx512 && amx_permitted() && taken("amx")) return kernels_amx(false);
   // By itself on AMD (Zen 4 and later), where VDPBF16PS does twice the products of multiply-adds; the Intel processors without AMX that
   // were measured do half of them (benchmarks/log.md).
   const bool pairs_gain = __builtin_cpu_is("amd");
-  if (avx512 && (pairs_gain || !wanted.empty()) && __builtin_cpu_supports("avx512bf16") && taken("avx512bf16")) {
+  const bool pairs = kEmulated || __builtin_cpu_supports("avx512bf16");
+  if (avx512 && (pairs_gain || !wanted.empty()) && pairs && taken("avx512bf16")) {
     return kernels_avx512bf16();
   }
   if (avx512 && taken("avx512")) return kernels_avx512();

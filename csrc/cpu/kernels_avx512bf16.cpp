@@ -16,6 +16,9 @@
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c"))), apply_to = function)
+#elif defined(FASTLSTM_EMULATE_AVX512)
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")

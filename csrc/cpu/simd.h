@@ -31,6 +31,10 @@ constexpr int kRegisters = FASTLSTM_SIMD_BYTES == 64 ? 32 : 16;
 
 #define FASTLSTM_INLINE_LAMBDA __attribute__((always_inline))
 
+#if FASTLSTM_SIMD_BYTES == 64 && defined(FASTLSTM_EMULATE_AVX512)
+#include "emulated_avx512.h"
+#endif
+
 template <class To, class From>
 FASTLSTM_INLINE To bit_cast(const From& from) {
   static_assert(sizeof(To) == sizeof(From));
