@@ -151,8 +151,27 @@ class Forward {
     }
   }
 
+  // Where step t of a direction has its rows, counted once for all of them: row r of x at r * a_.gates_strides.n, of an array
+  // [T, N, D, width] at r * D * width, and slot s of a state at s * its stride.
+  struct Places {
+    const GX* x;
+    IO *output, *gates;
+    Acc* cells;
+    Acc *c, *h_next;
+    bool plain;  // no row of the step has its last one, and none is cut after it
+  };
+
+  Places places(int d, int64_t t, int buffer, int64_t end) {
+    const auto of = [&](auto* data, int64_t width) { return data == nullptr ? nullptr : data + at(t, 0, d, width); };
+    // The last of the rows that have the step is the first that ends.
+    const bool plain = end > 0 && a_.reset_mask == nullptr && t != rec_.last_step(d, plan_.lengths[end - 1]);
+    return {gates_x_at(d, t, 0), of(static_cast<IO*>(a_.output), s_.P), of(static_cast<IO*>(a_.gates), 4 * s_.H),
+            of(static_cast<Acc*>(a_.cells), s_.H), c_state(d, 0), h_state(1 - buffer, d, 0), plain};
+  }
+
   void step(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
     alignas(64) Acc sums[Product::kRows * kPanel * L];
+    const Places at_t = places(d, t, buffer, end);
     const typename Product::Packed* packed = packed_hh_ + d * gate_panels_.elements;
     typename Product::Engine engine;
     const bool far = gate_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(typename Product::Packed)) > resident_bytes();
@@ -161,7 +180,7 @@ class Forward {
       const int64_t unit = panel.vector * L, units = std::min<int64_t>(L, s_.H - unit);
       for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
-        if (far) prefetch_cells(d, t, slot, rows, unit);
+        if (far) prefetch_cells(at_t, slot, rows, unit);
         if constexpr (Product::kTiled) {
           Product::multiply(engine, rows, kPanel, h_parts_, state_row(buffer, d, slot), packed + panel.offset, sums);
           multiply_again(d, buffer, slot, rows, unit, units, sums);
@@ -169,10 +188,12 @@ class Forward {
           product<Acc, typename Product::Packed>(rows, kPanel, h_state(buffer, d, slot), h_stride_, packed + panel.offset, s_.P,
                                                  sums, fetch.part());
         }
-        if (units == L) {
-          cells<true>(d, t, buffer, slot, rows, unit, units, sums);
+        if (units == L && at_t.plain && !projected()) {
+          cells<true, true>(at_t, d, t, buffer, slot, rows, unit, units, sums);
+        } else if (units == L) {
+          cells<true, false>(at_t, d, t, buffer, slot, rows, unit, units, sums);
         } else {
-          cells<false>(d, t, buffer, slot, rows, unit, units, sums);
+          cells<false, false>(at_t, d, t, buffer, slot, rows, unit, units, sums);
         }
       });
     });
@@ -194,58 +215,67 @@ class Forward {
   }
 
   // What the cells of a block of rows will read while its product is made: the streams of many rows are more than a core follows.
-  FASTLSTM_INLINE void prefetch_cells(int d, int64_t t, int64_t slot, int rows, int64_t unit) {
-    for (int r = 0; r < rows; ++r) {
-      const GX* x = gates_x_at(d, t, plan_.rows[slot + r]) + unit;
-      for (int g = 0; g < 4; ++g) __builtin_prefetch(x + g * s_.H);
-      __builtin_prefetch(c_state(d, slot + r) + unit, 1);
-      if (!projected()) __builtin_prefetch(static_cast<IO*>(a_.output) + at(t, plan_.rows[slot + r], d, s_.P) + unit, 1);
+  FASTLSTM_INLINE void prefetch_cells(const Places& p, int64_t slot, int rows, int64_t unit) {
+    for (int64_t k = slot; k < slot + rows; ++k) {
+      const int64_t row = plan_.rows[k];
+      for (int g = 0; g < 4; ++g) __builtin_prefetch(p.x + row * a_.gates_strides.n + g * s_.H + unit);
+      __builtin_prefetch(p.c + k * c_stride_ + unit, 1);
+      if (!projected()) __builtin_prefetch(p.output + row * s_.D * s_.P + unit, 1);
     }
   }
 
   // The cells of a block of rows in two rounds, c of all and then h of all: in one, each row's second activation waits for its first,
-  // and a processor runs out of instructions to overlap. sums: 4 vectors of each row; c and the output gate take their place.
-  template <bool Whole>
-  FASTLSTM_INLINE void cells(int d, int64_t t, int buffer, int64_t slot, int rows, int64_t unit, int64_t units, Acc* sums) {
-    for (int r = 0; r < rows; ++r) cell<Whole>(d, t, slot + r, unit, units, sums + r * kPanel * L);
-    for (int r = 0; r < rows; ++r) hidden<Whole>(d, t, buffer, slot + r, unit, units, sums + r * kPanel * L);
+  // and a processor runs out of instructions to overlap. sums: 4 vectors of each row; c and the output gate take their place. Plain: as
+  // `Places` says, and without a projection.
+  template <bool Whole, bool Plain>
+  FASTLSTM_INLINE void cells(const Places& p, int d, int64_t t, int buffer, int64_t slot, int rows, int64_t unit, int64_t units, Acc* sums) {
+    for (int r = 0; r < rows; ++r) cell<Whole, Plain>(p, d, t, slot + r, unit, units, sums + r * kPanel * L);
+    for (int r = 0; r < rows; ++r) hidden<Whole, Plain>(p, d, t, buffer, slot + r, unit, units, sums + r * kPanel * L);
   }
 
-  template <bool Whole>
-  FASTLSTM_INLINE void cell(int d, int64_t t, int64_t slot, int64_t unit, int64_t units, Acc* sums) {
+  template <bool Whole, bool Plain>
+  FASTLSTM_INLINE void cell(const Places& p, int d, int64_t t, int64_t slot, int64_t unit, int64_t units, Acc* sums) {
     using V = Vec<Acc>;
-    const int64_t row = plan_.rows[slot], length = plan_.lengths[slot], H = s_.H;
-    const GX* x = gates_x_at(d, t, row) + unit;
+    const int64_t row = plan_.rows[slot], H = s_.H;
+    const GX* x = p.x + row * a_.gates_strides.n + unit;
     const Acc* bias = bias_ + d * 4 * c_stride_ + unit;
     const auto preactivation = [&](int g) FASTLSTM_INLINE_LAMBDA {
       return load<Acc, Whole>(x + g * H, units) + (load_raw<V>(bias + g * c_stride_) + load_raw<V>(sums + g * L));
     };
     Gates<V> gates{preactivation(0), preactivation(1), preactivation(2), preactivation(3)};
-    Acc* c_state_row = c_state(d, slot) + unit;
+    Acc* c_state_row = p.c + slot * c_stride_ + unit;
     const V c = lstm_cell_state<Math<Acc>>(gates, load_raw<V>(c_state_row));
 
-    if (a_.gates != nullptr) {
-      IO* tape = static_cast<IO*>(a_.gates) + at(t, row, d, 4 * H) + unit;
+    if (p.gates != nullptr) {
+      IO* tape = p.gates + row * s_.D * 4 * H + unit;
       store<Acc, Whole>(tape, gates.i, units);
       store<Acc, Whole>(tape + H, gates.f, units);
       store<Acc, Whole>(tape + 2 * H, gates.g, units);
       store<Acc, Whole>(tape + 3 * H, gates.o, units);
     }
-    if (a_.cells != nullptr) {
-      store<Acc, Whole>(static_cast<Acc*>(a_.cells) + at(t, row, d, H) + unit, c, units);
+    if (p.cells != nullptr) store<Acc, Whole>(p.cells + row * s_.D * H + unit, c, units);
+    if constexpr (Plain) {
+      store_raw(c_state_row, c);
+    } else {
+      const int64_t length = plan_.lengths[slot];
+      const bool last = t == rec_.last_step(d, length);
+      if (last) store_either<Acc, Whole, IO>(a_.c_n, a_.wide_states, (d * s_.N + row) * H + unit, c, units);
+      store_raw(c_state_row, cut_after(d, t, row, length) ? V{} : c);
     }
-    const bool last = t == rec_.last_step(d, length);
-    if (last) store_either<Acc, Whole, IO>(a_.c_n, a_.wide_states, (d * s_.N + row) * H + unit, c, units);
-    store_raw(c_state_row, cut_after(d, t, row, length) ? V{} : c);
     store_raw(sums, c);
     store_raw(sums + L, gates.o);
   }
 
-  template <bool Whole>
-  FASTLSTM_INLINE void hidden(int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units, const Acc* sums) {
+  template <bool Whole, bool Plain>
+  FASTLSTM_INLINE void hidden(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units, const Acc* sums) {
     using V = Vec<Acc>;
     const V h = lstm_cell_hidden<Math<Acc>>(load_raw<V>(sums + L), load_raw<V>(sums));
-    if (projected()) {
+    if constexpr (Plain) {
+      store<Acc, Whole>(p.output + plan_.rows[slot] * s_.D * s_.P + unit, h, units);
+      const V entering = rounded_to<Acc, IO>(h);
+      store_raw(p.h_next + slot * h_stride_ + unit, entering);
+      h_parts_.store(state_row(1 - buffer, d, slot), unit, units, entering);
+    } else if (projected()) {
       store_raw(unprojected(d, slot) + unit, h);
     } else {
       emit<Whole>(d, t, buffer, slot, unit, units, h);
