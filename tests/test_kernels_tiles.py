@@ -10,7 +10,17 @@ import math
 
 import pytest
 import torch
-from op_cases import Case, backward, by_id, check, draw, forward, tape_of, threads
+from op_cases import (
+    Case,
+    backward,
+    by_id,
+    check,
+    draw,
+    forward,
+    rounds_gradients,
+    tape_of,
+    threads,
+)
 from pairs import needs_library
 
 pytestmark = [needs_library, pytest.mark.usefixtures("poisoned_empty")]
@@ -129,13 +139,15 @@ def test_16_bits_that_are_not_finite(value):
             assert torch.equal(got[name].isinf(), wanted.isinf()), name
 
 
-def test_gradients_keep_16_digits():
+def test_digits_of_gradients():
     """What a step's gradients become in the step before, where those of the gates are float32: from
-    the same tape, errors are those of the product alone, below one bfloat16's."""
+    the same tape, errors are those of the product alone. 16 digits, two bfloat16 numbers'; or where
+    one stands for a gradient, 8: the roundings of a sum's terms come to less than one of it."""
     case = Case("recurrence", T=2, N=20, H=40, dtype=torch.bfloat16, wide=True)
     arguments, gradients = draw(case)
     tape = tape_of(forward(case, "reference", arguments))
     got = backward(case, "lstm", arguments, gradients, tape)["dgates_x"][0]
     wide = [[t if t is None else t.double() for t in part] for part in (arguments, gradients, tape)]
     exact = backward(case, "reference", *wide)["dgates_x"][0]
-    assert (got - exact).abs().max() < 2.0**-15 * exact.abs().max()
+    digits = 2.0**-8 if rounds_gradients(case) else 2.0**-15
+    assert (got - exact).abs().max() < digits * exact.abs().max()

@@ -5,8 +5,9 @@
 // halves: the whole gradient of h_t (P wide) first, then, after a meeting, its product with W_hr and the cell.
 
 template <class Acc, class IO, class GX, class Product>
-class Backward : BackwardTape<Acc, IO> {
-  using Tape = BackwardTape<Acc, IO>;
+class Backward : BackwardTape<Acc, IO, GX> {
+  using Tape = BackwardTape<Acc, IO, GX>;
+  using typename Tape::Places;
   using Tape::a_, Tape::s_, Tape::plan_, Tape::rec_, Tape::first_, Tape::L, Tape::at;
 
  public:
@@ -157,41 +158,65 @@ class Backward : BackwardTape<Acc, IO> {
     typename Product::Engine engine;
     const typename Product::Packed* packed = packed_hh_ + d * hh_panels_.elements;
     const bool far = hh_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(*packed)) > resident_bytes();
+    const Places p = this->places(d, t, dgates_state(buffer, d, 0), end);
     hh_panels_.for_share(u, buffer == 1, [&](const Panel& panel, const Panel* next) {
       const int64_t elements = next == nullptr ? 0 : Product::packed_depth(4 * s_.H) * next->vectors * L;
       FetchNext fetch(far, packed, next, elements, 4 * s_.H, end - begin);
       for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
-        if (!projected()) this->prefetch_tape(d, t, slot, rows, panel);
+        if (!projected()) this->prefetch_tape(p, slot, rows, panel);
         multiply(engine, d, 1 - buffer, slot, rows, panel, fetch.part(), sums);
-        for_vectors(rows, panel, s_.P, sums, [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) {
-          dh += this->template arriving<whole.value>(d, t, slot + r, column, columns);
-          const int64_t row = plan_.rows[slot + r];
-          if (a_.h_entering != nullptr) {
-            store<Acc, whole.value>(this->template row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, row) + column,
-                                    this->template hidden_entering<whole.value>(d, t, slot + r, column, columns), columns);
-          }
-          if (projected()) {
-            store_raw(dprojected(d, slot + r) + column, dh);
-            store<Acc, whole.value>(this->template row_of<Acc>(a_.dhidden, a_.dhidden_strides, d, t, row) + column, dh, columns);
-          } else {
-            cell<whole.value>(d, t, buffer, slot + r, column, columns, dh);
-          }
-        });
+        if (p.plain && !projected()) {
+          for_vectors(rows, panel, s_.P, sums, [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) {
+            plain_step<whole.value>(p, d, t, buffer, slot + r, column, columns, dh);
+          });
+        } else {
+          for_vectors(rows, panel, s_.P, sums, [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) {
+            any_step<whole.value>(p, d, t, buffer, slot + r, column, columns, dh);
+          });
+        }
       });
     });
+  }
+
+  template <bool Whole>
+  FASTLSTM_INLINE void plain_step(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units, Vec<Acc> dh) {
+    const int64_t row = plan_.rows[slot];
+    if (p.doutput != nullptr) dh += load<Acc, Whole>(p.doutput + row * a_.doutput_stride_n + unit, units);
+    if (p.h_entering != nullptr) {
+      store<Acc, Whole>(p.h_entering + row * a_.h_entering_strides.n + unit,
+                        load<Acc, Whole>(p.output_before + row * s_.D * s_.P + unit, units), units);
+    }
+    cell<Whole, true>(p, d, t, buffer, slot, unit, units, dh);
+  }
+
+  template <bool Whole>
+  FASTLSTM_INLINE void any_step(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t column, int64_t columns, Vec<Acc> dh) {
+    dh += this->template arriving<Whole>(d, t, slot, column, columns);
+    const int64_t row = plan_.rows[slot];
+    if (p.h_entering != nullptr) {
+      store<Acc, Whole>(p.h_entering + row * a_.h_entering_strides.n + column,
+                        this->template hidden_entering<Whole>(d, t, slot, column, columns), columns);
+    }
+    if (projected()) {
+      store_raw(dprojected(d, slot) + column, dh);
+      store<Acc, Whole>(this->template row_of<Acc>(a_.dhidden, a_.dhidden_strides, d, t, row) + column, dh, columns);
+    } else {
+      cell<Whole, false>(p, d, t, buffer, slot, column, columns, dh);
+    }
   }
 
   void unproject(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
     alignas(64) Acc sums[kMaxRows * kPanel * L];
     const Acc* packed = packed_hr_ + d * hr_panels_.elements;
+    const Places at_t = this->places(d, t, dgates_state(buffer, d, 0), end);
     for (int64_t p = hr_panels_.share_begin[u]; p < hr_panels_.share_begin[u + 1]; ++p) {
       const Panel& panel = hr_panels_.panels[p];
       for_row_blocks<kMaxRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
         product<Acc, Acc>(rows, panel.vectors, dprojected(d, slot), p_stride_, packed + panel.offset, s_.P, sums);
         for_vectors(rows, panel, s_.H, sums, [&](int r, int64_t unit, int64_t units, Vec<Acc> dh, auto whole) {
-          cell<whole.value>(d, t, buffer, slot + r, unit, units, dh);
+          cell<whole.value, false>(at_t, d, t, buffer, slot + r, unit, units, dh);
         });
       });
     }
@@ -213,40 +238,48 @@ class Backward : BackwardTape<Acc, IO> {
     }
   }
 
-  template <bool Whole>
-  FASTLSTM_INLINE void cell(int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units, Vec<Acc> dh) {
+  // Plain: as `Places` says.
+  template <bool Whole, bool Plain>
+  FASTLSTM_INLINE void cell(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units, Vec<Acc> dh) {
     using V = Vec<Acc>;
     const int64_t row = plan_.rows[slot], H = s_.H;
-    const bool cut = rec_.cut_entering(d, t, row, plan_.lengths[slot]);
-    const IO* tape = static_cast<const IO*>(a_.gates) + at(t, row, d, 4 * H) + unit;
+    const bool cut = !Plain && rec_.cut_entering(d, t, row, plan_.lengths[slot]);
+    const IO* tape = p.gates + row * s_.D * 4 * H + unit;
     const Gates<V> gates{load<Acc, Whole>(tape, units), load<Acc, Whole>(tape + H, units), load<Acc, Whole>(tape + 2 * H, units),
                          load<Acc, Whole>(tape + 3 * H, units)};
-    const V c = load<Acc, Whole>(static_cast<const Acc*>(a_.cells) + at(t, row, d, H) + unit, units);
+    const int64_t place = row * s_.D * H + unit;
+    const V c = load<Acc, Whole>(p.cells + place, units);
     Acc* dc_row = dc_state(d, slot) + unit;
     V dc = load_raw<V>(dc_row);
-    if (a_.dcells != nullptr) dc += load<Acc, Whole>(static_cast<const Acc*>(a_.dcells) + at(t, row, d, H) + unit, units);
+    if (p.dcells != nullptr) dc += load<Acc, Whole>(p.dcells + place, units);
 
     const V tanh_c = Math<Acc>::tanh(c);
-    const CellGradient<V> grad =
-        lstm_cell_backward(gates, tanh_c, this->template cell_entering<Whole>(d, t, slot, unit, units, cut), dh, dc);
+    V c_entering;
+    if constexpr (Plain) {
+      c_entering = load<Acc, Whole>(p.cells_before + place, units);
+    } else {
+      c_entering = this->template cell_entering<Whole>(d, t, slot, unit, units, cut);
+    }
+    const CellGradient<V> grad = lstm_cell_backward(gates, tanh_c, c_entering, dh, dc);
     if (a_.unprojected != nullptr) {
       store<Acc, Whole>(this->template row_of<Acc>(a_.unprojected, a_.unprojected_strides, d, t, row) + unit, gates.o * tanh_c, units);
     }
 
-    GX* dgates_x = this->template row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, row) + unit;
+    GX* dgates_x = p.dgates_x + row * a_.dgates_strides.n + unit;
     store<Acc, Whole>(dgates_x, grad.gates.i, units);
     store<Acc, Whole>(dgates_x + H, grad.gates.f, units);
     store<Acc, Whole>(dgates_x + 2 * H, grad.gates.g, units);
     store<Acc, Whole>(dgates_x + 3 * H, grad.gates.o, units);
-    const auto keep = [&](int64_t place, V dgate) FASTLSTM_INLINE_LAMBDA {
+    Acc* dgates = p.dgates + slot * 4 * H + unit;
+    const auto keep = [&](int64_t first, V dgate) FASTLSTM_INLINE_LAMBDA {
       const V entering = cut ? V{} : dgate;
-      store<Acc, Whole>(dgates_state(buffer, d, slot) + place, entering, units);
-      dgates_parts_.store(state_row(buffer, d, slot), place, units, entering);
+      store<Acc, Whole>(dgates + first, entering, units);
+      dgates_parts_.store(state_row(buffer, d, slot), unit + first, units, entering);
     };
-    keep(unit, grad.gates.i);
-    keep(unit + H, grad.gates.f);
-    keep(unit + 2 * H, grad.gates.g);
-    keep(unit + 3 * H, grad.gates.o);
+    keep(0, grad.gates.i);
+    keep(H, grad.gates.f);
+    keep(2 * H, grad.gates.g);
+    keep(3 * H, grad.gates.o);
     store_raw(dc_row, cut ? V{} : grad.c_in);
   }
 

@@ -1,6 +1,6 @@
 // What a step of the backward loop reads, and where its rows lie. Included inside a namespace of an instruction set.
 
-template <class Acc, class IO>
+template <class Acc, class IO, class GX>
 class BackwardTape {
  protected:
   BackwardTape(const BackwardArgs& args, const Plan& plan)
@@ -16,24 +16,55 @@ class BackwardTape {
 
   int64_t at(int64_t t, int64_t row, int d, int64_t width) const { return ((t * s_.N + row) * s_.D + d) * width; }
 
+  const IO* doutput_of(int d, int64_t t, int64_t row) const {
+    return static_cast<const IO*>(a_.doutput) + t * a_.doutput_stride_t + row * a_.doutput_stride_n + d * s_.P;
+  }
+
+  // Whether no row that has step t takes its first or its last one there, and none is cut: `end` is behind the last of them, which
+  // ends first.
+  bool is_plain(int d, int64_t t, int64_t end) const {
+    if (end == 0 || a_.reset_mask != nullptr) return false;
+    const int64_t length = plan_.lengths[end - 1];
+    return t != rec_.first_step(d, length) && t != rec_.last_step(d, length);
+  }
+
+  // Where step t of a direction has its rows, counted once for all of them: row r of doutput at r * a_.doutput_stride_n, of dgates_x and
+  // h_entering at r * their strides' n, of an array [T, N, D, width] at r * D * width, and slot s of dgates at s * 4H. `..._before` is
+  // of the step before, where the step is plain.
+  struct Places {
+    const IO *gates, *doutput, *output_before;
+    const Acc *cells, *cells_before, *dcells;
+    GX *dgates_x, *h_entering;
+    Acc* dgates;
+    bool plain;
+  };
+
+  Places places(int d, int64_t t, Acc* dgates, int64_t end) const {
+    const bool plain = is_plain(d, t, end);
+    const int64_t before = plain ? rec_.step_before(d, t) : t;
+    const auto of = [&](const auto* data, int64_t step, int64_t width) { return data == nullptr ? nullptr : data + at(step, 0, d, width); };
+    const auto *output = static_cast<const IO*>(a_.output), *gates = static_cast<const IO*>(a_.gates);
+    const auto *cells = static_cast<const Acc*>(a_.cells), *dcells = static_cast<const Acc*>(a_.dcells);
+    return {of(gates, t, 4 * s_.H), a_.doutput == nullptr ? nullptr : doutput_of(d, t, 0), of(output, before, s_.P),
+            of(cells, t, s_.H), of(cells, before, s_.H), of(dcells, t, s_.H),
+            row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, 0),
+            a_.h_entering == nullptr ? nullptr : row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, 0),
+            dgates, plain};
+  }
+
   // Asks for what the cells of a block of rows will read, while their product is made: these streams are more than a core follows.
-  void prefetch_tape(int d, int64_t t, int64_t slot, int rows, const Panel& panel) const {
+  void prefetch_tape(const Places& p, int64_t slot, int rows, const Panel& panel) const {
     constexpr int kLine = std::max<int>(1, 64 / (L * sizeof(IO)));  // vectors of a cache line
     const auto ask = [&](const auto* row) FASTLSTM_INLINE_LAMBDA {
       for (int v = 0; v < panel.vectors; v += kLine) __builtin_prefetch(row + (panel.vector + v) * L);
     };
-    const int64_t before = t == (d == 0 ? 0 : s_.T - 1) ? t : rec_.step_before(d, t);
     for (int64_t k = slot; k < slot + rows; ++k) {
       const int64_t row = plan_.rows[k];
-      for (int g = 0; g < 4; ++g) ask(static_cast<const IO*>(a_.gates) + at(t, row, d, 4 * s_.H) + g * s_.H);
-      ask(static_cast<const Acc*>(a_.cells) + at(before, row, d, s_.H));
-      if (a_.h_entering != nullptr) ask(static_cast<const IO*>(a_.output) + at(before, row, d, s_.P));
-      if (a_.doutput != nullptr) ask(doutput_of(d, t, row));
+      for (int g = 0; g < 4; ++g) ask(p.gates + row * s_.D * 4 * s_.H + g * s_.H);
+      ask(p.cells_before + row * s_.D * s_.H);
+      if (p.h_entering != nullptr) ask(p.output_before + row * s_.D * s_.P);
+      if (p.doutput != nullptr) ask(p.doutput + row * a_.doutput_stride_n);
     }
-  }
-
-  const IO* doutput_of(int d, int64_t t, int64_t row) const {
-    return static_cast<const IO*>(a_.doutput) + t * a_.doutput_stride_t + row * a_.doutput_stride_n + d * s_.P;
   }
 
   template <bool Whole>
