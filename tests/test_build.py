@@ -41,6 +41,7 @@ TORCH_NAMES = """
     torch::stable::transpose torch::stable::unsqueeze torch::stable::zero_
 """
 
+
 @pytest.fixture(scope="module")
 def library():
     path = native.library_path()
