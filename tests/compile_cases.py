@@ -114,8 +114,6 @@ def test_cell_and_step(backend, device, allow_rnn):
     assert counter.frame_count == 1
 
 
-# Torch's own words about parts of forward mode.
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
 @pytest.mark.parametrize("transform", ["vmap", "grad", "per-sample", "jvp"])
 def test_transforms_are_one_graph(transform, backend, device):
     fast, function = stacked(backend, device, bidirectional=False)

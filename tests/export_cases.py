@@ -111,7 +111,6 @@ def test_any_T_and_N(stateless, strict, backend, device):
 
 
 @pytree_warns
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
 @pytest.mark.slow
 def test_saved_and_loaded_in_a_fresh_process(tmp_path, backend, device, fresh):
     """torch.export's archive and AOTInductor's package, both of any T and N."""

@@ -23,6 +23,25 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+INCLUDE = Path(torch.__file__).parent / "include"
+
+# What csrc names of torch's headers: all of it in those of torch 2.10, the oldest that is promised.
+# Newer headers hide by TORCH_TARGET_VERSION what is newer in the library, but not every macro.
+TORCH_NAMES = """
+    AtenTensorHandle StableIValue TORCH_ABI_VERSION TORCH_BOX TORCH_ERROR_CODE_CHECK
+    STABLE_TORCH_LIBRARY_FRAGMENT STABLE_TORCH_LIBRARY_IMPL STD_TORCH_CHECK
+    aoti_torch_create_tensor_from_blob aoti_torch_device_type_cpu aoti_torch_dtype_bfloat16
+    aoti_torch_dtype_float16 aoti_torch_dtype_float32 aoti_torch_dtype_float64
+    aoti_torch_dtype_uint8 aoti_torch_empty_strided aoti_torch_get_current_cuda_stream
+    aoti_torch_get_device_index aoti_torch_get_device_type torch_call_dispatcher
+    torch::headeronly::ScalarType torch::stable::Tensor torch::stable::accelerator::DeviceGuard
+    torch::stable::contiguous torch::stable::copy_ torch::stable::detail::from
+    torch::stable::detail::to torch::stable::get_num_threads torch::stable::narrow
+    torch::stable::new_empty torch::stable::parallel_for torch::stable::squeeze
+    torch::stable::transpose torch::stable::unsqueeze torch::stable::zero_
+"""
+
+
 @pytest.fixture(scope="module")
 def library():
     path = native.library_path()
@@ -54,7 +73,7 @@ def test_library_needs_no_cxx_symbol_of_torch(library):
 
 
 def test_library_needs_only_the_declared_stable_shim(library):
-    include = Path(torch.__file__).parent / "include" / "torch" / "csrc"
+    include = INCLUDE / "torch" / "csrc"
     headers = [
         include / "stable" / "c" / "shim.h",
         include / "inductor" / "aoti_torch" / "c" / "shim.h",
@@ -66,6 +85,26 @@ def test_library_needs_only_the_declared_stable_shim(library):
     needed = [n for n in symbols(library, "--undefined-only") if re.match(r"(aoti_)?torch_", n)]
     assert needed
     assert set(needed) - declared == set()
+
+
+def test_sources_name_nothing_newer_than_the_oldest_torch():
+    """A name that is new here is for TORCH_NAMES if torch 2.10 has it, else csrc defines it."""
+    text = "".join(file.read_text() for file in sorted((ROOT / "csrc").glob("*.[ch]*")))
+    own = set(re.findall(r"#define (\w+)", text))
+    words = r"\b(?:(?:STABLE|STD|TORCH)_\w+|(?:aoti_)?torch_\w+|Aten\w+|StableIValue)"
+    used = set(re.findall(words + r"|\btorch(?:::\w+)+", text)) - own
+    assert used == set(TORCH_NAMES.split())
+
+
+def test_headers_have_what_sources_name():
+    """Of this torch: where it is 2.10, that TORCH_NAMES is right."""
+    parts = ("csrc/stable", "csrc/inductor/aoti_torch/c", "headeronly")
+    headers = [file for part in parts for file in (INCLUDE / "torch" / part).rglob("*.h")]
+    if not headers:
+        pytest.skip("this torch installation has no headers")
+    declared = set(re.findall(r"\w+", "".join(file.read_text() for file in headers)))
+    named = {name.rpartition("::")[2] for name in TORCH_NAMES.split()}
+    assert named - declared == set()
 
 
 def test_library_exports_nothing_of_its_own(library):

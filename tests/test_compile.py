@@ -143,7 +143,6 @@ def test_module_with_options_is_one_graph(allow_rnn):
     torch.testing.assert_close(compiled(*given), model(*given))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
 def test_module_in_training_with_inductor(allow_rnn):
     if not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("no C++ compiler for inductor")

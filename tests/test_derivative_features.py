@@ -15,10 +15,7 @@ import family
 
 no_cuda = pytest.mark.skipif(family.load() is not None, reason=str(family.load()))
 BACKENDS = [on_cpu, "reference", pytest.param("cuda", marks=no_cuda)]
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled:UserWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled:UserWarning")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -225,7 +225,8 @@ def test_a_layer_within_the_budget(case):
 
 
 def torch_products(function) -> int:
-    with torch.profiler.profile() as profile:
+    # Else torch 2.10 warns that a second cycle, of which there is none, would clear the first.
+    with torch.profiler.profile(acc_events=True) as profile:
         function()
     return sum(event.count for event in profile.key_averages() if event.key == "aten::mm")
 

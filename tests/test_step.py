@@ -166,7 +166,6 @@ def test_results_are_new_memory_and_arguments_may_have_any_strides(calls):
 
 
 @pytest.mark.filterwarnings("ignore:fastlstm runs .* slow reference backend:RuntimeWarning")
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated:DeprecationWarning")
 def test_what_needs_more_than_the_op_takes_the_general_way(calls):
     lstm, fast, x, hx = problem(3, 5, 7, {"num_layers": 2})
     expected = lstm(x[:1], hx)

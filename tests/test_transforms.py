@@ -7,9 +7,6 @@ from vmap_cases import *  # noqa: F403
 
 from fastlstm import native
 
-# What torch itself warns of in forward mode.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
-
 
 @pytest.fixture
 def backend():

@@ -7,5 +7,5 @@ from vmap_cases import *  # noqa: F403
 pytestmark = [
     pytest.mark.gpu,
     # What torch itself warns of in forward mode.
-    pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated"),
 ]
