@@ -3,17 +3,18 @@
 import contextlib
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import backends, step_op, weight_storage
 from .arguments import weights_by_name
 from .exchange import for_torchscript, proxies, rebuild, tell_quantization, trace_as_leaf
 from .functional import LSTMWeights, autocast_dtype, run_layers, to_autocast
+from .torch_classes import LSTMCell, above
 
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class FastLSTMCell(nn.LSTMCell):
+class FastLSTMCell(LSTMCell):
     """A faster `torch.nn.LSTMCell`: same arguments, parameters, state dict, results and errors.
 
     Args:
@@ -48,7 +49,7 @@ class FastLSTMCell(nn.LSTMCell):
         backend: str = "auto",
     ) -> None:
         backends.check_name(backend)
-        super().__init__(input_size, hidden_size, bias, device, dtype)
+        above(FastLSTMCell, self, "__init__").__init__(input_size, hidden_size, bias, device, dtype)
         self.backend = backend
         self.weight_dtype = weight_dtype
 
@@ -69,7 +70,7 @@ class FastLSTMCell(nn.LSTMCell):
                 return self._trace(input, hx)
             # Refused, nearly always, and then in nn.LSTMCell's own words; or recorded by
             # torch.jit.trace as torch's own op.
-            return super().forward(input, hx)
+            return LSTMCell.forward(self, input, hx)
         x, h, c, weights = fitting
         guard = (
             contextlib.nullcontext()
@@ -162,18 +163,18 @@ class FastLSTMCell(nn.LSTMCell):
         return x, *states, LSTMWeights(*found)
 
     @classmethod
-    def from_torch(cls, cell: nn.LSTMCell, **options) -> "FastLSTMCell":
+    def from_torch(cls, cell: LSTMCell, **options) -> "FastLSTMCell":
         """A FastLSTMCell with copies of an nn.LSTMCell's weights; see `FastLSTM.from_torch`."""
-        if not isinstance(cell, nn.LSTMCell):
+        if not isinstance(cell, LSTMCell):
             raise TypeError(f"cell: got {type(cell).__name__}, expected a torch.nn.LSTMCell")
         return rebuild(cls, cell, **options)
 
-    def to_torch(self) -> nn.LSTMCell:
+    def to_torch(self) -> LSTMCell:
         """An nn.LSTMCell with copies of the weights; see `FastLSTM.to_torch`."""
-        return rebuild(nn.LSTMCell, self)
+        return rebuild(LSTMCell, self)
 
     def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
+        above(FastLSTMCell, self, "_apply")._apply(fn, recurse)
         if self.weight_dtype is not None and not weight_storage.still_stored(self):
             self.__dict__["weight_dtype"] = None
         return self
@@ -181,14 +182,15 @@ class FastLSTMCell(nn.LSTMCell):
     def extra_repr(self) -> str:
         more = "" if self.weight_dtype is None else f", weight_dtype={self.weight_dtype}"
         backend = "" if self.backend == "auto" else f", backend={self.backend!r}"
-        return super().extra_repr() + more + backend
+        plain = above(FastLSTMCell, self, "extra_repr").extra_repr()
+        return plain + more + backend
 
     def __setattr__(self, name, value):
         if name == "qconfig":
             tell_quantization(self)
         elif name == "weight_dtype":
             weight_storage.store(self, value)
-        super().__setattr__(name, value)
+        above(FastLSTMCell, self, "__setattr__").__setattr__(name, value)
 
     def __prepare_scriptable__(self):
-        return for_torchscript(nn.LSTMCell, self)
+        return for_torchscript(LSTMCell, self)

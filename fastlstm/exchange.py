@@ -9,18 +9,19 @@ from torch import nn
 from torch.fx.proxy import Proxy, TraceError
 
 from . import weight_storage
+from .torch_classes import LSTM, LSTMCell, RNNBase
 from .variant_settings import norm_names, refuse_variants, reset_norms, variants_of
 
 
 def _settings(module: nn.Module) -> dict:
     names = ["input_size", "hidden_size", "bias"]
-    if isinstance(module, nn.LSTM):
+    if isinstance(module, RNNBase):
         names += ["num_layers", "batch_first", "dropout", "bidirectional", "proj_size"]
     return {name: getattr(module, name) for name in names}
 
 
 def _weight_names(module: nn.Module) -> list[str]:
-    if isinstance(module, nn.LSTM):
+    if isinstance(module, RNNBase):
         return module._flat_weights_names
     return ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if module.bias else [])]
 
@@ -37,7 +38,7 @@ def rebuild(
         # What there was to warn of was said when `source` was made. On meta, for a constructor
         # elsewhere would draw from the caller's stream of random numbers.
         warnings.simplefilter("ignore")
-        if cls not in (nn.LSTM, nn.LSTMCell):
+        if cls not in (LSTM, LSTMCell):
             names = "checkpoint_every", "weight_dtype"
             kept = {name: getattr(source, name, None) for name in names}
             kept = {name: value for name, value in kept.items() if value is not None}

@@ -6,7 +6,7 @@ import contextlib
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import nested
@@ -16,6 +16,7 @@ from .exchange import proxies, trace_as_leaf
 from .functional import autocast_dtype, run_layers, to_autocast
 from .inference_op import whole_stack
 from .packing import packing_of
+from .torch_classes import LSTM
 from .variant_settings import refuse_variants, variant_of
 
 
@@ -220,7 +221,7 @@ def _as_torch(module, input, hx, plain: bool):
     """What does not fit is refused by nn.LSTM's own call, in its own words; should it fit there,
     that is the result.
     """
-    result = nn.LSTM.forward(module, input, hx)
+    result = LSTM.forward(module, input, hx)
     if plain:
         if module.training or module.layer_norm or any(module.zoneout):
             refuse_variants(module, "torch.jit.trace")

@@ -3,13 +3,14 @@ call does with each form of input stands in forms.py, the computation in functio
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import backends, forms, weight_storage
 from .checkpointing import check_every
 from .exchange import for_torchscript, rebuild, tell_quantization
 from .streaming import direct_step
+from .torch_classes import LSTM, above
 from .variant_settings import (
     PLAIN,
     checked,
@@ -20,7 +21,7 @@ from .variant_settings import (
 )
 
 
-class FastLSTM(nn.LSTM):
+class FastLSTM(LSTM):
     """A faster `torch.nn.LSTM`: same arguments, parameters, state dict, results and errors.
 
     T steps, N rows, I = input_size, H = hidden_size, P = proj_size or H, L = num_layers, D = 2 if
@@ -106,6 +107,10 @@ class FastLSTM(nn.LSTM):
     weight_dropout: float = 0.0
     zoneout: tuple[float, float] = (0.0, 0.0)
     weight_dtype: torch.dtype | None = None
+    # Inherited anyway, but not by a class that copies what stands here onto another base.
+    get_expected_cell_size = LSTM.get_expected_cell_size
+    check_forward_args = LSTM.check_forward_args
+    permute_hidden = LSTM.permute_hidden
 
     def __init__(
         self,
@@ -129,7 +134,7 @@ class FastLSTM(nn.LSTM):
         backend: str = "auto",
     ) -> None:
         backends.check_name(backend)
-        super().__init__(
+        above(FastLSTM, self, "__init__").__init__(
             input_size,
             hidden_size,
             num_layers,
@@ -154,7 +159,7 @@ class FastLSTM(nn.LSTM):
 
     def reset_parameters(self) -> None:
         """As nn.LSTM's; the gains of layer_norm become 1, its bias 0."""
-        super().reset_parameters()
+        above(FastLSTM, self, "reset_parameters").reset_parameters()
         if self.layer_norm:
             reset_norms(self)
 
@@ -210,7 +215,7 @@ class FastLSTM(nn.LSTM):
         return output.squeeze(time), state
 
     @classmethod
-    def from_torch(cls, lstm: nn.LSTM, **options) -> "FastLSTM":
+    def from_torch(cls, lstm: LSTM, **options) -> "FastLSTM":
         """A FastLSTM with copies of an nn.LSTM's weights, and its settings, training and
         requires_grad flags.
 
@@ -221,18 +226,18 @@ class FastLSTM(nn.LSTM):
             options: keyword-only arguments of the constructor, such as backend or zoneout. What
             a FastLSTM has beyond nn.LSTM goes along unless they name it.
         """
-        if not isinstance(lstm, nn.LSTM):
+        if not isinstance(lstm, LSTM):
             raise TypeError(f"lstm: got {type(lstm).__name__}, expected a torch.nn.LSTM")
         return rebuild(cls, lstm, **options)
 
-    def to_torch(self) -> nn.LSTM:
+    def to_torch(self) -> LSTM:
         """An nn.LSTM with copies of the weights, and its settings; see `from_torch`.
 
         Raises:
             ValueError: this has layer_norm, recurrent_dropout, weight_dropout or zoneout.
         """
         refuse_variants(self, "to_torch")
-        return rebuild(nn.LSTM, self)
+        return rebuild(LSTM, self)
 
     @property
     def _flat_weights(self) -> list[Tensor | None]:
@@ -248,7 +253,7 @@ class FastLSTM(nn.LSTM):
         """nn.LSTM's own methods assign what they have just read by name."""
 
     def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
+        above(FastLSTM, self, "_apply")._apply(fn, recurse)
         if self.weight_dtype is not None and not weight_storage.still_stored(self):
             self.__dict__["weight_dtype"] = None
         return self
@@ -264,7 +269,8 @@ class FastLSTM(nn.LSTM):
             more.append(f"weight_dtype={self.weight_dtype}")
         if self.backend != "auto":
             more.append(f"backend={self.backend!r}")
-        return ", ".join([super().extra_repr(), *more])
+        plain = above(FastLSTM, self, "extra_repr").extra_repr()
+        return ", ".join([plain, *more])
 
     def __setattr__(self, name, value):
         if name == "qconfig":
@@ -275,7 +281,7 @@ class FastLSTM(nn.LSTM):
             value = checked(name, value)
         elif name == "weight_dtype":
             weight_storage.store(self, value)
-        super().__setattr__(name, value)
+        above(FastLSTM, self, "__setattr__").__setattr__(name, value)
 
     def __prepare_scriptable__(self):
-        return for_torchscript(nn.LSTM, self)
+        return for_torchscript(LSTM, self)
