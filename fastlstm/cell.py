@@ -7,6 +7,7 @@ from torch import Tensor
 
 from . import backends, step_op, weight_storage
 from .arguments import weights_by_name
+from .checks import check_pair
 from .exchange import for_torchscript, proxies, rebuild, tell_quantization, trace_as_leaf
 from .functional import LSTMWeights, autocast_dtype, run_layers, to_autocast
 from .torch_classes import LSTMCell, above
@@ -56,13 +57,20 @@ class FastLSTMCell(LSTMCell):
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """See the class for arguments and results. Raises what nn.LSTMCell raises."""
+        """See the class for arguments and results.
+
+        Raises:
+            ValueError: hx is no pair of tensors, or not of the input's dimensions, or h not of its
+            dtype, or either not on its device. Otherwise what nn.LSTMCell raises, in its words.
+        """
         if type(input) is not Tensor and proxies(input):
             return self._trace(input, hx)
         result = self._direct(input, hx)
         if result is not None:
             return result
         dims = input.dim()
+        if dims == 1 and isinstance(hx, Tensor) and hx.dim() == 2 and len(hx) == 2:
+            hx = hx[0], hx[1]  # nn.LSTMCell takes such a tensor for unbatched input
         wanted = autocast_dtype(input.device)
         fitting = self._fitting(input, dims, hx, wanted)
         if fitting is None:
@@ -70,6 +78,8 @@ class FastLSTMCell(LSTMCell):
                 return self._trace(input, hx)
             # Refused, nearly always, and then in nn.LSTMCell's own words; or recorded by
             # torch.jit.trace as torch's own op.
+            if hx is not None and dims in (1, 2):
+                self._check_states(input, hx, wanted)
             return LSTMCell.forward(self, input, hx)
         x, h, c, weights = fitting
         guard = (
@@ -118,6 +128,26 @@ class FastLSTMCell(LSTMCell):
 
     def _trace(self, input, hx):
         return trace_as_leaf(self, (input,) if hx is None else (input, hx), {})
+
+    def _check_states(self, input, hx, wanted) -> None:
+        """A ValueError for states that torch does not look at before its kernels do."""
+        check_pair("hx", hx)
+        expected = "(H,)" if input.dim() == 1 else "(N, H)"
+        for name, state in zip(("hx[0] (h)", "hx[1] (c)"), hx, strict=True):
+            if state.dim() != input.dim() and state.dim() in (1, 2):
+                raise ValueError(
+                    f"{name}: got shape {tuple(state.shape)}, expected {expected} beside an input "
+                    f"of shape {tuple(input.shape)}"
+                )
+            if state.device != input.device:
+                raise ValueError(
+                    f"{name}: on {state.device}, expected the input's device, {input.device}"
+                )
+        # torch computes with a c of another dtype, and the result has the wider one.
+        if wanted is None and hx[0].dtype != input.dtype:
+            raise ValueError(
+                f"hx[0] (h): got dtype {hx[0].dtype}, expected the input's, {input.dtype}"
+            )
 
     def _fitting(self, input, dims, hx, wanted):
         """x (1, N, I), h and c (1, N, H), and the weights; None where any does not fit the rest."""

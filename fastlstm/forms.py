@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import nested
 from .arguments import state_shapes, states_of, weights_of, zero_states
-from .checks import check_lengths, check_reset_mask, check_states
+from .checks import check_lengths, check_pair, check_reset_mask, check_states
 from .exchange import proxies, trace_as_leaf
 from .functional import autocast_dtype, run_layers, to_autocast
 from .inference_op import whole_stack
@@ -35,6 +35,8 @@ def call(module, input, hx, lengths, reset_mask, return_cell_sequence):
 
 def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
     dims = input.dim()
+    if dims == 2 and isinstance(hx, Tensor) and hx.dim() == 3 and len(hx) == 2:
+        hx = hx[0], hx[1]  # nn.LSTM takes such a tensor for unbatched input
     plain = lengths is None and reset_mask is None and not return_cell_sequence
     if plain and dims in (2, 3):
         result = whole_stack(module, input, hx)
@@ -221,6 +223,9 @@ def _as_torch(module, input, hx, plain: bool):
     """What does not fit is refused by nn.LSTM's own call, in its own words; should it fit there,
     that is the result.
     """
+    if hx is not None and input.dim() in (2, 3):
+        # On a trace's way torch's op is next, and it counts on a pair of tensors.
+        check_pair("hx", hx)
     result = LSTM.forward(module, input, hx)
     if plain:
         if module.training or module.layer_norm or any(module.zoneout):

@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import backends, forms, weight_storage
 from .checkpointing import check_every
+from .checks import check_pair
 from .exchange import for_torchscript, rebuild, tell_quantization
 from .streaming import direct_step
 from .torch_classes import LSTM, above
@@ -196,8 +197,8 @@ class FastLSTM(LSTM):
             y (N, P), or unbatched (P,), and the new state.
 
         Raises:
-            ValueError: the module is bidirectional, or x_t is not of 1 or 2 dimensions. Else as
-            forward.
+            ValueError: the module is bidirectional, x_t is not of 1 or 2 dimensions, or state is no
+            pair of tensors. Else as forward.
         """
         if self.bidirectional:
             raise ValueError(
@@ -210,6 +211,8 @@ class FastLSTM(LSTM):
             result = direct_step(self, x_t, state)
             if result is not None:
                 return result
+        if state is not None:
+            check_pair("state", state)
         time = 1 if self.batch_first and x_t.dim() == 2 else 0
         output, state = self(x_t.unsqueeze(time), state)
         return output.squeeze(time), state

@@ -119,6 +119,7 @@ LAYERS = {
     "module": {
         "backends",
         "checkpointing",
+        "checks",
         "exchange",
         "forms",
         "streaming",
@@ -129,6 +130,7 @@ LAYERS = {
     "cell": {
         "arguments",
         "backends",
+        "checks",
         "exchange",
         "functional",
         "step_op",
