@@ -85,8 +85,8 @@ class FastLSTM(LSTM):
         * **cells**: (T, N, D*H), the last layer's c_t, laid out like output.
 
     Where this is not as `torch.nn.LSTM`: T = 0 gives an output of no steps and hx itself (there an
-    error); an hx of the wrong dtype, hx = (None, None), a wrong hx beside a `PackedSequence`, and
-    weights replaced by some of the wrong shape or dtype are a ValueError that names the argument;
+    error); an hx that is no pair of tensors or of the wrong dtype, a wrong hx beside a
+    `PackedSequence`, and weights replaced by some of the wrong shape or dtype are a ValueError that names the argument;
     a wrong `PackedSequence` is refused in the words for a wrong tensor, and under autocast a right
     one gives results of autocast's dtype too. `flatten_parameters()` has nothing to do and never
     warns. `torch.jit.script` puts an nn.LSTM of the same parameters in its place, in the given
