@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import backends, step_op, weight_storage
-from .arguments import weights_by_name
+from .arguments import weights_by_name, without_weight_names
 from .checks import check_pair
 from .exchange import for_torchscript, proxies, rebuild, tell_quantization, trace_as_leaf
 from .functional import LSTMWeights, autocast_dtype, run_layers, to_autocast
@@ -65,14 +65,15 @@ class FastLSTMCell(LSTMCell):
         """
         if type(input) is not Tensor and proxies(input):
             return self._trace(input, hx)
-        result = self._direct(input, hx)
+        weights = weights_by_name(self, _NAMES)
+        result = self._direct(input, hx, weights)
         if result is not None:
             return result
         dims = input.dim()
         if dims == 1 and isinstance(hx, Tensor) and hx.dim() == 2 and len(hx) == 2:
             hx = hx[0], hx[1]  # nn.LSTMCell takes such a tensor for unbatched input
         wanted = autocast_dtype(input.device)
-        fitting = self._fitting(input, dims, hx, wanted)
+        fitting = self._fitting(input, dims, hx, wanted, weights)
         if fitting is None:
             if proxies(hx):
                 return self._trace(input, hx)
@@ -104,12 +105,11 @@ class FastLSTMCell(LSTMCell):
             return h.view(-1), c.view(-1)
         return h.squeeze(0), c.squeeze(0)
 
-    def _direct(self, input, hx):
+    def _direct(self, input, hx, weights):
         """The cell as one op that takes the weights as they lie; None where that does not serve or
         does not take the arguments."""
         if torch.compiler.is_compiling() or type(input) is not Tensor:
             return None
-        weights = weights_by_name(self, _NAMES)
         if hx is None:
             zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
             hx = zeros, zeros
@@ -149,7 +149,7 @@ class FastLSTMCell(LSTMCell):
                 f"hx[0] (h): got dtype {hx[0].dtype}, expected the input's, {input.dtype}"
             )
 
-    def _fitting(self, input, dims, hx, wanted):
+    def _fitting(self, input, dims, hx, wanted, weights):
         """x (1, N, I), h and c (1, N, H), and the weights; None where any does not fit the rest."""
         H = self.hidden_size
         if dims not in (1, 2) or H == 0 or torch.jit.is_tracing():
@@ -169,7 +169,7 @@ class FastLSTMCell(LSTMCell):
             if any(not isinstance(s, Tensor) or s.shape != expected for s in hx):
                 return None
             states = tuple(s.reshape(*lead, H) for s in hx)
-        found = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
+        found = list(weights)
         if self.weight_dtype is not None:
             found[:2] = [w.to(weight_storage.BESIDE) for w in found[:2]]
         if wanted is not None:
@@ -224,3 +224,6 @@ class FastLSTMCell(LSTMCell):
 
     def __prepare_scriptable__(self):
         return for_torchscript(LSTMCell, self)
+
+
+without_weight_names.add(FastLSTMCell)

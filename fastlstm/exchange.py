@@ -70,6 +70,27 @@ def rebuild(
     return twin.train(source.training)
 
 
+def complete_state(state: dict) -> dict:
+    """A pickled LSTM's state with the names of its weights, which torch writes since 1.4; before,
+    nn.LSTM itself derived them at each call."""
+    state = dict(state)
+    state.pop("_flat_weights", None)  # a property in FastLSTM
+    state.setdefault("proj_size", 0)
+    layers = state.pop("all_weights", None) or state.get("_all_weights")
+    if layers and isinstance(layers[0][0], str) and "_flat_weights_names" in state:
+        return state
+    kinds = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if state["bias"] else [])]
+    kinds += ["weight_hr"] if state["proj_size"] else []
+    directions = ("", "_reverse") if state["bidirectional"] else ("",)
+    state["_all_weights"] = [
+        [f"{kind}_l{k}{direction}" for kind in kinds]
+        for k in range(state["num_layers"])
+        for direction in directions
+    ]
+    state["_flat_weights_names"] = [name for layer in state["_all_weights"] for name in layer]
+    return state
+
+
 def for_torchscript(cls: type[nn.Module], module: nn.Module) -> nn.Module:
     """What torch.jit.script takes in place of `module`: a `cls` of torch.nn with its parameters.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import nested
-from .arguments import state_shapes, states_of, weights_of, zero_states
+from .arguments import state_shapes, states_of, weights_by_name, weights_of, zero_states
 from .checks import check_lengths, check_pair, check_reset_mask, check_states
 from .exchange import proxies, trace_as_leaf
 from .functional import autocast_dtype, run_layers, to_autocast
@@ -38,8 +38,9 @@ def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
     if dims == 2 and isinstance(hx, Tensor) and hx.dim() == 3 and len(hx) == 2:
         hx = hx[0], hx[1]  # nn.LSTM takes such a tensor for unbatched input
     plain = lengths is None and reset_mask is None and not return_cell_sequence
+    values = weights_by_name(module, module._flat_weights_names)
     if plain and dims in (2, 3):
-        result = whole_stack(module, input, hx)
+        result = whole_stack(module, input, hx, values)
         if result is not None:
             return result
     if dims not in (2, 3) or (plain and torch.jit.is_tracing()):
@@ -47,7 +48,7 @@ def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
         return _as_torch(module, input, hx, plain)
     wanted = autocast_dtype(input.device)
     x = input if wanted is None else to_autocast(input, wanted)
-    layers = weights_of(module, x, wanted)
+    layers = weights_of(module, x, wanted, values)
     if layers is None:
         return _as_torch(module, input, hx, plain)
     layout = "(T, N)"

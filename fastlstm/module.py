@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import backends, forms, weight_storage
+from .arguments import without_weight_names
 from .checkpointing import check_every
 from .checks import check_pair
-from .exchange import for_torchscript, rebuild, tell_quantization
+from .exchange import complete_state, for_torchscript, rebuild, tell_quantization
 from .streaming import direct_step
 from .torch_classes import LSTM, above
 from .variant_settings import (
@@ -86,11 +87,11 @@ class FastLSTM(LSTM):
 
     Where this is not as `torch.nn.LSTM`: T = 0 gives an output of no steps and hx itself (there an
     error); an hx that is no pair of tensors or of the wrong dtype, a wrong hx beside a
-    `PackedSequence`, and weights replaced by some of the wrong shape or dtype are a ValueError that names the argument;
-    a wrong `PackedSequence` is refused in the words for a wrong tensor, and under autocast a right
-    one gives results of autocast's dtype too. `flatten_parameters()` has nothing to do and never
-    warns. `torch.jit.script` puts an nn.LSTM of the same parameters in its place, in the given
-    model, and warns of it. `torch.jit.trace` records torch's own LSTM op.
+    `PackedSequence`, and weights replaced by some of the wrong shape or dtype are a ValueError that
+    names the argument; a wrong `PackedSequence` is refused in the words for a wrong tensor, and
+    under autocast a right one gives results of autocast's dtype too. `flatten_parameters()` has
+    nothing to do and never warns. `torch.jit.script` puts an nn.LSTM of the same parameters in its
+    place, in the given model, and warns of it. `torch.jit.trace` records torch's own LSTM op.
 
     Example::
 
@@ -275,6 +276,9 @@ class FastLSTM(LSTM):
         plain = above(FastLSTM, self, "extra_repr").extra_repr()
         return ", ".join([plain, *more])
 
+    def __setstate__(self, state):
+        above(FastLSTM, self, "__setstate__").__setstate__(complete_state(state))
+
     def __setattr__(self, name, value):
         if name == "qconfig":
             tell_quantization(self)
@@ -288,3 +292,6 @@ class FastLSTM(LSTM):
 
     def __prepare_scriptable__(self):
         return for_torchscript(LSTM, self)
+
+
+without_weight_names.add(FastLSTM)

@@ -108,7 +108,6 @@ LAYERS = {
     "streaming": {"arguments", "step_op", "variant_settings", "weight_storage"},
     "training_op": {"functional", "layer_ops", "ops", "reference", "transforms"},
     "inference_op": {
-        "arguments",
         "functional",
         "ops",
         "step_op",
@@ -117,6 +116,7 @@ LAYERS = {
         "weight_storage",
     },
     "module": {
+        "arguments",
         "backends",
         "checkpointing",
         "checks",
