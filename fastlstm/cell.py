@@ -8,7 +8,14 @@ from torch import Tensor
 from . import backends, step_op, weight_storage
 from .arguments import weights_by_name, without_weight_names
 from .checks import check_pair
-from .exchange import for_torchscript, proxies, rebuild, tell_quantization, trace_as_leaf
+from .exchange import (
+    for_torchscript,
+    proxies,
+    rebuild,
+    refuse_script_method,
+    tell_quantization,
+    trace_as_leaf,
+)
 from .functional import LSTMWeights, autocast_dtype, run_layers, to_autocast
 from .torch_classes import LSTMCell, above
 
@@ -224,6 +231,10 @@ class FastLSTMCell(LSTMCell):
 
     def __prepare_scriptable__(self):
         return for_torchscript(LSTMCell, self)
+
+    @property
+    def __overloads__(self):
+        return refuse_script_method(self)
 
 
 without_weight_names.add(FastLSTMCell)

@@ -10,7 +10,13 @@ from . import backends, forms, weight_storage
 from .arguments import without_weight_names
 from .checkpointing import check_every
 from .checks import check_pair
-from .exchange import complete_state, for_torchscript, rebuild, tell_quantization
+from .exchange import (
+    complete_state,
+    for_torchscript,
+    rebuild,
+    refuse_script_method,
+    tell_quantization,
+)
 from .streaming import direct_step
 from .torch_classes import LSTM, above
 from .variant_settings import (
@@ -91,7 +97,8 @@ class FastLSTM(LSTM):
     names the argument; a wrong `PackedSequence` is refused in the words for a wrong tensor, and
     under autocast a right one gives results of autocast's dtype too. `flatten_parameters()` has
     nothing to do and never warns. `torch.jit.script` puts an nn.LSTM of the same parameters in its
-    place, in the given model, and warns of it. `torch.jit.trace` records torch's own LSTM op.
+    place, in the given model, and warns of it; a subclass with a forward of its own is refused.
+    `torch.jit.trace` records torch's own LSTM op.
 
     Example::
 
@@ -292,6 +299,10 @@ class FastLSTM(LSTM):
 
     def __prepare_scriptable__(self):
         return for_torchscript(LSTM, self)
+
+    @property
+    def __overloads__(self):
+        return refuse_script_method(self)
 
 
 without_weight_names.add(FastLSTM)
