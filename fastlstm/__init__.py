@@ -1,6 +1,6 @@
 """fastlstm: `FastLSTM` in place of `torch.nn.LSTM`, same arguments, weights and results, faster."""
 
-from . import functional, init, onnx
+from . import flops, functional, init, onnx
 from ._version import __version__
 from .cell import FastLSTMCell
 from .convert import convert
@@ -17,3 +17,5 @@ __all__ = [
     "init",
     "onnx",
 ]
+
+flops.tell_counters()
