@@ -1,6 +1,6 @@
 """fastlstm: `FastLSTM` in place of `torch.nn.LSTM`, same arguments, weights and results, faster."""
 
-from . import flops, functional, init, onnx
+from . import dynamo, flops, functional, init, onnx
 from ._version import __version__
 from .cell import FastLSTMCell
 from .convert import convert
@@ -18,4 +18,5 @@ __all__ = [
     "onnx",
 ]
 
+dynamo.tell_dynamo()
 flops.tell_counters()
