@@ -1,6 +1,6 @@
 """fastlstm: `FastLSTM` in place of `torch.nn.LSTM`, same arguments, weights and results, faster."""
 
-from . import dynamo, flops, functional, init, onnx
+from . import dynamo, flops, functional, init, onnx, opacus, quantization
 from ._version import __version__
 from .cell import FastLSTMCell
 from .convert import convert
@@ -20,3 +20,6 @@ __all__ = [
 
 dynamo.tell_dynamo()
 flops.tell_counters()
+onnx.tell_exporter()
+quantization.tell_quantization()
+opacus.tell_validator()

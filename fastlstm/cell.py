@@ -11,9 +11,9 @@ from .checks import check_pair
 from .exchange import (
     for_torchscript,
     proxies,
+    quantization_config,
     rebuild,
     refuse_script_method,
-    tell_quantization,
     trace_as_leaf,
 )
 from .functional import LSTMWeights, autocast_dtype, run_layers, to_autocast
@@ -224,7 +224,7 @@ class FastLSTMCell(LSTMCell):
 
     def __setattr__(self, name, value):
         if name == "qconfig":
-            tell_quantization(self)
+            value = quantization_config(self, value)
         elif name == "weight_dtype":
             weight_storage.store(self, value)
         above(FastLSTMCell, self, "__setattr__").__setattr__(name, value)

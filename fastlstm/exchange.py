@@ -158,12 +158,37 @@ def refuse_script_method(module: nn.Module):
     raise AttributeError(f"{type(module).__name__!r} object has no attribute '__overloads__'")
 
 
-def tell_quantization(module: nn.Module) -> None:
-    """Say that torch.ao.quantization, which goes by exact types, is to leave `module` in float."""
+def quantization_config(module: nn.Module, config):
+    """What torch.ao.quantization, which is about to give `module` its `config`, would give to an
+    nn.LSTM: it goes by exact types. Says where it is going to leave the module in float.
+
+    Only its frames say what it was asked for: quantize_dynamic of which types, by which mapping.
+    """
+    frame, wanted, mapping = sys._getframe(2), {}, {}
+    while frame is not None:
+        code, known = frame.f_code.co_name, frame.f_locals
+        if code == "_propagate_qconfig_helper":
+            wanted = known.get("qconfig_dict") or {}
+        elif code == "quantize_dynamic":
+            mapping = known.get("mapping") or {}
+            break
+        frame = frame.f_back
+    if config is None:
+        base = LSTM if isinstance(module, RNNBase) else LSTMCell
+        config = wanted.get(base)
+        if mapping and config is None:
+            return None  # not asked for
+    if type(module) in mapping and not variants_of(module):
+        return config
+    _tell_quantization(module)
+    return None
+
+
+def _tell_quantization(module: nn.Module) -> None:
     warnings.warn(
         f"torch.ao.quantization goes by exact types and leaves this {type(module).__name__} in "
         "float. If it is to be quantized, put module.to_torch() in its place first.",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

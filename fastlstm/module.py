@@ -13,9 +13,9 @@ from .checks import check_pair
 from .exchange import (
     complete_state,
     for_torchscript,
+    quantization_config,
     rebuild,
     refuse_script_method,
-    tell_quantization,
 )
 from .streaming import direct_step
 from .torch_classes import LSTM, above
@@ -288,7 +288,7 @@ class FastLSTM(LSTM):
 
     def __setattr__(self, name, value):
         if name == "qconfig":
-            tell_quantization(self)
+            value = quantization_config(self, value)
         elif name == "checkpoint_every":
             value = check_every(value)
         elif name in PLAIN:

@@ -188,17 +188,37 @@ def test_tracing_records_torch_own_ops(dropout):
     torch.testing.assert_close(traced(X), plain.eval()(X))
 
 
-def test_dynamic_quantization_says_that_it_leaves_it_in_float():
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.float16])
+@pytest.mark.parametrize("types", [None, {nn.LSTM, nn.LSTMCell}, {nn.LSTM}, {nn.Linear}])
+def test_dynamic_quantization_gives_what_torch_classes_give(types, dtype):
     from torch.ao.quantization import quantize_dynamic
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        quantized = quantize_dynamic(Model())
-    assert type(quantized.lstm) is FastLSTM
-    for name in ("FastLSTM", "FastLSTMCell"):
-        words = f"leaves this {name} in float. If it is to be quantized, put module.to_torch()"
+    fast, plain = models()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.quantize_per_tensor.*")
+        found = [quantize_dynamic(m, types, dtype=dtype) for m in (fast, plain)]
+    for name, cls in (("lstm", FastLSTM), ("cell", FastLSTMCell)):
+        got, expected = (type(getattr(m, name)) for m in found)
+        assert got is expected or (got is cls and expected is cls.__base__)
+    assert isinstance(found[1].lstm, nn.LSTM) == (types == {nn.Linear})
+    torch.testing.assert_close(found[0](X), found[1](X))
+    assert type(fast.lstm) is FastLSTM and type(fast.cell) is FastLSTMCell
+
+
+def test_dynamic_quantization_says_what_it_leaves_in_float():
+    from torch.ao.quantization import quantize_dynamic
+
+    class Own(FastLSTM):
+        pass
+
+    for module in (Own(3, 5), FastLSTM(3, 5, layer_norm=True)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            quantized = quantize_dynamic(nn.ModuleList([module]), {nn.LSTM})
+        assert type(quantized[0]) is type(module)
+        words = f"leaves this {type(module).__name__} in float. If it is to be quantized, put"
         assert any(words in str(w.message) for w in caught)
-    quantized(X)
+        quantized[0](X)
 
 
 def test_dynamic_quantization_takes_to_torch():
