@@ -1,6 +1,6 @@
 """fastlstm: `FastLSTM` in place of `torch.nn.LSTM`, same arguments, weights and results, faster."""
 
-from . import functional, init, onnx
+from . import dynamo, flops, functional, init, onnx, opacus, quantization
 from ._version import __version__
 from .cell import FastLSTMCell
 from .convert import convert
@@ -17,3 +17,9 @@ __all__ = [
     "init",
     "onnx",
 ]
+
+dynamo.tell_dynamo()
+flops.tell_counters()
+onnx.tell_exporter()
+quantization.tell_quantization()
+opacus.tell_validator()

@@ -9,15 +9,17 @@ from .checks import check_states, check_tensor
 from .functional import LSTMWeights, to_autocast
 from .weight_storage import BESIDE
 
+_is_compiling = torch.compiler.is_compiling
+
 
 def weights_of(
-    module: nn.LSTM, x: Tensor, wanted: torch.dtype | None
+    module: nn.LSTM, x: Tensor, wanted: torch.dtype | None, values: list | None = None
 ) -> list[list[LSTMWeights]] | None:
     """The weights, layer by layer; None where `x` does not fit them, which nn.LSTM's own call
     then explains. Weights that do not fit each other are a ValueError: nn.LSTM would read on.
 
-    They are looked up by name at every call: wrappers, parametrizations and functional_call
-    put other tensors there.
+    They are looked up by name once at every call, unless `values` has what came of that: wrappers,
+    parametrizations and functional_call put other tensors there.
     """
     H, D, inputs = module.hidden_size, 2 if module.bidirectional else 1, module.input_size
     P, dtype, device = module.proj_size or H, x.dtype, x.device
@@ -30,10 +32,12 @@ def weights_of(
     if module.proj_size:
         shapes.append((P, H))
     weights, names = [], module._flat_weights_names
+    if values is None:
+        values = weights_by_name(module, names)
     for k in range(0, len(names), len(shapes)):
         if k == D * len(shapes):
             shapes[0] = (4 * H, D * P)
-        found = [_weight(module, name) for name in names[k : k + len(shapes)]]
+        found = values[k : k + len(shapes)]
         first = found[0]
         if k == 0 and first is not None:
             if first.device != device:
@@ -54,22 +58,40 @@ def weights_of(
     return [weights[k : k + D] for k in range(0, len(weights), D)]
 
 
-def _weight(module: nn.Module, name: str):
-    # The order in which Python itself looks, without nn.Module.__getattr__, which takes
-    # several times as long.
-    if name in module.__dict__:
-        return module.__dict__[name]
-    weight = module._parameters.get(name)
-    return getattr(module, name) if weight is None else weight
+_Module = nn.Module
+_getattribute = object.__getattribute__
+# Our own classes, which name no weight: of others it is looked up whether they do.
+without_weight_names: set[type] = set()
+
+
+def reads_plainly(module: nn.Module, names) -> bool:
+    """Whether getattr gives of these names what is in `module._parameters`: nothing stands before
+    it, neither an attribute of the instance, such as pruning's, nor of its class, such as a
+    parametrization's, and the class looks attributes up as nn.Module does (Pyro's does not)."""
+    cls = type(module)
+    return (
+        cls.__getattr__ is _Module.__getattr__
+        and module.__dict__.keys().isdisjoint(names)
+        and (
+            cls in without_weight_names
+            or (
+                cls.__getattribute__ is _getattribute
+                and not any(hasattr(cls, name) for name in names)
+            )
+        )
+    )
 
 
 def weights_by_name(module: nn.Module, names) -> list:
-    """The weights of these names as they are now, unchecked."""
-    own, parameters, found = module.__dict__, module._parameters, []
-    for name in names:
-        weight = None if name in own else parameters.get(name)
-        found.append(_weight(module, name) if weight is None else weight)
-    return found
+    """The weights of these names as getattr gives them now, unchecked."""
+    if not _is_compiling() and reads_plainly(module, names):
+        # nn.Module.__getattr__ takes several times as long.
+        parameters = module._parameters
+        try:
+            return [parameters[name] for name in names]
+        except KeyError:
+            pass
+    return [getattr(module, name) for name in names]
 
 
 def has_hooks(module: nn.Module) -> bool:

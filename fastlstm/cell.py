@@ -3,17 +3,26 @@
 import contextlib
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import backends, step_op, weight_storage
-from .arguments import weights_by_name
-from .exchange import for_torchscript, proxies, rebuild, tell_quantization, trace_as_leaf
+from .arguments import weights_by_name, without_weight_names
+from .checks import check_pair
+from .exchange import (
+    for_torchscript,
+    proxies,
+    quantization_config,
+    rebuild,
+    refuse_script_method,
+    trace_as_leaf,
+)
 from .functional import LSTMWeights, autocast_dtype, run_layers, to_autocast
+from .torch_classes import LSTMCell, above
 
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class FastLSTMCell(nn.LSTMCell):
+class FastLSTMCell(LSTMCell):
     """A faster `torch.nn.LSTMCell`: same arguments, parameters, state dict, results and errors.
 
     Args:
@@ -48,28 +57,38 @@ class FastLSTMCell(nn.LSTMCell):
         backend: str = "auto",
     ) -> None:
         backends.check_name(backend)
-        super().__init__(input_size, hidden_size, bias, device, dtype)
+        above(FastLSTMCell, self, "__init__").__init__(input_size, hidden_size, bias, device, dtype)
         self.backend = backend
         self.weight_dtype = weight_dtype
 
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """See the class for arguments and results. Raises what nn.LSTMCell raises."""
+        """See the class for arguments and results.
+
+        Raises:
+            ValueError: hx is no pair of tensors, or not of the input's dimensions, or h not of its
+            dtype, or either not on its device. Otherwise what nn.LSTMCell raises, in its words.
+        """
         if type(input) is not Tensor and proxies(input):
             return self._trace(input, hx)
-        result = self._direct(input, hx)
+        weights = weights_by_name(self, _NAMES)
+        result = self._direct(input, hx, weights)
         if result is not None:
             return result
         dims = input.dim()
+        if dims == 1 and isinstance(hx, Tensor) and hx.dim() == 2 and len(hx) == 2:
+            hx = hx[0], hx[1]  # nn.LSTMCell takes such a tensor for unbatched input
         wanted = autocast_dtype(input.device)
-        fitting = self._fitting(input, dims, hx, wanted)
+        fitting = self._fitting(input, dims, hx, wanted, weights)
         if fitting is None:
             if proxies(hx):
                 return self._trace(input, hx)
             # Refused, nearly always, and then in nn.LSTMCell's own words; or recorded by
             # torch.jit.trace as torch's own op.
-            return super().forward(input, hx)
+            if hx is not None and dims in (1, 2):
+                self._check_states(input, hx, wanted)
+            return LSTMCell.forward(self, input, hx)
         x, h, c, weights = fitting
         guard = (
             contextlib.nullcontext()
@@ -93,12 +112,11 @@ class FastLSTMCell(nn.LSTMCell):
             return h.view(-1), c.view(-1)
         return h.squeeze(0), c.squeeze(0)
 
-    def _direct(self, input, hx):
+    def _direct(self, input, hx, weights):
         """The cell as one op that takes the weights as they lie; None where that does not serve or
         does not take the arguments."""
         if torch.compiler.is_compiling() or type(input) is not Tensor:
             return None
-        weights = weights_by_name(self, _NAMES)
         if hx is None:
             zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
             hx = zeros, zeros
@@ -118,7 +136,27 @@ class FastLSTMCell(nn.LSTMCell):
     def _trace(self, input, hx):
         return trace_as_leaf(self, (input,) if hx is None else (input, hx), {})
 
-    def _fitting(self, input, dims, hx, wanted):
+    def _check_states(self, input, hx, wanted) -> None:
+        """A ValueError for states that torch does not look at before its kernels do."""
+        check_pair("hx", hx)
+        expected = "(H,)" if input.dim() == 1 else "(N, H)"
+        for name, state in zip(("hx[0] (h)", "hx[1] (c)"), hx, strict=True):
+            if state.dim() != input.dim() and state.dim() in (1, 2):
+                raise ValueError(
+                    f"{name}: got shape {tuple(state.shape)}, expected {expected} beside an input "
+                    f"of shape {tuple(input.shape)}"
+                )
+            if state.device != input.device:
+                raise ValueError(
+                    f"{name}: on {state.device}, expected the input's device, {input.device}"
+                )
+        # torch computes with a c of another dtype, and the result has the wider one.
+        if wanted is None and hx[0].dtype != input.dtype:
+            raise ValueError(
+                f"hx[0] (h): got dtype {hx[0].dtype}, expected the input's, {input.dtype}"
+            )
+
+    def _fitting(self, input, dims, hx, wanted, weights):
         """x (1, N, I), h and c (1, N, H), and the weights; None where any does not fit the rest."""
         H = self.hidden_size
         if dims not in (1, 2) or H == 0 or torch.jit.is_tracing():
@@ -138,7 +176,7 @@ class FastLSTMCell(nn.LSTMCell):
             if any(not isinstance(s, Tensor) or s.shape != expected for s in hx):
                 return None
             states = tuple(s.reshape(*lead, H) for s in hx)
-        found = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
+        found = list(weights)
         if self.weight_dtype is not None:
             found[:2] = [w.to(weight_storage.BESIDE) for w in found[:2]]
         if wanted is not None:
@@ -162,18 +200,18 @@ class FastLSTMCell(nn.LSTMCell):
         return x, *states, LSTMWeights(*found)
 
     @classmethod
-    def from_torch(cls, cell: nn.LSTMCell, **options) -> "FastLSTMCell":
+    def from_torch(cls, cell: LSTMCell, **options) -> "FastLSTMCell":
         """A FastLSTMCell with copies of an nn.LSTMCell's weights; see `FastLSTM.from_torch`."""
-        if not isinstance(cell, nn.LSTMCell):
+        if not isinstance(cell, LSTMCell):
             raise TypeError(f"cell: got {type(cell).__name__}, expected a torch.nn.LSTMCell")
         return rebuild(cls, cell, **options)
 
-    def to_torch(self) -> nn.LSTMCell:
+    def to_torch(self) -> LSTMCell:
         """An nn.LSTMCell with copies of the weights; see `FastLSTM.to_torch`."""
-        return rebuild(nn.LSTMCell, self)
+        return rebuild(LSTMCell, self)
 
     def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
+        above(FastLSTMCell, self, "_apply")._apply(fn, recurse)
         if self.weight_dtype is not None and not weight_storage.still_stored(self):
             self.__dict__["weight_dtype"] = None
         return self
@@ -181,14 +219,22 @@ class FastLSTMCell(nn.LSTMCell):
     def extra_repr(self) -> str:
         more = "" if self.weight_dtype is None else f", weight_dtype={self.weight_dtype}"
         backend = "" if self.backend == "auto" else f", backend={self.backend!r}"
-        return super().extra_repr() + more + backend
+        plain = above(FastLSTMCell, self, "extra_repr").extra_repr()
+        return plain + more + backend
 
     def __setattr__(self, name, value):
         if name == "qconfig":
-            tell_quantization(self)
+            value = quantization_config(self, value)
         elif name == "weight_dtype":
             weight_storage.store(self, value)
-        super().__setattr__(name, value)
+        above(FastLSTMCell, self, "__setattr__").__setattr__(name, value)
 
     def __prepare_scriptable__(self):
-        return for_torchscript(nn.LSTMCell, self)
+        return for_torchscript(LSTMCell, self)
+
+    @property
+    def __overloads__(self):
+        return refuse_script_method(self)
+
+
+without_weight_names.add(FastLSTMCell)

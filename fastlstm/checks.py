@@ -171,14 +171,22 @@ def check_norms(norms: Sequence, entries: int, H: int, like: Tensor) -> None:
             check_tensor(f"layer_norm[{k}].{name}", value, (width,), like)
 
 
+def check_pair(name: str, states) -> None:
+    """That states are two tensors, h and c, of whichever shapes: torch reads past a third, and
+    some of its code counts on two."""
+    if not isinstance(states, (tuple, list)):
+        raise ValueError(
+            f"{name}: got {type(states).__name__}, expected a pair of tensors (h0, c0)"
+        )
+    if len(states) != 2 or not all(isinstance(s, Tensor) for s in states):
+        got = ", ".join("None" if s is None else type(s).__name__ for s in states[:4])
+        got += ", ..." if len(states) > 4 else ""
+        zeros = f"; for zeros give {name}=None itself" if any(s is None for s in states) else ""
+        raise ValueError(f"{name}: got ({got}), expected a pair of tensors (h0, c0){zeros}")
+
+
 def check_states(hx, h_shape: tuple[int, ...], c_shape: tuple[int, ...], like: Tensor) -> None:
     """That hx is a pair (h0, c0) of these shapes, of `like`'s dtype and on its device."""
-    if not isinstance(hx, (tuple, list)) or len(hx) != 2:
-        raise ValueError(f"hx: got {type(hx).__name__}, expected a pair of tensors (h0, c0)")
-    if hx[0] is None or hx[1] is None:
-        got = ", ".join("None" if s is None else type(s).__name__ for s in hx)
-        raise ValueError(
-            f"hx: got ({got}), expected a pair of tensors (h0, c0); for zeros give hx=None itself"
-        )
+    check_pair("hx", hx)
     check_tensor("hx[0] (h0)", hx[0], h_shape, like)
     check_tensor("hx[1] (c0)", hx[1], c_shape, like)

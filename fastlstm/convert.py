@@ -11,11 +11,12 @@ from torch.nn.utils import parametrize
 from . import backends, weight_storage
 from .cell import FastLSTMCell
 from .module import FastLSTM
+from .torch_classes import LSTM, LSTMCell
 from .variant_settings import take_variants
 
 log = logging.getLogger("fastlstm")
 
-_FAST = {nn.LSTM: FastLSTM, nn.LSTMCell: FastLSTMCell}
+_FAST = {LSTM: FastLSTM, LSTMCell: FastLSTMCell}
 
 
 class Converted(NamedTuple):
@@ -103,7 +104,7 @@ def _kind(module: nn.Module) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         name = module.original_name
         return name if name in ("LSTM", "LSTMCell") else None
-    if isinstance(module, (nn.LSTM, nn.LSTMCell)):
+    if isinstance(module, (LSTM, LSTMCell)):
         return parametrize.type_before_parametrizations(module).__name__
     return None
 
@@ -114,7 +115,7 @@ def _reason_to_leave(module: nn.Module) -> str | None:
     if isinstance(module, (FastLSTM, FastLSTMCell)):
         return f"already a {type(module).__name__}"
     if parametrize.type_before_parametrizations(module) not in _FAST:
-        base = "nn.LSTM" if isinstance(module, nn.LSTM) else "nn.LSTMCell"
+        base = "nn.LSTM" if isinstance(module, LSTM) else "nn.LSTMCell"
         return f"a subclass of {base} with behaviour of its own; derive it from the fast class"
     if "forward" in vars(module):
         return "its forward was replaced on the instance; convert the model before that"

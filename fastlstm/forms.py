@@ -6,16 +6,17 @@ import contextlib
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import nested
-from .arguments import state_shapes, states_of, weights_of, zero_states
-from .checks import check_lengths, check_reset_mask, check_states
+from .arguments import state_shapes, states_of, weights_by_name, weights_of, zero_states
+from .checks import check_lengths, check_pair, check_reset_mask, check_states
 from .exchange import proxies, trace_as_leaf
 from .functional import autocast_dtype, run_layers, to_autocast
 from .inference_op import whole_stack
 from .packing import packing_of
+from .torch_classes import LSTM
 from .variant_settings import refuse_variants, variant_of
 
 
@@ -34,9 +35,12 @@ def call(module, input, hx, lengths, reset_mask, return_cell_sequence):
 
 def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
     dims = input.dim()
+    if dims == 2 and isinstance(hx, Tensor) and hx.dim() == 3 and len(hx) == 2:
+        hx = hx[0], hx[1]  # nn.LSTM takes such a tensor for unbatched input
     plain = lengths is None and reset_mask is None and not return_cell_sequence
+    values = weights_by_name(module, module._flat_weights_names)
     if plain and dims in (2, 3):
-        result = whole_stack(module, input, hx)
+        result = whole_stack(module, input, hx, values)
         if result is not None:
             return result
     if dims not in (2, 3) or (plain and torch.jit.is_tracing()):
@@ -44,7 +48,7 @@ def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
         return _as_torch(module, input, hx, plain)
     wanted = autocast_dtype(input.device)
     x = input if wanted is None else to_autocast(input, wanted)
-    layers = weights_of(module, x, wanted)
+    layers = weights_of(module, x, wanted, values)
     if layers is None:
         return _as_torch(module, input, hx, plain)
     layout = "(T, N)"
@@ -220,7 +224,10 @@ def _as_torch(module, input, hx, plain: bool):
     """What does not fit is refused by nn.LSTM's own call, in its own words; should it fit there,
     that is the result.
     """
-    result = nn.LSTM.forward(module, input, hx)
+    if hx is not None and input.dim() in (2, 3):
+        # On a trace's way torch's op is next, and it counts on a pair of tensors.
+        check_pair("hx", hx)
+    result = LSTM.forward(module, input, hx)
     if plain:
         if module.training or module.layer_norm or any(module.zoneout):
             refuse_variants(module, "torch.jit.trace")

@@ -126,6 +126,8 @@ def run_layers(
         layers = variant_layers.dropped(layers, variant.weight_dropout)
     if variant is not None and not variant.changes_recurrence():
         variant = None
+    if variant is None and transforms.functionalized():
+        variant = Variant()
     rest = {
         "lengths": lengths,
         "reset_mask": reset_mask,

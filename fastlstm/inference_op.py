@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from . import functional, step_op, training_op, weight_storage
-from .arguments import weights_by_name
 from .ops import check_one_device, library
 from .variant_settings import is_plain
 
@@ -42,12 +41,12 @@ torch.library.register_fake("fastlstm::lstm_inference", _fake, lib=library)
 _lstm_inference = torch.ops.fastlstm.lstm_inference.default
 
 
-def whole_stack(module, x: Tensor, hx):
+def whole_stack(module, x: Tensor, hx, weights: list):
     """(output, (h_n, c_n)) of a FastLSTM's call by this op, or where a gradient is wanted by those
-    of training_op.py; None where they do not serve or do not take the arguments."""
+    of training_op.py; None where they do not serve or do not take the arguments. `weights` are the
+    module's, as they are named."""
     if not (is_plain(module) and step_op.stands_alone(x, module.backend)):
         return None
-    weights = weights_by_name(module, module._flat_weights_names)
     if hx is None:
         hx = None, None
     elif type(hx) not in (tuple, list) or len(hx) != 2 or hx[0] is None or hx[1] is None:

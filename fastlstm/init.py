@@ -6,12 +6,14 @@ They take any nn.LSTM or nn.LSTMCell, FastLSTM and FastLSTMCell included.
 import torch
 from torch import Tensor, nn
 
+from .torch_classes import LSTM, LSTMCell
+
 GATES = "ifgo"
 
 
 def _parameters(module: nn.Module, kind: str) -> list[tuple[str, Tensor]]:
     """(name, parameter) of all whose names begin with `kind`, such as "bias_ih"."""
-    if not isinstance(module, (nn.LSTM, nn.LSTMCell)):
+    if not isinstance(module, (LSTM, LSTMCell)):
         raise TypeError(f"module: got {type(module).__name__}, expected an LSTM or LSTMCell")
     names = getattr(module, "_flat_weights_names", ["weight_ih", "weight_hh", "bias_ih", "bias_hh"])
     names = [name for name in names if name.startswith(kind)]

@@ -124,8 +124,10 @@ def _backward(
     nothing = x.new_empty((0,))
     dx = dweight_ih = dweight_hh = dbias = dweight_hr = nothing
     if need_dx:
-        weights = _stacked(weight_ih, weight_ih_reverse).flatten(0, 1)
-        dx = (dgates_x.flatten(2) @ weights.to(product)).to(x.dtype)
+        # reshape, for flatten has no rule under the vmap that batches gradients of gradients.
+        T, N, D, H4 = dgates_x.shape
+        weights = _stacked(weight_ih, weight_ih_reverse).reshape(D * H4, x.shape[2])
+        dx = (dgates_x.reshape(T, N, D * H4) @ weights.to(product)).to(x.dtype)
     if need_dweights:
         dweight_ih, dweight_hh, dbias, of_projection = weight_gradients(
             dgates_x, dhidden, x, output, h0, cells, gates, lengths, reset_mask,

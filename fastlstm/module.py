@@ -3,13 +3,22 @@ call does with each form of input stands in forms.py, the computation in functio
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import backends, forms, weight_storage
+from .arguments import without_weight_names
 from .checkpointing import check_every
-from .exchange import for_torchscript, rebuild, tell_quantization
+from .checks import check_pair
+from .exchange import (
+    complete_state,
+    for_torchscript,
+    quantization_config,
+    rebuild,
+    refuse_script_method,
+)
 from .streaming import direct_step
+from .torch_classes import LSTM, above
 from .variant_settings import (
     PLAIN,
     checked,
@@ -20,7 +29,7 @@ from .variant_settings import (
 )
 
 
-class FastLSTM(nn.LSTM):
+class FastLSTM(LSTM):
     """A faster `torch.nn.LSTM`: same arguments, parameters, state dict, results and errors.
 
     T steps, N rows, I = input_size, H = hidden_size, P = proj_size or H, L = num_layers, D = 2 if
@@ -83,12 +92,13 @@ class FastLSTM(nn.LSTM):
         * **cells**: (T, N, D*H), the last layer's c_t, laid out like output.
 
     Where this is not as `torch.nn.LSTM`: T = 0 gives an output of no steps and hx itself (there an
-    error); an hx of the wrong dtype, hx = (None, None), a wrong hx beside a `PackedSequence`, and
-    weights replaced by some of the wrong shape or dtype are a ValueError that names the argument;
-    a wrong `PackedSequence` is refused in the words for a wrong tensor, and under autocast a right
-    one gives results of autocast's dtype too. `flatten_parameters()` has nothing to do and never
-    warns. `torch.jit.script` puts an nn.LSTM of the same parameters in its place, in the given
-    model, and warns of it. `torch.jit.trace` records torch's own LSTM op.
+    error); an hx that is no pair of tensors or of the wrong dtype, a wrong hx beside a
+    `PackedSequence`, and weights replaced by some of the wrong shape or dtype are a ValueError that
+    names the argument; a wrong `PackedSequence` is refused in the words for a wrong tensor, and
+    under autocast a right one gives results of autocast's dtype too. `flatten_parameters()` has
+    nothing to do and never warns. `torch.jit.script` puts an nn.LSTM of the same parameters in its
+    place, in the given model, and warns of it; a subclass with a forward of its own is refused.
+    `torch.jit.trace` records torch's own LSTM op.
 
     Example::
 
@@ -106,6 +116,10 @@ class FastLSTM(nn.LSTM):
     weight_dropout: float = 0.0
     zoneout: tuple[float, float] = (0.0, 0.0)
     weight_dtype: torch.dtype | None = None
+    # Inherited anyway, but not by a class that copies what stands here onto another base.
+    get_expected_cell_size = LSTM.get_expected_cell_size
+    check_forward_args = LSTM.check_forward_args
+    permute_hidden = LSTM.permute_hidden
 
     def __init__(
         self,
@@ -129,7 +143,7 @@ class FastLSTM(nn.LSTM):
         backend: str = "auto",
     ) -> None:
         backends.check_name(backend)
-        super().__init__(
+        above(FastLSTM, self, "__init__").__init__(
             input_size,
             hidden_size,
             num_layers,
@@ -154,7 +168,7 @@ class FastLSTM(nn.LSTM):
 
     def reset_parameters(self) -> None:
         """As nn.LSTM's; the gains of layer_norm become 1, its bias 0."""
-        super().reset_parameters()
+        above(FastLSTM, self, "reset_parameters").reset_parameters()
         if self.layer_norm:
             reset_norms(self)
 
@@ -191,8 +205,8 @@ class FastLSTM(nn.LSTM):
             y (N, P), or unbatched (P,), and the new state.
 
         Raises:
-            ValueError: the module is bidirectional, or x_t is not of 1 or 2 dimensions. Else as
-            forward.
+            ValueError: the module is bidirectional, x_t is not of 1 or 2 dimensions, or state is no
+            pair of tensors. Else as forward.
         """
         if self.bidirectional:
             raise ValueError(
@@ -205,12 +219,14 @@ class FastLSTM(nn.LSTM):
             result = direct_step(self, x_t, state)
             if result is not None:
                 return result
+        if state is not None:
+            check_pair("state", state)
         time = 1 if self.batch_first and x_t.dim() == 2 else 0
         output, state = self(x_t.unsqueeze(time), state)
         return output.squeeze(time), state
 
     @classmethod
-    def from_torch(cls, lstm: nn.LSTM, **options) -> "FastLSTM":
+    def from_torch(cls, lstm: LSTM, **options) -> "FastLSTM":
         """A FastLSTM with copies of an nn.LSTM's weights, and its settings, training and
         requires_grad flags.
 
@@ -221,18 +237,18 @@ class FastLSTM(nn.LSTM):
             options: keyword-only arguments of the constructor, such as backend or zoneout. What
             a FastLSTM has beyond nn.LSTM goes along unless they name it.
         """
-        if not isinstance(lstm, nn.LSTM):
+        if not isinstance(lstm, LSTM):
             raise TypeError(f"lstm: got {type(lstm).__name__}, expected a torch.nn.LSTM")
         return rebuild(cls, lstm, **options)
 
-    def to_torch(self) -> nn.LSTM:
+    def to_torch(self) -> LSTM:
         """An nn.LSTM with copies of the weights, and its settings; see `from_torch`.
 
         Raises:
             ValueError: this has layer_norm, recurrent_dropout, weight_dropout or zoneout.
         """
         refuse_variants(self, "to_torch")
-        return rebuild(nn.LSTM, self)
+        return rebuild(LSTM, self)
 
     @property
     def _flat_weights(self) -> list[Tensor | None]:
@@ -248,7 +264,7 @@ class FastLSTM(nn.LSTM):
         """nn.LSTM's own methods assign what they have just read by name."""
 
     def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
+        above(FastLSTM, self, "_apply")._apply(fn, recurse)
         if self.weight_dtype is not None and not weight_storage.still_stored(self):
             self.__dict__["weight_dtype"] = None
         return self
@@ -264,18 +280,29 @@ class FastLSTM(nn.LSTM):
             more.append(f"weight_dtype={self.weight_dtype}")
         if self.backend != "auto":
             more.append(f"backend={self.backend!r}")
-        return ", ".join([super().extra_repr(), *more])
+        plain = above(FastLSTM, self, "extra_repr").extra_repr()
+        return ", ".join([plain, *more])
+
+    def __setstate__(self, state):
+        above(FastLSTM, self, "__setstate__").__setstate__(complete_state(state))
 
     def __setattr__(self, name, value):
         if name == "qconfig":
-            tell_quantization(self)
+            value = quantization_config(self, value)
         elif name == "checkpoint_every":
             value = check_every(value)
         elif name in PLAIN:
             value = checked(name, value)
         elif name == "weight_dtype":
             weight_storage.store(self, value)
-        super().__setattr__(name, value)
+        above(FastLSTM, self, "__setattr__").__setattr__(name, value)
 
     def __prepare_scriptable__(self):
-        return for_torchscript(nn.LSTM, self)
+        return for_torchscript(LSTM, self)
+
+    @property
+    def __overloads__(self):
+        return refuse_script_method(self)
+
+
+without_weight_names.add(FastLSTM)

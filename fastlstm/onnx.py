@@ -1,13 +1,16 @@
 """ONNX: each layer of a FastLSTM as one node of ONNX's LSTM operator.
 
 torch.onnx.export(dynamo=True) asks a table which ONNX operators stand for ops that are not torch's
-own; `translation_table` is that table for the ops of layer_ops.py.
+own; `translation_table` is that table for the ops of layer_ops.py. Without it, it decomposes them
+to torch's own, by `tell_exporter`.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
 
+from .late import when_imported
 from .ops import FAMILIES
 
 # ONNX has the gates in the order i, o, f, c (its c is our g); ours are i, f, g, o.
@@ -83,6 +86,61 @@ def translation_table() -> dict[Callable, Callable]:
         table[getattr(torch.ops.fastlstm, f"{family}_layer_forward").default] = lstm_layer
         table[getattr(torch.ops.fastlstm, f"{family}_variant_forward").default] = variant
     return table
+
+
+def _by_torch(
+    x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ih_reverse,
+    weight_hh_reverse, bias_ih_reverse, bias_hh_reverse, weight_hr_reverse, lengths, reset_mask,
+    wide_products, save_tape, save_cells,
+):  # fmt: skip
+    """A layer by torch's own lstm: what an export without the table makes of an nn.LSTM."""
+    _refuse(reset_mask, save_cells)
+    for name, given in (("lengths", lengths), ("proj_size", weight_hr)):
+        if given is not None:  # torch's export of a projection does not run
+            raise NotInOnnx(
+                f"{name}: torch.onnx.export needs custom_translation_table="
+                "fastlstm.onnx.translation_table()"
+            )
+    directions = [(weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)]
+    if weight_ih_reverse is not None:
+        directions.append(
+            (weight_ih_reverse, weight_hh_reverse, bias_ih_reverse, bias_hh_reverse,
+             weight_hr_reverse)
+        )  # fmt: skip
+    weights = []
+    for ih, hh, *biases, _ in directions:
+        given = [b for b in biases if b is not None]
+        if len(given) == 1:  # torch takes both or neither
+            biases = [given[0], torch.zeros_like(given[0])]
+        weights += [w for w in (ih, hh, *biases) if w is not None]
+    has_biases = bias_ih is not None or bias_hh is not None
+    results = torch.ops.aten.lstm.input(
+        x, [h0, c0], weights, has_biases, 1, 0.0, False, len(directions) == 2, False
+    )
+    # In the place of cells and gates, which nothing reads in inference.
+    return (*results, x.new_zeros((0,)), x.new_zeros((0,)))
+
+
+def tell_exporter() -> None:
+    """Have torch.onnx.export make of a layer what it makes of nn.LSTM's, where no table is given
+    that has more for it."""
+
+    def register(exporter) -> None:
+        # Not in torch's global table of decompositions, of which others take what is there.
+        make = exporter.create_onnx_friendly_decomposition_table
+
+        @functools.wraps(make)
+        def with_ours(onnx_registered_ops):
+            table = make(onnx_registered_ops)
+            for family in FAMILIES:
+                op = getattr(torch.ops.fastlstm, f"{family}_layer_forward").default
+                if op not in onnx_registered_ops:
+                    table.setdefault(op, _by_torch)
+            return table
+
+        exporter.create_onnx_friendly_decomposition_table = with_ours
+
+    when_imported("torch.onnx._internal.exporter._decomp", register)
 
 
 def _refuse(reset_mask, save_cells: bool) -> None:

@@ -106,7 +106,9 @@ def backward_results(
 
 def product_of_steps(dy: Tensor, x: Tensor) -> Tensor:
     """sum over t, n of dy[t, n, :] x[t, n, :]^T: (T, N, A), (T, N, B) -> (A, B), in dy's dtype."""
-    return dy.flatten(0, 1).t() @ x.to(dy.dtype).flatten(0, 1)
+    # reshape: see layer_ops.py
+    rows = dy.shape[0] * dy.shape[1]
+    return dy.reshape(rows, dy.shape[2]).t() @ x.to(dy.dtype).reshape(rows, x.shape[2])
 
 
 def weight_hh_grad(dgates_x, output, h0, lengths, reset_mask):

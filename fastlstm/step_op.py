@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import layer_ops, native, transforms  # noqa: F401  (layer_ops registers the op that a layer falls to)
-from .ops import library
+from .ops import check_one_device, library
 
 MOST_ROWS = 8  # with more, the general way's packed weights are faster
 
@@ -61,10 +61,12 @@ def _cell(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
 
 
 def _step_fake(x, h, c, weights):
+    check_one_device(x, h, c, *weights)
     return h.new_empty(h.shape[1:]), h.new_empty(h.shape), c.new_empty(c.shape)
 
 
 def _cell_fake(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
+    check_one_device(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh)
     return h.new_empty(h.shape), c.new_empty(c.shape)
 
 

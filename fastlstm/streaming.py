@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from . import step_op, weight_storage
-from .arguments import has_hooks, state_widths, weights_by_name
+from .arguments import has_hooks, reads_plainly, state_widths, weights_by_name
 from .variant_settings import is_plain
 
 
@@ -20,7 +20,10 @@ def direct_step(module, x_t: Tensor, state):
         or has_hooks(module)
     ):
         return None
-    weights = weights_by_name(module, module._flat_weights_names)
+    names = module._flat_weights_names
+    if torch.is_grad_enabled() and not reads_plainly(module, names):
+        return None  # so that what computes weights is asked once
+    weights = weights_by_name(module, names)
     if state is None:
         lead = (module.num_layers, *x_t.shape[:-1])
         state = (x_t.new_zeros(*lead, width) for width in state_widths(module))

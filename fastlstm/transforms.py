@@ -20,6 +20,7 @@ from torch.autograd import forward_ad
 from . import ops, reference, tangents
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd
+_FUNCTIONALIZE = torch._C._functorch.TransformType.Functionalize
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 # Where the rows N stand in the arguments of the ops, those after the weights counted from the end,
 # and where the weights stand.
@@ -39,6 +40,15 @@ def active() -> bool:
     """Whether a call is to go by the Functions of this file."""
     # Asked at every call, so without `forward_mode()`.
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def functionalized() -> bool:
+    """Whether one of torch.func's transforms under way is `functionalize`, which takes none of the
+    Functions of this file, but plain torch."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return any(i.key() == _FUNCTIONALIZE for i in stack)
 
 
 def _select(args, in_dims, k: int) -> list:

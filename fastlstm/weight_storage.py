@@ -9,12 +9,14 @@ widened for the call, which is exact.
 import torch
 from torch import Tensor, nn
 
+from .torch_classes import RNNBase
+
 STORED, BESIDE = torch.bfloat16, torch.float32
 
 
 def matrix_names(module: nn.Module) -> list[str]:
     """The names of an LSTM's, or a cell's, weight matrices."""
-    if isinstance(module, nn.LSTM):
+    if isinstance(module, RNNBase):
         return [name for name in module._flat_weights_names if name.startswith("weight_")]
     return ["weight_ih", "weight_hh"]
 

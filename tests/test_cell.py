@@ -112,14 +112,25 @@ ODD = {
     "h-batch": (X, (torch.zeros(N + 1, H), S)),
     "c-batch": (X, (S, torch.zeros(N + 1, H))),
     "h-rank-3": (X, (S[None], S)),
-    "h-rank-1": (X, (S[0], S[0])),
-    "unbatched-2-D": (X[0], (S, S)),
-    "h-dtype": (X, (S.double(), S)),
     "c-dtype": (X, (S, S.double())),
-    "one-state": (X, (S,)),
-    "three-states": (X, (S, S, S)),
-    "none-states": (X, (None, None)),
-    "tensor": (X, S),
+    "h-width-unbatched": (X[0], (torch.zeros(H + 1), S[0])),
+    "stacked-unbatched": (X[0], torch.stack([S[0], S[0]])),
+}
+# With some of these torch's kernel reads what is not there, or ends the interpreter.
+OWN = {
+    "h-rank-1": (X, (S[0], S[0]), f"hx[0] (h): got shape ({H},), expected (N, H) beside an input"),
+    "c-rank-1": (X, (S, S[0]), f"hx[1] (c): got shape ({H},), expected (N, H)"),
+    "unbatched-2-D": (X[0], (S, S), f"hx[0] (h): got shape ({N}, {H}), expected (H,)"),
+    "unbatched-square": (X[0], (torch.zeros(H, H),) * 2, "hx[0] (h): got shape"),
+    "unbatched-stacked-square": (X[0], torch.zeros(2, H, H), "hx: got Tensor, expected a pair"),
+    "h-dtype": (X, (S.double(), S), "hx[0] (h): got dtype torch.float64, expected the input's"),
+    "h-device": (X, (S.to("meta"), S), "hx[0] (h): on meta, expected the input's device, cpu"),
+    "c-device": (X, (S, S.to("meta")), "hx[1] (c): on meta, expected the input's device, cpu"),
+    "one-state": (X, (S,), "hx: got (Tensor), expected a pair of tensors"),
+    "three-states": (X, (S, S, S), "hx: got (Tensor, Tensor, Tensor), expected a pair"),
+    "none-states": (X, (None, None), "hx: got (None, None), expected a pair of tensors (h0, c0);"),
+    "tensor": (X, S, "hx: got Tensor, expected a pair"),
+    "number": (X, 1, "hx: got int, expected a pair"),
 }
 
 
@@ -132,6 +143,16 @@ def test_refuses_or_takes_as_torch(case):
         torch.testing.assert_close(found, expected)
     else:
         assert found == expected
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("case", OWN)
+def test_refuses_in_its_own_words(case, backend):
+    input, hx, words = OWN[case]
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), pytest.raises(ValueError) as error:
+            FastLSTMCell(I, H, backend=backend)(input, hx)
+        assert words in str(error.value)
 
 
 @pytest.mark.parametrize("args", [(3,), (-1, 4), (3, -1), (3.0, 4)])

@@ -144,6 +144,41 @@ def test_states_of_other_versions_load():
     same_results(fast(X), lstm(X))
 
 
+OLD = {
+    "1.3": lambda lstm, state: state.pop("_flat_weights_names"),
+    "1.3 without the list": lambda lstm, state: [
+        state.pop(k) for k in ("_flat_weights_names", "_flat_weights")
+    ],
+    "without the list": lambda lstm, state: state.pop("_flat_weights"),
+    "0.1": lambda lstm, state: state.update(
+        all_weights=lstm.all_weights, _all_weights=state.pop("_flat_weights_names")[:0]
+    ),
+}
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False}])
+@pytest.mark.parametrize("age", OLD)
+def test_states_of_old_versions_load_and_run(age, options, backend):
+    lstm = nn.LSTM(3, 5, **options)
+    state = lstm.__getstate__()
+    state.pop("proj_size")
+    state["_data_ptrs"] = []
+    OLD[age](lstm, state)
+    fast = FastLSTM.__new__(FastLSTM)
+    fast.__setstate__(state)
+    fast.backend = backend
+    assert fast._flat_weights_names == lstm._flat_weights_names
+    assert fast._all_weights == lstm._all_weights
+    for module in (fast, pickle.loads(pickle.dumps(fast)), copy.deepcopy(fast).float()):
+        assert list(module.state_dict()) == list(lstm.state_dict())
+        same_results(module(X), lstm(X))
+    fast.double()
+    with torch.no_grad():
+        fast.weight_hh_l0.zero_()
+    assert not fast._flat_weights[1].any()
+
+
 def test_share_memory():
     fast = FastLSTM(3, 5).share_memory()
     assert all(p.is_shared() for p in fast.parameters())

@@ -92,6 +92,90 @@ def test_torchscript_gets_torch_classes_and_says_so():
     assert scripted.lstm.weight_hh_l0.data_ptr() == fast.lstm.weight_hh_l0.data_ptr()
 
 
+class OwnForward(FastLSTM):
+    def forward(self, input, hx=None):
+        output, state = super().forward(input, hx)
+        return 2 * output, state
+
+
+class OwnParts(nn.Module):
+    """A FastLSTM that TorchScript could have, and after it a module that it could not."""
+
+    def __init__(self, second):
+        super().__init__()
+        self.first, self.second = FastLSTM(3, 5), second
+
+    def forward(self, x):
+        return self.second(self.first(x)[0])[0]
+
+
+def patched():
+    module = FastLSTM(5, 5)
+    module.forward = lambda input, hx=None: FastLSTM.forward(module, input, hx)
+    return module
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: OwnForward(5, 5), "second is a OwnForward with a forward of its own"),
+        (patched, "second is a FastLSTM with a forward of its own"),
+        (lambda: FastLSTM(5, 5, layer_norm=True), "cannot express layer_norm=True"),
+    ],
+    ids=["subclass", "patched", "variant"],
+)
+def test_torchscript_of_what_nn_lstm_cannot_be_is_refused_and_changes_nothing(make, words):
+    model = OwnParts(make())
+    parts, before = list(model.modules()), model(X)
+    with pytest.raises(ValueError, match=f"torch.jit.script: .*{words}"):
+        torch.jit.script(model)
+    assert all(a is b for a, b in zip(model.modules(), parts, strict=True))
+    torch.testing.assert_close(model(X), before)
+    with pytest.raises(ValueError, match=r"torch\.jit\.script: "):
+        torch.jit.script(model.second)
+
+
+def test_torchscript_keeps_hooks():
+    """On the module that takes the place, and so the outcome is that of an nn.LSTM with hooks."""
+
+    class Named(FastLSTM):
+        """Of another name alone."""
+
+    outcomes, seen = [], []
+    for make in (nn.LSTM, Named):
+        model = OwnParts(make(5, 5))
+        model.first = nn.LSTM(3, 5)
+        model.second.register_forward_pre_hook(lambda module, args: seen.append(type(module)))
+        expected = model(X)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                outcomes.append(type(torch.jit.script(model)))
+            except Exception as error:
+                outcomes.append(type(error))
+        torch.testing.assert_close(model(X), expected)
+    assert seen == [nn.LSTM, nn.LSTM, Named, nn.LSTM]
+    assert outcomes[0] is outcomes[1]
+
+
+@pytest.mark.parametrize("module", [FastLSTM(3, 5), FastLSTMCell(3, 5)])
+def test_script_modules_that_hold_one_name_the_way_out(module):
+    class Scripted(torch.jit.ScriptModule):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        @torch.jit.script_method
+        def forward(self, x):
+            return self.inner(x)[0]
+
+    with pytest.raises(RuntimeError, match=r"TorchScript cannot compile a Fast.*to_torch\(\)"):
+        Scripted(module)
+    assert not hasattr(module, "__overloads__")
+    x = X if type(module) is FastLSTM else X[0]
+    torch.testing.assert_close(Scripted(module.to_torch())(x), module(x)[0])
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning:torch")  # as torch does for its own
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_tracing_records_torch_own_ops(dropout):
@@ -104,17 +188,37 @@ def test_tracing_records_torch_own_ops(dropout):
     torch.testing.assert_close(traced(X), plain.eval()(X))
 
 
-def test_dynamic_quantization_says_that_it_leaves_it_in_float():
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.float16])
+@pytest.mark.parametrize("types", [None, {nn.LSTM, nn.LSTMCell}, {nn.LSTM}, {nn.Linear}])
+def test_dynamic_quantization_gives_what_torch_classes_give(types, dtype):
     from torch.ao.quantization import quantize_dynamic
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        quantized = quantize_dynamic(Model())
-    assert type(quantized.lstm) is FastLSTM
-    for name in ("FastLSTM", "FastLSTMCell"):
-        words = f"leaves this {name} in float. If it is to be quantized, put module.to_torch()"
+    fast, plain = models()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.quantize_per_tensor.*")
+        found = [quantize_dynamic(m, types, dtype=dtype) for m in (fast, plain)]
+    for name, cls in (("lstm", FastLSTM), ("cell", FastLSTMCell)):
+        got, expected = (type(getattr(m, name)) for m in found)
+        assert got is expected or (got is cls and expected is cls.__base__)
+    assert isinstance(found[1].lstm, nn.LSTM) == (types == {nn.Linear})
+    torch.testing.assert_close(found[0](X), found[1](X))
+    assert type(fast.lstm) is FastLSTM and type(fast.cell) is FastLSTMCell
+
+
+def test_dynamic_quantization_says_what_it_leaves_in_float():
+    from torch.ao.quantization import quantize_dynamic
+
+    class Own(FastLSTM):
+        pass
+
+    for module in (Own(3, 5), FastLSTM(3, 5, layer_norm=True)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            quantized = quantize_dynamic(nn.ModuleList([module]), {nn.LSTM})
+        assert type(quantized[0]) is type(module)
+        words = f"leaves this {type(module).__name__} in float. If it is to be quantized, put"
         assert any(words in str(w.message) for w in caught)
-    quantized(X)
+        quantized[0](X)
 
 
 def test_dynamic_quantization_takes_to_torch():

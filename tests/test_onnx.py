@@ -178,3 +178,50 @@ def test_what_the_operator_lacks_is_refused_by_name(name, exported):
     while error.__cause__ is not None:
         error = error.__cause__
     assert isinstance(error, fastlstm.onnx.NotInOnnx)
+
+
+PLAIN = {
+    "plain": {},
+    "layers": {"num_layers": 2, "bidirectional": True, "bias": False},
+    "batch_first": {"batch_first": True},
+}
+
+
+@pytest.mark.parametrize("options", PLAIN.values(), ids=PLAIN)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_without_the_table_it_is_torchs_lstm(exported, backend, options):
+    fast = FastLSTM(I, H, backend=backend, **options).eval()
+    x = torch.randn(T, N, I)
+    graph, run = exported(fast, (x,), custom_translation_table=None)
+    output, (h_n, c_n) = fast(x)
+    assert_close(run(x), [output, h_n, c_n])
+    assert "fastlstm" not in {node.domain for node in graph}
+
+
+def test_without_the_table_cells_are_torchs_too(exported):
+    cell = FastLSTMCell(I, H).eval()
+    x = torch.randn(N, I)
+    _, run = exported(cell, (x,), custom_translation_table=None)
+    assert_close(run(x), list(cell(x)))
+
+
+def test_without_the_table_what_needs_it_names_it(exported):
+    class Lengths(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = FastLSTM(I, H)
+
+        def forward(self, x, lengths):
+            return self.lstm(x, lengths=lengths)[0]
+
+    given = torch.randn(T, N, I), torch.tensor([1, 2, 3, 4])
+    projected = FastLSTM(I, H, proj_size=2)
+    for name, model, args in (("lengths", Lengths(), given), ("proj_size", projected, given[:1])):
+        with pytest.raises(torch.onnx.OnnxExporterError) as error:
+            exported(model.eval(), args, custom_translation_table=None)
+        causes, cause = [], error.value
+        while cause is not None:
+            causes.append(str(cause))
+            cause = cause.__cause__ or cause.__context__
+        words = f"{name}: torch.onnx.export needs custom_translation_table"
+        assert words in "".join(causes)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from stack_problems import Problem, scalar
 from torch.autograd import forward_ad
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp
+from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp
 from torch.func import vmap as mapped
 
 from fastlstm import FastLSTM, FastLSTMCell, backends, layer_ops, reference
@@ -69,6 +69,61 @@ def test_second_derivatives(transform, problem, backend, device):
         for f in (problem.fast(backend), problem.plain())
     )
     torch.testing.assert_close(got, expected, **EXACT)
+
+
+@problems
+def test_batched_gradients_of_a_gradient(problem, backend, device):
+    """As `torch.autograd.functional.hessian(..., vectorize=True)` takes them."""
+    leaves, masks = tuple(problem.draw(device)), problem.masks(device)
+    found = []
+    for f in (problem.fast(backend), problem.plain()):
+        given = [leaf.detach().requires_grad_() for leaf in leaves]
+        pick = given[0], given[4]
+        grads = torch.autograd.grad(scalar(f)(*given, **masks), pick, create_graph=True)
+        v = [torch.linspace(-1, 1, 3 * g.numel()).to(g).view(3, *g.shape) for g in grads]
+        if not found:
+            found.append(torch.autograd.grad(grads, pick, v, is_grads_batched=True))
+        else:
+            each = [
+                torch.autograd.grad(grads, pick, [w[k] for w in v], retain_graph=True)
+                for k in range(3)
+            ]
+            found.append([torch.stack(d) for d in zip(*each, strict=True)])
+    torch.testing.assert_close(tuple(found[0]), tuple(found[1]), **EXACT)
+
+
+OUTER = {
+    "none": lambda f, a: f(*a),
+    "grad": lambda f, a: grad(scalar(f), argnums=PLACES)(*a),
+    "vmap": lambda f, a: mapped(f, (0, *[None] * (len(a) - 1)))(torch.stack([a[0]] * 2), *a[1:]),
+    "jvp": lambda f, a: jvp(f, a, tuple(torch.ones_like(leaf) for leaf in a)),
+}
+
+
+@problems
+@pytest.mark.parametrize("outer", OUTER)
+def test_functionalize(outer, problem, backend, device):
+    leaves, masks = tuple(problem.draw(device)), problem.masks(device)
+    fast, plain = (lambda *a, f=f: f(*a, **masks) for f in (problem.fast(backend), problem.plain()))
+    got, expected = OUTER[outer](functionalize(fast), leaves), OUTER[outer](plain, leaves)
+    torch.testing.assert_close(got, expected, **EXACT)
+
+
+def test_functionalize_of_modules_and_of_transforms(backend, device):
+    options = {"backend": backend, "device": device, "dtype": torch.float64}
+    lstm, cell = FastLSTM(3, 5, 2, dropout=0.5, **options), FastLSTMCell(3, 5, **options)
+    x = torch.randn(4, 2, 3, device=device, dtype=torch.float64)
+    torch.manual_seed(1)
+    got = functionalize(lstm)(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(got, lstm(x), **EXACT)
+    torch.testing.assert_close(functionalize(cell)(x[0]), cell(x[0]), **EXACT)
+    lstm.dropout = 0.0
+
+    def loss(x):
+        return lstm(x)[0].sin().sum()
+
+    torch.testing.assert_close(functionalize(grad(loss))(x), grad(loss)(x), **EXACT)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

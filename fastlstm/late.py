@@ -1,0 +1,51 @@
+"""What is to be done when a package that knows nn.LSTM is imported, if it ever is."""
+
+import importlib.abc
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+
+_waiting: dict[str, Callable[[ModuleType], None]] = {}
+
+
+def when_imported(name: str, action: Callable[[ModuleType], None]) -> None:
+    """Call `action` with the module of this name: now if it is there, else after it is imported. An
+    action that fails, for the package may have changed, is warned of."""
+    if name in sys.modules:
+        _act(sys.modules[name], action)
+        return
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+    _waiting[name] = action
+
+
+def _act(module: ModuleType, action) -> None:
+    try:
+        action(module)
+    except Exception as error:
+        warnings.warn(
+            f"fastlstm could not make itself known to {module.__name__}: {error!r}", stacklevel=3
+        )
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds nothing itself: has the others find what is waited for, and follows its execution."""
+
+    def find_spec(self, name, path=None, target=None):
+        action = _waiting.pop(name, None)
+        if action is None:
+            return None
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            _waiting[name] = action
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            _act(module, action)
+
+        spec.loader.exec_module = exec_module
+        return spec
