@@ -156,6 +156,10 @@ class BlockedProduct {
   __attribute__((noinline)) static void strip(const Left* left, const Right* right, int64_t elements, Sum* out, int64_t stride,
                                               int64_t width, bool add) {
     constexpr int L = lanes<Sum>;
+    // Where the sums go was last seen a chunk ago, and comes from a far cache while they are made.
+    for (int r = 0; r < MR; ++r) {
+      for (int v = 0; v < NV; v += kLine) __builtin_prefetch(out + r * stride + v * L, 1);
+    }
     Vec<Sum> sum[MR][NV] = {};
     for (int64_t k = 0; k < elements; ++k) Kind::template add<MR, NV>(left + k * MR, right + k * kWidth, sum);
 #pragma GCC unroll 6
@@ -174,6 +178,7 @@ class BlockedProduct {
   }
 
   static constexpr int kTargets = 2;
+  static constexpr int kLine = std::max<int>(1, 64 / FASTLSTM_SIMD_BYTES);  // vectors of a cache line
   const ProductArgs& a_;
   const Threads& threads_;
   const Chunks chunks_;
