@@ -205,8 +205,8 @@ def head(result: dict) -> list[str]:
         "memory": "ratio = candidate's growth / nn.LSTM's, so below 1 the candidate takes less",
         "errors": "error = max |value - oracle| / max |oracle| with the oracle in float64, in "
         "brackets in units u of the dtype's roundoff",
-        "products": "GF/s at the median time, the right factor's packing included; N: a factor by "
-        "rows, T: by columns",
+        "products": "GF/s at the median time, the right factor's packing included but where it is "
+        "packed; N: a factor by rows, T: by columns",
         "peers": "us: the median over rounds of an engine's median in the round; ratio = time of "
         "the best of the others / FastLSTM's, the median over rounds with its 95 % interval, so "
         "above 1 FastLSTM is faster than all of them; bf16 W: with weight_dtype=torch.bfloat16",

@@ -39,7 +39,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastlstm, m) {
   m.def("cpu_isa() -> str");
   m.def("cpu_choice() -> str");
   m.def("cuda_architectures() -> str");
-  m.def("cpu_product(Tensor left, Tensor right, Tensor? addend, int left_parts, int right_parts, bool packed) -> Tensor");
+  m.def("cpu_product(Tensor left, Tensor right, Tensor? addend, int left_parts, int right_parts, Tensor? packed) -> Tensor");
+  m.def("cpu_packed(Tensor right, int parts) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastlstm, CompositeExplicitAutograd, m) {
@@ -59,4 +60,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
   m.impl("lstm_training_backward", TORCH_BOX(&fastlstm::lstm_training_backward));
   m.impl("lstm_cell", TORCH_BOX(&fastlstm::lstm_cell));
   m.impl("cpu_product", TORCH_BOX(&fastlstm::cpu_product));
+  m.impl("cpu_packed", TORCH_BOX(&fastlstm::cpu_packed));
 }

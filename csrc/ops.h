@@ -46,7 +46,8 @@ CellResults lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor wei
 
 // left [rows, depth] @ right [depth, columns], float32, plus the addend if there is one, by the kernels' own product for numbers of so
 // many parts (cpu/matrix_product.h); `packed`: with the right factor packed beforehand.
-Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t left_parts, int64_t right_parts, bool packed);
+Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t left_parts, int64_t right_parts, OptionalTensor packed);
+Tensor cpu_packed(Tensor right, int64_t parts);
 
 StepResults lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights);
 

@@ -50,7 +50,7 @@ def test_a_row_of_a_large_product(depth):
     left, right = torch.randn(23, depth), torch.randn(depth, 70)
 
     def own(rows):
-        return torch.ops.fastlstm.cpu_product(rows, right, None, 3, 3, False)
+        return torch.ops.fastlstm.cpu_product(rows, right, None, 3, 3, None)
 
     whole, order = own(left), torch.randperm(23)
     assert torch.equal(own(left[order]), whole[order])

@@ -35,7 +35,8 @@ SIZES = [(1, 1, 1), (16, 16, 32), (17, 33, 65), (49, 31, 33), (33, 20, 4096), (8
 
 
 def own(left, right, parts=EXACT, addend=None, packed=False):
-    return torch.ops.fastlstm.cpu_product(left, right, addend, *parts, packed)
+    beforehand = torch.ops.fastlstm.cpu_packed(right, parts[1]) if packed else None
+    return torch.ops.fastlstm.cpu_product(left, right, addend, *parts, beforehand)
 
 
 def factors(rows, columns, depth):
@@ -205,6 +206,8 @@ def test_arguments_are_checked():
             own(*wrong)
     with pytest.raises(RuntimeError, match="1 and 3 parts, expected"):
         own(left, right, (1, 3))
+    with pytest.raises(RuntimeError, match="packed"):
+        torch.ops.fastlstm.cpu_product(left, right, None, 3, 3, torch.zeros(7, dtype=torch.uint8))
 
 
 # Large enough that the input product, dx and the weights' gradients are the kernels' own.
