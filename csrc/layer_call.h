@@ -11,8 +11,9 @@
 
 namespace fastlstm {
 
-// Gates of one stretch: rows enough for mm to run at its full rate, and to be worth the threads' start; few enough to be still in a
-// near cache when they are used (measured: benchmarks/log.md). The same for every number of threads, so that the sums are too.
+// Gates of one stretch: rows enough for a product to run at its full rate, and to be worth the threads' start; few enough to be still in a
+// near cache when they are used (measured: benchmarks/log.md). Forward, where a sum is a row's own, for each thread, whose caches are its
+// own; backward the same for every number of threads, so that sums over rows are too.
 inline int64_t forward_bytes() { return second_level_bytes() / 2; }
 inline int64_t backward_bytes() { return second_level_bytes() * 2; }
 inline constexpr int64_t kRowsForProduct = 256;

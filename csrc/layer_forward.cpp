@@ -79,7 +79,7 @@ void run(const LayerForward& call) {
   args.c_n = call.c_n;
   args.cells = call.cells;
   args.gates = call.gates;
-  const int64_t steps = s.stretch(forward_bytes()), rows = s.N * std::min(s.T, steps);
+  const int64_t steps = s.stretch(forward_bytes() * threads().count), rows = s.N * std::min(s.T, steps);
   const bool own = own_product(s.product, rows, 4 * s.H, s.I, parts.values, parts.values);
   // By multiply-adds, both ways give the same bits where a sum is one chunk; by pairs, a short sequence's rounding is another.
   if (is_short(s) && (!own || (!cpu_kernels().takes_parts && s.I <= kProductChunk))) {
