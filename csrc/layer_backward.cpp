@@ -290,7 +290,7 @@ void run(const LayerBackward& call) {
   const bool own_dx = dx != nullptr && own_product(s.product, steps * s.N, s.I, 4 * s.H, parts.gradients, parts.values);
   for (const DirectionWeights& w : call.weights) {
     if (own_dx) {
-      g.own_weights_ih.emplace_back(w.ih, s.product, parts, true);
+      g.own_weights_ih.emplace_back(w.ih, s.product, parts, true, steps >= s.T);
     } else if (dx != nullptr) {
       g.weights_ih.push_back(converted(w.ih, s.product));
     }

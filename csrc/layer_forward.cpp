@@ -100,7 +100,7 @@ void run(const LayerForward& call) {
   context.once = context.once && steps >= s.T;
   for (const DirectionWeights& w : call.weights) {
     if (own) {
-      context.own.emplace_back(w.ih, s.product, parts, false);
+      context.own.emplace_back(w.ih, s.product, parts, false, steps >= s.T);
     } else {
       context.weights.push_back(context.once ? w.ih : converted(w.ih, s.product));
     }

@@ -59,22 +59,23 @@ inline void multiply_own(ScalarType product, const Matrix& left, int parts, cons
   own_products(product)->multiply(args, threads());
 }
 
-// A weight [4H, I] that rows of stretch after stretch are multiplied by, packed once.
+// A weight [4H, I] that rows of stretch after stretch are multiplied by, packed once; or as it lies, where `once` says that there is one
+// stretch.
 class OwnWeight {
  public:
   // Gates from x, or with `turned` the gradient of x from that of the gates.
-  OwnWeight(const Tensor& weight, ScalarType product, const PartCounts& parts, bool turned)
+  OwnWeight(const Tensor& weight, ScalarType product, const PartCounts& parts, bool turned, bool once)
       : product_(product),
         left_parts_(turned ? parts.gradients : parts.values),
         weight_(torch::stable::contiguous(converted(weight, value_type(product, weight.scalar_type())))),
         factor_(right_factor(turned ? Matrix::of(weight_) : Matrix::of(weight_).transposed(), parts.values)),
-        packed_(empty({own_products(product)->packed_bytes(factor_, depth(turned))}, ScalarType::Byte)) {
-    own_products(product)->pack(factor_, depth(turned), packed_.mutable_data_ptr(), threads());
+        packed_(empty({once ? 0 : own_products(product)->packed_bytes(factor_, depth(turned))}, ScalarType::Byte)) {
+    if (!once) own_products(product)->pack(factor_, depth(turned), packed_.mutable_data_ptr(), threads());
   }
 
   // out (+)= rows @ weight^T, or rows @ weight.
   void multiply(const Matrix& out, const Matrix& rows, bool add) const {
-    multiply_own(product_, rows, left_parts_, {target(out, factor_, packed_.const_data_ptr(), add)});
+    multiply_own(product_, rows, left_parts_, {target(out, factor_, packed_.size(0) > 0 ? packed_.const_data_ptr() : nullptr, add)});
   }
 
  private:

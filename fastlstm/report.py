@@ -75,10 +75,7 @@ def collect() -> dict:
 
 def _facts(report: dict) -> list[tuple[str, str]]:
     library = report["library"]
-    if library["loaded"]:
-        compiled = library["name"]
-    else:
-        compiled = f"none: {library['reason']}"
+    compiled = library["name"] if library["loaded"] else f"none: {library['reason']}"
     cpu = library["cpu"]
     kernels = []
     if cpu is not None:
@@ -88,7 +85,10 @@ def _facts(report: dict) -> list[tuple[str, str]]:
         products = "; ".join(f"{', '.join(dtypes)}: {product}" for product, dtypes in made.items())
         kernels = [
             ("CPU kernels", f"{cpu['isa']}: {cpu['why']}"),
-            ("CPU products", f"{products}; cut for {cpu['l2_bytes'] >> 10} KiB of second-level cache"),
+            (
+                "CPU products",
+                f"{products}; cut for {cpu['l2_bytes'] >> 10} KiB of second-level cache",
+            ),
         ]
     return [
         ("fastlstm", report["fastlstm"]),

@@ -1,8 +1,8 @@
 // The backward loop over steps. Included inside a namespace of an instruction set.
 //
-// Acc computes; IO is the tensors' type, GX that of dgates_x (IO or Acc); Product is how dgates are multiplied by W_hh. A step takes, for each row, what came from the later
-// step's gates, dgates_{t+1} W_hh, adds the output's gradient, and goes through the cell. With a projection a step has two
-// halves: the whole gradient of h_t (P wide) first, then, after a meeting, its product with W_hr and the cell.
+// Acc computes; IO is the tensors' type, GX that of dgates_x (IO or Acc); Product is how dgates are multiplied by W_hh. A step takes, for
+// each row, what came from the later step's gates, dgates_{t+1} W_hh, adds the output's gradient, and goes through the cell. With a
+// projection a step has two halves: the whole gradient of h_t (P wide) first, then, after a meeting, its product with W_hr and the cell.
 
 template <class Acc, class IO, class GX, class Product>
 class Backward : BackwardTape<Acc, IO, GX> {

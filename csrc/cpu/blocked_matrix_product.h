@@ -51,6 +51,7 @@ class BlockedProduct {
     // About a quarter of the second-level cache, for strips and sums pass through it too.
     block_panels_ = std::clamp<int64_t>(second_level_bytes() / 4 / (panel_elements() * sizeof(Left)), 1, row_panels_);
     share();
+    fleeting_ = row_shares_ == 1 && row_panels_ <= block_panels_;
     Layout size(nullptr);
     lay_out(size);
     Layout layout(Workspace::take(size.used(), Workspace::kProduct));
@@ -59,7 +60,7 @@ class BlockedProduct {
 
   void run() {
     for (int t = 0; t < a_.target_count; ++t) {
-      if (a_.targets[t].packed == nullptr) pack(a_.targets[t].right, a_.depth, packed_[t], threads_);
+      if (a_.targets[t].packed == nullptr && !fleeting_) pack(a_.targets[t].right, a_.depth, packed_[t], threads_);
     }
     const auto work = [](int64_t begin, int64_t end, void* p) {
       for (int64_t n = begin; n < end; ++n) static_cast<BlockedProduct*>(p)->multiply_share(n);
@@ -102,12 +103,14 @@ class BlockedProduct {
   void lay_out(Layout& layout) {
     for (int t = 0; t < a_.target_count; ++t) {
       const Target& target = a_.targets[t];
-      packed_[t] = layout.array<Right>(target.packed != nullptr ? 0 : packed_elements(target.right.lines, a_.depth));
+      packed_[t] = layout.array<Right>(target.packed != nullptr || fleeting_ ? 0 : packed_elements(target.right.lines, a_.depth));
     }
+    strips_packed_ = layout.array<Right>(fleeting_ ? strip_shares_ * strip_elements() : 0);
     blocks_ = layout.array<Left>(row_shares_ * strip_shares_ * block_panels_ * panel_elements());
   }
 
   int64_t panel_elements() const { return kMaxRows * chunks_.elements(); }
+  int64_t strip_elements() const { return chunks_.elements() * kWidth; }
   int rows_of(int64_t panel) const { return static_cast<int>(std::min<int64_t>(kMaxRows, a_.left.lines - panel * kMaxRows)); }
 
   void multiply_share(int64_t n) {
@@ -124,15 +127,20 @@ class BlockedProduct {
         for (int t = 0; t < a_.target_count; ++t) {
           const Target& target = a_.targets[t];
           const int64_t strips = strips_of(target.right.lines);
+          const bool fleeting = target.packed == nullptr && fleeting_;
           const Right* packed = (target.packed != nullptr ? static_cast<const Right*>(target.packed) : packed_[t]) +
-                                chunk * strips * chunks_.elements() * kWidth;
+                                (fleeting ? 0 : chunk * strips * strip_elements());
           for (int64_t s = std::max(first_strip - before, int64_t{0}); s < std::min(last_strip - before, strips); ++s) {
             const int64_t width = std::min<int64_t>(kWidth, target.right.lines - s * kWidth);
             const bool add = target.add || chunk > 0;
+            const Right* strip = fleeting ? strips_packed_ + n * strip_elements() : packed + s * strip_elements();
+            if (fleeting) {
+              Kind::pack_strip(target.right, s * kWidth, chunks_.begin(chunk), chunks_.numbers(chunk), const_cast<Right*>(strip));
+            }
             for (int64_t p = rows; p < rows_end; ++p) {
               Sum* out = static_cast<Sum*>(target.out) + p * kMaxRows * target.out_stride + s * kWidth;
-              multiply(rows_of(p), block + (p - rows) * panel_elements(), packed + s * chunks_.elements() * kWidth, chunks_.elements(chunk),
-                       out, target.out_stride, width, add);
+              multiply(rows_of(p), block + (p - rows) * panel_elements(), strip, chunks_.elements(chunk), out, target.out_stride, width,
+                       add);
             }
           }
           before += strips;
@@ -184,6 +192,8 @@ class BlockedProduct {
   const Chunks chunks_;
   int64_t row_panels_, strips_ = 0;              // of kMaxRows rows; of all targets
   int64_t row_shares_ = 1, strip_shares_ = 1, block_panels_;
+  bool fleeting_;                                // rows are one block: a strip is used up once it is packed, and only one is kept
   Right* packed_[kTargets];                      // right factors that did not come packed
+  Right* strips_packed_;                         // [share], fleeting
   Left* blocks_;                                 // [share][panel] of a chunk of rows
 };

@@ -49,7 +49,8 @@ void for_rows(const Visit& visit) {
   const bool amd = p.vendor == Vendor::kAmd && !p.emulated;
   if (visit(Row{"amx", p.amx, When::kByItself, []() -> const Kernels& { return kernels_amx(false); }, kTiles,
                 "tiles of bfloat16 do many times the products of multiply-adds"})) return;
-  if (visit(Row{"avx512bf16", p.avx512bf16, amd ? When::kByItself : When::kNamed, kernels_avx512bf16, kPairs,
+  const When pairs = amd ? When::kByItself : When::kNamed;
+  if (visit(Row{"avx512bf16", p.avx512bf16, pairs, kernels_avx512bf16, kPairs,
                 "pairs of bfloat16 do twice the products of multiply-adds on AMD's processors (Zen 4 and later)"})) return;
   if (visit(Row{"avx512", p.avx512, wide, kernels_avx512, kMultiplyAdds,
                 "AVX-512 without AMX; pairs of bfloat16, where there are any, do half the products of multiply-adds on Intel's "

@@ -6,6 +6,7 @@
 
 #include "simd.h"
 #include "simd_math.h"
+#include "pack.h"
 #include "product.h"
 #include "rows.h"
 #include "variant_rows.h"

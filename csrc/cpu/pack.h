@@ -1,0 +1,166 @@
+// How weights are packed for the step's product. Included inside a namespace of an instruction set, after simd.h.
+//
+// Weights are packed once a call into panels of up to kPanel vectors of output columns, a panel in parts of up to kPart vectors that
+// are accumulated together; for each k a part's vectors lie next to each other, so that a product reads them as one stream:
+// [panel][part][k][vector][lane]. In the forward pass the vectors of a panel are the gates i, f, g, o of the same units, so that a
+// product ends with all that the cell needs.
+
+// Two bfloat16 weights, of an even k and of the next one, in a lane's 32 bits: one load, a shift and a mask make two vectors of
+// numbers, where a load of 16-bit lanes makes one and needs an instruction more.
+struct BFloat16Pair {
+  uint32_t bits;
+};
+
+// How many k share a packed element.
+template <class W>
+constexpr int kDepthOf = std::is_same_v<W, BFloat16Pair> ? 2 : 1;
+
+constexpr int kPanel = 4;
+constexpr int kMaxRows = 6;
+// With 16 registers the sums of six rows by two vectors are what fits beside the weights and a state: a panel has two parts. Three rows
+// by four vectors would fit too, and read the weights, which come from the second-level cache, twice as often.
+constexpr int kPart = kRegisters == 32 ? kPanel : kPanel / 2;
+// How many of a panel's vectors are accumulated at once for MR rows.
+template <int MR>
+constexpr int kVectorsAtOnce = MR <= 3 ? kPanel : kPart;
+
+// Where vector v of a panel of NV has its first packed element (that of k is k / kDepthOf * the second number further on). `depth`: packed
+// elements of a column.
+struct PackedVector {
+  int64_t first, stride;
+};
+
+template <class Acc>
+FASTLSTM_INLINE constexpr PackedVector packed_place(int v, int NV, int64_t depth) {
+  constexpr int L = lanes<Acc>;
+  const int part = v / kPart * kPart, width = NV - part < kPart ? NV - part : kPart;
+  return {(part * depth + v - part) * L, width * L};
+}
+
+// A range of output vectors that one product makes, and where its packed weights start (in elements).
+struct Panel {
+  int64_t vector;
+  int vectors;
+  int64_t offset;
+};
+
+// Panels over `count` output vectors, cut so that each of U shares has whole ones: `even` as far as can be, so that no panel has one
+// vector whose additions wait for each other, or full ones first, which tiles want. share_begin: U + 1 entries.
+struct Panels {
+  std::vector<Panel> panels;
+  std::vector<int64_t> share_begin;
+  int64_t elements = 0;
+
+  Panels(int64_t count, int panel_vectors, int U, int64_t K, int lane_count, int stored_vectors, bool even = true) {
+    share_begin.push_back(0);
+    for (int u = 0; u < U; ++u) {
+      const int64_t begin = count * u / U, width = count * (u + 1) / U - begin, cuts = (width + panel_vectors - 1) / panel_vectors;
+      for (int64_t cut = 0; cut < cuts; ++cut) {
+        const auto at = [&](int64_t n) { return begin + (even ? width * n / cuts : std::min(width, n * panel_vectors)); };
+        const int64_t v = at(cut);
+        const int vectors = static_cast<int>(at(cut + 1) - v);
+        panels.push_back({v, vectors, elements});
+        elements += K * lane_count * vectors * stored_vectors;
+      }
+      share_begin.push_back(static_cast<int64_t>(panels.size()));
+    }
+  }
+
+  // body(panel, the next one or null) for each panel of share u. Steps that take turns at going forwards and backwards begin with the
+  // panels that the last step ended with, which are still in the nearer cache where all of them are not.
+  template <class Body>
+  FASTLSTM_INLINE void for_share(int u, bool backwards, const Body& body) const {
+    const int64_t begin = share_begin[u], end = share_begin[u + 1];
+    const auto at = [&](int64_t k) { return &panels[backwards ? begin + end - 1 - k : k]; };
+    for (int64_t k = begin; k < end; ++k) body(*at(k), k + 1 < end ? at(k + 1) : nullptr);
+  }
+};
+
+// out[k * out_stride + j] = rows[j * row_stride + k] for k in [0, K) and lanes j in [0, L); lanes from `count` on are 0.
+template <class Acc, class IO, class W>
+void pack_transposed(const IO* rows, int64_t row_stride, int64_t count, int64_t K, W* out, int64_t out_stride) {
+  constexpr int L = lanes<Acc>;
+  int64_t k = 0;
+  for (; k + L <= K; k += L) {
+    Vec<Acc> block[L] = {};
+    for (int64_t j = 0; j < count; ++j) block[j] = Storage<Acc, IO>::load(rows + j * row_stride + k);
+    transpose<Acc>(block);
+    for (int j = 0; j < L; ++j) Storage<Acc, W>::store(out + (k + j) * out_stride, block[j]);
+  }
+  for (; k < K; ++k) {
+    for (int64_t j = 0; j < L; ++j) out[k * out_stride + j] = j < count ? convert<W>(rows[j * row_stride + k]) : W{};
+  }
+}
+
+// Panels whose vectors are gates i, f, g, o of the same units: weight [4H, K] of one direction.
+template <class Acc, class IO, class W>
+void pack_gates(const Panel& panel, const IO* weight, int64_t H, int64_t K, W* packed) {
+  constexpr int L = lanes<Acc>;
+  const int64_t first = panel.vector * L, units = std::min<int64_t>(L, H - first);
+  for (int g = 0; g < 4; ++g) {
+    const PackedVector place = packed_place<Acc>(g, kPanel, K);
+    pack_transposed<Acc>(weight + (g * H + first) * K, K, units, K, packed + panel.offset + place.first, place.stride);
+  }
+}
+
+// The same as pairs. Two neighbours of a row are a pair as they lie; what K's last one lacks is 0.
+inline void pack_gate_pairs(const Panel& panel, const BFloat16* weight, int64_t H, int64_t K, BFloat16Pair* packed) {
+  constexpr int L = lanes<float>;
+  const int64_t first = panel.vector * L, units = std::min<int64_t>(L, H - first);
+  for (int g = 0; g < 4; ++g) {
+    const BFloat16* rows = weight + (g * H + first) * K;
+    const PackedVector place = packed_place<float>(g, kPanel, (K + 1) / 2);
+    BFloat16Pair* out = packed + panel.offset + place.first;
+    int64_t k = 0;
+    for (; k + 2 * L <= K; k += 2 * L) {
+      Vec<float> block[L] = {};
+      for (int64_t j = 0; j < units; ++j) block[j] = load_raw<Vec<float>>(rows + j * K + k);
+      transpose<float>(block);
+      for (int j = 0; j < L; ++j) store_raw(out + (k / 2 + j) * place.stride, block[j]);
+    }
+    for (; k < K; k += 2) {
+      for (int64_t j = 0; j < L; ++j) {
+        BFloat16Pair pair{};
+        if (j < units) __builtin_memcpy(&pair, rows + j * K + k, std::min<int64_t>(2, K - k) * sizeof(BFloat16));
+        out[k / 2 * place.stride + j] = pair;
+      }
+    }
+  }
+}
+
+// Panels of consecutive output columns of a [K, columns] matrix, or with Transposed of a [columns, K] one.
+template <class Acc, bool Transposed, class IO, class W>
+void pack_columns(const Panel& panel, const IO* weight, int64_t K, int64_t columns, W* packed) {
+  constexpr int L = lanes<Acc>;
+  for (int v = 0; v < panel.vectors; ++v) {
+    const int64_t first = (panel.vector + v) * L, count = std::min<int64_t>(L, columns - first);
+    const PackedVector place = packed_place<Acc>(v, panel.vectors, K);
+    W* out = packed + panel.offset + place.first;
+    if constexpr (Transposed) {
+      pack_transposed<Acc>(weight + first * K, K, count, K, out, place.stride);
+    } else {
+      const auto pack = [&](auto whole) {
+        for (int64_t k = 0; k < K; ++k) {
+          Storage<Acc, W>::store(out + k * place.stride, load<Acc, whole.value>(weight + k * columns + first, count));
+        }
+      };
+      count == L ? pack(std::true_type{}) : pack(std::false_type{});
+    }
+  }
+}
+
+// Panels of consecutive output columns of a [K, columns] matrix as pairs.
+inline void pack_column_pairs(const Panel& panel, const BFloat16* weight, int64_t K, int64_t columns, BFloat16Pair* packed) {
+  constexpr int L = lanes<float>;
+  for (int v = 0; v < panel.vectors; ++v) {
+    const int64_t first = (panel.vector + v) * L, count = std::min<int64_t>(L, columns - first);
+    const auto row = [&](int64_t k) {
+      if (k >= K) return VectorOf<float>::bits{};
+      const BFloat16* numbers = weight + k * columns + first;
+      return bit_cast<VectorOf<float>::bits>(count == L ? load<float, true>(numbers, L) : load<float, false>(numbers, count));
+    };
+    const PackedVector place = packed_place<float>(v, panel.vectors, (K + 1) / 2);
+    BFloat16Pair* out = packed + panel.offset + place.first;
+    for (int64_t k = 0; k < K; k += 2) store_raw(out + k / 2 * place.stride, row(k) >> 16 | row(k + 1));
+  }
+}
