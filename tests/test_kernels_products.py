@@ -114,8 +114,9 @@ if PAIRS:
 
 
 def test_shared_out_over_threads():
-    """Rows in shares of several blocks; and few rows, so that columns are shared out too."""
-    for size in [(300, 70, 700), (30, 400, 1500)]:
+    """Rows in shares of several blocks; few rows, so that columns are shared out too; and more than
+    one block in any cache."""
+    for size in [(300, 70, 700), (30, 400, 1500), (1100, 40, 300)]:
         left, right = factors(*size)
         expected = own(left, right)
         within_the_budget(expected, left, right)
