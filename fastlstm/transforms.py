@@ -45,7 +45,8 @@ def active() -> bool:
 def functionalized() -> bool:
     """Whether one of torch.func's transforms under way is `functionalize`, which takes none of the
     Functions of this file, but plain torch."""
-    if not torch._C._are_functorch_transforms_active():
+    # Dynamo does not trace the question, nor `functionalize`.
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
         return False
     stack = torch._C._functorch.get_interpreter_stack() or ()
     return any(i.key() == _FUNCTIONALIZE for i in stack)
