@@ -73,6 +73,8 @@ def expect_none(problems: list[str], advice: str = HOW) -> None:
 
 @cache
 def compiled() -> Compiled:
+    if native.load() is None and not native.cuda_architectures():
+        pytest.skip("the library was built without CUDA")
     found = read_library(native.library_path())
     if isinstance(found, str):
         pytest.skip(found)
