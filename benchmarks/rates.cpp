@@ -20,15 +20,13 @@
 #include <thread>
 #include <vector>
 
+#include "../csrc/cpu/processor.h"
+
 #if defined(__linux__)
 #include <unistd.h>
 #endif
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <immintrin.h>
-#if defined(__linux__)
-#include <sys/syscall.h>
-#endif
 #endif
 
 // Twelve sums that do not wait for each other hide the latency of two units of six clocks; with the factors, 14 of 16 registers.
@@ -121,24 +119,6 @@ void dot_amx(int64_t rounds) {
   }
   __asm__ volatile("tilerelease" ::: "memory");
 }
-
-// As in csrc/cpu/dispatch.cpp: the processor has tiles, the system saves them, and lets this process use them.
-bool amx_permitted() {
-#if defined(__linux__)
-  unsigned a, b, c, d;
-  constexpr unsigned kSaved = 1u << 27, kTiles = 1u << 24, kBFloat16 = 1u << 22;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || (c & kSaved) == 0) return false;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTiles) == 0 || (d & kBFloat16) == 0) return false;
-  unsigned low, high;
-  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  constexpr unsigned kTileState = 3u << 17;
-  if ((low & kTileState) != kTileState) return false;
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-  return false;
-#endif
-}
 #endif
 
 struct Loop {
@@ -156,7 +136,7 @@ std::vector<Loop> product_loops() {
   }
   if (__builtin_cpu_supports("avx512f")) loops.push_back({"float32", "avx512", 2.0 * 16 * kSums, multiply_add_avx512});
   if (__builtin_cpu_supports("avx512bf16")) loops.push_back({"bfloat16", "avx512bf16", 2.0 * 32 * kSums, dot_avx512bf16});
-  if (amx_permitted()) loops.push_back({"bfloat16", "amx", double(kTileFlops * kTileProducts), dot_amx});
+  if (fastlstm::Processor::here().amx) loops.push_back({"bfloat16", "amx", double(kTileFlops * kTileProducts), dot_amx});
 #endif
   return loops;
 }

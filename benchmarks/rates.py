@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks.machine import ROOT
 
 SOURCE = ROOT / "benchmarks" / "rates.cpp"
+HEADER = ROOT / "csrc" / "cpu" / "processor.h"
 BUILD = ROOT / "build" / "bench"
 FLAGS = ["-std=c++17", "-O3", "-pthread"]
 COMPILE_SECONDS, RUN_SECONDS = 120.0, 120.0
@@ -48,7 +49,7 @@ def program() -> Path:
     cxx = compiler()
     try:
         version = subprocess.run([cxx, "--version"], capture_output=True, text=True, timeout=30)
-        parts = [SOURCE.read_text(), *FLAGS, cxx, version.stdout]
+        parts = [SOURCE.read_text(), HEADER.read_text(), *FLAGS, cxx, version.stdout]
         target = BUILD / f"rates-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
         if target.exists():
             return target

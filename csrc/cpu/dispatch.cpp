@@ -44,17 +44,17 @@ void for_rows(const Visit& visit) {
 #if defined(__x86_64__)
   const Processor& p = Processor::here();
   const When wide = p.emulated ? When::kNamed : When::kByItself;
-  // Which product is faster is the vendor's: VDPBF16PS does twice the products of multiply-adds on Zen 4 and 5, and half of them on
-  // Sapphire Rapids.
+  // Which product is faster is the vendor's: VDPBF16PS did twice the products of multiply-adds on Zen 5, whose datapath Zen 4
+  // is taken to share, and half of them on Sapphire Rapids.
   const bool amd = p.vendor == Vendor::kAmd && !p.emulated;
   if (visit(Row{"amx", p.amx, When::kByItself, []() -> const Kernels& { return kernels_amx(false); }, kTiles,
                 "tiles of bfloat16 do many times the products of multiply-adds"})) return;
   const When pairs = amd ? When::kByItself : When::kNamed;
   if (visit(Row{"avx512bf16", p.avx512bf16, pairs, kernels_avx512bf16, kPairs,
-                "pairs of bfloat16 do twice the products of multiply-adds on AMD's processors (Zen 4 and later)"})) return;
+                "pairs of bfloat16 did twice the products of multiply-adds on the AMD processor measured (Zen 5)"})) return;
   if (visit(Row{"avx512", p.avx512, wide, kernels_avx512, kMultiplyAdds,
-                "AVX-512 without AMX; pairs of bfloat16, where there are any, do half the products of multiply-adds on Intel's "
-                "processors"})) return;
+                "AVX-512 without AMX; pairs of bfloat16 did half the products of multiply-adds on the one Intel processor measured "
+                "(Sapphire Rapids)"})) return;
   if (visit(Row{"avx2", p.avx2, When::kByItself, kernels_avx2, kMultiplyAdds, "this processor has AVX2 and no AVX-512"})) return;
   if (visit(Row{"amx-emulated", p.avx512, When::kForTests, []() -> const Kernels& { return kernels_amx(true); }, kTiles, "for tests"})) return;
 #endif
