@@ -6,7 +6,10 @@ and torch >= 2.10. It is loaded by torch.ops.load_library, never imported.
 Environment:
   FASTLSTM_CPP         auto (default): compile if there is a C++ compiler, else pure Python;
                        1: fail if there is none; 0: pure Python
-  FASTLSTM_CUDA        the same for nvcc and csrc/cuda
+  FASTLSTM_CUDA        the same for nvcc and csrc/cuda; auto, outside a wheel, only where there is
+                       an NVIDIA GPU too
+  FASTLSTM_AVX512      the kernels of AVX-512 and AMX; auto: in a wheel, and where this processor
+                       has AVX-512
   FASTLSTM_CUDA_ARCHS  GPU architectures, default "80;90a;100a"
   FASTLSTM_EMULATE_AVX512
                        1: kernels of AVX-512 that a machine with AVX2 runs, slowly, where
@@ -49,6 +52,31 @@ def wanted(name, tool, found, without):
     elif not found:
         say(f"no {tool} found: {without}")
     return mode != "0" and bool(found)
+
+
+def has_gpu():
+    """Whether NVIDIA's driver shows a GPU."""
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        return bool(glob("/dev/nvidia[0-9]*"))
+    return subprocess.run([smi, "-L"], capture_output=True, check=False).returncode == 0
+
+
+def has_avx512():
+    """Whether this processor may have AVX-512: unknown counts as yes."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return "avx512f" in file.read()
+    except OSError:
+        return True
+
+
+def left_out(name, here, without):
+    """Whether auto leaves a part out: an in-place build is for this machine, a wheel for all."""
+    leave = switch(name) == "auto" and "bdist_wheel" not in sys.argv and not here()
+    if leave:
+        say(f"{without} ({name}=1 builds it)")
+    return leave
 
 
 def find_cxx():
@@ -127,12 +155,20 @@ def library():
     cxx_flags += ["-ffp-contract=fast", "-Wall", "-g0", *STABLE_ABI]  # with -g, many times larger
     if emulate:
         cxx_flags += ["-DFASTLSTM_EMULATE_AVX512", "-Wno-psabi"]  # no vector leaves its source
-    cuda_sources, cuda_home = sorted(glob("csrc/cuda/*.cu")), find_cuda_home()
+    no_avx512 = "building without the kernels of AVX-512"
+    if not emulate and (
+        switch("FASTLSTM_AVX512") == "0"
+        or left_out("FASTLSTM_AVX512", has_avx512, f"this processor has no AVX-512: {no_avx512}")
+    ):
+        sources = [s for s in sources if not re.search("avx512|amx", s)]
+        cxx_flags.append("-DFASTLSTM_WITHOUT_AVX512")
     cuda = {"nvcc": [], "libraries": [], "library_dirs": []}
-    if wanted("FASTLSTM_CUDA", "nvcc", cuda_home, "building without CUDA") and cuda_sources:
+    if not left_out(
+        "FASTLSTM_CUDA", has_gpu, "no NVIDIA GPU found: building without CUDA"
+    ) and wanted("FASTLSTM_CUDA", "nvcc", cuda_home := find_cuda_home(), "building without CUDA"):
         cpp_extension.CUDA_HOME = cuda_home  # None under a torch without CUDA
         cuda = cuda_options(cuda_home)
-        sources += cuda_sources
+        sources += sorted(glob("csrc/cuda/*.cu"))
         cxx_flags.append(f"-DFASTLSTM_WITH_CUDA={','.join(cuda['archs'])}")
 
     class BuildExt(cpp_extension.BuildExtension):

@@ -43,6 +43,12 @@ template <class Visit>
 void for_rows(const Visit& visit) {
 #if defined(__x86_64__)
   const Processor& p = Processor::here();
+  constexpr const char kNoAvx512[] = "this processor has AVX2 and no AVX-512";
+#if defined(FASTLSTM_WITHOUT_AVX512)
+  const char* why_avx2 = p.avx512 ? "the library was built without the kernels of AVX-512, which this processor has: build it again here"
+                                  : kNoAvx512;
+#else
+  const char* why_avx2 = kNoAvx512;
   const When wide = p.emulated ? When::kNamed : When::kByItself;
   // Which product is faster is the vendor's: VDPBF16PS did twice the products of multiply-adds on Zen 5, whose datapath Zen 4
   // is taken to share, and half of them on Sapphire Rapids.
@@ -55,8 +61,11 @@ void for_rows(const Visit& visit) {
   if (visit(Row{"avx512", p.avx512, wide, kernels_avx512, kMultiplyAdds,
                 "AVX-512 without AMX; pairs of bfloat16 did half the products of multiply-adds on the one Intel processor measured "
                 "(Sapphire Rapids)"})) return;
-  if (visit(Row{"avx2", p.avx2, When::kByItself, kernels_avx2, kMultiplyAdds, "this processor has AVX2 and no AVX-512"})) return;
+#endif
+  if (visit(Row{"avx2", p.avx2, When::kByItself, kernels_avx2, kMultiplyAdds, why_avx2})) return;
+#if !defined(FASTLSTM_WITHOUT_AVX512)
   if (visit(Row{"amx-emulated", p.avx512, When::kForTests, []() -> const Kernels& { return kernels_amx(true); }, kTiles, "for tests"})) return;
+#endif
 #endif
   visit(Row{"generic", true, When::kByItself, kernels_generic, kMultiplyAdds, "there are no kernels for an instruction set of this processor"});
 }
