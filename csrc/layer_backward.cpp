@@ -69,7 +69,7 @@ class Sum {
 
   // Adds a product of the kernels' own.
   void add_own(ScalarType product, const Matrix& a, const Matrix& b, int left_parts, int right_parts) {
-    multiply_own(product, a, left_parts, {own_target(right_factor(b, right_parts))});
+    multiply_own(product, a.columns, left_factor(a, left_parts), {own_target(right_factor(b, right_parts))});
   }
 
   // Adds the sum of rows, [rows, columns] in the accumulation type.
@@ -179,7 +179,7 @@ struct Gradients {
     };
     if (sums.ih.wanted()) add(sums.ih, rows_of(x, t, steps, own_dweights ? value_type(s.product, s.dtype) : s.product, kept));
     if (sums.hh.wanted()) add(sums.hh, h_entering.rows(d, steps));
-    if (!targets.empty()) multiply_own(s.product, left, parts.gradients, targets);
+    if (!targets.empty()) multiply_own(s.product, left.columns, gate_lines(left_factor(left, parts.gradients)), targets);
   }
 
   void add_dx(int64_t d, int64_t t, int64_t steps, const Matrix& dgates_rows) {
@@ -330,7 +330,7 @@ void run(const LayerBackward& call) {
   place(g.dhidden, &args.dhidden, &args.dhidden_strides);
   place(g.h_entering, &args.h_entering, &args.h_entering_strides);
   place(g.unprojected, &args.unprojected, &args.unprojected_strides);
-  args.stretches = {steps, [](void* p, int64_t k0, int64_t k1) { static_cast<Gradients*>(p)->take(k0, k1); }, &g};
+  args.stretches = {steps, [](void* p, int64_t k0, int64_t k1, int) { static_cast<Gradients*>(p)->take(k0, k1); }, &g};
   cpu_kernels().backward(args, threads());
   for (int64_t d = 0; d < s.D; ++d) g.dweights[d].finish(s, call.dweights[d]);
   if (wide_dx) {

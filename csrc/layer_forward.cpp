@@ -105,7 +105,7 @@ void run(const LayerForward& call) {
       context.weights.push_back(context.once ? w.ih : converted(w.ih, s.product));
     }
   }
-  const auto make_gates = [](void* p, int64_t k0, int64_t k1) {
+  const auto make_gates = [](void* p, int64_t k0, int64_t k1, int shares) {
     auto& c = *static_cast<Context*>(p);
     for (int64_t d = 0; d < c.s.D; ++d) {
       const int64_t t = d == 0 ? k0 : c.s.T - k1;
@@ -114,7 +114,7 @@ void run(const LayerForward& call) {
       const Matrix gates = c.gates_x.rows(d, k1 - k0),
                    rows = rows_of(c.x, t, k1 - k0, own ? value_type(c.s.product, c.s.dtype) : c.s.product, kept);
       if (own) {
-        c.own[d].multiply(gates, rows, false);
+        c.own[d].multiply(gates, rows, false, shares);
       } else if (c.once) {
         multiply_once(gates, rows, c.weights[d], c.s.product);
       } else {

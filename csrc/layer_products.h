@@ -48,14 +48,19 @@ inline Factor left_factor(const Matrix& m, int parts) {
 inline Factor right_factor(const Matrix& m, int parts) {
   return {m.data, factor_dtype(m.dtype), m.columns, m.column_stride, m.row_stride, parts};
 }
+inline constexpr int kGates = 4;
+inline Factor gate_lines(Factor f) {
+  f.groups = kGates;
+  return f;
+}
 
 inline Target target(const Matrix& out, const Factor& right, const void* packed, bool add) {
   return {right, packed, out.data, out.row_stride, add};
 }
 
 // In the type of the targets.
-inline void multiply_own(ScalarType product, const Matrix& left, int parts, const std::vector<Target>& targets) {
-  const ProductArgs args{left.columns, left_factor(left, parts), targets.data(), static_cast<int>(targets.size())};
+inline void multiply_own(ScalarType product, int64_t depth, const Factor& left, const std::vector<Target>& targets, int right_shares = 0) {
+  const ProductArgs args{depth, left, targets.data(), static_cast<int>(targets.size()), right_shares};
   own_products(product)->multiply(args, threads());
 }
 
@@ -68,14 +73,16 @@ class OwnWeight {
       : product_(product),
         left_parts_(turned ? parts.gradients : parts.values),
         weight_(torch::stable::contiguous(converted(weight, value_type(product, weight.scalar_type())))),
-        factor_(right_factor(turned ? Matrix::of(weight_) : Matrix::of(weight_).transposed(), parts.values)),
+        factor_(turned ? right_factor(Matrix::of(weight_), parts.values)
+                       : gate_lines(right_factor(Matrix::of(weight_).transposed(), parts.values))),
         packed_(empty({once ? 0 : own_products(product)->packed_bytes(factor_, depth(turned))}, ScalarType::Byte)) {
     if (!once) own_products(product)->pack(factor_, depth(turned), packed_.mutable_data_ptr(), threads());
   }
 
-  // out (+)= rows @ weight^T, or rows @ weight.
-  void multiply(const Matrix& out, const Matrix& rows, bool add) const {
-    multiply_own(product_, rows, left_parts_, {target(out, factor_, packed_.size(0) > 0 ? packed_.const_data_ptr() : nullptr, add)});
+  // out (+)= rows @ weight^T, or rows @ weight; the units of the former between `shares` workers, where that is more than one.
+  void multiply(const Matrix& out, const Matrix& rows, bool add, int shares = 1) const {
+    multiply_own(product_, rows.columns, left_factor(rows, left_parts_),
+                 {target(out, factor_, packed_.size(0) > 0 ? packed_.const_data_ptr() : nullptr, add)}, shares > 1 ? shares : 0);
   }
 
  private:

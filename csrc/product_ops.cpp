@@ -55,7 +55,7 @@ Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t lef
   if (depth == 0) return addend ? out : torch::stable::zero_(out);
   const Factor factor = right_factor(Matrix::of(right), static_cast<int>(right_parts));
   if (packed) check(packed, "packed", {products.packed_bytes(factor, depth)}, ScalarType::Byte);
-  multiply_own(product, Matrix::of(left), static_cast<int>(left_parts),
+  multiply_own(product, left.size(1), left_factor(Matrix::of(left), static_cast<int>(left_parts)),
                {target(Matrix::of(out), factor, packed ? packed->const_data_ptr() : nullptr, addend.has_value())});
   return out;
 }

@@ -29,7 +29,7 @@ class Backward : BackwardTape<Acc, IO, GX> {
     for (int64_t k0 = (s_.T - 1) / steps * steps; k0 >= 0; k0 -= steps) {
       const int64_t k1 = std::min(s_.T, k0 + steps);
       run_stretch(k0, k1);
-      if (stretches.visit != nullptr) stretches.visit(stretches.context, k0, k1);
+      if (stretches.visit != nullptr) stretches.visit(stretches.context, k0, k1, plan_.U);
     }
   }
 
@@ -156,6 +156,7 @@ class Backward : BackwardTape<Acc, IO, GX> {
   void hidden_gradients(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
     alignas(64) Acc sums[Product::kRows * kPanel * L];
     typename Product::Engine engine;
+    if (!Product::kTiled && plan_.U > 1) fetch_rows(dgates_state(1 - buffer, d, begin), 4 * s_.H, end - begin, 4 * s_.H);
     const typename Product::Packed* packed = packed_hh_ + d * hh_panels_.elements;
     const bool far = hh_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(*packed)) > resident_bytes();
     const Places p = this->places(d, t, dgates_state(buffer, d, 0), end);

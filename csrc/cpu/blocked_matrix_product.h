@@ -39,19 +39,37 @@ class BlockedProduct {
 
   static constexpr int kWidth = kStripLines<Sum>;
 
-  static int64_t strips_of(int64_t lines) { return (lines + kWidth - 1) / kWidth; }
-  static int64_t packed_elements(int64_t lines, int64_t depth) {
+  // The lines of a factor in pieces of at most `most` lines that are in one group each.
+  struct Pieces {
+    int64_t most, group_lines, per_group, count;
+
+    Pieces(const Factor& f, int64_t most)
+        : most(most), group_lines(f.lines / f.groups), per_group((group_lines + most - 1) / most), count(per_group * f.groups) {}
+    int64_t first_line(int64_t piece) const { return piece / per_group * group_lines + piece % per_group * most; }
+    int64_t lines(int64_t piece) const { return std::min(most, group_lines - piece % per_group * most); }
+
+    // visit(begin, end) for the pieces of a share of each group.
+    template <class Visit>
+    void for_share(int64_t share, int64_t shares, const Visit& visit) const {
+      for (int64_t group = 0; group < count; group += per_group) {
+        visit(group + per_group * share / shares, group + per_group * (share + 1) / shares);
+      }
+    }
+  };
+
+  static Pieces strips_of(const Factor& right) { return {right, kWidth}; }
+  static int64_t packed_elements(const Factor& right, int64_t depth) {
     const Chunks chunks(depth);
-    return chunks.count * strips_of(lines) * chunks.elements() * kWidth;
+    return chunks.count * strips_of(right).count * chunks.elements() * kWidth;
   }
 
-  BlockedProduct(const ProductArgs& args, const Threads& threads) : a_(args), threads_(threads), chunks_(args.depth) {
-    row_panels_ = (a_.left.lines + kMaxRows - 1) / kMaxRows;
-    for (int t = 0; t < a_.target_count; ++t) strips_ += strips_of(a_.targets[t].right.lines);
+  BlockedProduct(const ProductArgs& args, const Threads& threads)
+      : a_(args), threads_(threads), chunks_(args.depth), panels_(args.left, kMaxRows) {
+    for (int t = 0; t < a_.target_count; ++t) strips_ += strips_of(a_.targets[t].right).count;
     // About a quarter of the second-level cache, for strips and sums pass through it too.
-    block_panels_ = std::clamp<int64_t>(second_level_bytes() / 4 / (panel_elements() * sizeof(Left)), 1, row_panels_);
+    block_panels_ = std::clamp<int64_t>(second_level_bytes() / 4 / (panel_elements() * sizeof(Left)), 1, panels_.per_group);
     share();
-    fleeting_ = row_shares_ == 1 && row_panels_ <= block_panels_;
+    fleeting_ = row_shares_ == 1 && panels_.count <= block_panels_;
     Layout size(nullptr);
     lay_out(size);
     Layout layout(Workspace::take(size.used(), Workspace::kProduct));
@@ -75,35 +93,45 @@ class BlockedProduct {
   // [chunk][strip][element][line]
   static void pack(const Factor& right, int64_t depth, Right* packed, const Threads& threads) {
     const Chunks chunks(depth);
-    const int64_t strips = strips_of(right.lines);
-    share_out(threads, threads.count, chunks.count * strips, right.lines * depth, [&](int64_t n) {
-      const int64_t chunk = n / strips, first = n % strips * kWidth;
-      Kind::pack_strip(right, first, chunks.begin(chunk), chunks.numbers(chunk), packed + n * chunks.elements() * kWidth);
+    const Pieces strips = strips_of(right);
+    share_out(threads, threads.count, chunks.count * strips.count, right.lines * depth, [&](int64_t n) {
+      pack_strip(right, strips, n % strips.count, chunks, n / strips.count, packed + n * chunks.elements() * kWidth);
     });
   }
 
  private:
+  static void pack_strip(const Factor& right, const Pieces& strips, int64_t strip, const Chunks& chunks, int64_t chunk, Right* packed) {
+    Factor group = right;
+    group.lines = strips.first_line(strip) + strips.lines(strip);  // beyond are another group's
+    Kind::pack_strip(group, strips.first_line(strip), chunks.begin(chunk), chunks.numbers(chunk), packed);
+  }
+
   // Rows or strips are what workers share, whichever leaves the largest share smallest; of equal ones rows, which are packed once then.
   void share() {
     constexpr double kProductsPerThread = 1e6;
     const double all = static_cast<double>(a_.left.lines) * a_.depth * strips_ * kWidth;
     const int64_t workers = std::max<int64_t>(1, static_cast<int64_t>(std::min<double>(threads_.count, all / kProductsPerThread)));
     const auto largest = [](int64_t count, int64_t shares) { return (count + shares - 1) / shares; };
-    int64_t best = -1;
-    for (int64_t r = std::min(workers, row_panels_); r >= 1; --r) {
-      const int64_t s = std::min(workers / r, strips_), cost = largest(row_panels_, r) * largest(strips_, s);
-      if (best >= 0 && cost >= best) continue;
-      best = cost;
-      row_shares_ = r;
-      strip_shares_ = s;
+    if (a_.right_shares > 0) {
+      strip_shares_ = std::min<int64_t>(a_.right_shares, workers);
+      row_shares_ = std::min(workers / strip_shares_, panels_.count);
+    } else {
+      int64_t best = -1;
+      for (int64_t r = std::min(workers, panels_.count); r >= 1; --r) {
+        const int64_t s = std::min(workers / r, strips_), cost = largest(panels_.count, r) * largest(strips_, s);
+        if (best >= 0 && cost >= best) continue;
+        best = cost;
+        row_shares_ = r;
+        strip_shares_ = s;
+      }
     }
-    block_panels_ = std::min(block_panels_, largest(row_panels_, row_shares_));
+    block_panels_ = std::min(block_panels_, largest(panels_.per_group, row_shares_));
   }
 
   void lay_out(Layout& layout) {
     for (int t = 0; t < a_.target_count; ++t) {
       const Target& target = a_.targets[t];
-      packed_[t] = layout.array<Right>(target.packed != nullptr || fleeting_ ? 0 : packed_elements(target.right.lines, a_.depth));
+      packed_[t] = layout.array<Right>(target.packed != nullptr || fleeting_ ? 0 : packed_elements(target.right, a_.depth));
     }
     strips_packed_ = layout.array<Right>(fleeting_ ? strip_shares_ * strip_elements() : 0);
     blocks_ = layout.array<Left>(row_shares_ * strip_shares_ * block_panels_ * panel_elements());
@@ -111,41 +139,43 @@ class BlockedProduct {
 
   int64_t panel_elements() const { return kMaxRows * chunks_.elements(); }
   int64_t strip_elements() const { return chunks_.elements() * kWidth; }
-  int rows_of(int64_t panel) const { return static_cast<int>(std::min<int64_t>(kMaxRows, a_.left.lines - panel * kMaxRows)); }
 
   void multiply_share(int64_t n) {
     const int64_t row_share = n / strip_shares_, strip_share = n % strip_shares_;
-    const int64_t row_end = row_panels_ * (row_share + 1) / row_shares_;
-    const int64_t first_strip = strips_ * strip_share / strip_shares_, last_strip = strips_ * (strip_share + 1) / strip_shares_;
     Left* block = blocks_ + n * block_panels_ * panel_elements();
     for (int64_t chunk = 0; chunk < chunks_.count; ++chunk) {
-      for (int64_t rows = row_panels_ * row_share / row_shares_; rows < row_end; rows += block_panels_) {
-        const int64_t rows_end = std::min(rows + block_panels_, row_end), first = rows * kMaxRows;
-        Kind::pack_rows(a_.left, first, std::min(rows_end * kMaxRows, a_.left.lines) - first, chunks_.begin(chunk), chunks_.numbers(chunk),
-                        block, panel_elements());
-        int64_t before = 0;
-        for (int t = 0; t < a_.target_count; ++t) {
-          const Target& target = a_.targets[t];
-          const int64_t strips = strips_of(target.right.lines);
-          const bool fleeting = target.packed == nullptr && fleeting_;
-          const Right* packed = (target.packed != nullptr ? static_cast<const Right*>(target.packed) : packed_[t]) +
-                                (fleeting ? 0 : chunk * strips * strip_elements());
-          for (int64_t s = std::max(first_strip - before, int64_t{0}); s < std::min(last_strip - before, strips); ++s) {
-            const int64_t width = std::min<int64_t>(kWidth, target.right.lines - s * kWidth);
-            const bool add = target.add || chunk > 0;
-            const Right* strip = fleeting ? strips_packed_ + n * strip_elements() : packed + s * strip_elements();
-            if (fleeting) {
-              Kind::pack_strip(target.right, s * kWidth, chunks_.begin(chunk), chunks_.numbers(chunk), const_cast<Right*>(strip));
-            }
-            for (int64_t p = rows; p < rows_end; ++p) {
-              Sum* out = static_cast<Sum*>(target.out) + p * kMaxRows * target.out_stride + s * kWidth;
-              multiply(rows_of(p), block + (p - rows) * panel_elements(), strip, chunks_.elements(chunk), out, target.out_stride, width,
-                       add);
-            }
+      panels_.for_share(row_share, row_shares_, [&](int64_t begin, int64_t end) {
+        for (int64_t first = begin; first < end; first += block_panels_) {
+          const int64_t last = std::min(first + block_panels_, end), line = panels_.first_line(first);
+          Kind::pack_rows(a_.left, line, panels_.first_line(last - 1) + panels_.lines(last - 1) - line, chunks_.begin(chunk),
+                          chunks_.numbers(chunk), block, panel_elements());
+          for (int t = 0; t < a_.target_count; ++t) {
+            const Pieces strips = strips_of(a_.targets[t].right);
+            strips.for_share(strip_share, strip_shares_, [&](int64_t s, int64_t s_end) {
+              for (; s < s_end; ++s) multiply_block(n, chunk, first, last, block, t, strips, s);
+            });
           }
-          before += strips;
         }
-      }
+      });
+    }
+  }
+
+  // A block's rows [first, last) by a strip.
+  FASTLSTM_INLINE void multiply_block(int64_t n, int64_t chunk, int64_t first, int64_t last, const Left* block, int t, const Pieces& strips,
+                                      int64_t s) {
+    const Target& target = a_.targets[t];
+    const Right* strip;
+    if (target.packed == nullptr && fleeting_) {
+      pack_strip(target.right, strips, s, chunks_, chunk, strips_packed_ + n * strip_elements());
+      strip = strips_packed_ + n * strip_elements();
+    } else {
+      const Right* packed = target.packed != nullptr ? static_cast<const Right*>(target.packed) : packed_[t];
+      strip = packed + (chunk * strips.count + s) * strip_elements();
+    }
+    for (int64_t p = first; p < last; ++p) {
+      Sum* out = static_cast<Sum*>(target.out) + panels_.first_line(p) * target.out_stride + strips.first_line(s);
+      multiply(static_cast<int>(panels_.lines(p)), block + (p - first) * panel_elements(), strip, chunks_.elements(chunk), out,
+               target.out_stride, strips.lines(s), target.add || chunk > 0);
     }
   }
 
@@ -190,7 +220,8 @@ class BlockedProduct {
   const ProductArgs& a_;
   const Threads& threads_;
   const Chunks chunks_;
-  int64_t row_panels_, strips_ = 0;              // of kMaxRows rows; of all targets
+  const Pieces panels_;                          // of kMaxRows rows
+  int64_t strips_ = 0;                           // of all targets
   int64_t row_shares_ = 1, strip_shares_ = 1, block_panels_;
   bool fleeting_;                                // rows are one block: a strip is used up once it is packed, and only one is kept
   Right* packed_[kTargets];                      // right factors that did not come packed

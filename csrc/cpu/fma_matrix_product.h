@@ -56,7 +56,7 @@ template <class T>
 inline constexpr MatrixProducts fma_products{
     [](int64_t rows, int64_t columns, int64_t depth, int, int) { return rows > 0 && columns > 0 && depth > 0; },
     [](const Factor& right, int64_t depth) {
-      return BlockedProduct<MultiplyAdds<T>>::packed_elements(right.lines, depth) * static_cast<int64_t>(sizeof(T));
+      return BlockedProduct<MultiplyAdds<T>>::packed_elements(right, depth) * static_cast<int64_t>(sizeof(T));
     },
     [](const Factor& right, int64_t depth, void* packed, const Threads& threads) {
       BlockedProduct<MultiplyAdds<T>>::pack(right, depth, static_cast<T*>(packed), threads);

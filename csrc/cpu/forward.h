@@ -26,7 +26,7 @@ class Forward {
     const int64_t steps = stretches.visit == nullptr ? s_.T : stretches.steps;
     for (int64_t k0 = 0; k0 < s_.T; k0 += steps) {
       const int64_t k1 = std::min(s_.T, k0 + steps);
-      if (stretches.visit != nullptr) stretches.visit(stretches.context, k0, k1);
+      if (stretches.visit != nullptr) stretches.visit(stretches.context, k0, k1, plan_.U);
       run_stretch(k0, k1);
     }
   }
@@ -174,6 +174,7 @@ class Forward {
     const Places at_t = places(d, t, buffer, end);
     const typename Product::Packed* packed = packed_hh_ + d * gate_panels_.elements;
     typename Product::Engine engine;
+    if (!Product::kTiled && plan_.U > 1) fetch_rows(h_state(buffer, d, begin), h_stride_, end - begin, s_.P);
     const bool far = gate_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(typename Product::Packed)) > resident_bytes();
     gate_panels_.for_share(u, buffer == 1, [&](const Panel& panel, const Panel* next) {
       FetchNext fetch(far, packed, next, Product::packed_depth(s_.P) * kPanel * L, s_.P, end - begin);

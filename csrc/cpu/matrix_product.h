@@ -17,11 +17,14 @@ inline constexpr int64_t kProductChunk = 256;
 // Lines are the rows of the left factor and the columns of the right one; k is what is summed over. Numbers are of the type that is
 // accumulated, or bfloat16 where products take that (`MatrixProducts::narrow`). A number is taken as a sum of `parts` bfloat16 numbers:
 // three are all of a float32 one, two 16 digits, one 8. Multiply-adds take it as it is.
+// Lines may come in equal groups, as the four gates of all units do: workers then share each group, so that one worker has all gates of
+// its units. Tiles do not heed that.
 struct Factor {
   const void* data;
   DType dtype;
   int64_t lines, line_stride, depth_stride;
   int parts;
+  int groups = 1;
 
   template <class T>
   const T* at(int64_t line, int64_t k) const {
@@ -43,6 +46,7 @@ struct ProductArgs {
   Factor left;
   const Target* targets;
   int target_count;
+  int right_shares = 0;  // workers between whom the lines of the right factors are shared; 0: as is best for the product
 };
 
 // Parts of the left and the right factor are those of an exact split (3, 3), or (2, 2), (gradient_parts, 1), (1, 1). Results are the same

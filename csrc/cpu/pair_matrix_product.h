@@ -74,7 +74,7 @@ inline constexpr MatrixProducts pair_products{
     [](int64_t rows, int64_t columns, int64_t depth, int, int) { return rows > 0 && columns > 0 && depth > 0; },
     [](const Factor& right, int64_t depth) {
       if (right.parts != 1) return fma_products<float>.packed_bytes(right, depth);
-      return BlockedProduct<PairProducts>::packed_elements(right.lines, depth) * static_cast<int64_t>(sizeof(BFloat16Pair));
+      return BlockedProduct<PairProducts>::packed_elements(right, depth) * static_cast<int64_t>(sizeof(BFloat16Pair));
     },
     [](const Factor& right, int64_t depth, void* packed, const Threads& threads) {
       if (right.parts != 1) return fma_products<float>.pack(right, depth, packed, threads);

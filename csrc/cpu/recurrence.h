@@ -13,10 +13,11 @@ namespace fastlstm {
 
 // Gates for some steps at a time. Without `visit` an array of gates holds all T steps. With it, it holds `steps` of them: the loop
 // works through the steps in stretches, k from k0 to k1 in the order in which a direction takes them (so t = k, and T - 1 - k in
-// reverse), and calls visit(context, k0, k1) to have a stretch's gates made before it, or used after it.
+// reverse), and calls visit(context, k0, k1, shares) to have a stretch's gates made before it, or used after it. The units of a row are
+// shared between that many workers, of whom each is best to make what it reads: a line that another core wrote comes from afar.
 struct Stretches {
   int64_t steps;
-  void (*visit)(void* context, int64_t k0, int64_t k1);
+  void (*visit)(void* context, int64_t k0, int64_t k1, int shares);
   void* context;
 };
 

@@ -8,6 +8,15 @@ constexpr int64_t padded(int64_t n) {
   return (n + lanes<Acc> - 1) / lanes<Acc> * lanes<Acc>;
 }
 
+// Asks for rows that other cores wrote, all at once: a product comes to their lines one after another, and waits for each.
+template <class T>
+inline void fetch_rows(const T* first, int64_t stride, int64_t rows, int64_t width) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t k = 0; k < width; k += kLine) __builtin_prefetch(first + r * stride + k, 0, 2);
+  }
+}
+
 struct Recurrence : Steps {
   const Plan& plan;
 
