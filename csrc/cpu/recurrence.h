@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
-#include "../core/types.h"
-#include "matrix_product.h"
+#include "core/types.h"
+#include "cpu/matrix_product.h"
 
 namespace fastlstm {
 

@@ -2,8 +2,8 @@
 // the plain one. Gates for all steps at a time; biases are in gates_x.
 #pragma once
 
-#include "../core/variant.h"
-#include "recurrence.h"
+#include "core/variant.h"
+#include "cpu/recurrence.h"
 
 namespace fastlstm {
 
