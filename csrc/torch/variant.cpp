@@ -1,7 +1,6 @@
 // lstm_variant_forward and the loop of lstm_variant_backward on the CPU. Shapes and meanings stand in fastlstm/variant_ops.py and
 // fastlstm/variant_reference.py.
 
-#include "cpu/variant.h"
 #include "torch/recurrence_args.h"
 #include "torch/variant_call.h"
 
@@ -20,7 +19,7 @@ ForwardResults variant_forward(
       variant_of(held, start.sizes, h0, h_mask, norm_hh, norm_c, bias_c, seed, zoneout_h, zoneout_c, stream, first_step);
   if (start.done) return start.results();
   const ForwardArgs args = forward_args<ForwardArgs>(held, start, in);
-  cpu_variant_kernels().forward(args, variant, threads());
+  cpu_kernels().variants->forward(args, variant, threads());
   return start.results();
 }
 
@@ -40,7 +39,7 @@ VariantLoopResults variant_loop(
   const VariantLoopResults results{start.dgates_x, start.dh0, start.dc0, start.dhidden, loop.dproducts, loop.dshown};
   if (start.done) return results;
   const BackwardArgs args = backward_args<BackwardArgs>(held, start, in);
-  cpu_variant_kernels().backward(args, variant, loop.tape, threads());
+  cpu_kernels().variants->backward(args, variant, loop.tape, threads());
   return results;
 }
 

@@ -24,10 +24,11 @@
 namespace fastlstm {
 namespace avx2 {
 #include "cpu/isa/kernels.h"
+#include "cpu/variant/kernels.h"
 }  // namespace avx2
 
 const Kernels& kernels_avx2() {
-  static const Kernels kernels{"avx2", avx2::forward, avx2::backward, avx2::step, avx2::gates,
+  static const Kernels kernels{"avx2", avx2::forward, avx2::backward, avx2::step, avx2::gates, &avx2::variants::kernels,
                                &avx2::fma_products<float>, &avx2::fma_products<double>};
   return kernels;
 }

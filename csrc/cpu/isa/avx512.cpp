@@ -27,10 +27,11 @@
 namespace fastlstm {
 namespace avx512 {
 #include "cpu/isa/kernels.h"
+#include "cpu/variant/kernels.h"
 }  // namespace avx512
 
 const Kernels& kernels_avx512() {
-  static const Kernels kernels{"avx512", avx512::forward, avx512::backward, avx512::step, avx512::gates,
+  static const Kernels kernels{"avx512", avx512::forward, avx512::backward, avx512::step, avx512::gates, &avx512::variants::kernels,
                                &avx512::fma_products<float>, &avx512::fma_products<double>};
   return kernels;
 }

@@ -15,10 +15,11 @@
 namespace fastlstm {
 namespace generic {
 #include "cpu/isa/kernels.h"
+#include "cpu/variant/kernels.h"
 }  // namespace generic
 
 const Kernels& kernels_generic() {
-  static const Kernels kernels{"generic", generic::forward, generic::backward, generic::step, generic::gates,
+  static const Kernels kernels{"generic", generic::forward, generic::backward, generic::step, generic::gates, &generic::variants::kernels,
                                &generic::fma_products<float>, &generic::fma_products<double>};
   return kernels;
 }

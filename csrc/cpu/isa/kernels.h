@@ -1,5 +1,5 @@
 // Everything that is compiled once for each instruction set, and the choice of types. Included inside a namespace of an
-// instruction set by kernels_<isa>.cpp.
+// instruction set by <isa>.cpp.
 
 #include "cpu/isa/loops.h"
 #include "cpu/product/blocked_matrix_product.h"

@@ -1,6 +1,6 @@
 // Vectors of one instruction set, through the compilers' vector extension: FASTLSTM_SIMD_BYTES wide, so that one source is
 // compiled to SSE2 or NEON (16), AVX2 (32) and AVX-512 (64). Included inside a namespace of that instruction set, after the
-// target pragma of a kernels_<isa>.cpp.
+// target pragma of a isa/<isa>.cpp.
 //
 // Storage types are float, double, and the 16-bit types below; all arithmetic is on float or double vectors.
 

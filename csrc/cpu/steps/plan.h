@@ -13,6 +13,7 @@
 
 #include "cpu/caches.h"
 #include "cpu/recurrence.h"
+#include "cpu/threads.h"
 
 namespace fastlstm {
 
@@ -119,25 +120,6 @@ void run_plan(const Plan& plan, const Threads& threads, const Body& body) {
     run(0, 1, &context);
   } else {
     threads.parallel_for(plan.workers(), run, &context);
-  }
-}
-
-// body(n) for n in [0, count), on as many threads as the plan has workers unless the work (in elements) is too small for that.
-template <class Body>
-void share_out(const Threads& threads, int workers, int64_t count, int64_t work, const Body& body) {
-  constexpr int64_t kElementsPerThread = 1 << 15;
-  struct Context {
-    const Body& body;
-    int64_t count, shares;
-  } context{body, count, std::clamp<int64_t>(work / kElementsPerThread, 1, workers)};
-  const auto run = [](int64_t begin, int64_t end, void* p) {
-    const auto& c = *static_cast<Context*>(p);
-    for (int64_t n = c.count * begin / c.shares; n < c.count * end / c.shares; ++n) c.body(n);
-  };
-  if (context.shares == 1) {
-    run(0, 1, &context);
-  } else {
-    threads.parallel_for(context.shares, run, &context);
   }
 }
 

@@ -1,14 +1,9 @@
-// The variants' kernels for one instruction set. Included inside its namespace by variant_<isa>.cpp.
+// The variants' kernels. Included inside a namespace of an instruction set by isa/<isa>.cpp, after isa/kernels.h.
 
-#include "core/lstm_cell.h"
-#include "core/steps.h"
+namespace variants {
+
 #include "core/variant_directions.h"
 
-#include "cpu/simd/simd.h"
-#include "cpu/simd/simd_math.h"
-#include "cpu/product/pack.h"
-#include "cpu/product/product.h"
-#include "cpu/steps/rows.h"
 #include "cpu/variant/rows.h"
 #include "cpu/variant/frame.h"
 #include "cpu/variant/forward.h"
@@ -40,3 +35,7 @@ void backward(const BackwardArgs& args, const Variant& variant, const VariantTap
     VariantBackward<decltype(acc), decltype(io), decltype(gx)>(args, variant, tape, threads, plan).run();
   });
 }
+
+constexpr VariantKernels kernels{forward, backward};
+
+}  // namespace variants
