@@ -119,11 +119,16 @@ def cuda_options(home):
     }
 
 
+def files(part, ending):
+    """The files of a part of csrc (torch, cpu, cuda, core), those in its folders too."""
+    return sorted(glob(f"csrc/{part}/**/*{ending}", recursive=True))
+
+
 def forget_outdated(build):
     """Delete the objects of .cu sources that are older than a header. Under a torch without CUDA
     ninja is not told which headers they include."""
-    newest = max(map(os.path.getmtime, glob("csrc/cuda/*.h") + glob("csrc/core/*.h")))
-    for source in glob("csrc/cuda/*.cu"):
+    newest = max(map(os.path.getmtime, files("cuda", ".h") + files("core", ".h")))
+    for source in files("cuda", ".cu"):
         compiled = os.path.join(build, os.path.splitext(source)[0] + ".o")
         if os.path.exists(compiled) and os.path.getmtime(compiled) < newest:
             os.remove(compiled)
@@ -150,7 +155,7 @@ def library():
             "`pip install --no-build-isolation .`; FASTLSTM_CPP=0 installs pure Python without it"
         ) from error
 
-    sources = [s for d in ("", "core/", "cpu/") for s in sorted(glob(f"csrc/{d}*.cpp"))]
+    sources = files("torch", ".cpp") + files("cpu", ".cpp")
     cxx_flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno"]
     cxx_flags += ["-ffp-contract=fast", "-Wall", "-g0", *STABLE_ABI]  # with -g, many times larger
     if emulate:
@@ -168,7 +173,7 @@ def library():
     ) and wanted("FASTLSTM_CUDA", "nvcc", cuda_home := find_cuda_home(), "building without CUDA"):
         cpp_extension.CUDA_HOME = cuda_home  # None under a torch without CUDA
         cuda = cuda_options(cuda_home)
-        sources += sorted(glob("csrc/cuda/*.cu"))
+        sources += files("cuda", ".cu")
         cxx_flags.append(f"-DFASTLSTM_WITH_CUDA={','.join(cuda['archs'])}")
 
     class BuildExt(cpp_extension.BuildExtension):
@@ -192,7 +197,7 @@ def library():
         "fastlstm._C",
         sources,
         include_dirs=[os.path.abspath("csrc")],
-        depends=glob("csrc/**/*.h", recursive=True),  # ninja finds these itself
+        depends=files("*", ".h"),  # ninja finds these itself
         py_limited_api=True,
         extra_compile_args={"cxx": cxx_flags, "nvcc": cuda["nvcc"]},
         libraries=cuda["libraries"],

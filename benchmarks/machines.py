@@ -12,9 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.machine import ROOT
-from benchmarks.options import RESULTS
-from benchmarks.report import markdown_line
+from benchmarks.common.machine import RESULTS, ROOT
+from benchmarks.common.tables import markdown_line
 
 README = ROOT / "README.md"
 BEGIN = "<!-- written by python -m benchmarks.machines --write -->\n"

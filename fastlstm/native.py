@@ -54,8 +54,8 @@ def cpu_isa() -> str:
 
 
 def cpu_choice() -> dict:
-    """Which kernels the CPU runs and why, as `csrc/cpu/dispatch.cpp` says: isa, why, l2_bytes (a
-    core's second-level cache, by which work is cut), and products: how those of each dtype are
+    """Which kernels the CPU runs and why, as `csrc/cpu/isa/dispatch.cpp` says: isa, why, l2_bytes
+    (a core's second-level cache, by which work is cut), and products: how those of each dtype are
     made. Needs `load()` to be None; raises as `cpu_isa`.
     """
     return json.loads(torch.ops.fastlstm.cpu_choice())

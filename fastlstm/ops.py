@@ -5,7 +5,7 @@ Each backend family is a pair of ops with one schema, `<family>_forward` and `<f
 layer_ops.py puts the input product around it:
 
 * `fastlstm::lstm_*` is what runs by default. A device's compiled kernels register themselves for it
-  (csrc/bindings.cpp for the CPU, gpu_ops.py for CUDA); a device without any runs the reference.
+  (csrc/torch/bindings.cpp for the CPU, gpu_ops.py for CUDA); one without any runs the reference.
 * `fastlstm::reference_*` is always `reference.py`.
 * A backend that shares its devices with another has a family of its own, such as
   `fastlstm::triton_*` (gpu_ops.py).

@@ -78,7 +78,7 @@ def triton_loop(*args):
 
 variant_ops.register("triton", triton_forward, triton_loop, "CUDA")
 if native.load() is None:
-    # The forward registers itself (csrc/variant_ops.cpp).
+    # The forward registers itself (csrc/torch/variant.cpp).
     library.define(LOOP.format("lstm", ""))
     _loop = loop_of(torch.ops.fastlstm.lstm_variant_loop.default)
     variant_ops.register("lstm", None, _loop, "CPU")

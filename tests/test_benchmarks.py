@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import check, floor, rates, report, shapes, sweep, timing
-from benchmarks.machine import cpu_info
-from benchmarks.peers import PEERS, Problem, TorchLSTM
-from benchmarks.shapes import Case, Cell
+from benchmarks.common import check, shapes, timing
+from benchmarks.common.machine import cpu_info
+from benchmarks.common.peers import PEERS, Problem, TorchLSTM
+from benchmarks.common.shapes import Case, Cell
+from benchmarks.cpu import floor, rates, report, sweep
 
 TINY = Case(5, 3, 4, 6)
 CONFIGS = (["float32", "bfloat16"], ["infer", "train"], [1, 2])

@@ -1,29 +1,22 @@
 """The benchmark's products, other engines in processes of their own, and the README's machines."""
 
 import json
+import re
 from dataclasses import asdict
 
 import pytest
 import torch
 from pairs import needs_library
 
-from benchmarks import (
-    cli,
-    engine_rounds,
-    engines,
-    floor,
-    machines,
-    products,
-    report,
-    schema,
-    tables,
-    terminal,
-)
-from benchmarks.check import WrongResult
-from benchmarks.engines import FAST, FAST_STORED, NN_LSTM, ONNX_RUNTIME, OPENVINO
-from benchmarks.peers import Problem
-from benchmarks.products import Product
-from benchmarks.shapes import Case
+from benchmarks import machines
+from benchmarks.common import schema, terminal
+from benchmarks.common.check import WrongResult
+from benchmarks.common.machine import ROOT
+from benchmarks.common.peers import Problem
+from benchmarks.common.shapes import Case
+from benchmarks.cpu import cli, engine_rounds, engines, floor, products, report, tables
+from benchmarks.cpu.engines import FAST, FAST_STORED, NN_LSTM, ONNX_RUNTIME, OPENVINO
+from benchmarks.cpu.products import Product
 from fastlstm import native
 
 TINY = Case(5, 3, 4, 6)
@@ -254,3 +247,14 @@ def test_only_runs_of_the_core_shapes_are_machines(tmp_path):
     put("packed", settings={"variant": "packed"})
     put("control", settings={"control": True})
     assert [name for name, _ in machines.measured(tmp_path)] == ["kept.json"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "above"), [("common", "cpu gpu"), ("cpu", "gpu"), ("gpu", "cpu")]
+)
+def test_folders_import_what_is_below_them(folder, above):
+    sources = sorted((ROOT / "benchmarks" / folder).rglob("*.py"))
+    assert sources
+    for source in sources:
+        named = set(re.findall(r"(?:from|import) benchmarks\.(\w+)", source.read_text()))
+        assert not named & set(above.split()), f"{source.name} imports what is above {folder}"

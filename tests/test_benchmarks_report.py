@@ -7,23 +7,10 @@ import pytest
 import torch
 from pairs import needs_library
 
-from benchmarks import (
-    busy,
-    cli,
-    floor,
-    machine,
-    memory,
-    options,
-    plots,
-    report,
-    schema,
-    shapes,
-    sweep,
-    terminal,
-    timing,
-)
-from benchmarks.peers import PEERS
-from benchmarks.shapes import Case
+from benchmarks.common import machine, schema, shapes, terminal, timing
+from benchmarks.common.peers import PEERS
+from benchmarks.common.shapes import Case
+from benchmarks.cpu import busy, cli, floor, memory, options, plots, report, sweep
 from fastlstm import native
 
 TINY = Case(5, 3, 4, 6)

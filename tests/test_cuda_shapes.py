@@ -37,8 +37,8 @@ def check_shape(kind, case, shape: str, seed=0, **device):
             assert family.launches() - before == 2
 
 
-# The shapes in clusters.h: kind, number, and an H that they serve, some the largest, or one more
-# than other shapes do. The last number has 16 rows, where there is room for them.
+# The shapes in cluster/shapes.h: kind, number, and an H that they serve, some the largest, or one
+# more than other shapes do. The last number has 16 rows, where there is room for them.
 CLUSTERS = [("bfloat16", 0, 64), ("bfloat16", 1, 33), ("bfloat16", 0, 65), ("bfloat16", 1, 128)]
 CLUSTERS += [("bfloat16", 2, 100), *(("bfloat16", number, 130) for number in (0, 2, 3))]
 CLUSTERS += [("bfloat16", 1, 256), *(("bfloat16", number, 257) for number in (0, 2))]
@@ -56,8 +56,8 @@ def test_every_cluster_under_any_schedule(kind, number, H):
     check_shape(kind, case, f"cluster:{number}", seed=H + number)
 
 
-# The shapes in float32_clusters.h: H as above, and their numbers. A sum on tensor cores is cut off
-# as A100s do it.
+# The shapes in cluster/float32_shapes.h: H as above, and their numbers. A sum on tensor cores is
+# cut off as A100s do it.
 FLOAT32_CLUSTERS = {64: (0, 1, 2, 3, 4, 5), 65: (0, 1, 2, 3), 129: (0, 1, 2, 3), 256: (0, 3)}
 FLOAT32_CLUSTERS |= {257: (1, 2, 3), 384: (0, 2), 385: (1,), 512: (0,)}
 
@@ -75,7 +75,7 @@ GRIDS = {kind: [(100, 20, number) for number in range(3)] for kind in ("bfloat16
 GRIDS["float16"] = [(100, 20, 1)]
 GRIDS["bfloat16"] += [(1030, 2, 0)]
 GRIDS["tf32"] += [(520, 2, 0)]
-# The shapes in float32_grid.h.
+# The shapes in grid/float32_shapes.h.
 GRIDS["float32"] = [(100, 9, number) for number in range(6)]
 GRIDS["float32"] += [(390, 8, 3), (513, 2, 0), (641, 8, 2), (1025, 3, 1), (1281, 2, 0)]
 
@@ -96,7 +96,7 @@ def test_a_grid_forward_and_steps_backward(monkeypatch):
     assert family.launches() - before == 1 + 2 + case.T + 1
 
 
-# The shapes on clusters in projected_shapes.h: kind, number, H, P. Outputs that leave some blocks
+# The shapes on clusters in projected/shapes.h: kind, number, H, P. Outputs that leave some blocks
 # without any, slices that P does not fill, one output. Up to 2 have 8 rows, the others 16.
 PROJECTED = [("bfloat16", 0, 100, 50), ("bfloat16", 1, 130, 3), ("bfloat16", 2, 200, 199)]
 PROJECTED += [("bfloat16", 1, 320, 70), ("bfloat16", 3, 130, 70), ("bfloat16", 4, 200, 130)]

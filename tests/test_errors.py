@@ -6,8 +6,8 @@ import pytest
 import torch
 from pairs import needs_library
 
-from benchmarks import cli, errors
-from benchmarks.errors import NN_LSTM, Contender
+from benchmarks.cpu import cli, errors
+from benchmarks.cpu.errors import NN_LSTM, Contender
 from fastlstm import functional
 
 

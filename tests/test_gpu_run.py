@@ -10,11 +10,11 @@ import time
 import pytest
 import torch
 
-from benchmarks import schema
-from benchmarks.gpu import cli, costs, device, fake, plan
+from benchmarks.common import schema, stand_ins
+from benchmarks.common.machine import ROOT
+from benchmarks.gpu import cli, costs, device, plan
 from benchmarks.gpu.cells import edge_cases, grid_cases
 from benchmarks.gpu.journal import Journal, last_stamp
-from benchmarks.machine import ROOT
 
 # Of every part a little: each starts processes that import torch.
 PARTS = ["build", "probe", "tests", "bench", "bf16", "sanitizer", "edges", "report"]
@@ -115,7 +115,7 @@ def test_what_the_kernels_choice_assumes_is_asked_of_the_device(dry, result):
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, and none is on PATH")
 def test_the_probe_compiles_for_gpus(tmp_path):
     sources = map(str, sorted(costs.SOURCES.glob("*.cu")))
-    command = ["nvcc", "-std=c++17", "-arch=sm_90a", "-Xptxas=-v", *costs.includes()]
+    command = ["nvcc", "-std=c++17", "-arch=sm_90a", "-Xptxas=-v", f"-I{ROOT / 'csrc'}"]
     command += ["-o", str(tmp_path / "probe"), *sources]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -209,9 +209,9 @@ def test_the_shell_command_reaches_it():
 
 
 def test_dry_sizes_are_small_and_keep_the_grid_apart():
-    shrunk = [fake.shrink(case) for case in grid_cases()]
+    shrunk = [stand_ins.shrink(case) for case in grid_cases()]
     assert len(set(shrunk)) == len(shrunk) == 84
-    for case in [*shrunk, *map(fake.shrink, edge_cases())]:
+    for case in [*shrunk, *map(stand_ins.shrink, edge_cases())]:
         assert case.T <= 6
         assert case.N <= 5
         assert case.H <= 24

@@ -7,7 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import check
+from benchmarks.common import check
+from benchmarks.common.peers import Problem, TorchLSTM
+from benchmarks.common.precision import PRECISIONS, fp32_precision
+from benchmarks.common.shapes import Case
 from benchmarks.gpu import (
     build,
     cells,
@@ -24,9 +27,6 @@ from benchmarks.gpu.cells import GpuCell, cells_of
 from benchmarks.gpu.contenders import Contender
 from benchmarks.gpu.device import DryDevice
 from benchmarks.gpu.journal import Journal
-from benchmarks.gpu.precision import PRECISIONS, fp32_precision
-from benchmarks.peers import Problem, TorchLSTM
-from benchmarks.shapes import Case
 
 TINY = Case(9, 3, 4, 6)
 
@@ -112,7 +112,7 @@ def test_torch_passes_beside_itself(precision):
 @pytest.mark.parametrize("case", cells.edge_cases(), ids=lambda case: case.label)
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
 def test_every_edge_can_be_checked(case):
-    from benchmarks.gpu.fake import shrink
+    from benchmarks.common.stand_ins import shrink
 
     if case.variant == "autocast" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("on this CPU oneDNN has no bfloat16, and nn.LSTM under autocast does not run")

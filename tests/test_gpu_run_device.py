@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks.common.peers import TorchLSTM
+from benchmarks.common.shapes import Case
 from benchmarks.gpu import contenders, device, measure, worker
 from benchmarks.gpu.cells import GpuCell
 from benchmarks.gpu.contenders import Contender
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.journal import Journal
-from benchmarks.peers import TorchLSTM
-from benchmarks.shapes import Case
 
 PROPERTIES = SimpleNamespace(
     name="a GPU",

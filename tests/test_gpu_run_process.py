@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.common.machine import ROOT
+from benchmarks.common.peers import TorchLSTM
+from benchmarks.common.shapes import Case
 from benchmarks.gpu import measure, worker
 from benchmarks.gpu.cells import GpuCell
 from benchmarks.gpu.contenders import Contender
 from benchmarks.gpu.device import DryDevice
 from benchmarks.gpu.drive import drive
 from benchmarks.gpu.journal import Journal, last_stamp, stamp_of
-from benchmarks.machine import ROOT
-from benchmarks.peers import TorchLSTM
-from benchmarks.shapes import Case
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def run(monkeypatch, journal):
         peers = [Contender("nn.LSTM", TorchLSTM()), Contender("cuda", Peer(change))]
         monkeypatch.setattr(measure, "contenders_of", lambda cell: peers)
         monkeypatch.setattr(worker, "contenders_of", lambda cell: peers)
-        monkeypatch.setattr(worker.fake, "shrink", lambda case: case)
+        monkeypatch.setattr(worker.stand_ins, "shrink", lambda case: case)
         made = worker.Worker(device or DryDevice(), journal, "edges", time.time() + 60, 0.001)
         made.run(CELLS)
         return [r["row"] for r in journal.records("row")]

@@ -14,7 +14,7 @@ SOURCE = """
 #include <cuda_runtime.h>
 #include <iterator>
 #include "answer.h"
-#include "ptx.h"
+#include "cuda/device/ptx.h"
 #include "simt/problem.h"
 
 __global__ void answer_kernel(int* to) { to[threadIdx.x] = ANSWER; }

@@ -57,165 +57,166 @@ class Mutant:
 
 MUTANTS = {
     "no barrier behind a stage's copies": Mutant(
-        "steps", "forward", "product.h",
+        "steps", "forward", "product/product.h",
         "      __syncthreads();\n      copy(f, s", "      copy(f, s",
     ),
     "a wait for one group of copies less": Mutant(
-        "steps", "forward", "product.h",
+        "steps", "forward", "product/product.h",
         "cp_async_wait<Tile::kStages - 2>", "cp_async_wait<Tile::kStages - 1>",
     ),
     "no barrier before the sums take the tiles' place": Mutant(
-        "steps", "forward", "product.h",
+        "steps", "forward", "product/product.h",
         "    __syncthreads();  // all copies are over; the sums take the place of the tiles\n", "",
     ),
     "a row more than there are": Mutant(
-        "steps", "forward", "product.h", "row0 + row >= f.rows", "row0 + row > f.rows",
+        "steps", "forward", "product/product.h", "row0 + row >= f.rows", "row0 + row > f.rows",
     ),
     "h written over that is being read": Mutant(
-        "steps", "forward", "forward.h",
+        "steps", "forward", "step/forward.h",
         "call.entering_h[(at.k + 1) % 2][state", "call.entering_h[at.k % 2][state",
     ),
     "the state of a row that waits is lost": Mutant(
-        "steps", "forward", "forward.h",
+        "steps", "forward", "step/forward.h",
         "  call.entering_h[(at.k + 1) % 2][place] = call.entering_h[at.k % 2][place];\n", "",
     ),
     "a gradient crosses a reset": Mutant(
-        "steps", "backward", "backward.h", "= cut ? IO{} : rounded;", "= rounded;",
+        "steps", "backward", "step/backward.h", "= cut ? IO{} : rounded;", "= rounded;",
     ),
     "the copied weights' rows too close": Mutant(
-        "steps", "forward", "matrix.h",
+        "steps", "forward", "product/matrix.h",
         "to[row * width + column]", "to[row * columns + column]",
     ),
     "a barrier behind the product is missing": Mutant(
-        "clusters", "forward", "cluster_forward.h",
+        "clusters", "forward", "cluster/forward.h",
         "    __syncthreads();\n#pragma unroll\n    for (int e", "#pragma unroll\n    for (int e",
     ),
     "h sent to the buffer that is being read": Mutant(
-        "clusters", "forward", "cluster_forward.h",
+        "clusters", "forward", "cluster/forward.h",
         "send_to_all(k, at(k, row", "send_to_all(k, at(k + 1, row",
     ),
     "c crosses a reset": Mutant(
-        "clusters", "forward", "forward_cell.h", "c_ = at.cut ? Acc{0} : out.c;", "c_ = out.c;",
+        "clusters", "forward", "cluster/forward_cell.h",
+        "c_ = at.cut ? Acc{0} : out.c;", "c_ = out.c;",
     ),
     "a step after a row's last": Mutant(
-        "clusters", "backward", "backward_cell.h",
+        "clusters", "backward", "cluster/backward_cell.h",
         "    if (t < row.length) {", "    if (t <= row.length) {",
     ),
     "the gradient of h_n at every step": Mutant(
-        "clusters", "backward", "backward_cell.h", "    dh_ = 0;\n", "",
+        "clusters", "backward", "cluster/backward_cell.h", "    dh_ = 0;\n", "",
     ),
     "c leaves rounded": Mutant(
-        "clusters", "forward", "on_chip_call.h", "{a.c_n, a.wide_states}", "{a.c_n, false}",
+        "clusters", "forward", "cluster/on_chip_call.h", "{a.c_n, a.wide_states}", "{a.c_n, false}",
     ),
     "one state for even and odd steps": Mutant(
-        "clusters", "backward", "cluster_backward.h",
+        "clusters", "backward", "cluster/backward.h",
         "Shape::kStatesAt + j % 2 * Shape::kStateBytes", "Shape::kStatesAt",
     ),
     "weights of the wrong chunk": Mutant(
-        "clusters", "forward", "stationary.h",
+        "clusters", "forward", "product/stationary.h",
         "(Shape::kHeldPairs + pair) * 64", "(Shape::kHeldPairs + pair) * 32",
     ),
     "no wait for what others send": Mutant(
-        "clusters", "forward", "exchange.h",
+        "clusters", "forward", "cluster/exchange.h",
         "ptx::mbarrier_wait(mbarriers_ + k % 2, static_cast<uint32_t>((k - 1) / 2 % 2));", "",
     ),
     "the other phase": Mutant(
-        "clusters", "backward", "exchange.h", "((k - 1) / 2 % 2)", "(k / 2 % 2)",
+        "clusters", "backward", "cluster/exchange.h", "((k - 1) / 2 % 2)", "(k / 2 % 2)",
     ),
     "too few bytes expected": Mutant(
-        "clusters", "forward", "exchange.h",
+        "clusters", "forward", "cluster/exchange.h",
         "arrive_expect_tx(mbarriers_ + which, bytes_)",
         "arrive_expect_tx(mbarriers_ + which, bytes_ - 8)",
         says="bytes more than expected",
     ),
     "too many bytes expected": Mutant(
-        "clusters", "backward", "exchange.h",
+        "clusters", "backward", "cluster/exchange.h",
         "arrive_expect_tx(mbarriers_ + which, bytes_)",
         "arrive_expect_tx(mbarriers_ + which, bytes_ + 8)",
         says="lacks 0 of 1 arrivals and 8 bytes",
     ),
     "an arrival that never comes": Mutant(
-        "clusters", "forward", "exchange.h",
+        "clusters", "forward", "cluster/exchange.h",
         "mbarrier_init(mbarriers_ + k, 1)", "mbarrier_init(mbarriers_ + k, 2)",
         says="polls mbarrier_try_wait at exchange.h:",
     ),
     "a cluster that does not meet at the start": Mutant(
-        "clusters", "forward", "exchange.h",
+        "clusters", "forward", "cluster/exchange.h",
         "void ready() const { meet(); }", "void ready() const { __syncthreads(); }",
         says="no mbarrier",
     ),
     "a step's h sent that nobody waits for": Mutant(
-        "clusters", "forward", "cluster_forward.h",
+        "clusters", "forward", "cluster/forward.h",
         "if (k + 1 < s.T && Split::mine(e)) states.send", "if (Split::mine(e)) states.send",
         says="bytes more than expected",
     ),
     "a block that nobody waits for": Mutant(
-        "grid", "forward", "grid_exchange.h", "< k * blocks_)", "< k * blocks_ - 1)",
+        "grid", "forward", "grid/exchange.h", "< k * blocks_)", "< k * blocks_ - 1)",
     ),
     "a block counted before all of it has written": Mutant(
-        "grid", "backward", "grid_exchange.h",
+        "grid", "backward", "grid/exchange.h",
         "    __syncthreads();\n    if (threadIdx.x == 0) {\n      ptx::fence",
         "    if (threadIdx.x == 0) {\n      ptx::fence",
     ),
     "a state read before all of it is copied": Mutant(
-        "grid", "forward", "grid_exchange.h",
+        "grid", "forward", "grid/exchange.h",
         "    __syncthreads();\n    return state_;", "    return state_;",
     ),
     "one counter for all groups": Mutant(
-        "grid", "forward", "grid_exchange.h", "group * GridMemory::kCounterStride", "0",
+        "grid", "forward", "grid/exchange.h", "group * GridMemory::kCounterStride", "0",
     ),
     "a launch that is not cooperative": Mutant(
         "grid", "forward", "launch.h",
         "attribute.val.cooperative = 1;", "attribute.val.cooperative = 0;",
-        says="polls ld_acquire_gpu at grid_exchange.h:",
+        says="polls ld_acquire_gpu at exchange.h:",
     ),
     "counters that are not cleared": Mutant(
-        "grid", "backward", "grid_launch.h",
+        "grid", "backward", "grid/launch.h",
         "    launch.clear(name, workspace, bytes);\n", "",
-        says="polls ld_acquire_gpu at grid_exchange.h:",
+        says="polls ld_acquire_gpu at exchange.h:",
     ),
     "parts received where the sums are": Mutant(
-        "projected clusters", "forward", "projected.h",
+        "projected clusters", "forward", "projected/blocks.h",
         "kPartsAt = kSumsAt + Shared::kWarpsK * kRows * kSumStride * sizeof(Acc);",
         "kPartsAt = kSumsAt;",
     ),
     "no wait for parts": Mutant(
-        "projected clusters", "backward", "projected_exchange.h",
+        "projected clusters", "backward", "projected/exchange.h",
         "if (!kCluster || owns()) wait(kParts);", "",
     ),
     "a block without outputs waits for parts": Mutant(
-        "projected clusters", "forward", "projected_exchange.h",
+        "projected clusters", "forward", "projected/exchange.h",
         "if (!kCluster || owns()) wait(kParts);", "wait(kParts);",
-        says="polls mbarrier_try_wait at projected_exchange.h:",
+        says="polls mbarrier_try_wait at exchange.h:",
     ),
     "units of W_hr off by one": Mutant(
-        "projected clusters", "forward", "projected_forward.h",
+        "projected clusters", "forward", "projected/forward.h",
         "const int unit = unit0 + k;", "const int unit = unit0 + k + 1;",
     ),
     "no barrier between h~ and its product": Mutant(
-        "projected clusters", "forward", "projected_forward.h",
+        "projected clusters", "forward", "projected/forward.h",
         "::store(own(row)[unit], h);\n    }\n    __syncthreads();",
         "::store(own(row)[unit], h);\n    }",
     ),
     "rows without a pair forgotten": Mutant(
-        "projected clusters", "backward", "projected_exchange.h",
+        "projected clusters", "backward", "projected/exchange.h",
         "((rows + 1) / 2 * 2)", "(rows / 2 * 2)",
-        says="polls mbarrier_try_wait at projected_exchange.h:",
+        says="polls mbarrier_try_wait at exchange.h:",
     ),
     "a gradient of y at a step after the row's last": Mutant(
-        "projected clusters", "backward", "backward_cell.h",
+        "projected clusters", "backward", "cluster/backward_cell.h",
         "    if (t >= row.length) return 0;\n", "",
     ),
     "parts copied before all are there": Mutant(
-        "projected grid", "backward", "projected_exchange.h",
+        "projected grid", "backward", "projected/exchange.h",
         "wait(counters_, all_parts_);", "wait(counters_, all_parts_ - 1);",
     ),
     "outputs counted where parts are": Mutant(
-        "projected grid", "forward", "projected_exchange.h",
+        "projected grid", "forward", "projected/exchange.h",
         "count(counters_ + GridMemory::kCounterStride);", "count(counters_);",
     ),
     "parts of all groups in one place": Mutant(
-        "projected grid", "forward", "projected_exchange.h",
+        "projected grid", "forward", "projected/exchange.h",
         "memory.parts + group * slices.count", "memory.parts + 0 * slices.count",
     ),
 }  # fmt: skip
@@ -228,8 +229,8 @@ def runner(mutant: Mutant | None, family: str):
     """The program that runs csrc/cuda as it is, or with a mutant's mistake."""
     name = "as-it-is" if mutant is None else build.digest(*vars(mutant).values())
     to = build.BUILD / "mutants" / name
-    for path in [*CSRC.glob("cuda/*.h"), *CSRC.glob("core/*.h"), ONLY_BFLOAT16]:
-        copied = to / ("cuda" if path == ONLY_BFLOAT16 else path.parent.name) / path.name
+    for path in [*CSRC.glob("cuda/**/*.h"), *CSRC.glob("core/*.h")]:
+        copied = to / path.relative_to(CSRC)
         text = path.read_text()
         if mutant is not None and path == CSRC / "cuda" / mutant.file:
             assert text.count(mutant.text) == 1, (
@@ -238,9 +239,10 @@ def runner(mutant: Mutant | None, family: str):
             text = text.replace(mutant.text, mutant.replacement)
         copied.parent.mkdir(parents=True, exist_ok=True)
         copied.write_text(text)
-    sources = [to / "cuda" / ONLY_BFLOAT16.name, build.HERE / "recurrence_runner.cpp"]
     program = f"{family.replace(' ', '-')}-{name}"
-    return build.executable(program, sources, ["-O0", *FAMILIES[family]])
+    flags = ["-O0", *FAMILIES[family], f"-I{to}"]
+    harness = [*build.RUNNER, build.HERE / "recurrence_runner.cpp"]
+    return build.executable(program, [ONLY_BFLOAT16], flags, harness=harness)
 
 
 @cache

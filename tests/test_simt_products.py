@@ -15,6 +15,7 @@ pytestmark = needs_compiler
 
 COLUMNS, ROWS = 32, 8
 UNIT = 2.0**-24
+CSRC = build.ROOT / "csrc"
 SOURCE = build.HERE / "kernels" / "products.cu"
 HOWS = ("apart", "tile", "plain")
 # More shared memory than a block of a GPU has: here one warp has all of K.
@@ -98,21 +99,22 @@ def test_every_number_is_right_or_not_finite(how):
 # Mistakes: a file, text of it, what takes its place, and which product shows it.
 MUTANTS = {
     "a product less": (
-        "stationary.h", "product < Policy::kProducts",
+        "product/stationary.h", "product < Policy::kProducts",
         "product < Policy::kProducts - 1", "apart",
     ),
     "the smallest parts lost": (
-        "float32.h", "kOfWeights[kProducts] = {2, 1", "kOfWeights[kProducts] = {1, 1", "apart",
+        "product/float32.h", "kOfWeights[kProducts] = {2, 1",
+        "kOfWeights[kProducts] = {1, 1", "apart",
     ),
     "another order of K": (
-        "float32.h", "const int k = word / 2 * 8 + q;",
+        "product/float32.h", "const int k = word / 2 * 8 + q;",
         "const int k = word / 2 * 8 + (q ^ 1);", "apart",
     ),
     "parts of a tile that do not belong together": (
-        "float32.h", "add(0, 1, 1, 0);", "add(0, 1, 0, 1);", "tile",
+        "product/float32.h", "add(0, 1, 1, 0);", "add(0, 1, 0, 1);", "tile",
     ),
     "lanes whose sums are missing": (
-        "plain_stationary.h", "mask < Shape::kLanesK", "mask < Shape::kLanesK / 2", "plain",
+        "product/plain_stationary.h", "mask < Shape::kLanesK", "mask < Shape::kLanesK / 2", "plain",
     ),
 }  # fmt: skip
 
@@ -121,15 +123,15 @@ MUTANTS = {
 def test_a_mistake_is_noticed(name):
     file, text, replacement, how = MUTANTS[name]
     to = build.BUILD / "mutants" / build.digest(*MUTANTS[name])
-    for path in [*build.ROOT.glob("csrc/c[ou]*/*.h"), SOURCE, SOURCE.with_name("launch.h")]:
-        copied = to / path.parent.name / path.name
+    for path in [*CSRC.glob("cuda/**/*.h"), *CSRC.glob("core/*.h")]:
+        copied = to / path.relative_to(CSRC)
         source = path.read_text()
         if copied == to / "cuda" / file:
             assert source.count(text) == 1, f"{file} has {source.count(text)} times: {text}"
             source = source.replace(text, replacement)
         copied.parent.mkdir(parents=True, exist_ok=True)
         copied.write_text(source)
-    flags = ["-O0", "-DONLY_128", f"-I{to / 'cuda'}"]
-    program = build.executable(f"products-{to.name}", [to / "kernels" / SOURCE.name], flags)
+    flags = ["-O0", "-DONLY_128", f"-I{to}"]
+    program = build.executable(f"products-{to.name}", [SOURCE], flags)
     weights, state = draw(128)
     assert share_of_budget(multiply(how, weights, state, program=program), weights, state) > 1

@@ -1,4 +1,4 @@
-"""The emulated instructions of csrc/cuda/ptx.h against plain mathematics."""
+"""The emulated instructions of csrc/cuda/device/ptx.h against plain mathematics."""
 
 import shutil
 import subprocess
@@ -213,7 +213,7 @@ def test_every_instruction_compiles_for_gpus(tmp_path):
         pytest.skip("needs nvcc, and none is on PATH")
     command = [nvcc, "-std=c++17", "-Xptxas=-v,-Werror", "-Werror=all-warnings", "-fatbin"]
     command += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ("80", "90a", "100a")]
-    command += [f"-I{build.ROOT / 'csrc' / 'cuda'}", "-o", str(tmp_path / "every.fatbin")]
+    command += [f"-I{build.ROOT / 'csrc'}", "-o", str(tmp_path / "every.fatbin")]
     source = build.HERE / "kernels" / "every_ptx.cu"
     done = subprocess.run([*command, str(source)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -225,9 +225,8 @@ def test_every_instruction_compiles_for_gpus(tmp_path):
 def test_every_instruction_is_emulated():
     flags = [*build.FLAGS, "-O0", "-Werror"]
     build.compile_object(build.HERE / "kernels" / "every_ptx.cu", flags)
-    text = "".join(
-        (build.ROOT / "csrc/cuda" / name).read_text() for name in ("ptx.h", "ptx_cluster.h")
-    )
+    device = build.ROOT / "csrc" / "cuda" / "device"
+    text = "".join((device / name).read_text() for name in ("ptx.h", "ptx_cluster.h"))
     used = (build.HERE / "kernels" / "every_ptx.cu").read_text()
     functions = {
         line.split("(")[0].split()[-1]

@@ -29,8 +29,8 @@ pytestmark = [
 
 KINDS = {"float64": 0, "float32": 1, "tf32": 1, "bfloat16": 2}
 KINDS_ON_CHIP = ("tf32", "bfloat16")
-SANITIZED = ["recurrence", *(f"steps_{kind}" for kind in KINDS)]
-SANITIZED += [f"{name}_{kind}" for name in ("clusters", "grid") for kind in KINDS_ON_CHIP]
+SANITIZED = ["cuda/recurrence.cu", *(f"step/{kind}.cu" for kind in KINDS)]
+SANITIZED += [f"{name}/{kind}.cu" for name in ("cluster", "grid") for kind in KINDS_ON_CHIP]
 
 
 def sized(T, N, H, **options):
@@ -64,7 +64,7 @@ ON_CHIP = [
 @cache
 def runner():
     # Without optimisation the kernels compile in half the time; the harness has it.
-    sources = [source for source in family.KERNELS if source.stem in SANITIZED]
+    sources = [k for k in family.KERNELS if f"{k.parent.name}/{k.name}" in SANITIZED]
     sources += [build.HERE / "kernels" / "not_sanitized.cpp", build.HERE / "recurrence_runner.cpp"]
     return build.executable("recurrence-sanitize", sources, ["-O0"], sanitize=True)
 

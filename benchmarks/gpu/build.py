@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.machine import ROOT
+from benchmarks.common.machine import ROOT
 
 PART = "build"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from benchmarks.shapes import MODES, Case, spread_order
+from benchmarks.common.shapes import MODES, Case, spread_order
 
 GRID_T = (128, 512, 1024)
 GRID_N = (1, 16, 64, 256)

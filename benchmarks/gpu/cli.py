@@ -11,14 +11,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import machine
-from benchmarks.gpu import cells, device, fake, plan, predict, report
+from benchmarks.common import machine, stand_ins
+from benchmarks.common.machine import RESULTS, ROOT
+from benchmarks.gpu import cells, device, plan, predict, report
 from benchmarks.gpu.journal import Journal, last_stamp, stamp_of
-from benchmarks.machine import ROOT
 
 WORK = ROOT / "build" / "gpu"
 DRY_WORK = ROOT / "build" / "gpu-dry"
-RESULTS = ROOT / "benchmarks" / "results"
 DESCRIBE_SECONDS = 180.0
 DRY_CELLS = 4
 OK, FAILED, NO_GPU, INCOMPLETE = 0, 1, 2, 3
@@ -119,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NO_GPU
     work = (out or DRY_WORK) if args.dry_run else WORK
     if args.dry_run:
-        os.environ[fake.VARIABLE] = "1"
+        os.environ[stand_ins.VARIABLE] = "1"
         args.cells = DRY_CELLS if args.cells is None else args.cells
     described = describe(args.commit)
     if described is None:

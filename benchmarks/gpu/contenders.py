@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from benchmarks.common.peers import CellLoop, FastLSTM, Problem, Runner, TorchLSTM
+from benchmarks.common.precision import PRECISIONS
+from benchmarks.common.stand_ins import BACKENDS
 from benchmarks.gpu.cells import WIDE_T, GpuCell
-from benchmarks.gpu.fake import BACKENDS
-from benchmarks.gpu.precision import PRECISIONS
-from benchmarks.peers import CellLoop, FastLSTM, Problem, Runner, TorchLSTM
 
 EAGER, GRAPH = "", " graph"
 

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks.common.machine import ROOT
 from benchmarks.gpu.build import toolkit
-from benchmarks.machine import ROOT
 
 PART = "probe"
 SOURCES = ROOT / "benchmarks" / "gpu" / "probe"
@@ -71,7 +71,7 @@ def compiled(context) -> Path:
     target = ROOT / "build" / "gpu" / "probe"
     target.parent.mkdir(parents=True, exist_ok=True)
     architecture = f"arch=compute_{context.architecture},code=sm_{context.architecture}"
-    command = [nvcc, "-std=c++17", "-O3", f"-gencode={architecture}", *includes()]
+    command = [nvcc, "-std=c++17", "-O3", f"-gencode={architecture}", f"-I{ROOT / 'csrc'}"]
     command += ["-o", str(target), *map(str, sorted(SOURCES.glob("*.cu")))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
     if done.returncode:
@@ -85,7 +85,3 @@ def simulated() -> Path:
     build = importlib.import_module("build")
     sources = [SOURCES / f"{name}.cu" for name in DRY_SOURCES]
     return build.executable("probe", sources, ["-DFASTLSTM_SIMT"])
-
-
-def includes() -> list[str]:
-    return [f"-I{ROOT / 'csrc' / 'cuda'}", f"-I{ROOT / 'csrc'}"]

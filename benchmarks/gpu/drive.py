@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.common.machine import ROOT
 from benchmarks.gpu.journal import Journal
-from benchmarks.machine import ROOT
 
 MOST_CHILDREN = 15
 # The status of a child that has recorded what it did, and can use the GPU no more.

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 
-from benchmarks.shapes import Case
+from benchmarks.common.shapes import Case
 
 MULTIPROCESSORS, CLOCKS_PER_US = 132, 1800.0
 RESIDENT_CLUSTERS = {8: 15, 16: 7}

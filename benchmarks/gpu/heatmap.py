@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.common.precision import PRECISIONS
+from benchmarks.common.stand_ins import BACKENDS
 from benchmarks.gpu.contenders import GRAPH
-from benchmarks.gpu.fake import BACKENDS
-from benchmarks.gpu.precision import PRECISIONS
 from benchmarks.gpu.tables import NAMES
 
 # The colours end at these ratios: 4 times slower, 4 times faster.

@@ -18,10 +18,10 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from benchmarks.machine import ROOT
+from benchmarks.common.machine import ROOT
 
 VARIABLE = "FASTLSTM_GPU_JOURNAL"
-SOURCES = ("fastlstm/**/*.py", "csrc/**/*.*", "setup.py")
+SOURCES = ("fastlstm/**/*.py", "csrc/**/*.[ch]*", "setup.py")
 
 
 class Journal:

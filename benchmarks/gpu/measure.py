@@ -9,17 +9,17 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from benchmarks import check
+from benchmarks.common import check
+from benchmarks.common.peers import Problem
+from benchmarks.common.precision import PRECISIONS, fp32_precision
+from benchmarks.common.shapes import Case
+from benchmarks.common.stand_ins import BACKENDS, is_dry
+from benchmarks.common.timing import Task, interleave, paired_ratio, spread
 from benchmarks.gpu import floor
 from benchmarks.gpu.cells import LONG_CALL_SECONDS, GpuCell
 from benchmarks.gpu.contenders import GRAPH, Contender, baseline_of, contenders_of, tensor_dtype
 from benchmarks.gpu.device import Call, Device, first_line
-from benchmarks.gpu.fake import BACKENDS, is_dry
-from benchmarks.gpu.precision import PRECISIONS, fp32_precision
 from benchmarks.gpu.verify import Verifier
-from benchmarks.peers import Problem
-from benchmarks.shapes import Case
-from benchmarks.timing import Task, interleave, paired_ratio, spread
 
 # A sample is as many calls back to back as take this long, so that an event's own cost and a gap
 # between two launches do not count.

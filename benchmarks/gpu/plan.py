@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.gpu import build, costs, fake, profile, sanitizer, suite
+from benchmarks.common import stand_ins
+from benchmarks.common.precision import PRECISIONS
+from benchmarks.gpu import build, costs, profile, sanitizer, suite
 from benchmarks.gpu.cells import cells_of
 from benchmarks.gpu.drive import drive
 from benchmarks.gpu.journal import Journal
-from benchmarks.gpu.precision import PRECISIONS
 
 BENCHES = tuple(f"bench {name}" for name in PRECISIONS)
 # In order of worth: what must be known first stands first.
@@ -129,7 +130,7 @@ def run_worker(context: Context, part: str) -> str:
             return judged(context, part)
     grace = min(GRACE_SECONDS, context.left() / 4)
     if context.dry:
-        fake.prepare_environment()
+        stand_ins.prepare_environment()
     command = [sys.executable, "-m", "benchmarks.gpu.worker", part]
     command += ["--share", "{}/{}".format(*context.share), "--stop", f"{context.stop - grace:.1f}"]
     command += ["--cell-seconds", str(context.cell_seconds)]

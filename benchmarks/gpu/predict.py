@@ -10,8 +10,8 @@ import importlib
 import math
 import sys
 
+from benchmarks.common.machine import ROOT
 from benchmarks.gpu.floor import CLOCKS_PER_US, step_us
-from benchmarks.machine import ROOT
 
 # 8 clusters of 16 blocks at once, 16 of 8.
 H200 = {"multiprocessors": 132, "multiprocessors_together": 16}

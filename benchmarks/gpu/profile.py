@@ -13,14 +13,14 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.gpu import fake
+from benchmarks.common import stand_ins
+from benchmarks.common.precision import PRECISIONS, fp32_precision
+from benchmarks.common.shapes import MODES, Case
 from benchmarks.gpu.cells import GRID_H, GRID_N, GRID_T, GpuCell, edge_cases
 from benchmarks.gpu.contenders import contenders_of
 from benchmarks.gpu.device import Call, Device, first_line
 from benchmarks.gpu.journal import Journal
 from benchmarks.gpu.measure import Bench
-from benchmarks.gpu.precision import PRECISIONS, fp32_precision
-from benchmarks.shapes import MODES, Case
 
 PART = "profile"
 CLOSE_LOOKS = [(512, 1, 256), (512, 16, 512), (512, 64, 256), (512, 64, 1024)]
@@ -61,7 +61,7 @@ def run(device: Device, journal: Journal, stop: float, most: int | None) -> int:
 
 def look(device: Device, cell: GpuCell, name: str) -> dict[str, object]:
     """The kernels of one call, or why there are none."""
-    case = fake.shrink(cell.case) if device.dry else cell.case
+    case = stand_ins.shrink(cell.case) if device.dry else cell.case
     found = {"case": case.label, "dtype": cell.precision, "mode": cell.mode, "contender": name}
     try:
         with fp32_precision(PRECISIONS[cell.precision][1]):

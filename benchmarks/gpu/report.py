@@ -1,4 +1,4 @@
-"""What a GPU run leaves: one results file (schema of ``benchmarks.report``, kind ``gpu``), its
+"""What a GPU run leaves: one results file (``benchmarks.common.schema``, kind ``gpu``), its
 tables in Markdown, its picture, all made from the journal.
 """
 
@@ -8,13 +8,13 @@ import datetime
 import os
 from pathlib import Path
 
-from benchmarks import machine, terminal
+from benchmarks.common import machine, terminal
+from benchmarks.common.schema import SCHEMA, validate
+from benchmarks.common.schema import write as write_json
+from benchmarks.common.tables import shape_text
+from benchmarks.common.timing import geometric_mean
 from benchmarks.gpu import heatmap, suite, tables
 from benchmarks.gpu.journal import SOURCES, Journal, digest
-from benchmarks.report import shape_text
-from benchmarks.schema import SCHEMA, validate
-from benchmarks.schema import write as write_json
-from benchmarks.timing import geometric_mean
 
 LOG_CHARACTERS = 200_000
 

@@ -18,10 +18,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks.common.machine import ROOT
+from benchmarks.common.stand_ins import BACKENDS
 from benchmarks.gpu.drive import kill, leash
-from benchmarks.gpu.fake import BACKENDS
 from benchmarks.gpu.sanitizer_driver import DONE
-from benchmarks.machine import ROOT
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 PART = "sanitizer"

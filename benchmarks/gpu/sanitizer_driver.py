@@ -11,8 +11,8 @@ import sys
 
 import torch
 
-from benchmarks.gpu import fake
-from benchmarks.gpu.precision import fp32_precision
+from benchmarks.common import stand_ins
+from benchmarks.common.precision import fp32_precision
 
 DONE = "all calls made"
 # T, N, I, H and options: less than a tile, a whole tile, more than one with a rest, many units.
@@ -53,8 +53,8 @@ def one(backend: str, device: str, dtype: torch.dtype, T, N, I, H, masks=False, 
 
 def main(backend: str) -> None:
     device, cases = "cuda", CASES
-    if fake.is_dry():
-        fake.fake_backends()
+    if stand_ins.is_dry():
+        stand_ins.fake_backends()
         device, cases = "cpu", DRY_CASES
     for dtype, mode in PRECISIONS:
         for T, N, I, H, options in cases:
@@ -66,6 +66,6 @@ def main(backend: str) -> None:
 
 
 if __name__ == "__main__":
-    if fake.is_dry():
-        fake.prepare_environment()
+    if stand_ins.is_dry():
+        stand_ins.prepare_environment()
     main(sys.argv[1])

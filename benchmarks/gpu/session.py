@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 
-from benchmarks import machine
-from benchmarks.gpu import fake
+from benchmarks.common import machine, stand_ins
 from benchmarks.gpu.device import open_device
 
 
 def collect() -> dict[str, object]:
     """The ``machine`` block of the results: that of a run on the CPU, and the GPU's."""
-    described = {**machine.describe(), **open_device(fake.is_dry()).describe()}
+    described = {**machine.describe(), **open_device(stand_ins.is_dry()).describe()}
     described["commit"] = os.environ.get("FASTLSTM_COMMIT") or described["commit"]
     return described
 

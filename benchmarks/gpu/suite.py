@@ -10,7 +10,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks.gpu import fake
+from benchmarks.common import stand_ins
 from benchmarks.gpu.drive import Outcome, drive
 from benchmarks.gpu.journal import digest
 
@@ -20,7 +20,7 @@ MOST_PROCESSES = 4
 SHARD, SALT = "FASTLSTM_GPU_SHARD", "FASTLSTM_GPU_SALT"
 # All passed; some failed; none was left to run.
 FINISHED = (0, 1, 5)
-SOURCES = ("tests/gpu/*.py", "tests/*.py", "benchmarks/gpu/fake.py")
+SOURCES = ("tests/gpu/*.py", "tests/*.py", "benchmarks/common/stand_ins.py")
 
 
 def prefix(salt: str, shard: str) -> str:
@@ -35,7 +35,7 @@ def run(context) -> str:
     # cuBLAS wants this, before its first call, for torch's deterministic algorithms.
     base = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", SALT: salt}
     if context.dry:
-        fake.prepare_environment()
+        stand_ins.prepare_environment()
 
     def shard(k: int) -> Outcome:
         name = f"{k}/{count}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from benchmarks.common.precision import PRECISIONS
+from benchmarks.common.stand_ins import BACKENDS
+from benchmarks.common.tables import Table, markdown_table, milliseconds, shape_text
 from benchmarks.gpu.contenders import GRAPH
-from benchmarks.gpu.fake import BACKENDS
-from benchmarks.gpu.precision import PRECISIONS
 from benchmarks.gpu.suite import summary as test_counts
-from benchmarks.report import Table, markdown_table, milliseconds, shape_text
 
 NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "tf32": "float32 as TF32"}
 

@@ -26,13 +26,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks import check
+from benchmarks.common import check
+from benchmarks.common.peers import FastLSTM, Peer, Problem, TorchLSTM
+from benchmarks.common.precision import PRECISIONS
+from benchmarks.common.shapes import Case
 from benchmarks.gpu.cells import GpuCell
 from benchmarks.gpu.contenders import Autocast, Contender
 from benchmarks.gpu.device import Device
-from benchmarks.gpu.precision import PRECISIONS
-from benchmarks.peers import FastLSTM, Peer, Problem, TorchLSTM
-from benchmarks.shapes import Case
 
 ORACLE_FLOPS = 2e12
 REFERENCE_T = 64

@@ -12,15 +12,16 @@ import sys
 import time
 import warnings
 
-from benchmarks.gpu import fake, profile
+from benchmarks.common import stand_ins
+from benchmarks.common.precision import PRECISIONS, fp32_precision
+from benchmarks.common.shapes import Case
+from benchmarks.gpu import profile
 from benchmarks.gpu.cells import GpuCell, cells_of, expected_seconds, parse_share
 from benchmarks.gpu.contenders import contenders_of
 from benchmarks.gpu.device import Device, first_line, open_device
 from benchmarks.gpu.drive import LOST
 from benchmarks.gpu.journal import Journal
 from benchmarks.gpu.measure import Bench, ContextLost, failed_row, make_bench, run_cell
-from benchmarks.gpu.precision import PRECISIONS, fp32_precision
-from benchmarks.shapes import Case
 
 SETUP = "setup"
 # A contender that has broken this many cells of a part is not started again.
@@ -67,7 +68,7 @@ class Worker:
         """Measure a cell and write its row; raises `ContextLost`."""
         key, case = cell.key(self.part), cell.case
         if self.device.dry:
-            case = fake.shrink(case)
+            case = stand_ins.shrink(case)
         exclude = self.excluded(key)
         self.journal.mark(key, SETUP)
         with warnings.catch_warnings():
@@ -147,9 +148,9 @@ def main(argv: list[str] | None = None) -> int:
     journal = Journal.from_environment()
     if journal is None:
         parser.error("no journal in the environment: this is a part of ./run gpu")
-    device = open_device(fake.is_dry())
+    device = open_device(stand_ins.is_dry())
     if device.dry:
-        print(f"dry run: {fake.fake_backends()}", flush=True)
+        print(f"dry run: {stand_ins.fake_backends()}", flush=True)
     try:
         if args.part == "profile":
             left = profile.run(device, journal, args.stop, args.cells)

@@ -5,7 +5,7 @@
 // instruction set.
 #pragma once
 
-#include "inline.h"
+#include "core/inline.h"
 
 template <class V>
 struct Gates {

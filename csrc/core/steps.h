@@ -2,7 +2,7 @@
 // reverse. Included inside the namespace of its user, as lstm_cell.h is.
 #pragma once
 
-#include "inline.h"
+#include "core/inline.h"
 
 struct Steps {
   int64_t T, N;

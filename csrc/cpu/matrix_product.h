@@ -4,11 +4,10 @@
 
 #include <cstdint>
 
-#include "../core/types.h"
+#include "core/types.h"
+#include "cpu/threads.h"
 
 namespace fastlstm {
-
-struct Threads;
 
 // Numbers that multiply-adds sum up at once, at most; longer sums are made of chunks.
 inline constexpr int64_t kProductChunk = 256;

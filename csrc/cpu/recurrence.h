@@ -6,8 +6,10 @@
 
 #include <cstdint>
 
-#include "../core/types.h"
-#include "matrix_product.h"
+#include "core/types.h"
+#include "core/variant.h"
+#include "cpu/matrix_product.h"
+#include "cpu/threads.h"
 
 namespace fastlstm {
 
@@ -101,12 +103,10 @@ struct StepArgs {
 // Rows from which a step is better made with packed weights.
 constexpr int64_t kMaxStepRows = 8;
 
-// fn(begin, end, context) over [0, n) in chunks, on the framework's threads.
-using ParallelFor = void (*)(int64_t n, void (*fn)(int64_t, int64_t, void*), void* context);
-
-struct Threads {
-  int count;
-  ParallelFor parallel_for;
+// With layer normalisation, recurrent dropout or zoneout: gates for all steps at a time; biases are in gates_x.
+struct VariantKernels {
+  void (*forward)(const ForwardArgs&, const Variant&, const Threads&);
+  void (*backward)(const BackwardArgs&, const Variant&, const VariantTape&, const Threads&);
 };
 
 struct Kernels {
@@ -115,6 +115,7 @@ struct Kernels {
   void (*backward)(const BackwardArgs&, const Threads&);
   void (*step)(const StepArgs&, const Threads&);
   void (*gates)(const GatesArgs&, const Threads&);
+  const VariantKernels* variants;
   const MatrixProducts *products, *double_products;
   bool takes_parts = false;  // whether products heed how many parts a float32 number is to be taken as
 };

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <new>
 
-#include "../core/layout.h"
+#include "core/layout.h"
 
 namespace fastlstm {
 

@@ -1,8 +1,8 @@
 // What the families of kernels offer to recurrence.cu. Each is compiled for each policy in a file of its own.
 #pragma once
 
-#include "launch.h"
-#include "recurrence.h"
+#include "cuda/launch.h"
+#include "cuda/recurrence.h"
 
 namespace fastlstm::cuda {
 

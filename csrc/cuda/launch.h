@@ -5,7 +5,7 @@
 
 #include <cstdio>
 
-#include "recurrence.h"
+#include "cuda/recurrence.h"
 
 namespace fastlstm::cuda {
 

@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "families.h"
+#include "cuda/families.h"
 
 namespace fastlstm::cuda {
 

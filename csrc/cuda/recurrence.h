@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../core/types.h"
+#include "core/types.h"
 
 namespace fastlstm::cuda {
 

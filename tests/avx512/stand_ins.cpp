@@ -1,5 +1,5 @@
 // Each instruction of AVX-512 that the kernels name, against the same in plain C++, on numbers of every kind. Built with
-// FASTLSTM_EMULATE_AVX512, the stand-ins of csrc/cpu/emulated_avx512.h are what is checked; without it, the instructions
+// FASTLSTM_EMULATE_AVX512, the stand-ins of csrc/cpu/simd/emulated_avx512.h are what is checked; without it, the instructions
 // themselves, and so what is written here. Prints a line for each that differs; exit status 77 where the machine lacks them.
 
 #include <immintrin.h>
@@ -21,7 +21,7 @@
 
 #define FASTLSTM_INLINE_LAMBDA __attribute__((always_inline))
 #if defined(FASTLSTM_EMULATE_AVX512)
-#include "cpu/emulated_avx512.h"
+#include "cpu/simd/emulated_avx512.h"
 #endif
 
 template <class To, class From>

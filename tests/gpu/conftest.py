@@ -14,15 +14,16 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import pytest
 import torch
 
-from benchmarks.gpu import fake, suite
+from benchmarks.common import stand_ins
+from benchmarks.common.precision import fp32_precision
+from benchmarks.gpu import suite
 from benchmarks.gpu.device import open_device
 from benchmarks.gpu.drive import LOST
 from benchmarks.gpu.journal import Journal
-from benchmarks.gpu.precision import fp32_precision
 
-if fake.is_dry():
-    fake.prepare_environment()
-    fake.fake_backends()
+if stand_ins.is_dry():
+    stand_ins.prepare_environment()
+    stand_ins.fake_backends()
 
 HAVE_GPU = torch.cuda.is_available()
 REDUCED = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
@@ -49,10 +50,10 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def device():
     """The device under test; in a dry run the CPU."""
-    return torch.device("cpu" if fake.is_dry() else "cuda")
+    return torch.device("cpu" if stand_ins.is_dry() else "cuda")
 
 
-@pytest.fixture(params=fake.BACKENDS)
+@pytest.fixture(params=stand_ins.BACKENDS)
 def backend(request, device):
     """Each GPU backend by name, where it serves this device."""
     from fastlstm import backends

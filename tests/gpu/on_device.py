@@ -10,12 +10,12 @@ import op_cases
 import torch
 from op_cases import Case, rounded_products
 
-from benchmarks.gpu import fake
-from benchmarks.gpu.precision import fp32_precision
+from benchmarks.common import stand_ins
+from benchmarks.common.precision import fp32_precision
 from fastlstm import FastLSTM, backends
 from fastlstm.testing import judge, map_tensors, relative_errors, run
 
-DRY = fake.is_dry()
+DRY = stand_ins.is_dry()
 
 # The dtype of the tensors, and to what the tensor cores round the factors of products.
 KINDS = {

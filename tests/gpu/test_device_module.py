@@ -9,7 +9,7 @@ import torch
 from on_device import KINDS, hold
 from torch import nn
 
-from benchmarks.gpu.precision import fp32_precision
+from benchmarks.common.precision import fp32_precision
 from fastlstm import FastLSTM, FastLSTMCell, functional
 from fastlstm.testing import compare, judge, make_input, make_states, relative_errors, run
 

@@ -9,7 +9,7 @@ from on_device import DRY, KINDS, family_of, hold, scaled
 from op_cases import Case
 from stretches import check_stretches
 
-from benchmarks.gpu.precision import fp32_precision
+from benchmarks.common.precision import fp32_precision
 from fastlstm import FastLSTM, lanes, wavefront
 from fastlstm.testing import make_input, make_states, run
 

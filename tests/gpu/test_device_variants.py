@@ -9,7 +9,7 @@ import variant_cases
 from on_device import KINDS, family_of, scaled
 from op_cases import by_id
 
-from benchmarks.gpu.precision import fp32_precision
+from benchmarks.common.precision import fp32_precision
 from fastlstm import FastLSTM
 from fastlstm.testing import make_states, run
 

@@ -31,7 +31,7 @@ FLAGS += ["-fPIC", "-fvisibility=hidden"]
 PLAIN = ["-O2"]
 SANITIZE = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address"]
 SANITIZE_SOURCES = ["-fsanitize=undefined", "-fno-sanitize-recover=all"]  # not the harness
-INCLUDES = [HERE / "include", HERE.parent, ROOT / "csrc" / "cuda", ROOT / "csrc"]
+INCLUDES = [HERE / "include", HERE.parent, ROOT / "csrc"]
 
 HARNESS = ["chance", "collectives", "fiber", "ptx", "runtime", "scheduler", "shared_memory"]
 HARNESS = [HERE / f"{name}.cpp" for name in [*HARNESS, "tensor_core", "threads"]]

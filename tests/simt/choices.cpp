@@ -1,6 +1,6 @@
 // What csrc/cuda chooses for a call on the simulated device, without one: for a library loaded by Python.
 #include "device.h"
-#include "recurrence.h"
+#include "cuda/recurrence.h"
 
 namespace {
 

@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
 build = importlib.import_module("build")
 
+CSRC = ROOT / "csrc"
 # Those of the variants are variant_family.py's.
-KERNELS = [k for k in sorted((ROOT / "csrc" / "cuda").glob("*.cu")) if k.stem[:7] != "variant"]
-SOURCES = [ROOT / "csrc" / "cuda_ops.cpp", ROOT / "csrc" / "recurrence_call.cpp", *KERNELS]
+KERNELS = [k for k in sorted((CSRC / "cuda").rglob("*.cu")) if k.parent.name != "variant"]
+SOURCES = [CSRC / "torch" / "cuda.cpp", CSRC / "torch" / "recurrence_call.cpp", *KERNELS]
 SOURCES += [Path(__file__).with_name("choices.cpp")]
 DTYPES = {"float64": 0, "float32": 1, "tf32": 1, "bfloat16": 2, "float16": 3}
 

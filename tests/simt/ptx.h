@@ -1,4 +1,4 @@
-// Stands in for csrc/cuda/ptx.h where the kernels are compiled for the CPU. The same functions, each with one argument more:
+// Stands in for csrc/cuda/device/ptx.h where the kernels are compiled for the CPU. The same functions, each with one argument more:
 // the place of the call, for reports.
 #pragma once
 

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "recurrence.h"
+#include "cuda/recurrence.h"
 #include "simt/problem.h"
 
 namespace {

@@ -1,4 +1,4 @@
-// mma and ldmatrix: the last lane of a warp to come computes for all, from the layouts that csrc/cuda/ptx.h describes.
+// mma and ldmatrix: the last lane of a warp to come computes for all, from the layouts that csrc/cuda/device/ptx.h describes.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

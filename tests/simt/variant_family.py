@@ -11,8 +11,8 @@ from family import build
 from fastlstm import variant_kernels, variant_ops
 
 CSRC = build.ROOT / "csrc"
-SOURCES = [CSRC / "cuda_variant_ops.cpp", CSRC / "recurrence_call.cpp"]
-SOURCES += sorted((CSRC / "cuda").glob("variant*.cu"))
+SOURCES = [CSRC / "torch" / "cuda_variant.cpp", CSRC / "torch" / "recurrence_call.cpp"]
+SOURCES += sorted((CSRC / "cuda" / "variant").glob("*.cu"))
 _loaded: list[ctypes.CDLL] = []
 
 

@@ -1,6 +1,6 @@
 // How fast the blocks of a cluster give each other a step's state, and how many clusters run at once.
-#include "costs.h"
-#include "exchange.h"
+#include "cuda/costs.h"
+#include "cuda/cluster/exchange.h"
 #include "probe.h"
 
 namespace probe {

@@ -1,7 +1,7 @@
 // How fast the blocks of a grid give each other a step's state through the second-level cache: by the counter that the kernels use,
 // and by words that say themselves of which step they are.
-#include "costs.h"
-#include "grid_exchange.h"
+#include "cuda/costs.h"
+#include "cuda/grid/exchange.h"
 #include "probe.h"
 
 namespace probe {

@@ -1,7 +1,7 @@
 // What a launch costs, by the host's clock, and the clock of the multiprocessors.
 #include <chrono>
 
-#include "costs.h"
+#include "cuda/costs.h"
 #include "probe.h"
 
 namespace probe {

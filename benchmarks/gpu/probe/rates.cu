@@ -1,6 +1,6 @@
 // What one multiprocessor does a clock: tensor cores, shared memory, the second-level cache; and how long memory takes.
-#include "costs.h"
-#include "numbers.h"
+#include "cuda/costs.h"
+#include "cuda/device/numbers.h"
 #include "probe.h"
 
 namespace probe {

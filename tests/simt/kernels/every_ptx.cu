@@ -1,8 +1,8 @@
-// Calls every function of csrc/cuda/ptx.h: that this compiles shows that each instruction is one that ptxas takes, and that
+// Calls every function of csrc/cuda/device/ptx.h: that this compiles shows that each instruction is one that ptxas takes, and that
 // the emulation has the same signatures. Not meant to be run.
 #include <cuda_runtime.h>
 
-#include "ptx.h"
+#include "cuda/device/ptx.h"
 
 namespace ptx = fastlstm::ptx;
 

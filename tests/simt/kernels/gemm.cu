@@ -3,7 +3,7 @@
 
 #include "kernels.h"
 #include "launch.h"
-#include "ptx.h"
+#include "cuda/device/ptx.h"
 
 namespace {
 

@@ -1,5 +1,5 @@
 // Kernels that the program of test_simt_recurrence.py does without, in the place of their sources: they take no call.
-#include "families.h"
+#include "cuda/families.h"
 
 namespace fastlstm::cuda {
 

@@ -1,8 +1,8 @@
 // The recurrence of csrc/cuda for bfloat16 alone: in steps, with ON_CLUSTERS on small clusters, with ON_GRID on a grid of small
 // blocks, with PROJECTED too for a layer with a projection. For tests that compile it often.
-#include "clusters.h"
-#include "grid_kernels.h"
-#include "projected_shapes.h"
+#include "cuda/cluster/shapes.h"
+#include "cuda/grid/kernels.h"
+#include "cuda/projected/shapes.h"
 
 namespace fastlstm::cuda {
 
@@ -51,10 +51,10 @@ struct ProjectedBackwardGridShapes<BFloat16Product, kTilesN> : ProjectedBackward
 
 }  // namespace fastlstm::cuda
 
-#include "cluster_launch.h"
-#include "grid_launch.h"
-#include "projected_launch.h"
-#include "step_launch.h"
+#include "cuda/cluster/launch.h"
+#include "cuda/grid/launch.h"
+#include "cuda/projected/launch.h"
+#include "cuda/step/launch.h"
 
 namespace fastlstm::cuda {
 

@@ -3,7 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "launch.h"
-#include "plain_stationary.h"
+#include "cuda/product/plain_stationary.h"
 #include "simt/problem.h"
 
 namespace {

@@ -1,0 +1,220 @@
+"""How far from float64 the results and gradients of every backend are, beside nn.LSTM's.
+
+On a few small problems that nn.LSTM can run too, a module's error in one tensor is
+max |got - oracle| / max |oracle|, where the oracle is fastlstm's reference in float64 on the same
+numbers; of a group of tensors (the results, the gradients), of the problems and of their draws the
+largest counts. float64 itself has no wider oracle here: its rows are the distance from the
+reference.
+
+Each contender runs in a process of its own, ``python -m benchmarks.cpu.errors``: the instruction
+set and Triton's interpreter are chosen once a process. Where there is no GPU, the GPU's backends
+are their sources run on the CPU, as in a dry run of ``./run gpu``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from benchmarks.common import stand_ins
+from benchmarks.common.machine import ROOT
+from benchmarks.common.precision import fp32_precision
+
+NN_LSTM = "nn.LSTM"
+ISAS = ("generic", "avx2", "avx512", "amx")
+STORED = "float32, bfloat16 weights"  # FastLSTM's weight_dtype; the oracle's are as they were
+# What float32 is on a GPU, in full or with products of tf32; and the other dtypes.
+KINDS = {
+    "float64": (torch.float64, "ieee"),
+    "float32": (torch.float32, "ieee"),
+    "tf32": (torch.float32, "tf32"),
+    STORED: (torch.float32, "ieee"),
+    "bfloat16": (torch.bfloat16, "ieee"),
+    "float16": (torch.float16, "ieee"),
+}
+# Roundoff of what products are made of, in whose units errors are also given.
+ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "tf32": 2.0**-11}
+ROUNDOFF |= {STORED: 2.0**-8, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+T, N, I, H = 48, 7, 24, 40  # on AMX, fewer rows would go another way
+PROBLEMS = {
+    "one layer": {},
+    "two layers, both directions": {"num_layers": 2, "bidirectional": True},
+    "projection": {"proj_size": 17},
+}
+DRAWS = 3
+
+
+@dataclass(frozen=True)
+class Contender:
+    """backend: nn.LSTM, or a backend of fastlstm. where: "cpu", "gpu", or "simulated" for a GPU's
+    backend without one. isa: of the backend cpu, else ""."""
+
+    backend: str
+    where: str
+    isa: str = ""
+
+    def __str__(self) -> str:
+        detail = {"gpu": "on the GPU", "simulated": "its kernels run on the CPU", "cpu": ""}
+        words = [self.isa, detail[self.where] if self.backend != NN_LSTM else self.where.upper()]
+        detail = ", ".join(filter(None, words))
+        return f"{self.backend} ({detail})" if detail else self.backend
+
+
+def contenders() -> list[Contender]:
+    """Those of this machine; what turns out not to run says so in its row."""
+    from fastlstm import backends, native
+
+    found = [Contender(NN_LSTM, "cpu"), Contender("reference", "cpu")]
+    if native.load() is None:
+        best = native.cpu_isa()
+        isas = ISAS[: ISAS.index(best) + 1] if best in ISAS else (best,)
+        if best == "avx512":
+            # What is not chosen by itself, and AMX's numbers without its instructions.
+            isas += ("avx512bf16", "amx-emulated")
+        found += [Contender("cpu", "cpu", isa) for isa in isas]
+    gpu = torch.cuda.is_available()
+    if gpu:
+        found.append(Contender(NN_LSTM, "gpu"))
+    names = [row.name for row in backends.TABLE if row.name in stand_ins.BACKENDS]
+    return found + [Contender(name, "gpu" if gpu else "simulated") for name in names]
+
+
+def measure(contender: Contender, kind: str) -> dict[str, object]:
+    """``results`` and ``gradients``, the largest relative errors, and ``worst``, the tensors."""
+    from fastlstm import FastLSTM
+    from fastlstm.testing import make_states, map_tensors, relative_errors, run
+
+    dtype, products = KINDS[kind]
+    device = "cuda" if contender.where == "gpu" else "cpu"
+    largest, worst = {"results": 0.0, "gradients": 0.0}, {}
+    for problem, options in PROBLEMS.items():
+        for draw in range(DRAWS):
+            torch.manual_seed(draw)
+            oracle = FastLSTM(I, H, backend="reference", **options).to(dtype)
+            given = torch.randn(T, N, I).to(dtype), make_states(oracle, N, dtype)
+            module = oracle.to_torch() if contender.backend == NN_LSTM else copy.deepcopy(oracle)
+            module.backend = contender.backend
+            if kind == STORED:
+                module.weight_dtype = torch.bfloat16
+            with fp32_precision(products):
+                there = map_tensors(lambda t: t.to(device), given)
+                got = run(module.to(device), *there, dtype=dtype)
+            wide = map_tensors(lambda t: t.double(), given)
+            exact = run(oracle.double(), *wide, dtype=dtype)
+            errors = relative_errors({k: v.cpu() for k, v in got.items()}, exact)
+            for name, error in errors.items():
+                group = "gradients" if name.startswith("d_") else "results"
+                # A NaN counts as the largest, and stays.
+                if not (error <= largest[group] or math.isnan(largest[group])):
+                    largest[group], worst[group] = error, f"{name}, {problem}"
+    return {**largest, "worst": worst}
+
+
+def cannot_run(contender: Contender) -> str | None:
+    """Why this process does not run the contender, or None; puts stand-ins for a GPU's backends."""
+    from fastlstm import native
+
+    if contender.isa:
+        if native.load():
+            return native.load()
+        try:
+            native.cpu_isa()
+        except RuntimeError as error:  # it says which this machine has
+            return str(error)
+    if contender.where == "simulated":
+        families = stand_ins.fake_backends()
+        if families[contender.backend] == "reference":
+            return "its kernels do not run here"
+    return None
+
+
+def rows_of(contender: Contender) -> Iterator[dict[str, object]]:
+    """A row per kind, in this process."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", UserWarning)  # nn.LSTM tells of its slower paths
+    reason = cannot_run(contender)
+    if reason:
+        yield {**asdict(contender), "kind": "all", "status": "failed", "error": reason}
+        return
+    for kind in KINDS:
+        if kind == "tf32" and contender.where == "cpu":
+            continue  # the CPU has no such products
+        if kind == STORED and contender.backend != "cpu":
+            continue  # the others widen the weights first
+        row = {**asdict(contender), "kind": kind}
+        try:
+            yield row | {"status": "ok", **measure(contender, kind)}
+        except Exception as error:
+            text = str(error).splitlines() or [""]
+            yield row | {"status": "failed", "error": f"{type(error).__name__}: {text[0][:200]}"}
+
+
+def in_fresh_process(contender: Contender, timeout: float = 1800) -> list[dict[str, object]]:
+    """`rows_of` in a process of its own."""
+    env = dict(os.environ)
+    if contender.isa:
+        env["FASTLSTM_CPU_ISA"] = contender.isa
+    if contender.where == "simulated":
+        env |= {stand_ins.VARIABLE: "1", "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "benchmarks.cpu.errors", json.dumps(asdict(contender))]
+    failed = {**asdict(contender), "kind": "all", "status": "failed"}
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        return [failed | {"error": f"not done in {timeout:g} s"}]
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        return [failed | {"error": lines[-1]}]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def run(found: Sequence[Contender] | None = None) -> Iterator[list[dict[str, object]]]:
+    """The rows of one contender after the other."""
+    for contender in contenders() if found is None else found:
+        yield in_fresh_process(contender)
+
+
+def name_of(row: dict) -> str:
+    return str(Contender(row["backend"], row["where"], row["isa"]))
+
+
+def cells(row: dict) -> tuple[str, str]:
+    """Both errors as text, with how many roundoffs each is."""
+    if row["status"] != "ok":
+        return row["error"], ""
+    unit = ROUNDOFF[row["kind"]]
+    return tuple(f"{row[g]:.1e} ({row[g] / unit:.1f} u)" for g in ("results", "gradients"))
+
+
+def table_rows(rows: Sequence[dict]) -> list[tuple[str, str, str, str]]:
+    """(kind, contender, results, gradients), kind by kind."""
+    kinds = [*KINDS, "all"]
+    ordered = sorted(rows, key=lambda row: kinds.index(row["kind"]))
+    return [(row["kind"], name_of(row), *cells(row)) for row in ordered]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="measure one contender in this process")
+    parser.add_argument("request", help="JSON: backend, where, isa")
+    contender = Contender(**json.loads(parser.parse_args().request))
+    # What compilers and interpreters print is not for the reader of these lines.
+    with contextlib.redirect_stdout(sys.stderr):
+        rows = list(rows_of(contender))
+    print(*map(json.dumps, rows), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+// How one call is shared out over threads: D directions x R groups of rows x U shares of the hidden units.
+//
+// Rows are independent, so the R groups (and the directions) never wait for each other; the U workers of a group hold slices
+// of the weights, small enough for their caches, and meet at a barrier once a step.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+#include "cpu/caches.h"
+#include "cpu/recurrence.h"
+#include "cpu/threads.h"
+
+namespace fastlstm {
+
+// Where all U workers of a group meet. The count only grows, so a worker that runs ahead disturbs nobody. A worker may stand
+// for several where the framework gave fewer threads than asked: it then arrives for all of them.
+class alignas(64) Barrier {
+ public:
+  void arrive_and_wait(int arriving, int64_t target) {
+    arrived_.fetch_add(arriving, std::memory_order_acq_rel);
+    for (int spins = 0; arrived_.load(std::memory_order_acquire) < target; ++spins) {
+      if (spins < kSpins) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+      } else {
+        std::this_thread::yield();  // the other worker has lost its core: give it this one
+      }
+    }
+  }
+
+ private:
+  static constexpr int kSpins = 2000;
+  std::atomic<int64_t> arrived_{0};
+};
+
+struct Plan {
+  int D, R, U;
+  std::vector<int64_t> rows;         // the rows in the order in which groups take them: "slots"
+  std::vector<int64_t> lengths;      // of each slot, 0..T; never growing inside a group
+  std::vector<int64_t> group_begin;  // R + 1 slots
+
+  int workers() const { return D * R * U; }
+
+  // How many slots of [begin, end), all of one group, have step t.
+  int64_t active(int64_t begin, int64_t end, int64_t t) const {
+    const auto first = lengths.begin() + begin, last = lengths.begin() + end;
+    return std::partition_point(first, last, [t](int64_t length) { return length > t; }) - first;
+  }
+};
+
+inline void choose_grid(Plan& plan, const Sizes& s, int64_t weight_bytes, int threads) {
+  // Below this much arithmetic a step, a thread's share is not worth the meeting (measured: benchmarks/log.md).
+  constexpr double kFlopsPerMeeting = 6e4, kFlopsPerThread = 2e6;
+  constexpr int64_t kRowsToStream = 32;              // rows that hide a stream of weights from the third-level cache
+  const double step_flops = 8.0 * s.N * s.H * s.P;
+  const double all_flops = step_flops * s.T * s.D;
+  const int useful = static_cast<int>(std::min<double>(threads, 1 + all_flops / kFlopsPerThread));
+  const int per_direction = std::max(1, useful / plan.D);
+  const bool split_rows = weight_bytes <= second_level_bytes() / 2 || s.N >= kRowsToStream * per_direction;
+  plan.R = plan.U = 1;
+  if (split_rows) plan.R = static_cast<int>(std::clamp<int64_t>(s.N / 4, 1, per_direction));
+  if (step_flops / plan.R > kFlopsPerMeeting) {
+    plan.U = static_cast<int>(std::clamp<int64_t>(per_direction / plan.R, 1, (s.H + 15) / 16));
+  }
+}
+
+inline Plan make_plan(const Sizes& s, const int64_t* lengths, int64_t weight_bytes, int threads) {
+  Plan plan;
+  plan.D = static_cast<int>(s.D);
+  choose_grid(plan, s, weight_bytes, threads);
+  std::vector<int64_t> order(s.N);
+  std::iota(order.begin(), order.end(), int64_t{0});
+  const auto length_of = [&](int64_t row) {
+    return lengths == nullptr ? s.T : std::clamp<int64_t>(lengths[row], 0, s.T);
+  };
+  if (lengths != nullptr) {
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return length_of(a) > length_of(b); });
+  }
+  plan.group_begin.push_back(0);
+  for (int r = 0; r < plan.R; ++r) {
+    if (lengths == nullptr) {
+      const int64_t begin = s.N * r / plan.R, end = s.N * (r + 1) / plan.R;
+      plan.rows.insert(plan.rows.end(), order.begin() + begin, order.begin() + end);
+    } else {
+      // Every R-th of the sorted rows, so that each group gets long and short ones alike.
+      for (int64_t k = r; k < s.N; k += plan.R) plan.rows.push_back(order[k]);
+    }
+    plan.group_begin.push_back(static_cast<int64_t>(plan.rows.size()));
+  }
+  for (int64_t row : plan.rows) plan.lengths.push_back(length_of(row));
+  return plan;
+}
+
+// Runs body(direction, group, first share, last share, barrier) so that every share of every group is covered once. One call
+// of body may stand for several shares; it must take them through each step together before it meets the others.
+template <class Body>
+void run_plan(const Plan& plan, const Threads& threads, const Body& body) {
+  struct Context {
+    const Plan& plan;
+    const Body& body;
+    std::vector<Barrier> barriers;
+  } context{plan, body, std::vector<Barrier>(plan.D * plan.R)};
+  const auto run = [](int64_t begin, int64_t end, void* p) {
+    auto& c = *static_cast<Context*>(p);
+    const int U = c.plan.U;
+    // Groups in rising order: a thread that has shares of two never makes the later one's others wait for ever.
+    for (int64_t group = begin / U; group * U < end; ++group) {
+      const int first = static_cast<int>(std::max(begin, group * U) - group * U);
+      const int last = static_cast<int>(std::min(end, (group + 1) * U) - group * U);
+      c.body(static_cast<int>(group / c.plan.R), static_cast<int>(group % c.plan.R), first, last, c.barriers[group]);
+    }
+  };
+  if (plan.workers() == 1) {
+    run(0, 1, &context);
+  } else {
+    threads.parallel_for(plan.workers(), run, &context);
+  }
+}
+
+}  // namespace fastlstm

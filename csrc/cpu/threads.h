@@ -1,0 +1,36 @@
+// The framework's threads, and how work that needs no meeting is shared out over them.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace fastlstm {
+
+// fn(begin, end, context) over [0, n) in chunks, on the framework's threads.
+using ParallelFor = void (*)(int64_t n, void (*fn)(int64_t, int64_t, void*), void* context);
+
+struct Threads {
+  int count;
+  ParallelFor parallel_for;
+};
+
+// body(n) for n in [0, count), on as many threads as the plan has workers unless the work (in elements) is too small for that.
+template <class Body>
+void share_out(const Threads& threads, int workers, int64_t count, int64_t work, const Body& body) {
+  constexpr int64_t kElementsPerThread = 1 << 15;
+  struct Context {
+    const Body& body;
+    int64_t count, shares;
+  } context{body, count, std::clamp<int64_t>(work / kElementsPerThread, 1, workers)};
+  const auto run = [](int64_t begin, int64_t end, void* p) {
+    const auto& c = *static_cast<Context*>(p);
+    for (int64_t n = c.count * begin / c.shares; n < c.count * end / c.shares; ++n) c.body(n);
+  };
+  if (context.shares == 1) {
+    run(0, 1, &context);
+  } else {
+    threads.parallel_for(context.shares, run, &context);
+  }
+}
+
+}  // namespace fastlstm

@@ -1,0 +1,182 @@
+// The backward cell of the kernels that keep the weights on the chip: a thread takes a row and unit backwards through all steps, the
+// gradient of c in a register.
+#pragma once
+
+#include "cuda/cluster/forward_cell.h"
+
+namespace fastlstm::cuda {
+
+template <class IO, class Acc>
+struct ClusterBackwardCall {
+  Sizes sizes;
+  Steps steps;
+  const IO* doutput;  // or null
+  int64_t doutput_stride_t, doutput_stride_n;
+  EitherArray<IO, Acc> dh_n, dc_n;  // each or null
+  const Acc* dcells;      // or null
+  EitherArray<IO, Acc> c0;
+  const IO *weight_hh, *weight_hr;  // weight_hr null without a projection
+  const Acc* cells;
+  const IO* gates;
+  const int64_t* lengths;
+  EitherArray<IO, Acc> dgates_x;
+  EitherArray<IO, Acc> dh0, dc0;
+  Acc* dhidden;  // with a projection, else null
+};
+
+// The step that direction d takes backwards kStepsAhead after t; it may not exist.
+__device__ __forceinline__ int64_t steps_later(int d, int64_t t) { return d == 0 ? t - kStepsAhead : t + kStepsAhead; }
+
+// The gradients of c and of the gates of one row and unit.
+template <class IO, class Acc>
+class BackwardState {
+ public:
+  using Call = ClusterBackwardCall<IO, Acc>;
+
+  __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit) {
+    if (!row.there()) return;
+    const int64_t state = (d * call.sizes.N + n) * call.sizes.H + unit;
+    c0_ = call.c0.load(state);
+    if (call.dc_n.data != nullptr) dc_ = call.dc_n.load(state);
+  }
+
+  // Loads what step t needs beside the product, early.
+  __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n, int64_t unit) {
+    const Sizes& s = call.sizes;
+    const int64_t H = s.H, later = steps_later(d, t);
+    if (row.has(later)) {
+      const int64_t place = ((later * s.N + n) * s.D + d) * H + unit;
+#pragma unroll
+      for (int gate = 0; gate < 4; ++gate) ptx::prefetch_l2(call.gates + (place - unit) * 4 + gate * H + unit);
+      ptx::prefetch_l2(call.cells + place);
+      if (call.dcells != nullptr) ptx::prefetch_l2(call.dcells + place);
+    }
+    if (t >= row.length) return;
+    const int64_t place = ((t * s.N + n) * s.D + d) * H + unit;
+    const IO* gates = call.gates + (place - unit) * 4 + unit;
+    gates_ = {Rounding<Acc>::load(gates[0]), Rounding<Acc>::load(gates[H]), Rounding<Acc>::load(gates[2 * H]),
+              Rounding<Acc>::load(gates[3 * H])};
+    c_ = call.cells[place];
+    cut_ = call.steps.cut_entering(d, t, n, row.length);
+    c_in_ = 0;
+    if (!cut_) {
+      const bool first = t == call.steps.first_step(d, row.length);
+      const int64_t before = ((call.steps.step_before(d, t) * s.N + n) * s.D + d) * H + unit;
+      c_in_ = first ? c0_ : call.cells[before];
+    }
+    if (call.dcells != nullptr) dc_ += call.dcells[place];
+  }
+
+  // Step t of a row that is there, from all that arrives at its h before any projection. The gates' gradients as they go to the step
+  // before are written to passed[0], passed[stride]...; a step that the row does not have keeps those of `before`.
+  __device__ __forceinline__ void step(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n, int64_t unit, Acc dh,
+                                       IO* passed, const IO* before, int stride) {
+    const Sizes& s = call.sizes;
+    const int64_t H = s.H, from = ((t * s.N + n) * s.D + d) * 4 * H + unit;
+    if (t < row.length) {
+      const CellGradient<Acc> gradient = lstm_cell_backward(gates_, CellMath::tanh(c_), c_in_, dh, dc_);
+      const Acc of_gates[4] = {gradient.gates.i, gradient.gates.f, gradient.gates.g, gradient.gates.o};
+#pragma unroll
+      for (int gate = 0; gate < 4; ++gate) {
+        call.dgates_x.store(from + gate * H, of_gates[gate]);
+        Rounding<Acc>::store(passed[gate * stride], cut_ ? Acc{0} : of_gates[gate]);
+      }
+      dc_ = cut_ ? Acc{0} : gradient.c_in;
+    } else {
+#pragma unroll
+      for (int gate = 0; gate < 4; ++gate) {
+        call.dgates_x.store(from + gate * H, Acc{0});
+        passed[gate * stride] = before[gate * stride];
+      }
+    }
+  }
+
+  // After all steps of a row that is there.
+  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit) const {
+    call.dc0.store((d * call.sizes.N + n) * call.sizes.H + unit, dc_);
+  }
+
+ private:
+  bool cut_ = false;
+  Acc c0_ = 0, dc_ = 0, c_ = 0, c_in_ = 0;
+  Gates<Acc> gates_{};
+};
+
+// The gradient of h of one row and output, of `width` in all: H units, or P with a projection.
+template <class IO, class Acc>
+class BackwardOutput {
+ public:
+  using Call = ClusterBackwardCall<IO, Acc>;
+
+  // The gradient of h_n waits for the row's last step, which is the first that it takes backwards, or for the end where it has none.
+  __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit, int64_t width) {
+    if (row.there() && call.dh_n.data != nullptr) dh_ = call.dh_n.load((d * call.sizes.N + n) * width + unit);
+  }
+
+  // Loads what arrives at step t beside the product, early.
+  __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n, int64_t unit,
+                                        int64_t width) {
+    if (call.doutput == nullptr) return;
+    const int64_t later = steps_later(d, t);
+    if (row.has(later)) {
+      ptx::prefetch_l2(call.doutput + later * call.doutput_stride_t + n * call.doutput_stride_n + d * width + unit);
+    }
+    if (t >= row.length) return;
+    dh_ += Rounding<Acc>::load(call.doutput[t * call.doutput_stride_t + n * call.doutput_stride_n + d * width + unit]);
+  }
+
+  // All that arrives at h of step t; nothing where the row does not have it.
+  __device__ __forceinline__ Acc arriving(const RowSteps& row, int64_t t, Acc sum) {
+    if (t >= row.length) return 0;
+    sum += dh_;
+    dh_ = 0;
+    return sum;
+  }
+
+  // After all steps of a row that is there, with the product's sum for the state before the first.
+  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit, int64_t width, Acc sum) const {
+    call.dh0.store((d * call.sizes.N + n) * width + unit, sum + dh_);
+  }
+
+ private:
+  Acc dh_ = 0;
+};
+
+// One row and unit, which a thread takes backwards through all steps; the j-th step backwards is the last but j.
+template <class IO, class Acc>
+class BackwardCell {
+ public:
+  using Call = ClusterBackwardCall<IO, Acc>;
+
+  __device__ __forceinline__ void start(const Call& call, int d, int64_t n, int64_t unit) {
+    row_.start(call, n < call.sizes.N && unit < call.sizes.H, n);
+    state_.start(call, row_, d, n, unit);
+    output_.start(call, row_, d, n, unit, call.sizes.H);
+  }
+
+  __device__ __forceinline__ void fetch(const Call& call, int d, int64_t j, int64_t n, int64_t unit) {
+    const int64_t t = call.steps.step_at(d, call.sizes.T - 1 - j);
+    state_.fetch(call, row_, d, t, n, unit);
+    output_.fetch(call, row_, d, t, n, unit, call.sizes.H);
+  }
+
+  __device__ __forceinline__ void step(const Call& call, int d, int64_t j, int64_t n, int64_t unit, Acc sum, IO* passed,
+                                       const IO* before, int stride) {
+    if (!row_.there()) return;
+    const int64_t t = call.steps.step_at(d, call.sizes.T - 1 - j);
+    state_.step(call, row_, d, t, n, unit, output_.arriving(row_, t, sum), passed, before, stride);
+  }
+
+  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit, Acc sum) const {
+    if (!row_.there()) return;
+    output_.finish(call, d, n, unit, call.sizes.H, sum);
+    state_.finish(call, d, n, unit);
+  }
+
+ private:
+  RowSteps row_;
+  BackwardState<IO, Acc> state_;
+  BackwardOutput<IO, Acc> output_;
+};
+
+}  // namespace fastlstm::cuda

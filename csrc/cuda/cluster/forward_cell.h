@@ -1,0 +1,193 @@
+// The forward cell of the kernels that keep the weights on the chip: a thread takes a row and unit through all steps, c in a register.
+#pragma once
+
+#include "cuda/device/place.h"
+
+namespace fastlstm::cuda {
+
+template <class IO, class Acc>
+struct ClusterForwardCall {
+  Sizes sizes;
+  Steps steps;
+  EitherArray<IO, Acc> gates_x;
+  int64_t gates_stride_t, gates_stride_n;
+  const IO* h0;
+  EitherArray<IO, Acc> c0;
+  const IO *weight_hh, *weight_hr;  // weight_hr null without a projection
+  const int64_t* lengths;
+  IO *output, *h_n;
+  EitherArray<IO, Acc> c_n;
+  Acc* cells;  // or null
+  IO* gates;   // or null
+};
+
+// How many steps before its numbers are loaded a step is asked for from memory, whose answer may take longer than a step; what is then
+// in the second-level cache comes in a quarter of the time. All threads ask for the numbers that they will load: lines that they share
+// are one request.
+constexpr int kStepsAhead = 4;
+
+// One step of a row: whether the row has it, whether the next enters with zeros.
+struct RowStep {
+  int64_t t;
+  bool there, cut;
+};
+
+// The steps of one row, to a thread that has something of it.
+struct RowSteps {
+  int length = -1;  // of none: where there is no such row or nothing of it
+
+  template <class Call>
+  __device__ __forceinline__ void start(const Call& call, bool is_there, int64_t n) {
+    if (is_there) length = static_cast<int>(clamped_length(call.lengths, n, call.sizes.T));
+  }
+
+  __device__ __forceinline__ bool there() const { return length >= 0; }
+  __device__ __forceinline__ bool has(int64_t t) const { return t >= 0 && t < length; }
+
+  // The k-th step that direction d takes.
+  template <class Call>
+  __device__ __forceinline__ RowStep at(const Call& call, int d, int64_t k, int64_t n) const {
+    RowStep step{call.steps.step_at(d, k), false, false};
+    step.there = step.t < length;
+    step.cut = step.there && step.t != call.steps.last_step(d, length) &&
+               call.steps.cut_entering(d, call.steps.step_after(d, step.t), n, length);
+    return step;
+  }
+};
+
+// c of one row and unit.
+template <class IO, class Acc>
+class ForwardState {
+ public:
+  using Call = ClusterForwardCall<IO, Acc>;
+
+  __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit) {
+    if (!row.there()) return;
+    const int64_t state = (d * call.sizes.N + n) * call.sizes.H + unit;
+    c_ = call.c0.load(state);
+    if (row.length > 0 && call.steps.cut_entering(d, call.steps.first_step(d, row.length), n, row.length)) c_ = 0;
+  }
+
+  // Loads what step k adds to the product, early.
+  __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t k, int64_t n, int64_t unit) {
+    const int64_t t = call.steps.step_at(d, k), H = call.sizes.H;
+    const int64_t later = call.steps.step_at(d, k + kStepsAhead);
+    if (row.has(later)) {
+      const int64_t first = later * call.gates_stride_t + n * call.gates_stride_n + d * 4 * H + unit;
+#pragma unroll
+      for (int gate = 0; gate < 4; ++gate) ptx::prefetch_l2(call.gates_x.at(first + gate * H));
+    }
+    if (t >= row.length) return;
+    const int64_t first = t * call.gates_stride_t + n * call.gates_stride_n + d * 4 * H + unit;
+    x_ = {call.gates_x.load(first), call.gates_x.load(first + H), call.gates_x.load(first + 2 * H), call.gates_x.load(first + 3 * H)};
+  }
+
+  // A step of a row that is there, from the product's sums; returns h before any projection, 0 where the row does not have the step.
+  __device__ __forceinline__ Acc step(const Call& call, const RowStep& at, int d, int64_t n, int64_t unit, Gates<Acc> gates) {
+    const Sizes& s = call.sizes;
+    const int64_t place = ((at.t * s.N + n) * s.D + d) * s.H + unit;
+    CellState<Acc> out{};
+    if (at.there) {
+      gates = {gates.i + x_.i, gates.f + x_.f, gates.g + x_.g, gates.o + x_.o};
+      out = lstm_cell_forward<CellMath>(gates, c_);
+      c_ = at.cut ? Acc{0} : out.c;
+    } else {
+      gates = {};
+    }
+    if (call.cells != nullptr) call.cells[place] = out.c;
+    if (call.gates != nullptr) {
+      IO* kept = call.gates + (place - unit) * 4 + unit;
+      Rounding<Acc>::store(kept[0], gates.i);
+      Rounding<Acc>::store(kept[s.H], gates.f);
+      Rounding<Acc>::store(kept[2 * s.H], gates.g);
+      Rounding<Acc>::store(kept[3 * s.H], gates.o);
+    }
+    return out.h;
+  }
+
+  // After all steps of a row that is there: c is still that of its last one, or the first where it has none.
+  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit) const {
+    call.c_n.store((d * call.sizes.N + n) * call.sizes.H + unit, c_);
+  }
+
+ private:
+  Acc c_ = 0;
+  Gates<Acc> x_{};
+};
+
+// h of one row and output, of `width` in all: H units, or P with a projection.
+template <class IO, class Acc>
+class ForwardOutput {
+ public:
+  using Call = ClusterForwardCall<IO, Acc>;
+
+  __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit, int64_t width) {
+    if (!row.there()) return;
+    h_ = call.h0[(d * call.sizes.N + n) * width + unit];
+  }
+
+  // h of any row and output as it enters its first step; zero where there is none.
+  static __device__ __forceinline__ IO entering_first(const Call& call, int d, int64_t n, int64_t unit, int64_t width) {
+    if (n >= call.sizes.N || unit >= width) return IO{};
+    const int64_t length = clamped_length(call.lengths, n, call.sizes.T);
+    const bool cut = length > 0 && call.steps.cut_entering(d, call.steps.first_step(d, length), n, length);
+    return cut ? IO{} : call.h0[(d * call.sizes.N + n) * width + unit];
+  }
+
+  // A step of a row that is there; returns h as it enters the next.
+  __device__ __forceinline__ IO step(const Call& call, const RowStep& at, int d, int64_t n, int64_t unit, int64_t width, Acc h) {
+    const Sizes& s = call.sizes;
+    IO output{};
+    if (at.there) {
+      Rounding<Acc>::store(output, h);
+      h_ = at.cut ? IO{} : output;
+    }
+    call.output[((at.t * s.N + n) * s.D + d) * width + unit] = output;
+    return h_;
+  }
+
+  // As ForwardState::finish.
+  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit, int64_t width) const {
+    call.h_n[(d * call.sizes.N + n) * width + unit] = h_;
+  }
+
+ private:
+  IO h_{};
+};
+
+// One row and unit, which a thread takes through all steps.
+template <class IO, class Acc>
+class ForwardCell {
+ public:
+  using Call = ClusterForwardCall<IO, Acc>;
+
+  __device__ __forceinline__ void start(const Call& call, int d, int64_t n, int64_t unit) {
+    row_.start(call, n < call.sizes.N && unit < call.sizes.H, n);
+    output_.start(call, row_, d, n, unit, call.sizes.H);
+    state_.start(call, row_, d, n, unit);
+  }
+
+  __device__ __forceinline__ void fetch(const Call& call, int d, int64_t k, int64_t n, int64_t unit) {
+    state_.fetch(call, row_, d, k, n, unit);
+  }
+
+  // Step k from the product's sums; returns h as it enters step k + 1.
+  __device__ __forceinline__ IO step(const Call& call, int d, int64_t k, int64_t n, int64_t unit, const Gates<Acc>& gates) {
+    if (!row_.there()) return IO{};
+    const RowStep at = row_.at(call, d, k, n);
+    return output_.step(call, at, d, n, unit, call.sizes.H, state_.step(call, at, d, n, unit, gates));
+  }
+
+  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit) const {
+    if (!row_.there()) return;
+    output_.finish(call, d, n, unit, call.sizes.H);
+    state_.finish(call, d, n, unit);
+  }
+
+ private:
+  RowSteps row_;
+  ForwardState<IO, Acc> state_;
+  ForwardOutput<IO, Acc> output_;
+};
+
+}  // namespace fastlstm::cuda

@@ -1,0 +1,147 @@
+// Launches the recurrence on clusters, where there is a shape for it and the device has room for its clusters.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "cuda/cluster/best_shape.h"
+#include "cuda/cluster/on_chip_call.h"
+#include "cuda/cluster/shapes.h"
+#include "cuda/costs.h"
+#include "cuda/families.h"
+
+namespace fastlstm::cuda {
+
+// How the clusters of a call are launched.
+template <class Call>
+class ClusterLaunch {
+ public:
+  using Kernel = void (*)(Call);
+
+  ClusterLaunch(Kernel kernel, int blocks, int64_t clusters, int64_t D, int threads, size_t shared) : kernel_(kernel) {
+    config_.gridDim = dim3(static_cast<unsigned>(clusters * blocks), 1, static_cast<unsigned>(D));
+    config_.blockDim = dim3(static_cast<unsigned>(threads));
+    config_.dynamicSmemBytes = shared;
+    attribute_.id = cudaLaunchAttributeClusterDimension;
+    attribute_.val.clusterDim.x = static_cast<unsigned>(blocks);
+    attribute_.val.clusterDim.y = attribute_.val.clusterDim.z = 1;
+    config_.attrs = &attribute_;
+    config_.numAttrs = blocks > 1 ? 1 : 0;
+  }
+  ClusterLaunch(const ClusterLaunch&) = delete;
+
+  // How many clusters run at once; 0 where the device has no room for one, or no code.
+  int resident(const DeviceFacts& device) {
+    const void* function = reinterpret_cast<const void*>(kernel_);
+    int clusters = device.multiprocessors;
+    bool fine = allow_shared_bytes(function, config_.dynamicSmemBytes);
+    if (fine && config_.numAttrs > 0) {
+      // On a GPU for which there is only the PTX of an older architecture, the kernel is there, but empty.
+      cudaFuncAttributes code{};
+      fine = cudaFuncGetAttributes(&code, function) == cudaSuccess && code.ptxVersion >= 90 &&
+             cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) == cudaSuccess &&
+             cudaOccupancyMaxActiveClusters(&clusters, kernel_, &config_) == cudaSuccess;
+    }
+    if (!fine) cudaGetLastError();  // a "no" is not an error, and must not be reported as the next call's
+    return fine ? clusters : 0;
+  }
+
+  void operator()(Launcher& launch, const char* name, const Call& call) { launch.configured(name, kernel_, config_, call); }
+
+ private:
+  Kernel kernel_;
+  cudaLaunchConfig_t config_{};
+  cudaLaunchAttribute attribute_{};
+};
+
+// One block needs no cluster where it holds all units.
+template <class Shape>
+constexpr bool kInClusters = Shape::kUnits != Shape::kMostUnits;
+
+template <class Shape, class IO, class Acc>
+auto kernel_for(const ClusterForwardCall<IO, Acc>&) {
+  return lstm_forward_kernel_cluster<Shape, kInClusters<Shape>>;
+}
+template <class Shape, class IO, class Acc>
+auto kernel_for(const ClusterBackwardCall<IO, Acc>&) {
+  return lstm_backward_kernel_cluster<Shape, kInClusters<Shape>>;
+}
+
+// One call on one shape.
+template <class Shape, class Call>
+class ClusterPlan {
+ public:
+  ClusterPlan(const Call& call, const DeviceFacts& device)
+      : call_(call),
+        blocks_(static_cast<int>((call.sizes.H + Shape::kUnits - 1) / Shape::kUnits)),
+        clusters_((call.sizes.N + Shape::kRows - 1) / Shape::kRows),
+        multiprocessors_(device.multiprocessors),
+        launch_(kernel_for<Shape>(call), blocks_, clusters_, call.sizes.D, Shape::kThreads, Shape::kSharedBytes),
+        resident_(kInClusters<Shape> && device.capability < 9 ? 0 : known_resident(device)) {}
+
+  // A step for all rows: the product; what other blocks send, at the rate of distributed shared memory; and what the cell and the
+  // exchange take whatever their size. Clusters that find no room wait for others to end, and blocks on one multiprocessor share it.
+  Offer offer() const {
+    if (resident_ == 0) return {};
+    const int64_t all = clusters_ * call_.sizes.D, rounds = (all + resident_ - 1) / resident_;
+    const int64_t together = (std::min<int64_t>(all, resident_) * blocks_ + multiprocessors_ - 1) / multiprocessors_;
+    const int64_t received = (blocks_ - 1) * Shape::kSentBytes / costs::kReceivedBytesPerClock;
+    const int64_t step = costs::kClusterStep + together * (Shape::kProductClocks + received);
+    return {rounds * step, costs::kLaunch + rounds * Shape::kLoads * costs::kMemory};
+  }
+
+  void run(Launcher& launch, const char* name) { launch_(launch, name, call_); }
+
+ private:
+  int known_resident(const DeviceFacts& device) {
+    static std::atomic<uint64_t> answers[kMostInCluster + 1];
+    return known(answers[blocks_], device, [&] { return launch_.resident(device); });
+  }
+
+  const Call& call_;
+  int blocks_;
+  int64_t clusters_;
+  int multiprocessors_;
+  ClusterLaunch<Call> launch_;
+  int resident_;
+};
+
+// Calls use with each shape for H, as they are numbered: those with 8 rows a cluster, then those with 16.
+template <class Policy, class Use>
+void visit_cluster_shapes(const ForwardArgs& a, const Use& use) {
+  ForwardShapes<Policy, 1>::visit(a.sizes.H, use);
+  ForwardShapes<Policy, 2>::visit(a.sizes.H, use);
+}
+template <class Policy, class Use>
+void visit_cluster_shapes(const BackwardArgs& a, const Use& use) {
+  BackwardShapes<Policy, 1>::visit(a.sizes.H, use);
+  BackwardShapes<Policy, 2>::visit(a.sizes.H, use);
+}
+
+template <class Policy, class Args>
+Offer ClusterKernels<Policy, Args>::offer(const Args& a, const DeviceFacts& device, int only) {
+  if (!on_chip_may_take(a.sizes)) return {};
+  const auto call = on_chip_call<Policy>(a);
+  BestShape best(a.sizes.T, only);
+  visit_cluster_shapes<Policy>(a, [&](auto of) { best.add(ClusterPlan<decltype(of), CallOf<Policy, Args>>(call, device).offer()); });
+  return best.offer();
+}
+
+template <class Policy, class Args>
+size_t ClusterKernels<Policy, Args>::workspace(const Args&, int) {
+  return 0;
+}
+
+template <class Policy, class Args>
+void ClusterKernels<Policy, Args>::run(const Args& a, int shape, void*, Launcher& launch) {
+  constexpr bool kForward = std::is_same_v<Args, ForwardArgs>;
+  const DeviceFacts device;
+  const auto call = on_chip_call<Policy>(a);
+  const auto launch_on = [&](auto of) {
+    ClusterPlan<decltype(of), CallOf<Policy, Args>> plan(call, device);
+    plan.run(launch, kForward ? "lstm_forward_kernel_cluster" : "lstm_backward_kernel_cluster");
+  };
+  visit_cluster_shapes<Policy>(a, Numbered(shape, launch_on));
+}
+
+}  // namespace fastlstm::cuda

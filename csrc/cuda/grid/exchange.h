@@ -1,0 +1,79 @@
+// How blocks of a whole grid give each other a step's state, where no cluster can hold the weights: through global memory, which
+// they meet in the second-level cache, and a counter of the blocks that have written theirs.
+//
+// All blocks must run at once: the launch is cooperative. There are two buffers, for even and odd steps. A block writes step k + 1's
+// state over step k - 1's: all blocks have counted themselves for step k, and each had copied step k - 1's before.
+#pragma once
+
+#include "cuda/device/numbers.h"
+
+namespace fastlstm::cuda {
+
+// What the blocks of one group share, in global memory; both are zero at the launch.
+struct GridMemory {
+  unsigned char* states;  // [groups][2][kRows][kK]
+  int* counters;          // [groups], kCounterStride apart: each in a cache line of its own
+  static constexpr int kCounterStride = 32;
+};
+
+template <class Shape>
+class GridStates {
+ public:
+  using IO = typename Shape::IO;
+  static constexpr int kRowBytes = Shape::kK * sizeof(IO);
+
+  // A state has `width` numbers a row, whatever room the shape has.
+  __device__ __forceinline__ GridStates(unsigned char* shared, const GridMemory& memory, int64_t group, int blocks, int width)
+      : state_(shared + Shape::kStatesAt),
+        sent_(memory.states + group * 2 * Shape::kRows * kRowBytes),
+        counter_(memory.counters + group * GridMemory::kCounterStride),
+        blocks_(blocks),
+        parts_(width * static_cast<int>(sizeof(IO)) / 16) {}
+
+  // Step 0's state needs no exchange.
+  __device__ __forceinline__ void start(int row, int unit, IO h) const {
+    reinterpret_cast<IO*>(state_ + row * Shape::kStateStride)[unit] = h;
+  }
+  __device__ __forceinline__ void ready() const { __syncthreads(); }
+
+  // Until step k's state is here, in shared memory.
+  __device__ __forceinline__ const unsigned char* wait(int64_t k) const {
+    if (k == 0) return state_;
+    if (threadIdx.x == 0) {
+      while (ptx::ld_acquire_gpu(counter_) < k * blocks_) {
+      }
+    }
+    __syncthreads();
+    const unsigned char* from = sent_ + k % 2 * Shape::kRows * kRowBytes;
+    for (int part = threadIdx.x; part < Shape::kRows * parts_; part += Shape::kThreads) {
+      const int row = part / parts_, byte = part % parts_ * 16;
+      ptx::cp_async_16(state_ + row * Shape::kStateStride + byte, from + row * kRowBytes + byte, true);
+    }
+    ptx::cp_async_commit();
+    ptx::cp_async_wait<0>();
+    __syncthreads();
+    return state_;
+  }
+
+  __device__ __forceinline__ void send(int64_t k, int row, int unit, IO x) const {
+    reinterpret_cast<IO*>(sent_ + (k % 2 * Shape::kRows + row) * kRowBytes)[unit] = x;
+  }
+
+  // All threads of the block have sent their part.
+  __device__ __forceinline__ void sent() const {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      ptx::fence_acq_rel_gpu();
+      ptx::red_release_gpu_add(counter_, 1);
+    }
+  }
+  __device__ __forceinline__ void done() const {}
+
+ private:
+  unsigned char* state_;
+  unsigned char* sent_;
+  int* counter_;
+  int blocks_, parts_;
+};
+
+}  // namespace fastlstm::cuda

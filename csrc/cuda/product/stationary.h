@@ -1,0 +1,169 @@
+// A product whose weights stay on the chip: loaded once into registers, what does not fit there into shared memory, and then
+// multiplied with a new state at every step.
+//
+// Here the weights are the 16-row factor of mma.sync and the batch's rows its 8 columns: a batch of one row wastes less of it.
+#pragma once
+
+#include "cuda/costs.h"
+#include "cuda/product/float32.h"
+#include "cuda/product/operands.h"
+
+namespace fastlstm::cuda {
+
+// A matrix of kColumns x kK weights, and how the warps of a block share it. Each warp has kTilesM tiles of 16 of the columns (the
+// results' columns; mma.sync's rows), and along K kHeldChunks chunks of 32 bytes in registers and kSharedChunks in shared memory;
+// kWarpsK warps split K. A state has 8 kTilesN rows.
+template <class Policy_, int kWarpsM_, int kWarpsK_, int kTilesM_, int kHeldChunks_, int kSharedChunks_, int kTilesN_>
+struct StationaryShape {
+  using Policy = Policy_;
+  using IO = typename Policy::IO;
+  using Acc = typename Policy::Acc;
+  static constexpr int kWarpsM = kWarpsM_, kWarpsK = kWarpsK_, kTilesM = kTilesM_, kTilesN = kTilesN_;
+  static constexpr int kHeldChunks = kHeldChunks_, kSharedChunks = kSharedChunks_, kChunks = kHeldChunks_ + kSharedChunks_;
+  static constexpr int kThreads = 32 * kWarpsM * kWarpsK;
+  static constexpr int kColumns = 16 * kTilesM * kWarpsM;
+  static constexpr int kRows = 8 * kTilesN;
+  static constexpr int kPairs = kChunks / 2, kHeldPairs = kHeldChunks / 2, kSharedPairs = kSharedChunks / 2;
+  static constexpr int kPairK = 64 / sizeof(IO), kK = kWarpsK * kPairs * kPairK;
+  static constexpr int kParts = sizeof(typename Policy::Weights) / 16;
+  // Bytes between the rows of a state in shared memory: eight of them, 16 bytes each, lie on different banks.
+  static constexpr int kStateStride = kK * sizeof(IO) + 16;
+  static constexpr int kStateBytes = kRows * kStateStride;
+  static constexpr int kWeightBytes = kThreads * kTilesM * kSharedPairs * kParts * 16;
+  static constexpr int kLoads = kTilesM * kPairs;  // of weights, one after the other
+  static_assert(kChunks % 2 == 0 && kHeldChunks % 2 == 0, "states are loaded two chunks at a time");
+
+  // Predicted: the tensor cores' time, the schedulers' (an instruction a clock) or shared memory's, whichever is longest. Sums that are
+  // made apart are cleared and added, four numbers each.
+  static constexpr int64_t kProductClocks = [] {
+    constexpr int64_t kWarps = kThreads / 32, kTurns = (kWarps + costs::kSchedulers - 1) / costs::kSchedulers * kPairs;
+    constexpr int64_t kMmas = kTurns * kTilesM * kTilesN * Policy::kProducts * costs::kMma;
+    constexpr int64_t kSlots =
+        kTurns * kTilesN * (1 + Policy::kStateSlots + kTilesM * (Policy::kProducts + (Policy::kApart ? 8 : 0)));
+    constexpr int64_t kShared = (kWeightBytes + kWarps * kPairs * kTilesN * 512) / costs::kSharedBytesPerClock;
+    constexpr int64_t kIssued = kMmas > kSlots ? kMmas : kSlots;
+    return kIssued > kShared ? kIssued : kShared;
+  }();
+};
+
+template <class Shape>
+class StationaryProduct {
+ public:
+  using Policy = typename Shape::Policy;
+  using IO = typename Shape::IO;
+  using Acc = typename Shape::Acc;
+
+  using Sums = Acc[Shape::kTilesM][Shape::kTilesN][4];
+
+  // All threads. weight(column, k) gives the weights, zero where there are none; shared has kWeightBytes.
+  template <class Weight>
+  __device__ __forceinline__ StationaryProduct(unsigned char* shared, const Weight& weight)
+      : warp_(threadIdx.x / 32), lane_(threadIdx.x % 32), shared_(shared + threadIdx.x * 16) {
+#pragma unroll
+    for (int m = 0; m < Shape::kTilesM; ++m) {
+#pragma unroll
+      for (int pair = 0; pair < Shape::kHeldPairs; ++pair) {
+        fragment(held_[m][pair], m, pair, weight);
+        __syncwarp();  // keeps the compiler from having all loads under way at once, and spilling for it
+      }
+#pragma unroll 1
+      for (int pair = 0; pair < Shape::kSharedPairs; ++pair) {
+        Fragment weights;
+        fragment(weights, m, Shape::kHeldPairs + pair, weight);
+#pragma unroll
+        for (int part = 0; part < Shape::kParts; ++part) *place(m, pair, part) = weights.part[part];
+      }
+    }
+  }
+
+  // All threads: this thread's sums of the weights with a state [kRows][kK] in shared memory, over its warp's part of K.
+  __device__ __forceinline__ void run(const unsigned char* state, Sums& sums) const {
+#pragma unroll
+    for (int m = 0; m < Shape::kTilesM; ++m) {
+#pragma unroll
+      for (int n = 0; n < Shape::kTilesN; ++n) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) sums[m][n][k] = 0;
+      }
+    }
+    state += lane_ % 8 * Shape::kStateStride + lane_ / 8 * 16 + warp_k() * Shape::kPairs * 64;
+#pragma unroll
+    for (int pair = 0; pair < Shape::kHeldPairs; ++pair) {
+      multiply(sums, state + pair * 64, [&](int m, int part) { return held_[m][pair].part[part]; });
+    }
+#pragma unroll 1
+    for (int pair = 0; pair < Shape::kSharedPairs; ++pair) {
+      multiply(sums, state + (Shape::kHeldPairs + pair) * 64, [&](int m, int part) { return *place(m, pair, part); });
+    }
+  }
+
+  // Calls use(column, row, first, second) with the sums of each column and pair of rows (row, row + 1) that this thread has.
+  template <class Use>
+  __device__ __forceinline__ void for_pairs(const Sums& sums, const Use& use) const {
+#pragma unroll
+    for (int m = 0; m < Shape::kTilesM; ++m) {
+#pragma unroll
+      for (int n = 0; n < Shape::kTilesN; ++n) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          use(column(m, lane_ / 4 + half * 8), n * 8 + lane_ % 4 * 2, sums[m][n][2 * half], sums[m][n][2 * half + 1]);
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ int warp_k() const { return warp_ % Shape::kWarpsK; }
+
+ private:
+  using Fragment = typename Policy::Weights;
+
+  __device__ __forceinline__ int column(int m, int row) const { return (warp_ / Shape::kWarpsK * Shape::kTilesM + m) * 16 + row; }
+
+  // A pair of chunks, with the weights whose parts weight(m, part) gives. Products of different tiles follow each other, since one
+  // with the sums of the last has to wait for it.
+  template <class Weight>
+  static __device__ __forceinline__ void multiply(Sums& sums, const unsigned char* state, const Weight& weight) {
+    Fragment a[Shape::kTilesM];
+#pragma unroll
+    for (int m = 0; m < Shape::kTilesM; ++m) {
+#pragma unroll
+      for (int part = 0; part < Shape::kParts; ++part) a[m].part[part] = weight(m, part);
+    }
+#pragma unroll
+    for (int n = 0; n < Shape::kTilesN; ++n) {
+      uint32_t b[4];
+      ptx::ldmatrix_x4(b, state + n * 8 * Shape::kStateStride);
+      const typename Policy::State factor = Policy::state(b);
+      Acc apart[Shape::kTilesM][4] = {};
+#pragma unroll
+      for (int product = 0; product < Policy::kProducts; ++product) {
+#pragma unroll
+        for (int m = 0; m < Shape::kTilesM; ++m) Policy::multiply(Policy::kApart ? apart[m] : sums[m][n], product, a[m], factor);
+      }
+      if constexpr (Policy::kApart) {
+#pragma unroll
+        for (int m = 0; m < Shape::kTilesM; ++m) {
+#pragma unroll
+          for (int k = 0; k < 4; ++k) sums[m][n][k] += apart[m][k];
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ typename Policy::Part* place(int m, int pair, int part) const {
+    const int fragment = (m * Shape::kSharedPairs + pair) * Shape::kParts + part;
+    return reinterpret_cast<typename Policy::Part*>(shared_ + fragment * Shape::kThreads * 16);
+  }
+
+  template <class Weight>
+  __device__ __forceinline__ void fragment(Fragment& to, int m, int pair, const Weight& weight) const {
+    const int first = (warp_k() * Shape::kPairs + pair) * Shape::kPairK;
+    Policy::pack(to, lane_ % 4, [&](int half, int k) { return weight(column(m, lane_ / 4 + half * 8), first + k); });
+  }
+
+  int warp_, lane_;
+  unsigned char* shared_;
+  Fragment held_[Shape::kTilesM][Shape::kHeldPairs];
+};
+
+}  // namespace fastlstm::cuda

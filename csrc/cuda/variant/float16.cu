@@ -1,0 +1,10 @@
+// The variants' kernels for float16 tensors.
+
+#include "cuda/variant/launch.h"
+
+namespace fastlstm::cuda {
+
+template size_t run_variant<Float16Product>(const ForwardArgs&, const Variant&, void*, Launcher*);
+template size_t run_variant<Float16Product>(const BackwardArgs&, const Variant&, const VariantTape&, void*, Launcher*);
+
+}  // namespace fastlstm::cuda

@@ -1,0 +1,64 @@
+// Registers the CPU kernels (those for CUDA: cuda.cpp) for the ops whose schemas fastlstm/ops.py defines. LibTorch's stable ABI only: one library for every
+// torch from 2.10 on, and no Python in it.
+
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "cpu/caches.h"
+#include "cpu/isa/choice.h"
+#include "torch/ops.h"
+
+namespace fastlstm {
+static std::string cpu_isa() { return cpu_kernels().isa; }
+
+// JSON, of plain words.
+static std::string cpu_choice_json() {
+  const Choice& choice = cpu_choice();
+  const auto text = [](const std::string& name, const std::string& value) { return '"' + name + "\": \"" + value + '"'; };
+  const ProductKinds& p = choice.products;
+  return "{" + text("isa", choice.kernels->isa) + ", " + text("why", choice.why) + ", \"l2_bytes\": " +
+         std::to_string(second_level_bytes()) + ", \"products\": {" + text("float64", "multiply-adds") + ", " +
+         text("float32", p.float32) + ", " + text("bfloat16", p.bfloat16) + ", " + text("float16", p.float16) + "}}";
+}
+
+#define FASTLSTM_AS_TEXT(...) #__VA_ARGS__
+#define FASTLSTM_TEXT(...) FASTLSTM_AS_TEXT(__VA_ARGS__)
+
+// Separated by commas; "80" has PTX for all later ones, "90a" is for one alone.
+static std::string cuda_architectures() {
+#if defined(FASTLSTM_WITH_CUDA)
+  return FASTLSTM_TEXT(FASTLSTM_WITH_CUDA);
+#else
+  return "";
+#endif
+}
+}  // namespace fastlstm
+
+STABLE_TORCH_LIBRARY_FRAGMENT(fastlstm, m) {
+  m.def("cpu_isa() -> str");
+  m.def("cpu_choice() -> str");
+  m.def("cuda_architectures() -> str");
+  m.def("cpu_product(Tensor left, Tensor right, Tensor? addend, int left_parts, int right_parts, Tensor? packed) -> Tensor");
+  m.def("cpu_packed(Tensor right, int parts) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastlstm, CompositeExplicitAutograd, m) {
+  m.impl("cpu_isa", TORCH_BOX(&fastlstm::cpu_isa));
+  m.impl("cpu_choice", TORCH_BOX(&fastlstm::cpu_choice_json));
+  m.impl("cuda_architectures", TORCH_BOX(&fastlstm::cuda_architectures));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
+  m.impl("lstm_forward", TORCH_BOX(&fastlstm::lstm_forward));
+  m.impl("lstm_backward", TORCH_BOX(&fastlstm::lstm_backward));
+  m.impl("lstm_layer_forward", TORCH_BOX(&fastlstm::lstm_layer_forward));
+  m.impl("lstm_layer_backward", TORCH_BOX(&fastlstm::lstm_layer_backward));
+  m.impl("lstm_step", TORCH_BOX(&fastlstm::lstm_step));
+  m.impl("lstm_inference", TORCH_BOX(&fastlstm::lstm_inference));
+  m.impl("lstm_training_forward", TORCH_BOX(&fastlstm::lstm_training_forward));
+  m.impl("lstm_training_backward", TORCH_BOX(&fastlstm::lstm_training_backward));
+  m.impl("lstm_cell", TORCH_BOX(&fastlstm::lstm_cell));
+  m.impl("cpu_product", TORCH_BOX(&fastlstm::cpu_product));
+  m.impl("cpu_packed", TORCH_BOX(&fastlstm::cpu_packed));
+}

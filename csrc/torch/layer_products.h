@@ -1,0 +1,98 @@
+// The large products of a layer by the kernels' own (cpu/matrix_product.h).
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "torch/layer_call.h"
+
+namespace fastlstm {
+
+// How many bfloat16 numbers stand for one in these products: of x, h and the weights, and of gradients, whose own roundings are
+// those of the accumulation. A bfloat16 number is one, a float16 number two.
+struct PartCounts {
+  int values, gradients;
+
+  static PartCounts of(ScalarType dtype) {
+    if (dtype == ScalarType::BFloat16) return {1, cpu_kernels().products->gradient_parts};
+    if (dtype == ScalarType::Half) return {2, 2};
+    const int parts = float32_parts(dtype);
+    return {parts, parts};
+  }
+};
+
+// The kernels' own for products in this type, or null.
+inline const MatrixProducts* own_products(ScalarType product) {
+  if (product == ScalarType::Float) return cpu_kernels().products;
+  return product == ScalarType::Double ? cpu_kernels().double_products : nullptr;
+}
+
+inline bool own_product(ScalarType product, int64_t rows, int64_t columns, int64_t depth, int left_parts, int right_parts) {
+  const MatrixProducts* products = own_products(product);
+  return products != nullptr && products->worthwhile(rows, columns, depth, left_parts, right_parts);
+}
+
+// The type in which values of a tensor are given to an own product: as they are where it takes that.
+inline ScalarType value_type(ScalarType product, ScalarType dtype) {
+  return dtype == ScalarType::BFloat16 && own_products(product)->narrow ? dtype : product;
+}
+
+inline DType factor_dtype(ScalarType type) {
+  return type == ScalarType::Double ? DType::kFloat64 : type == ScalarType::BFloat16 ? DType::kBFloat16 : DType::kFloat32;
+}
+
+// Of matrices one of whose strides is 1.
+inline Factor left_factor(const Matrix& m, int parts) {
+  return {m.data, factor_dtype(m.dtype), m.rows, m.row_stride, m.column_stride, parts};
+}
+inline Factor right_factor(const Matrix& m, int parts) {
+  return {m.data, factor_dtype(m.dtype), m.columns, m.column_stride, m.row_stride, parts};
+}
+inline constexpr int kGates = 4;
+inline Factor gate_lines(Factor f) {
+  f.groups = kGates;
+  return f;
+}
+
+inline Target target(const Matrix& out, const Factor& right, const void* packed, bool add) {
+  return {right, packed, out.data, out.row_stride, add};
+}
+
+// In the type of the targets.
+inline void multiply_own(ScalarType product, int64_t depth, const Factor& left, const std::vector<Target>& targets, int right_shares = 0) {
+  const ProductArgs args{depth, left, targets.data(), static_cast<int>(targets.size()), right_shares};
+  own_products(product)->multiply(args, threads());
+}
+
+// A weight [4H, I] that rows of stretch after stretch are multiplied by, packed once; or as it lies, where `once` says that there is one
+// stretch.
+class OwnWeight {
+ public:
+  // Gates from x, or with `turned` the gradient of x from that of the gates.
+  OwnWeight(const Tensor& weight, ScalarType product, const PartCounts& parts, bool turned, bool once)
+      : product_(product),
+        left_parts_(turned ? parts.gradients : parts.values),
+        weight_(torch::stable::contiguous(converted(weight, value_type(product, weight.scalar_type())))),
+        factor_(turned ? right_factor(Matrix::of(weight_), parts.values)
+                       : gate_lines(right_factor(Matrix::of(weight_).transposed(), parts.values))),
+        packed_(empty({once ? 0 : own_products(product)->packed_bytes(factor_, depth(turned))}, ScalarType::Byte)) {
+    if (!once) own_products(product)->pack(factor_, depth(turned), packed_.mutable_data_ptr(), threads());
+  }
+
+  // out (+)= rows @ weight^T, or rows @ weight; the units of the former between `shares` workers, where that is more than one.
+  void multiply(const Matrix& out, const Matrix& rows, bool add, int shares = 1) const {
+    multiply_own(product_, rows.columns, left_factor(rows, left_parts_),
+                 {target(out, factor_, packed_.size(0) > 0 ? packed_.const_data_ptr() : nullptr, add)}, shares > 1 ? shares : 0);
+  }
+
+ private:
+  int64_t depth(bool turned) const { return weight_.size(turned ? 0 : 1); }
+
+  ScalarType product_;
+  int left_parts_;
+  Tensor weight_;
+  Factor factor_;
+  Tensor packed_;
+};
+
+}  // namespace fastlstm

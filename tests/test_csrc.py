@@ -1,0 +1,82 @@
+"""The folders of csrc include one way, and the names of its sources' objects are their own."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CSRC = ROOT / "csrc"
+
+pytestmark = pytest.mark.skipif(not CSRC.exists(), reason="tests run outside of a source tree")
+
+# What each folder may include beside itself: folders, or single files.
+CUDA = {"core", "cuda", "cuda/device", "cuda/product"}
+FOLDERS = {
+    "core": set(),
+    "cpu": {"core"},
+    "cpu/simd": {"core"},
+    "cpu/product": {"core", "cpu", "cpu/simd"},
+    "cpu/steps": {"core", "cpu", "cpu/simd", "cpu/product"},
+    "cpu/variant": {"core", "cpu", "cpu/simd", "cpu/product", "cpu/steps"},
+    "cpu/isa": {"core", "cpu", "cpu/simd", "cpu/product", "cpu/steps", "cpu/variant"},
+    "cuda": {"core"},
+    "cuda/device": {"core", "cuda"},
+    "cuda/product": {"core", "cuda", "cuda/device"},
+    "cuda/step": CUDA,
+    "cuda/cluster": CUDA,
+    "cuda/grid": {*CUDA, "cuda/cluster"},
+    "cuda/projected": {*CUDA, "cuda/cluster", "cuda/grid"},
+    "cuda/variant": CUDA,
+    "torch": {"core", "cpu", "cpu/isa/choice.h", "cuda", "cuda/variant/recurrence.h"},
+}
+# The kernels' other ptx.h, under a plain C++ compiler: tests/simt's.
+ELSEWHERE = {"cuda/device/ptx.h": {"simt/ptx.h"}}
+SOURCES = sorted(path for path in CSRC.rglob("*.*") if path.suffix in (".h", ".cpp", ".cu"))
+
+
+def name_of(path):
+    return path.relative_to(CSRC).as_posix()
+
+
+def included(path):
+    """What a file includes in quotes, and in angle brackets."""
+    text = path.read_text()
+    return [set(re.findall(rf"^ *# *include {form}", text, re.M)) for form in ('"(.+)"', "<(.+)>")]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_folders_include_downwards_only(path):
+    name = name_of(path)
+    folder = name.rpartition("/")[0]
+    assert folder in FOLDERS, f"say in FOLDERS what {folder} may include"
+    own, others = included(path)
+    for header in own - ELSEWHERE.get(name, set()):
+        assert (CSRC / header).exists(), f"{header}: includes are relative to csrc"
+        allowed = {folder, *FOLDERS[folder]}
+        assert allowed & {header, header.rpartition("/")[0]}, f"{header} is not below {folder}"
+    if folder != "torch":
+        assert not {header for header in others if header.startswith(("torch/", "ATen", "c10"))}
+
+
+def test_folders_have_no_circle():
+    rest = {
+        folder: {below for below in allowed if below in FOLDERS}
+        for folder, allowed in FOLDERS.items()
+    }
+    while rest:
+        bottom = [folder for folder, below in rest.items() if not below & rest.keys()]
+        assert bottom, f"a circle among {sorted(rest)}"
+        for folder in bottom:
+            del rest[folder]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_folder_says_what_it_is_for(folder):
+    assert (CSRC / folder / "README.md").read_text().startswith(f"# csrc/{folder}\n")
+
+
+def test_objects_do_not_share_a_name():
+    """An object lies where its source does, and is named without the source's ending."""
+    objects = [path.with_suffix("") for path in SOURCES if path.suffix in (".cpp", ".cu")]
+    assert len(set(objects)) == len(objects)
