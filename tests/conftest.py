@@ -9,7 +9,7 @@ import pytest
 import support
 import torch
 
-from fastlstm import native
+from fastlstm.backends import native
 
 # What the compiled library allocates itself, read when it first does.
 os.environ.setdefault("FASTLSTM_POISON", "1")

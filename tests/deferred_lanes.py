@@ -1,5 +1,6 @@
-"""Lanes (fastlstm/lanes.py) whose work waits until they close and then runs in an order that a rule
-draws, out of all that waits and marks allow: what streams of a GPU may do, worse than they do it.
+"""Lanes (fastlstm/stack/wavefront/lanes.py) whose work waits until they close and then runs in an
+order that a rule draws, out of all that waits and marks allow: what streams of a GPU may do, worse
+than they do it.
 
 Each lane's work is one piece here: a piece never overlaps another, but anything may come between
 two of one lane.
@@ -12,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastlstm import lanes
+from fastlstm.stack.wavefront import lanes
 
 # Among lanes that can go on, which goes: those that wait for others as early as they may, as late,
 # or any.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from fastlstm import FastLSTM
-from fastlstm.variant_masks import zoneout_masks
+from fastlstm.reference.zoneout_masks import zoneout_masks
 
 
 def cell_loop(lstm: FastLSTM, x, hx, lengths, reset_mask, between, places=slice(None)):

@@ -27,8 +27,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fastlstm import layer_ops, native, reference  # noqa: F401  (layer_ops registers all ops)
-from fastlstm.ops import FAMILIES
+from fastlstm.backends import native
+from fastlstm.ops.recurrence import FAMILIES
+from fastlstm.precision import accumulation_dtype
+from fastlstm.reference import lstm as reference
 
 SIZES = (1, 2, 3, 5, 7, 16, 17, 33, 64, 65, 129)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -119,7 +121,7 @@ def draw_masks(case: Case) -> list[Tensor | None]:
 def draw(case: Case) -> tuple[list, list]:
     """Arguments of the forward up to the masks, and gradients of output, h_n, c_n and cells."""
     T, N, I, D, H, P = case.T, case.N, case.I, case.D, case.H, case.outputs
-    dtype, wide = case.drawn_dtype, reference.accumulation_dtype(case.drawn_dtype)
+    dtype, wide = case.drawn_dtype, accumulation_dtype(case.drawn_dtype)
 
     def normal(*shape, scale=1.0, dtype=dtype):
         return (torch.randn(shape) * scale).to(dtype)
@@ -322,7 +324,7 @@ def judge(
         assert value.is_contiguous(), f"{name}: strides {value.stride()}"
         if not value.numel():
             continue
-        wide = reference.accumulation_dtype(case.dtype)
+        wide = accumulation_dtype(case.dtype)
         roundings = torch.finfo(dtype).eps / 2 + longest**0.5 * torch.finfo(wide).eps / 2
         roundings += case.T**0.5 * factor
         budget = 2 * units * measured.share(name) + roundings

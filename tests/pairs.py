@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastlstm import FastLSTM, native
+from fastlstm import FastLSTM
+from fastlstm.backends import native
 
 needs_library = pytest.mark.skipif(native.load() is not None, reason=str(native.load()))
 on_cpu = pytest.param("cpu", marks=needs_library)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastlstm import functional, reference
-from fastlstm.functional import LSTMWeights
+from fastlstm import functional
+from fastlstm.reference import lstm as reference
+from fastlstm.weights import LSTMWeights
 
 
 @dataclass(frozen=True)

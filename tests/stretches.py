@@ -4,7 +4,7 @@ from one to the next in the accumulation dtype."""
 import torch
 from op_cases import Case, backward_arguments, draw, op, tape_of, to
 
-from fastlstm import reference
+from fastlstm.precision import accumulation_dtype
 
 
 def check_stretches(case: Case, family: str, at: int, device="cpu") -> None:
@@ -18,7 +18,7 @@ def check_stretches(case: Case, family: str, at: int, device="cpu") -> None:
     given = backward_arguments(case, arguments, gradients, tape_of(whole))
     dgates_x, dh0, dc0, dhidden = backward(*given)
 
-    wide = reference.accumulation_dtype(case.dtype)
+    wide = accumulation_dtype(case.dtype)
     gates_x, h, c, *weights, lengths, reset_mask = arguments
     states, parts = [(h, c.to(wide))], []
     spans = [slice(0, at), slice(at, case.T)]

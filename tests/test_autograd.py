@@ -4,7 +4,7 @@ import pytest
 import torch
 from autograd_cases import *  # noqa: F403
 
-from fastlstm import native
+from fastlstm.backends import native
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ import pytest
 import torch
 from pairs import needs_library
 
-from fastlstm import backends, native, triton_kernels
-from fastlstm.backends import Call
+from fastlstm.backends import native
+from fastlstm.backends import table as backends
+from fastlstm.backends import triton as triton_kernels
+from fastlstm.backends.table import Call
 
 HOPPER, AMPERE, TURING = (9, 0), (8, 0), (7, 5)
 

@@ -8,7 +8,8 @@ import torch
 from op_cases import threads
 from pairs import needs_library
 
-from fastlstm import FastLSTM, native
+from fastlstm import FastLSTM
+from fastlstm.backends import native
 
 pytestmark = [
     needs_library,

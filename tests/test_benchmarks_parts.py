@@ -24,7 +24,7 @@ from benchmarks.engines import FAST, FAST_STORED, NN_LSTM, ONNX_RUNTIME, OPENVIN
 from benchmarks.peers import Problem
 from benchmarks.products import Product
 from benchmarks.shapes import Case
-from fastlstm import native
+from fastlstm.backends import native
 
 TINY = Case(5, 3, 4, 6)
 SMALL = (7, 12, 5)

@@ -24,7 +24,7 @@ from benchmarks import (
 )
 from benchmarks.peers import PEERS
 from benchmarks.shapes import Case
-from fastlstm import native
+from fastlstm.backends import native
 
 TINY = Case(5, 3, 4, 6)
 

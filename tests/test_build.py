@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import fastlstm
-from fastlstm import _version, native
+from fastlstm import _version
+from fastlstm.backends import native
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "run"

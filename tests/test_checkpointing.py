@@ -12,7 +12,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastlstm
-from fastlstm import FastLSTM, checkpointing, functional, variant_backward
+from fastlstm import FastLSTM, functional
+from fastlstm.reference import variant_backward
+from fastlstm.stack.checkpoint import layers as checkpointing
 from fastlstm.testing import compare, make_input, make_states
 
 pytestmark = [needs_library, pytest.mark.usefixtures("poisoned_empty"), ignore_onednn]

@@ -12,7 +12,7 @@ from pairs import needs_library, pair
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastlstm import FastLSTM, functional
-from fastlstm.ops import FAMILIES
+from fastlstm.ops.recurrence import FAMILIES
 
 pytestmark = needs_library
 

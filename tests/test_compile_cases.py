@@ -8,7 +8,7 @@ from compile_cases import (
     test_transforms_are_one_graph,
 )
 
-from fastlstm import native
+from fastlstm.backends import native
 
 for feature, case in {
     "any T and N": test_function_is_one_graph_for_any_T_and_N,

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from fastlstm import FastLSTM, FastLSTMCell, convert, from_keras
-from fastlstm.convert import Converted
+from fastlstm.interop.convert import Converted
 
 X = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
 

@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 from cuda_usage import Compiled, Usage, read_dump, read_launches, read_library
 
-from fastlstm import native
+from fastlstm.backends import native
 
 FILE = Path(__file__).with_name("cuda_budget.json")
 # KiB of shared memory that a block may have.

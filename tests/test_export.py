@@ -11,7 +11,7 @@ from export_cases import (
     test_saved_and_loaded_in_a_fresh_process,
 )
 
-from fastlstm import native
+from fastlstm.backends import native
 
 for feature, case in {
     "export": test_any_T_and_N,

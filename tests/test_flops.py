@@ -11,7 +11,8 @@ from stack_problems import Problem
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from fastlstm import FastLSTM, FastLSTMCell, flops
+from fastlstm import FastLSTM, FastLSTMCell
+from fastlstm.interop import flops
 
 pytestmark = ignore_onednn
 T, N, I, H = 4, 3, 5, 7

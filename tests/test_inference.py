@@ -8,7 +8,8 @@ import torch
 from op_cases import threads
 from pairs import ignore_onednn, needs_library, one_thread, pair  # noqa: F401  (a fixture)
 
-from fastlstm import FastLSTM, inference_op
+from fastlstm import FastLSTM
+from fastlstm.stack import whole
 from fastlstm.testing import compare
 
 pytestmark = [needs_library, ignore_onednn]
@@ -32,14 +33,14 @@ CASES = [
 @pytest.fixture
 def calls(monkeypatch):
     """How often the op has served."""
-    counts, op = [], inference_op._lstm_inference
+    counts, op = [], whole.lstm_inference
 
     def counted(*args):
         results = op(*args)
         counts.append(args)
         return results
 
-    monkeypatch.setattr(inference_op, "_lstm_inference", counted)
+    monkeypatch.setattr(whole, "lstm_inference", counted)
     return counts
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pairs import needs_library
 
-from fastlstm import native
+from fastlstm.backends import native
 
 pytestmark = [needs_library, pytest.mark.slow]
 
@@ -24,7 +24,7 @@ TILE_FILES += ["test_weight_storage.py"]
 OTHER_MACHINE = 77
 RUN = f"""
 import sys, pytest
-from fastlstm import native
+from fastlstm.backends import native
 try:
     native.cpu_isa()
 except RuntimeError:
@@ -75,7 +75,7 @@ def test_tiles(isa):
 
 @pytest.mark.parametrize("name", ["none such", "AVX2"])
 def test_a_name_that_is_none_is_refused(name):
-    run = "from fastlstm import native; print(native.cpu_isa())"
+    run = "from fastlstm.backends import native; print(native.cpu_isa())"
     done = subprocess.run(
         [sys.executable, "-c", run],
         env={**os.environ, "FASTLSTM_CPU_ISA": name},

@@ -13,7 +13,7 @@ import pytest
 import torch
 from op_cases import Case, backward, by_id, check, draw, forward, tape_of, threads
 
-from fastlstm import native
+from fastlstm.backends import native
 
 if native.load():
     pytest.skip("the library is not built", allow_module_level=True)

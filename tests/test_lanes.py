@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from fastlstm import lanes
+from fastlstm.stack.wavefront import lanes
 
 
 class Stream:

@@ -2,11 +2,11 @@
 
 import sys
 
+import fastlstm.onnx
 import pytest
 import torch
 from torch import nn
 
-import fastlstm.onnx
 from fastlstm import FastLSTM, FastLSTMCell, functional
 from fastlstm.testing import judge, relative_errors
 

@@ -9,7 +9,7 @@ from op_cases import Case, backward, check, draw, forward, op, tape_of, to
 from pairs import needs_library
 from torch.autograd import gradcheck, gradgradcheck
 
-from fastlstm.ops import FAMILIES
+from fastlstm.ops.recurrence import FAMILIES
 
 pytestmark = needs_library
 

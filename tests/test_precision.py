@@ -6,7 +6,8 @@ import torch
 from op_cases import Case, backward, check, draw, forward, tape_of
 from pairs import needs_library
 
-from fastlstm import native, precision
+from fastlstm import precision
+from fastlstm.backends import native
 
 TILES = native.load() is None and native.cpu_isa().startswith("amx")
 # Enough rows for tiles.

@@ -6,17 +6,14 @@ import torch
 from deferred_lanes import RULES, Deferred, Owners, opened_as
 from torch.autograd import gradcheck, gradgradcheck
 
-from fastlstm import (
-    FastLSTM,
-    functional,
-    lanes,
-    layer_ops,
-    reference,
-    stack,
-    stack_backward,
-    stack_ops,
-    wavefront,
-)
+from fastlstm import FastLSTM, functional
+from fastlstm.ops import layer as layer_ops
+from fastlstm.precision import accumulation_dtype
+from fastlstm.stack.wavefront import backward as stack_backward
+from fastlstm.stack.wavefront import forward as stack
+from fastlstm.stack.wavefront import lanes
+from fastlstm.stack.wavefront import ops as stack_ops
+from fastlstm.stack.wavefront import plan as wavefront
 from fastlstm.testing import judge, make_input, make_states, relative_errors, run
 
 
@@ -181,7 +178,7 @@ def test_a_lost_wait_shows(poisoned_empty):
 def test_lanes_use_their_own_memory_and_round_no_state(name):
     x, h0, c0, *lists, lengths, reset_mask, masks, dropout = draw(name)
     ops = [getattr(torch.ops.fastlstm, f"reference_{w}").default for w in ("forward", "backward")]
-    wide, carried = reference.accumulation_dtype(x.dtype), set()
+    wide, carried = accumulation_dtype(x.dtype), set()
 
     def noting(op, places):
         def call(*args):

@@ -13,7 +13,9 @@ from pairs import ignore_onednn, needs_library, one_thread, pair  # noqa: F401  
 from torch import nn
 from torch.nn.utils import prune
 
-from fastlstm import FastLSTM, FastLSTMCell, step_op
+from fastlstm import FastLSTM, FastLSTMCell
+from fastlstm.nn.shortcuts import MOST_ROWS
+from fastlstm.stack import step as step_op
 from fastlstm.testing import compare
 
 pytestmark = [needs_library, pytest.mark.usefixtures("poisoned_empty"), ignore_onednn]
@@ -196,7 +198,7 @@ def test_what_needs_more_than_the_op_takes_the_general_way(calls):
         assert (dropping.step(x[0], hx)[0] - expected[0][0]).abs().max() > 0
         with torch.autocast("cpu", torch.bfloat16):
             assert fast.step(x[0], hx)[0].dtype == torch.bfloat16
-        many = torch.randn(step_op.MOST_ROWS + 1, 5)
+        many = torch.randn(MOST_ROWS + 1, 5)
         torch.testing.assert_close(fast.step(many)[0], lstm(many[None])[0][0])
         assert FastLSTM(5, 7, backend="reference").step(x[0])[0].shape == (3, 7)
         mapped = torch.vmap(lambda row: fast.step(row)[0], randomness="same")(x[0])

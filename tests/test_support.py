@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import support
 
-from fastlstm import triton_kernels
+from fastlstm.backends import triton as triton_kernels
 
 
 def test_the_table_in_the_readme_is_what_the_tests_show(tmp_path):

@@ -11,7 +11,8 @@ from op_cases import threads
 from pairs import ignore_onednn, needs_library, one_thread  # noqa: F401  (a fixture)
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastlstm import FastLSTM, training_op
+from fastlstm import FastLSTM
+from fastlstm.nn import shortcuts
 
 pytestmark = [needs_library, ignore_onednn]
 
@@ -57,8 +58,8 @@ class Short:
 
 @pytest.fixture
 def short(monkeypatch):
-    found = Short(training_op.whole_stack)
-    monkeypatch.setattr(training_op, "whole_stack", found)
+    found = Short(shortcuts.whole_stack_with_gradients)
+    monkeypatch.setattr(shortcuts, "whole_stack_with_gradients", found)
     return found
 
 

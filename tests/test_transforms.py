@@ -5,7 +5,7 @@ import torch
 from transform_cases import *  # noqa: F403
 from vmap_cases import *  # noqa: F403
 
-from fastlstm import native
+from fastlstm.backends import native
 
 
 @pytest.fixture

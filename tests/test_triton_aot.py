@@ -11,8 +11,8 @@ import re
 import pytest
 import torch
 
-from fastlstm import triton_kernels
-from fastlstm.triton_kernels.configs import TABLE, Config
+from fastlstm.backends import triton as triton_kernels
+from fastlstm.backends.triton.configs import TABLE, Config
 
 if triton_kernels.available() is not None:
     pytest.skip(str(triton_kernels.available()), allow_module_level=True)

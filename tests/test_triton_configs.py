@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fastlstm import triton_kernels
-from fastlstm.triton_kernels import configs
-from fastlstm.triton_kernels.configs import ANY, TABLE, WAYS, choose
+from fastlstm.backends import triton as triton_kernels
+from fastlstm.backends.triton import configs
+from fastlstm.backends.triton.configs import ANY, TABLE, WAYS, choose
 
 passes = pytest.mark.parametrize(("which", "kind"), TABLE, ids="-".join)
 
@@ -130,7 +130,7 @@ def test_why_triton_is_not_available(installed, monkeypatch):
 
 
 def test_importing_the_package_imports_no_triton():
-    code = "import sys, fastlstm.triton_kernels.configs; assert 'triton' not in sys.modules"
+    code = "import sys, fastlstm.backends.triton.configs; assert 'triton' not in sys.modules"
     found = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastlstm import triton_kernels
+from fastlstm.backends import triton as triton_kernels
 
 HERE = Path(__file__).parent
 INNER = [

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from fastlstm import triton_kernels
+from fastlstm.backends import triton as triton_kernels
 
 if triton_kernels.available() is not None:
     pytest.skip(str(triton_kernels.available()), allow_module_level=True)
 
 from triton_compile import MODULES, Layer, record
 
-from fastlstm.triton_kernels import launch
-from fastlstm.triton_kernels.configs import Config
+from fastlstm.backends.triton import launch
+from fastlstm.backends.triton.configs import Config
 
 KERNELS = {
     name: kernel

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from fastlstm import triton_kernels
-from fastlstm.triton_kernels import configs, tune
+from fastlstm.backends import triton as triton_kernels
+from fastlstm.backends.triton import configs, tune
 
 kinds = pytest.mark.parametrize("kind", tune.DTYPES)
 passes = pytest.mark.parametrize("which", tune.PASSES)
@@ -65,7 +65,7 @@ def test_the_table_prints_as_it_stands():
 
 
 def test_dry_run_needs_neither_gpu_nor_triton():
-    code = "import sys; sys.modules['triton'] = None; from fastlstm.triton_kernels import tune\n"
+    code = "import sys; sys.modules['triton'] = None; from fastlstm.backends.triton import tune\n"
     code += "tune.main(['--dry-run', '--arithmetic', '16bit', '--widths', '64', '1024'])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = found.stdout.splitlines()
@@ -87,7 +87,7 @@ def test_what_is_measured_can_be_launched(which, kind, monkeypatch):
     """The arguments made for a measurement are those of the launch, checked without memory."""
     import torch
 
-    from fastlstm.triton_kernels import launch
+    from fastlstm.backends.triton import launch
 
     randn = torch.randn
     monkeypatch.setattr(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastlstm import triton_kernels
+from fastlstm.backends import triton as triton_kernels
 
 if triton_kernels.available() is not None:
     pytest.skip(str(triton_kernels.available()), allow_module_level=True)
@@ -11,9 +11,9 @@ if triton_kernels.available() is not None:
 from triton.backends.compiler import GPUTarget
 from triton_compile import compile_launch, record, stack_bytes
 
-from fastlstm.triton_kernels import variant_launch
-from fastlstm.variant_backward import Prepared
-from fastlstm.variant_reference import Options
+from fastlstm.backends.triton import variant_launch
+from fastlstm.reference.variant import Options
+from fastlstm.reference.variant_backward import Prepared
 
 
 def run(dtype, P, everything: bool):

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastlstm
-from fastlstm import FastLSTM, variant_masks
-from fastlstm.functional import LayerNormWeights
-from fastlstm.variant_reference import variant_forward
+from fastlstm import FastLSTM
+from fastlstm.reference import zoneout_masks
+from fastlstm.reference.variant import variant_forward
+from fastlstm.weights import LayerNormWeights
 
 ALL = {
     "layer_norm": True,
@@ -52,7 +53,7 @@ KNOWN = [  # counter, key, words: the known-answer tests of the generator's auth
 
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN)
 def test_the_generator_is_philox(counter, key, words):
-    found = variant_masks.philox(tuple(map(torch.tensor, counter)), tuple(map(torch.tensor, key)))
+    found = zoneout_masks.philox(tuple(map(torch.tensor, counter)), tuple(map(torch.tensor, key)))
     assert tuple(int(w) for w in found) == words
 
 
@@ -347,11 +348,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_gives_others():
 
 def test_masks_have_their_probability_and_chunks_have_the_same():
     seed = torch.tensor([12345])
-    whole = variant_masks.zoneout_masks(seed, 40, 8, (16, 32), (0.25, 0.5), 7, 0)
+    whole = zoneout_masks.zoneout_masks(seed, 40, 8, (16, 32), (0.25, 0.5), 7, 0)
     for mask, p in zip(whole, (0.25, 0.5), strict=True):
         deviation = (p * (1 - p) / mask.numel()) ** 0.5
         assert abs(mask.double().mean() - p) < 4 * deviation
-    late = variant_masks.zoneout_masks(seed, 15, 8, (16, 32), (0.25, 0.5), 7, 25)
+    late = zoneout_masks.zoneout_masks(seed, 15, 8, (16, 32), (0.25, 0.5), 7, 25)
     assert all(torch.equal(a[25:], b) for a, b in zip(whole, late, strict=True))
 
 

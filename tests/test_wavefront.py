@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastlstm import wavefront
+from fastlstm.stack.wavefront import plan as wavefront
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 

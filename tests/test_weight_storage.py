@@ -11,7 +11,10 @@ from pairs import ignore_onednn, needs_library, one_thread  # noqa: F401  (a fix
 from torch import nn
 from torch.nn.utils import prune
 
-from fastlstm import FastLSTM, FastLSTMCell, convert, functional, layer_ops, native, weight_storage
+from fastlstm import FastLSTM, FastLSTMCell, convert, functional
+from fastlstm.backends import native
+from fastlstm.nn import weight_storage
+from fastlstm.ops import layer as layer_ops
 from fastlstm.testing import compare
 
 pytestmark = [needs_library, ignore_onednn]

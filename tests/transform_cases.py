@@ -10,7 +10,9 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp
 from torch.func import vmap as mapped
 
-from fastlstm import FastLSTM, FastLSTMCell, backends, layer_ops, reference
+from fastlstm import FastLSTM, FastLSTMCell, backends
+from fastlstm.ops import layer as layer_ops
+from fastlstm.reference import lstm as reference
 
 PROBLEMS = [
     Problem(),

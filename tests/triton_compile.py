@@ -9,8 +9,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastlstm.reference import accumulation_dtype
-from fastlstm.triton_kernels import (
+from fastlstm.backends.triton import (
     backward_kernels,
     forward_kernels,
     launch,
@@ -19,6 +18,7 @@ from fastlstm.triton_kernels import (
     variant_forward_kernels,
     variant_rows,
 )
+from fastlstm.precision import accumulation_dtype
 
 MODULES = (forward_kernels, backward_kernels, resident_kernels)
 MODULES += (variant_rows, variant_forward_kernels, variant_backward_kernels)

@@ -16,8 +16,9 @@ from op_cases import Case, backward, by_id, check, draw, forward, tape_of
 from stretches import check_stretches
 from triton.runtime.errors import InterpreterError
 
-from fastlstm import gpu_ops, precision
-from fastlstm.triton_kernels import cell, configs, rounding
+from fastlstm import precision
+from fastlstm.backends import gpu
+from fastlstm.backends.triton import cell, configs, rounding
 
 assert triton.knobs.runtime.interpret, "TRITON_INTERPRET=1 has to be set before this starts"
 
@@ -45,7 +46,7 @@ except InterpreterError as error:
         f"Triton {triton.__version__} interprets no loops under this NumPy", allow_module_level=True
     )
 
-gpu_ops.register("triton", gpu_ops._triton_forward, gpu_ops._triton_backward, "CPU")
+gpu.register("triton", gpu._triton_forward, gpu._triton_backward, "CPU")
 
 
 def held(case: Case, way: str | None, monkeypatch, problem=None, tf32=False) -> None:

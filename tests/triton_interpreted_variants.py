@@ -16,7 +16,9 @@ from variant_cases import (
     sampled_cases,
 )
 
-from fastlstm import precision, variant_kernels, variant_ops
+from fastlstm import precision
+from fastlstm.backends import gpu
+from fastlstm.ops import variant as variant_ops
 
 assert triton.knobs.runtime.interpret, "TRITON_INTERPRET=1 has to be set before this starts"
 pytestmark = [
@@ -26,7 +28,7 @@ pytestmark = [
     ),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy's: Philox is to overflow
 ]
-variant_ops.register("triton", variant_kernels.triton_forward, variant_kernels.triton_loop, "CPU")
+variant_ops.register("triton", gpu.triton_variant_forward, gpu.triton_variant_loop, "CPU")
 
 
 def held(case: Case, monkeypatch, tf32=False) -> None:

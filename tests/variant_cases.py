@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from op_cases import Measured, judge, rounded_products, threads, to
 
-from fastlstm import reference, variant_backward, variant_kernels  # noqa: F401  (registers all ops)
-from fastlstm.pieces import Way
+from fastlstm.precision import accumulation_dtype
+from fastlstm.reference import variant_backward
+from fastlstm.stack.checkpoint.pieces import Way
 
 FORWARD = ("output", "h_n", "c_n", "cells", "gates")
 BACKWARD = ("dgates_x", "dh0", "dc0", "dweight_hh", "dweight_hr", "dnorm_hh", "dnorm_c", "dbias_c")
@@ -64,7 +65,7 @@ def draw(case: Case):
     arguments, gradients = op_cases.draw(replace(case))
     *tensors, lengths, reset_mask = arguments
     N, D, H, P, dtype = case.N, case.D, case.H, case.outputs, case.drawn_dtype
-    wide = reference.accumulation_dtype(dtype)
+    wide = accumulation_dtype(dtype)
     mask = F.dropout(torch.ones(D, N, P, dtype=wide), 0.4) if case.mask else None
     norms = [None] * 3
     if case.norm != "none":
