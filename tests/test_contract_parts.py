@@ -2,9 +2,13 @@
 
 import copy
 import io
+import os
 import pickle
+import subprocess
+import sys
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +17,11 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from fastlstm import FastLSTM
+import fastlstm
+from fastlstm import FastLSTM, FastLSTMCell
+from fastlstm.interop.convert import Converted
 from fastlstm.testing import compare
+from fastlstm.weights import LayerNormWeights
 
 pytestmark = ignore_onednn
 
@@ -132,6 +139,33 @@ def test_copies_compute_the_same(how, options):
     with torch.no_grad():
         twin.weight_hh_l0.zero_()
     assert fast.weight_hh_l0.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("made", "path"),
+    [
+        (lambda: FastLSTM(3, 5, 2, dropout=0.5), "module"),
+        (lambda: FastLSTMCell(3, 5, bias=False), "cell"),
+        (lambda: LayerNormWeights(*torch.ones(4, 3).unbind()), "variant_layers"),
+        (lambda: Converted("encoder", "LSTM", None), "convert"),
+    ],
+)
+def test_pickles_that_name_other_paths_load(made, path):
+    value = made()
+    written = pickle.dumps(value, 0)
+    name = type(value).__name__.encode()
+    line = b"c%s\n%s\n" % (type(value).__module__.encode(), name)
+    assert line in written
+    # In a new interpreter, which has imported nothing of fastlstm.
+    code = "import pickle, sys; print(type(pickle.load(sys.stdin.buffer)).__qualname__)"
+    read = subprocess.run(
+        [sys.executable, "-c", code],
+        input=written.replace(line, b"cfastlstm.%s\n%s\n" % (path.encode(), name)),
+        env={**os.environ, "PYTHONPATH": str(Path(fastlstm.__file__).parents[1])},
+        capture_output=True,
+    )
+    assert read.stdout.split() == [name], read.stderr.decode()
+    assert {FastLSTM.__module__, FastLSTMCell.__module__} == {"fastlstm"}
 
 
 def test_states_of_other_versions_load():
