@@ -1,5 +1,5 @@
 """torch's settings for float32 products, and what the CPU's recurrence makes of them: on AMX, where
-tests/test_kernels_isa.py runs this file too, fewer parts of a number; elsewhere nothing."""
+tests/cpu/test_kernels_isa.py runs this file too, fewer parts of a number; elsewhere nothing."""
 
 import pytest
 import torch

@@ -5,7 +5,7 @@
     python -m fastlstm.backends.triton.tune --dry-run             lists the candidates: needs no GPU
 
 The table goes to standard output, what is measured to standard error. Put it into configs.py, say
-there what it was measured on, and run FASTLSTM_TEST_AOT=all pytest tests/test_triton_aot.py: the
+there what it was measured on, and run FASTLSTM_TEST_AOT=all pytest tests/backends/triton: the
 column of shared memory is that of the layers measured, which have no masks and no projection.
 """
 

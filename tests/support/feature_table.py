@@ -5,7 +5,7 @@ holds these features of `FEATURES`, together, to an oracle: the forward pass, th
 both (the default). Without `backend`, the test's parameter `backend` or `family` has it; a test
 that runs the CUDA sources on the CPU (tests/simt) shows "cuda", one in Triton's interpreter
 "triton". `./run table` runs all tests so marked and writes the table if every one of them passed;
-test_support.py compares the table with the marks.
+test_feature_table.py compares the table with the marks.
 """
 
 import json
@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
+TESTS = Path(__file__).resolve().parents[1]
+README = TESTS.parent / "README.md"
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 DIRECTIONS = {"forward": ("forward",), "backward": ("backward",), "both": ("forward", "backward")}
 FAMILIES = {"lstm": "cpu", "simt": "cuda"}
@@ -105,7 +105,7 @@ class Recorder:
 
 def marked_files() -> list[Path]:
     """The test files with a mark, those for an inner process included."""
-    files = sorted(HERE.glob("*.py"))
+    files = sorted(TESTS.rglob("*.py"))
     return [f for f in files if "mark.shows(" in f.read_text() and f != Path(__file__)]
 
 
@@ -138,14 +138,14 @@ def pytest_run(record: Path, *arguments: str, **environment: str) -> subprocess.
     """Run pytest on the marked tests, with the plugin writing to `record`."""
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "shows", *arguments],
-        cwd=HERE.parent,
+        cwd=TESTS.parent,
         env={**os.environ, RECORD: str(record), **environment},
         text=True,
     )
 
 
 def main() -> int:
-    record = HERE.parent / "build" / "shows.jsonl"
+    record = TESTS.parent / "build" / "shows.jsonl"
     record.parent.mkdir(exist_ok=True)
     record.write_text("")
     # The file for Triton's interpreter runs in an inner process, of which its own test takes care.

@@ -13,14 +13,14 @@ from fastlstm.backends import native
 
 pytestmark = [needs_library, pytest.mark.slow]
 
-HERE = Path(__file__).parent
-FILES = ["test_kernels_grid.py", "test_math.py", "test_step.py", "test_inference.py"]
-FILES += ["test_weight_storage.py", "test_kernels_products.py"]
-FILES += ["test_batch_invariance.py"]
+TESTS = Path(__file__).parents[1]
+FILES = ["cpu/test_kernels_grid.py", "cpu/test_math.py", "stack/test_step.py"]
+FILES += ["stack/test_inference.py", "nn/test_weight_storage.py", "cpu/test_kernels_products.py"]
+FILES += ["cpu/test_batch_invariance.py"]
 # Of these files, what is the same on all: torch's compiler, schemas, messages.
 SAME = "test_compiled or sound or those_of_the_general_way or refused or without_running"
-TILE_FILES = ["test_kernels_tiles.py", "test_kernels_products.py", "test_precision.py"]
-TILE_FILES += ["test_weight_storage.py"]
+TILE_FILES = ["cpu/test_kernels_tiles.py", "cpu/test_kernels_products.py", "test_precision.py"]
+TILE_FILES += ["nn/test_weight_storage.py"]
 OTHER_MACHINE = 77
 RUN = f"""
 import sys, pytest
@@ -38,7 +38,7 @@ def run_with(isa, *arguments):
     return subprocess.run(
         [sys.executable, "-c", RUN, isa, *arguments],
         env={**os.environ, "FASTLSTM_CPU_ISA": isa},
-        cwd=HERE.parent,
+        cwd=TESTS.parent,
         capture_output=True,
         text=True,
         timeout=1800,
@@ -48,7 +48,7 @@ def run_with(isa, *arguments):
 def passes_on(isa, *names):
     if isa == native.cpu_isa():
         pytest.skip(f"{isa} is what the other tests of this run are on")
-    files = [str(HERE / name) for name in names]
+    files = [str(TESTS / name) for name in names]
     done = run_with(isa, "-q", "-x", "-p", "no:cacheprovider", "-k", f"not ({SAME})", *files)
     if done.returncode == OTHER_MACHINE:
         pytest.skip(f"this machine, {platform.machine()}, has no {isa}")
@@ -63,7 +63,7 @@ def test_each_instruction_set(isa):
 
 def test_pairs_of_bfloat16():
     """AVX512-BF16 changes bfloat16 products alone."""
-    passes_on("avx512bf16", "test_kernels_tiles.py", "test_kernels_products.py")
+    passes_on("avx512bf16", "cpu/test_kernels_tiles.py", "cpu/test_kernels_products.py")
 
 
 @pytest.mark.parametrize("isa", ["amx-emulated", "amx"])
@@ -79,7 +79,7 @@ def test_a_name_that_is_none_is_refused(name):
     done = subprocess.run(
         [sys.executable, "-c", run],
         env={**os.environ, "FASTLSTM_CPU_ISA": name},
-        cwd=HERE.parent,
+        cwd=TESTS.parent,
         capture_output=True,
         text=True,
         timeout=600,

@@ -14,7 +14,7 @@ from feature_grid import COMBINATIONS, TOGETHER, Problem
 from on_backends import served_here
 from pairs import on_cpu
 
-sys.path.insert(0, str(Path(__file__).parent / "simt"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "simt"))
 import family
 import variant_family
 

@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import torch
-from export_cases import *  # noqa: F403
 from export_cases import (
     run_fresh,
     test_any_T_and_N,

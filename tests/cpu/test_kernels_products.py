@@ -1,6 +1,6 @@
 """The CPU kernels' own products of large matrices.
 
-tests/test_kernels_isa.py runs this file on the other instruction sets too, AMX among them, or an
+test_kernels_isa.py runs this file on the other instruction sets too, AMX among them, or an
 emulation of its tiles. The truth is float64, and what an error may be is measured on torch's
 float32 product of the same numbers: as in op_cases, 2 r + (1 + sqrt(K)) u of the magnitudes, r
 being its largest error.

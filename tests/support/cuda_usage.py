@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent / "simt"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "simt"))
 import family
 import variant_family
 

@@ -1,7 +1,7 @@
 """sigmoid, tanh and the 16-bit conversions of the kernels, seen through the ops.
 
 With one step, no state and weights of 0 the tape holds the activated gate inputs; a backward whose
-gates let everything through holds the conversions. tests/test_kernels_isa.py runs this file on each
+gates let everything through holds the conversions. test_kernels_isa.py runs this file on each
 instruction set that the machine has.
 """
 

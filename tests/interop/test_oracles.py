@@ -17,7 +17,7 @@ from fastlstm import FastLSTM
 pytestmark = pytest.mark.filterwarnings("default", "error:fastlstm:RuntimeWarning")
 
 N, T, I, H = 3, 5, 4, 6
-PAGE = Path(__file__).parent.parent / "docs" / "interchange.md"
+PAGE = Path(__file__).parents[2] / "docs" / "interchange.md"
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,10 @@
-"""The same seed gives the same bits: again, under torch's deterministic setting, with every kind of
-dropout, through checkpointing, on several threads, and in another process.
-gpu/test_device_determinism.py runs what is not of the CPU alone on a GPU.
+"""Tests that the same seed gives the same bits, for whichever backend and device, as
+transform_cases.py: again, under torch's deterministic setting, with every kind of dropout, through
+checkpointing.
 """
-
-import copy
-import hashlib
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from op_cases import threads
-from pairs import on_cpu
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 
@@ -28,16 +19,6 @@ OPTIONS = {
     "projection": {"proj_size": 5, "dropout": 0.3},
     "variants": {"layer_norm": True, **DROPS},
 }
-
-
-@pytest.fixture
-def device():
-    return torch.device("cpu")
-
-
-@pytest.fixture(params=[on_cpu, "reference"])
-def backend(request):
-    return request.param
 
 
 def problem(name, backend, device, kind="lengths"):
@@ -74,7 +55,6 @@ def assert_same_bits(a, b):
         assert torch.equal(x, y), f"tensor {k} differs"
 
 
-@pytest.mark.shows("repeat")
 @pytest.mark.parametrize("kind", ["lengths", "packed"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_again_and_under_the_deterministic_setting(name, kind, backend, device):
@@ -108,49 +88,3 @@ def test_forked_and_checkpointed(name, backend, device):
 
     for call in (forked, again):
         assert_same_bits(first, bits_of(module, x, hx, options, call=call))
-
-
-def digest(values) -> str:
-    joined = hashlib.sha256()
-    for v in values:
-        joined.update(v.contiguous().numpy().tobytes())
-    return joined.hexdigest()
-
-
-def digests() -> list[str]:
-    """Of a problem with every kind of dropout for each backend, on one and on two threads."""
-    found = []
-    for name, backend in (("dropout", "cpu"), ("variants", "cpu")):
-        for count in (1, 2):
-            with threads(count):
-                found.append(digest(bits_of(*problem(name, backend, torch.device("cpu")))))
-    return found
-
-
-@pytest.mark.parametrize("backend", [on_cpu])
-def test_in_another_process_and_on_several_threads(backend):
-    here = digests()
-    assert here == digests()
-    folder = Path(__file__).parent
-    code = "import test_determinism; print(*test_determinism.digests())"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (folder, folder.parent)))},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == here
-
-
-@pytest.mark.parametrize("backend", [on_cpu])
-def test_modules_in_threads_of_python(backend, device):
-    """Calls at the same time, from threads that share the module."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    module, x, hx, options = problem("plain", backend, device)
-    with torch.no_grad():
-        expected = copy.deepcopy(module)(x, hx, **options)[0]
-        with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(lambda _: module(x, hx, **options)[0], range(8)))
-    assert_same_bits(found, [expected] * 8)

@@ -1,6 +1,6 @@
 """A whole stack without a gradient, in one op of its own: its results, and when it serves.
 
-tests/test_kernels_isa.py runs this file on each instruction set that the machine has.
+tests/cpu/test_kernels_isa.py runs this file on each instruction set that the machine has.
 """
 
 import pytest

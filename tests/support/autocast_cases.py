@@ -1,29 +1,18 @@
-"""Autocast in use: contexts within contexts, weights that change, streams, backward passes inside
-of it, loss scaling. That the numbers are those of a module of autocast's dtype, bit for bit, is in
-feature_grid.py. gpu/test_device_autocast.py runs the same on a GPU.
+"""Tests of autocast in use, for whichever backend and device, as transform_cases.py: contexts
+within contexts, weights that change, streams, backward passes inside of it, loss scaling. That the
+numbers are those of a module of autocast's dtype, bit for bit, is in feature_grid.py.
 """
 
 import copy
 
 import pytest
 import torch
-from pairs import on_cpu
 from torch import nn
 
 from fastlstm import FastLSTM
 
 T, N, I, H = 5, 3, 4, 6
 dtypes = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-
-
-@pytest.fixture
-def device():
-    return torch.device("cpu")
-
-
-@pytest.fixture(params=[on_cpu, "reference"])
-def backend(request):
-    return request.param
 
 
 def module_and_input(backend, device, **options):

@@ -1,6 +1,6 @@
 """One step without a gradient: the ops that take weights as they lie, and when they are used.
 
-tests/test_kernels_isa.py runs this file on each instruction set that the machine has.
+tests/cpu/test_kernels_isa.py runs this file on each instruction set that the machine has.
 """
 
 import multiprocessing

@@ -35,7 +35,7 @@ def test_the_kernels_in_the_interpreter(inner):
             "--durations=8",
             HERE / inner,
         ],
-        cwd=HERE.parent,
+        cwd=HERE.parents[2],
         env={**os.environ, "TRITON_INTERPRET": "1", "FASTLSTM_TRITON_WAY": ""},
         capture_output=True,
         text=True,

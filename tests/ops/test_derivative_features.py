@@ -10,7 +10,7 @@ from derivative_features import CHECKS
 from on_backends import served_here
 from pairs import on_cpu
 
-sys.path.insert(0, str(Path(__file__).parent / "simt"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "simt"))
 import family
 
 no_cuda = pytest.mark.skipif(family.load() is not None, reason=str(family.load()))

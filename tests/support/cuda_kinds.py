@@ -8,7 +8,7 @@ import pytest
 import torch
 from op_cases import Case, check
 
-sys.path.insert(0, str(Path(__file__).parent / "simt"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "simt"))
 import family  # noqa: F401  (which the tests take from here)
 
 # The dtype of the tensors, and to what the tensor cores round the factors of products. Those of

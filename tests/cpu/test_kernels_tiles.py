@@ -1,7 +1,7 @@
 """Sizes and numbers that are hard for products on AMX tiles, 16 rows by 16 columns by 32 terms of
 bfloat16 parts of the numbers, and for those of pairs of bfloat16 numbers.
 
-tests/test_kernels_isa.py runs this file on an emulation of the tiles, where the kernels' own source
+test_kernels_isa.py runs this file on an emulation of the tiles, where the kernels' own source
 is what runs, and on AVX512-BF16; on any other instruction set it holds too.
 """
 

@@ -1,6 +1,6 @@
 """Weight matrices in bfloat16 beside float32 tensors: results are those of the rounded weights.
 
-tests/test_kernels_isa.py runs this file on each instruction set that the machine has.
+tests/cpu/test_kernels_isa.py runs this file on each instruction set that the machine has.
 """
 
 import copy

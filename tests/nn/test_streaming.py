@@ -15,7 +15,7 @@ from streams import check_stream
 
 from fastlstm import FastLSTM
 
-sys.path.insert(0, str(Path(__file__).parent / "simt"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "simt"))
 import family
 
 no_cuda = pytest.mark.skipif(family.load() is not None, reason=str(family.load()))
