@@ -8,7 +8,7 @@ import pytest
 TESTS = Path(__file__).parent
 
 
-def tests_and_fixtures(path: Path) -> set[str]:
+def cases_and_fixtures(path: Path) -> set[str]:
     functions = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef)]
     fixtures = [f for f in functions if any("fixture" in ast.unparse(d) for d in f.decorator_list)]
     tests = [f for f in functions if f.name.startswith("test_")]
@@ -20,7 +20,7 @@ def imports_of(path: Path, module: str) -> set[str]:
     return {alias.name for n in found if n.module == module for alias in n.names}
 
 
-SHARED = {p.stem: names for p in TESTS.glob("support/*.py") if (names := tests_and_fixtures(p))}
+SHARED = {p.stem: names for p in TESTS.glob("support/*.py") if (names := cases_and_fixtures(p))}
 
 
 @pytest.mark.parametrize("module", SHARED)
