@@ -1,11 +1,14 @@
 """fastlstm: `FastLSTM` in place of `torch.nn.LSTM`, same arguments, weights and results, faster."""
 
-from . import dynamo, flops, functional, init, onnx, opacus, quantization
+import sys
+
+from . import functional, init
 from ._version import __version__
-from .cell import FastLSTMCell
-from .convert import convert
-from .keras import from_keras
-from .module import FastLSTM
+from .interop import dynamo, flops, onnx, opacus, quantization
+from .interop.convert import convert
+from .interop.keras import from_keras
+from .nn.cell import FastLSTMCell
+from .nn.lstm import FastLSTM
 
 __all__ = [
     "FastLSTM",
@@ -17,6 +20,17 @@ __all__ = [
     "init",
     "onnx",
 ]
+
+# The paths by which programs import, and pickles name, what stands in a folder.
+for _name, _place in {
+    "cell": "nn.cell",
+    "convert": "interop.convert",
+    "keras": "interop.keras",
+    "module": "nn.lstm",
+    "onnx": "interop.onnx",
+    "variant_layers": "weights",
+}.items():
+    sys.modules[f"{__name__}.{_name}"] = sys.modules[f"{__name__}.{_place}"]
 
 dynamo.tell_dynamo()
 flops.tell_counters()

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from . import report
+from .backends import report
 
 
 def main(argv: list[str] | None = None) -> None:

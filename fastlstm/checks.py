@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .weight_storage import BESIDE, STORED
+from .weights import BESIDE, STORED
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -190,3 +190,26 @@ def check_states(hx, h_shape: tuple[int, ...], c_shape: tuple[int, ...], like: T
     check_pair("hx", hx)
     check_tensor("hx[0] (h0)", hx[0], h_shape, like)
     check_tensor("hx[1] (c0)", hx[1], c_shape, like)
+
+
+def zoneout_pair(zoneout) -> tuple[float, float]:
+    """(of h, of c) from one number for both or a pair.
+
+    Raises:
+        ValueError: it is neither, or a number is outside [0, 1].
+    """
+    pair = zoneout if isinstance(zoneout, (tuple, list)) else (zoneout, zoneout)
+    if len(pair) != 2:
+        raise ValueError(f"zoneout: got {zoneout!r}, expected a number or a pair (of h, of c)")
+    return tuple(probability("zoneout", p) for p in pair)
+
+
+def probability(name: str, p) -> float:
+    """`p` as a float.
+
+    Raises:
+        ValueError: it is not a number in [0, 1].
+    """
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
+        raise ValueError(f"{name}: got {p!r}, expected a number in [0, 1], a probability")
+    return float(p)

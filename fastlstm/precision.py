@@ -1,6 +1,8 @@
-"""What torch's settings say about float32 products."""
+"""Which dtype a call and its products are computed in: what the dtypes, the machine and torch's
+settings say."""
 
 import torch
+from torch import Tensor
 
 
 def allows_tf32() -> bool:
@@ -25,3 +27,45 @@ def cpu_parts() -> int:
     if setting == "none":
         setting = torch.backends.mkldnn.matmul.fp32_precision
     return {"tf32": 2, "bf16": 1}.get(setting, 3)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype a backend computes in, and keeps cells in: float32 for the 16-bit types, else
+    `dtype` itself."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def _bf16_tiles() -> bool:
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(supported and supported())
+
+
+# Without AMX, a 16-bit product on the CPU is slower than the float32 one (measured: half its rate
+# on AVX512-BF16), so the gate inputs are made, and their gradients used, in float32 there: faster,
+# and more exact.
+_WIDE_CPU_PRODUCTS = not _bf16_tiles()
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def wide_products(x: Tensor) -> bool:
+    """Whether the products of a layer on x are made in the accumulation dtype."""
+    return _WIDE_CPU_PRODUCTS and x.dtype in _HALF and x.device.type == "cpu"
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype that autocast asks for on this device, or None outside autocast."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
+def to_autocast(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """`value` as autocast hands it to an op: in `dtype`, but float64, integers and None as they
+    are."""
+    if (
+        not isinstance(value, Tensor)
+        or value.dtype == torch.float64
+        or not value.is_floating_point()
+    ):
+        return value
+    return value.to(dtype)

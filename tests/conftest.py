@@ -4,12 +4,12 @@ import os
 import random
 import zlib
 
+import feature_table
 import numpy as np
 import pytest
-import support
 import torch
 
-from fastlstm import native
+from fastlstm.backends import native
 
 # What the compiled library allocates itself, read when it first does.
 os.environ.setdefault("FASTLSTM_POISON", "1")
@@ -19,8 +19,8 @@ torch.set_num_threads(int(os.environ.get("FASTLSTM_TEST_THREADS", "1")))
 
 
 def pytest_configure(config):
-    if support.RECORD in os.environ:
-        config.pluginmanager.register(support.Recorder(os.environ[support.RECORD]))
+    if feature_table.RECORD in os.environ:
+        config.pluginmanager.register(feature_table.Recorder(os.environ[feature_table.RECORD]))
     if native.load() is not None:  # then "auto" is right to take the reference, and to say so
         config.addinivalue_line(
             "filterwarnings", "ignore:fastlstm runs .* slow reference backend:RuntimeWarning"
@@ -47,8 +47,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def seeded(request):
-    """Seed all generators from the test's id: the same numbers whichever other tests run."""
-    seed = zlib.crc32(request.node.nodeid.encode())
+    """Seed all generators from the test's id, without its folder: the same numbers whichever other
+    tests run, and wherever the file is moved."""
+    _, _, name = request.node.nodeid.partition("::")
+    seed = zlib.crc32(f"tests/{request.node.path.name}::{name}".encode())
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -17,7 +17,7 @@ from benchmarks.common.shapes import Case
 from benchmarks.cpu import cli, engine_rounds, engines, floor, products, report, tables
 from benchmarks.cpu.engines import FAST, FAST_STORED, NN_LSTM, ONNX_RUNTIME, OPENVINO
 from benchmarks.cpu.products import Product
-from fastlstm import native
+from fastlstm.backends import native
 
 TINY = Case(5, 3, 4, 6)
 SMALL = (7, 12, 5)

@@ -11,7 +11,7 @@ from benchmarks.common import machine, schema, shapes, terminal, timing
 from benchmarks.common.peers import PEERS
 from benchmarks.common.shapes import Case
 from benchmarks.cpu import busy, cli, floor, memory, options, plots, report, sweep
-from fastlstm import native
+from fastlstm.backends import native
 
 TINY = Case(5, 3, 4, 6)
 

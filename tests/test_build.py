@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import fastlstm
-from fastlstm import _version, native
+from fastlstm import _version
+from fastlstm.backends import native
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "run"
@@ -184,7 +185,7 @@ def test_sdist_holds_every_source(tree, tmp_path):
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     rooms = ("csrc", "fastlstm", "tests", "benchmarks", "examples")
-    sources = {p for room in rooms for p in (tree / room).rglob("*.[chp]*")}  # .cpp .cu .h .py
+    sources = {p for room in rooms for p in (tree / room).rglob("*.[chmp]*")}  # .cpp .cu .h .md .py
     assert {source.relative_to(tree).as_posix() for source in sources} - held == set()
     assert {"run", "setup.py", "pyproject.toml", "LICENSE", "CHANGELOG.md"} <= held
     assert [name for name in held if name.endswith(".so")] == []
@@ -197,7 +198,8 @@ def test_pure_python_wheel_serves_every_platform(tree, tmp_path):
     assert wheel.name == f"fastlstm-{fastlstm.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         held = archive.namelist()
-    assert "fastlstm/__init__.py" in held
+    modules = {p.relative_to(tree).as_posix() for p in (tree / "fastlstm").rglob("*.py")}
+    assert modules - set(held) == set()
     assert [name for name in held if not name.startswith("fastlstm")] == []
     assert [name for name in held if name.endswith(".so")] == []
 

@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    root = Path(__file__).parents[1]
+    sys.path[:0] = map(str, (root, root / "tests" / "support"))
 
 from cuda_usage import Compiled, Usage, read_dump, read_launches, read_library
 
-from fastlstm import native
+from fastlstm.backends import native
 
 FILE = Path(__file__).with_name("cuda_budget.json")
 # KiB of shared memory that a block may have.

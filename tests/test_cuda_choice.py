@@ -11,7 +11,7 @@ from cuda_kinds import ON_CHIP, check_kind, family
 from op_cases import Case, backward, draw, forward, tape_of
 
 from benchmarks.gpu import predict
-from fastlstm import wavefront
+from fastlstm.stack.wavefront import plan as wavefront
 
 pytestmark = pytest.mark.skipif(family.load() is not None, reason=str(family.load()))
 

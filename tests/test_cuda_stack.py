@@ -5,7 +5,8 @@ import pytest
 import torch
 from cuda_kinds import family
 
-from fastlstm import stack, stack_backward
+from fastlstm.stack.wavefront import backward as stack_backward
+from fastlstm.stack.wavefront import forward as stack
 
 pytestmark = [
     pytest.mark.skipif(family.load() is not None, reason=str(family.load())),

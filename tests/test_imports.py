@@ -14,260 +14,89 @@ import fastlstm
 
 PACKAGE = Path(fastlstm.__file__).parent
 
-# What each file may import from the package: nothing above itself, and no circle.
-LAYERS = {
-    "_version": set(),
-    "native": set(),
-    "reference": set(),
-    "torch_classes": set(),
-    "weight_storage": {"torch_classes"},
-    "checks": {"weight_storage"},
-    "packing": set(),
-    "nested": set(),
-    "late": set(),
-    "dynamo": {"late", "module"},
-    "opacus": {"late", "module", "torch_classes"},
-    "quantization": {"cell", "late", "module", "torch_classes"},
-    "flops": {"cell", "late", "module", "ops", "torch_classes"},
-    "init": {"torch_classes"},
-    "exchange": {"torch_classes", "variant_settings", "weight_storage"},
-    "testing": set(),
-    "variant_masks": set(),
-    "variant_reference": {"reference", "variant_masks"},
-    "variant_backward": {"reference", "variant_reference"},
-    "variant_ops": {"ops", "reference", "variant_backward", "variant_reference"},
-    "variant_layers": {"reference", "transforms", "variant_reference"},
-    "ops": {"reference"},
-    "precision": set(),
-    "backends": {"native", "triton_kernels"},
-    "tangents": {"reference"},
-    "transforms": {"ops", "reference", "tangents"},
-    "layer_ops": {"ops", "reference", "transforms"},
-    "pieces": {"reference"},
-    "piece_layers": {"layer_ops", "pieces", "reference", "variant_ops", "variant_reference"},
-    "checkpoint_passes": {"piece_layers", "pieces", "reference"},
-    "checkpoint_ops": {
-        "checkpoint_passes",
-        "ops",
-        "piece_layers",
-        "reference",
-        "variant_layers",
-    },
-    "checkpointing": {"checkpoint_ops", "transforms", "variant_layers"},
-    "cpu_ops": {"ops", "precision"},
-    "gpu_ops": {"layer_ops", "native", "ops", "precision", "triton_kernels", "variant_ops"},
-    "step_op": {"layer_ops", "native", "ops", "transforms"},
-    "sharded": set(),
-    "lanes": set(),
-    "lists": set(),
-    "wavefront": {"precision"},
-    "stack": {"lanes", "layer_ops", "reference"},
-    "stack_backward": {"layer_ops", "reference", "stack"},
-    "stack_ops": {
-        "layer_ops",
-        "lists",
-        "ops",
-        "reference",
-        "stack",
-        "stack_backward",
-        "transforms",
-        "wavefront",
-    },
-    "variant_kernels": {
-        "gpu_ops",
-        "native",
-        "ops",
-        "precision",
-        "triton_kernels",
-        "variant_backward",
-        "variant_ops",
-    },
-    "functional": {
-        "backends",
-        "checkpointing",
-        "checks",
-        "cpu_ops",
-        "gpu_ops",
-        "layer_ops",
-        "ops",
-        "sharded",
-        "stack_ops",
-        "transforms",
-        "variant_kernels",
-        "variant_layers",
-        "weight_storage",
-    },
-    "arguments": {"checks", "functional", "weight_storage"},
-    "variant_settings": {"checks", "functional", "variant_layers"},
-    "forms": {
-        "inference_op",
-        "arguments",
-        "checks",
-        "exchange",
-        "functional",
-        "nested",
-        "packing",
-        "torch_classes",
-        "variant_settings",
-    },
-    "streaming": {"arguments", "step_op", "variant_settings", "weight_storage"},
-    "training_op": {"functional", "layer_ops", "ops", "reference", "transforms"},
-    "inference_op": {
-        "functional",
-        "ops",
-        "step_op",
-        "training_op",
-        "variant_settings",
-        "weight_storage",
-    },
-    "module": {
-        "arguments",
-        "backends",
-        "checkpointing",
-        "checks",
-        "exchange",
-        "forms",
-        "streaming",
-        "torch_classes",
-        "variant_settings",
-        "weight_storage",
-    },
-    "cell": {
-        "arguments",
-        "backends",
-        "checks",
-        "exchange",
-        "functional",
-        "step_op",
-        "torch_classes",
-        "weight_storage",
-    },
-    "convert": {
-        "backends",
-        "cell",
-        "module",
-        "torch_classes",
-        "variant_settings",
-        "weight_storage",
-    },
-    "keras": {"module"},
-    "onnx": {"late", "ops"},
-    "report": {"_version", "backends", "native"},
-    "__main__": {"report"},
-    "__init__": {
-        "_version",
-        "cell",
-        "convert",
-        "dynamo",
-        "flops",
-        "functional",
-        "init",
-        "keras",
-        "module",
-        "onnx",
-        "opacus",
-        "quantization",
-    },
-    "triton_kernels.configs": set(),
-    "triton_kernels.rounding": set(),
-    "triton_kernels.cell": set(),
-    "triton_kernels.masks": set(),
-    "triton_kernels.products": {"triton_kernels.rounding"},
-    "triton_kernels.forward_kernels": {
-        "triton_kernels.cell",
-        "triton_kernels.masks",
-        "triton_kernels.products",
-        "triton_kernels.rounding",
-    },
-    "triton_kernels.backward_kernels": {
-        "triton_kernels.cell",
-        "triton_kernels.forward_kernels",
-        "triton_kernels.masks",
-        "triton_kernels.products",
-        "triton_kernels.rounding",
-    },
-    "triton_kernels.resident_kernels": {
-        "triton_kernels.cell",
-        "triton_kernels.forward_kernels",
-        "triton_kernels.masks",
-        "triton_kernels.products",
-        "triton_kernels.rounding",
-    },
-    "triton_kernels.launch": {
-        "reference",
-        "triton_kernels.backward_kernels",
-        "triton_kernels.configs",
-        "triton_kernels.forward_kernels",
-        "triton_kernels.resident_kernels",
-    },
-    "triton_kernels.variant_rows": {"triton_kernels.products"},
-    "triton_kernels.variant_forward_kernels": {
-        "triton_kernels.cell",
-        "triton_kernels.rounding",
-        "triton_kernels.variant_rows",
-    },
-    "triton_kernels.variant_backward_kernels": {
-        "triton_kernels.cell",
-        "triton_kernels.rounding",
-        "triton_kernels.variant_rows",
-    },
-    "triton_kernels.variant_launch": {
-        "reference",
-        "triton_kernels.configs",
-        "triton_kernels.launch",
-        "triton_kernels.variant_backward_kernels",
-        "triton_kernels.variant_forward_kernels",
-        "triton_kernels.variant_rows",
-        "variant_masks",
-        "variant_reference",
-    },
-    "triton_kernels": {"triton_kernels.launch", "triton_kernels.variant_launch"},
-    "triton_kernels.tune": {"triton_kernels", "triton_kernels.configs", "triton_kernels.launch"},
-}
+# The package's rooms, lowest first: a file imports from its own room and from those below. A folder
+# that stands here by itself is a room within another; the rest of a folder is one room.
+ROOMS = (
+    "words",
+    "reference",
+    "ops",
+    "backends/triton",
+    "backends",
+    "stack/wavefront",
+    "stack",
+    "nn",
+    "interop",
+    "doors",
+)
+# The files beside the folders: what all share, at the bottom, and what users import, at the top.
+WORDS = {"_version", "checks", "precision", "torch_classes", "weights"}
+DOORS = {"__init__", "__main__", "functional", "init", "testing"}
 
 # Packages beyond torch, rich and Python's own; all but numpy are imported late.
-OTHERS = {"triton_kernels": {"triton"}, "onnx": {"onnxscript"}, "keras": {"numpy"}}
+OTHERS = {"backends/triton": {"triton"}, "interop": {"numpy", "onnxscript"}}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+NAMES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in FILES}
 
 
-def module_name(path):
-    """A file's key in LAYERS; of a folder's __init__.py, the folder's name."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+def room_of(name: str) -> str:
+    """The room of a file, or of a folder's __init__.py, by its path in the package."""
+    if "/" not in name:
+        return "words" if name in WORDS else "doors" if name in DOORS else f"none, of {name}.py"
+    return max((room for room in ROOMS if name.startswith(f"{room}/")), key=len, default=name)
 
 
-def imported(path):
-    """Names of the package's modules that a file imports, and its other imports."""
+def imported(name: str):
+    """The package's files that a file imports, wherever in it, and its other imports."""
     own, others = set(), set()
-    folder = path.relative_to(PACKAGE).parent.parts
-    for node in ast.walk(ast.parse(path.read_text())):
+    folder = name.split("/")[:-1]
+    for node in ast.walk(ast.parse(NAMES[name].read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = folder[: len(folder) - node.level + 1]
-            names = node.module.split(".")[:1] if node.module else [a.name for a in node.names]
-            own |= {".".join((*base, name)) for name in names}
+            base = [*folder[: len(folder) - node.level + 1], *(node.module or "").split(".")]
+            base = [part for part in base if part]
+            for alias in node.names:
+                own |= {file_of([*base, alias.name]) or file_of(base)}
         elif isinstance(node, ast.ImportFrom):
             others.add(node.module.split(".")[0])
         elif isinstance(node, ast.Import):
-            others |= {a.name.split(".")[0] for a in node.names}
-    return own, others
+            others |= {alias.name.split(".")[0] for alias in node.names}
+    return own - {None, name}, others
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
-def test_layers_import_downwards_only(path):
-    own, others = imported(path)
-    name = module_name(path)
-    assert name in LAYERS, f"say in LAYERS what {path.name} may import"
-    assert own <= LAYERS[name]
+def file_of(parts: list[str]) -> str | None:
+    """The file of a module or package, by its path in the package; None where there is none."""
+    path = "/".join(parts)
+    return next((p for p in (path, f"{path}/__init__".strip("/")) if p in NAMES), None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rooms_import_downwards_only(name):
+    own, others = imported(name)
+    room = room_of(name)
+    assert room in ROOMS, f"say in ROOMS, WORDS or DOORS where {name}.py stands"
+    below = ROOMS[: ROOMS.index(room) + 1]
+    above = {other: room_of(other) for other in own if room_of(other) not in below}
+    assert not above, f"{name}.py, in {room}, imports from above itself: {above}"
     allowed = {"torch", "rich", *sys.stdlib_module_names}
-    assert others <= allowed | OTHERS.get(name.split(".")[0], set())
+    assert others <= allowed | OTHERS.get(room, set())
 
 
-def test_layers_have_no_circle():
-    rest = dict(LAYERS)
+def test_every_room_has_files():
+    assert set(map(room_of, NAMES)) == set(ROOMS)
+
+
+def test_files_have_no_circle():
+    rest = {name: imported(name)[0] for name in NAMES}
     while rest:
         bottom = [name for name, uses in rest.items() if not uses & rest.keys()]
         assert bottom, f"a circle among {sorted(rest)}"
         for name in bottom:
             del rest[name]
+
+
+@pytest.mark.parametrize("folder", sorted({str(Path(n).parent) for n in NAMES if "/" in n}))
+def test_every_folder_says_what_lives_in_it(folder):
+    assert (PACKAGE / folder / "README.md").is_file()
 
 
 def fresh(code, **environment):

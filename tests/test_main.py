@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import fastlstm
-from fastlstm import __main__, backends, native, report
+from fastlstm import __main__, backends
+from fastlstm.backends import native, report
 
 ROOT = Path(fastlstm.__file__).parents[1]
 

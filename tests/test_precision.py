@@ -1,12 +1,13 @@
 """torch's settings for float32 products, and what the CPU's recurrence makes of them: on AMX, where
-tests/test_kernels_isa.py runs this file too, fewer parts of a number; elsewhere nothing."""
+tests/cpu/test_kernels_isa.py runs this file too, fewer parts of a number; elsewhere nothing."""
 
 import pytest
 import torch
 from op_cases import Case, backward, check, draw, forward, tape_of
 from pairs import needs_library
 
-from fastlstm import native, precision
+from fastlstm import precision
+from fastlstm.backends import native
 
 TILES = native.load() is None and native.cpu_isa().startswith("amx")
 # Enough rows for tiles.

@@ -39,7 +39,9 @@ def stand_ins() -> dict[str, str]:
     the CPU (tests/simt), the Triton kernels in Triton's interpreter, or, where one of these cannot
     be had, the reference.
     """
-    from fastlstm import gpu_ops, triton_kernels, variant_kernels, variant_ops
+    from fastlstm.backends import gpu
+    from fastlstm.backends import triton as triton_kernels
+    from fastlstm.ops import variant as variant_ops
 
     found = {"cuda": "reference", "triton": "reference"}
     simt = ROOT / "tests" / "simt"
@@ -53,10 +55,10 @@ def stand_ins() -> dict[str, str]:
             found["cuda"] = "simt"
         else:
             print(f"the CUDA sources do not run here: {reason}", file=sys.stderr)
-    reason = triton_kernels.available() or interpreter_fails(gpu_ops._triton_forward)
+    reason = triton_kernels.available() or interpreter_fails(gpu._triton_forward)
     if reason is None:
-        gpu_ops.register("triton", gpu_ops._triton_forward, gpu_ops._triton_backward, "CPU")
-        of_variants = variant_kernels.triton_forward, variant_kernels.triton_loop
+        gpu.register("triton", gpu._triton_forward, gpu._triton_backward, "CPU")
+        of_variants = gpu.triton_variant_forward, gpu.triton_variant_loop
         variant_ops.register("triton", *of_variants, "CPU")
         found["triton"] = "triton"
     else:

@@ -73,7 +73,8 @@ class Contender:
 
 def contenders() -> list[Contender]:
     """Those of this machine; what turns out not to run says so in its row."""
-    from fastlstm import backends, native
+    from fastlstm import backends
+    from fastlstm.backends import native
 
     found = [Contender(NN_LSTM, "cpu"), Contender("reference", "cpu")]
     if native.load() is None:
@@ -123,7 +124,7 @@ def measure(contender: Contender, kind: str) -> dict[str, object]:
 
 def cannot_run(contender: Contender) -> str | None:
     """Why this process does not run the contender, or None; puts stand-ins for a GPU's backends."""
-    from fastlstm import native
+    from fastlstm.backends import native
 
     if contender.isa:
         if native.load():

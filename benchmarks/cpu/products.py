@@ -77,7 +77,7 @@ def products(dtypes: Sequence[str], threads: Sequence[int]) -> list[Product]:
 
 
 def own(left: Tensor, right: Tensor, packed: bool = False) -> Callable[[], Tensor]:
-    from fastlstm import native
+    from fastlstm.backends import native
 
     reason = native.load()
     if reason:

@@ -61,7 +61,7 @@ class InTurn(FastLSTM):
     """FastLSTM with its layers one after the other, where it may run them as a wavefront."""
 
     def forward_of(self, module, problem):
-        from fastlstm import wavefront
+        from fastlstm.stack.wavefront import plan as wavefront
 
         inner = super().forward_of(module, problem)
 

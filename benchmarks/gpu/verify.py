@@ -153,7 +153,7 @@ def rounded_products(precision: str) -> Iterator[None]:
     """Have fastlstm's reference round the factors of the recurrence's products as tensor cores do
     in this precision.
     """
-    from fastlstm import reference
+    from fastlstm.reference import lstm as reference
 
     exact = reference.product
     reference.product = lambda a, b: exact(rounded(a, precision), rounded(b, precision))

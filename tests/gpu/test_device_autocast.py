@@ -1,7 +1,7 @@
-"""Autocast on a GPU: the tests of test_autocast.py with the GPU's backends."""
+"""Autocast on a GPU: the tests of autocast_cases.py."""
 
 import pytest
-from test_autocast import (  # noqa: F401
+from autocast_cases import (  # noqa: F401
     test_a_stream_is_one_of_the_low_dtype,
     test_backward_inside_and_outside,
     test_cells_add_up_in_float32,

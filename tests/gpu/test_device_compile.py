@@ -2,8 +2,18 @@
 
 import pytest
 import torch
-from compile_cases import *  # noqa: F403
-from compile_cases import stacked, trained
+from compile_cases import (  # noqa: F401
+    allow_rnn,
+    fresh_compiler,
+    stacked,
+    test_cell_and_step,
+    test_function_in_training,
+    test_function_is_one_graph_for_any_T_and_N,
+    test_model_under_default_compile,
+    test_module_is_one_graph_for_any_T_and_N,
+    test_transforms_are_one_graph,
+    trained,
+)
 
 pytestmark = pytest.mark.gpu
 

@@ -1,7 +1,7 @@
-"""Bitwise repetition on a GPU: the tests of test_determinism.py with the GPU's backends."""
+"""Bitwise repetition on a GPU: the tests of determinism_cases.py."""
 
 import pytest
-from test_determinism import (  # noqa: F401
+from determinism_cases import (  # noqa: F401
     test_again_and_under_the_deterministic_setting,
     test_forked_and_checkpointed,
 )

@@ -1,8 +1,11 @@
 """torch.export and AOTInductor on a GPU: the tests of export_cases.py."""
 
 import pytest
-from export_cases import *  # noqa: F403
-from export_cases import run_fresh
+from export_cases import (  # noqa: F401
+    run_fresh,
+    test_any_T_and_N,
+    test_saved_and_loaded_in_a_fresh_process,
+)
 
 pytestmark = pytest.mark.gpu
 

@@ -7,7 +7,8 @@ import torch
 from on_device import DRY, family_of, no_waiting, same_bits, scaled
 from op_cases import Case, backward, draw, forward, tape_of, to
 
-from fastlstm import FastLSTM, wavefront
+from fastlstm import FastLSTM
+from fastlstm.stack.wavefront import plan as wavefront
 from fastlstm.testing import RESULTS
 
 pytestmark = pytest.mark.gpu

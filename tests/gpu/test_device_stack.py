@@ -10,7 +10,9 @@ from op_cases import Case
 from stretches import check_stretches
 
 from benchmarks.common.precision import fp32_precision
-from fastlstm import FastLSTM, lanes, wavefront
+from fastlstm import FastLSTM
+from fastlstm.stack.wavefront import lanes
+from fastlstm.stack.wavefront import plan as wavefront
 from fastlstm.testing import make_input, make_states, run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned_empty")]

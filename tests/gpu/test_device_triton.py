@@ -6,7 +6,7 @@ from on_device import KINDS, check_kind, scaled
 from op_cases import Case
 
 from fastlstm import backends
-from fastlstm.triton_kernels import configs
+from fastlstm.backends.triton import configs
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned_empty")]
 ways = pytest.mark.parametrize("way", configs.WAYS)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 
-from fastlstm import gpu_ops, layer_ops, ops
+from fastlstm.backends import gpu
+from fastlstm.ops import layer as layer_ops
+from fastlstm.ops import recurrence as ops
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
@@ -55,7 +57,7 @@ def load() -> str | None:
     _loaded[0].simt_launches.restype = ctypes.c_uint64
     ops.define("simt")
     layer_ops.define("simt")
-    gpu_ops.register("simt", *gpu_ops.compiled("simt_kernels"), "CPU")
+    gpu.register("simt", *gpu.compiled("simt_kernels"), "CPU")
     return None
 
 

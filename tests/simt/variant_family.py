@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from family import build
 
-from fastlstm import variant_kernels, variant_ops
+from fastlstm.backends import gpu
+from fastlstm.ops import variant as variant_ops
 
 CSRC = build.ROOT / "csrc"
 SOURCES = [CSRC / "torch" / "cuda_variant.cpp", CSRC / "torch" / "recurrence_call.cpp"]
@@ -29,7 +30,7 @@ def load() -> str | None:
     torch.ops.load_library(str(path))
     _loaded.append(ctypes.CDLL(str(path)))
     _loaded[0].simt_launches.restype = ctypes.c_uint64
-    kernels = variant_kernels.compiled("simt_kernels")
+    kernels = gpu.compiled_variants("simt_kernels")
     for name in ("simt_variants", "simt"):
         variant_ops.define(name)
         variant_ops.register(name, *kernels, "CPU")

@@ -1,0 +1,145 @@
+"""What is installed here, and which backend serves which device and dtype; `python -m fastlstm`."""
+
+import importlib.metadata
+import importlib.util
+import platform
+
+import torch
+
+from .._version import __version__
+from . import native, table
+
+
+def _devices() -> list[str]:
+    devices = ["cpu", "cuda"]
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and accelerator.type not in devices:
+        devices.append(accelerator.type)
+    return devices
+
+
+def _triton() -> str | None:
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _serving(device: str, dtype: torch.dtype) -> dict:
+    call = table.Call.of(device, dtype)
+    refused, chosen = {}, None
+    for row in table.TABLE:
+        reason = row.reject(call)
+        if reason is not None:
+            refused[row.name] = reason
+        elif chosen is None:
+            chosen = row.name
+    return {
+        "device": device,
+        "dtype": str(dtype).removeprefix("torch."),
+        "backend": chosen,
+        "refused": refused,
+    }
+
+
+def collect() -> dict:
+    """The report as plain data, as `--json` prints it.
+
+    Keys: fastlstm, torch, python, machine, threads, cpu_capability (torch's own kernels'),
+    library (name, or None; loaded; reason, if not; cpu_isa; cpu: `native.cpu_choice`), triton
+    (version or None), gpu (name or None), backends: one entry per device and dtype, with the
+    backend that "auto" chooses and, for each that refuses, the reason.
+    """
+    reason = native.load()
+    path = native.library_path()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "fastlstm": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "library": {
+            "name": None if path is None else path.name,
+            "loaded": reason is None,
+            "reason": reason,
+            "cpu_isa": native.cpu_isa() if reason is None else None,
+            "cpu": native.cpu_choice() if reason is None else None,
+        },
+        "triton": _triton(),
+        "gpu": gpu,
+        "backends": [_serving(d, dtype) for d in _devices() for dtype in table.DTYPES],
+    }
+
+
+def _facts(report: dict) -> list[tuple[str, str]]:
+    library = report["library"]
+    compiled = library["name"] if library["loaded"] else f"none: {library['reason']}"
+    cpu = library["cpu"]
+    kernels = []
+    if cpu is not None:
+        made = {}
+        for dtype, product in cpu["products"].items():
+            made.setdefault(product, []).append(dtype)
+        products = "; ".join(f"{', '.join(dtypes)}: {product}" for product, dtypes in made.items())
+        kernels = [
+            ("CPU kernels", f"{cpu['isa']}: {cpu['why']}"),
+            (
+                "CPU products",
+                f"{products}; cut for {cpu['l2_bytes'] >> 10} KiB of second-level cache",
+            ),
+        ]
+    return [
+        ("fastlstm", report["fastlstm"]),
+        ("torch", f"{report['torch']}, {report['threads']} threads, {report['cpu_capability']}"),
+        ("Python", f"{report['python']}, {report['machine']}"),
+        ("compiled library", compiled),
+        *kernels,
+        ("GPU", report["gpu"] or "torch finds none that it can use"),
+        ("Triton", report["triton"] or "not installed"),
+    ]
+
+
+def _rows(report: dict) -> list[tuple[str, str, str, str]]:
+    return [
+        (
+            entry["device"],
+            entry["dtype"],
+            entry["backend"] or "none",
+            "; ".join(f"not {name}: {reason}" for name, reason in entry["refused"].items()),
+        )
+        for entry in report["backends"]
+    ]
+
+
+_HEADINGS = ("device", "dtype", "backend", "why not another")
+
+
+def show(report: dict) -> None:
+    """Print the report for reading: with rich where it is installed, else as plain text."""
+    if importlib.util.find_spec("rich") is None:
+        _show_plain(report)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold")
+    for fact in _facts(report):
+        facts.add_row(*fact)
+    table = Table(*_HEADINGS, box=None, header_style="bold", pad_edge=False)
+    for row in _rows(report):
+        table.add_row(*row)
+    console.print(facts)
+    console.print()
+    console.print(table)
+
+
+def _show_plain(report: dict) -> None:
+    for name, value in _facts(report):
+        print(f"{name:<18}{value}")
+    print()
+    for device, dtype, backend, reasons in (_HEADINGS, *_rows(report)):
+        print(f"{device:<8}{dtype:<10}{backend:<11}{reasons}".rstrip())

@@ -1,0 +1,301 @@
+"""The host's side: results, scratch memory, grids, and the loop of launches.
+
+Nothing here reads a tensor's values, so nothing waits for the device, and what a CUDA graph
+captures is launches alone: all memory is taken before the first of them.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ...precision import accumulation_dtype
+from . import backward_kernels, forward_kernels, resident_kernels
+from .configs import ANY, Config, arithmetic, choose, forced_way
+
+
+def _plain(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors contiguous and at multiples of 16 bytes, as new ones from torch are: Triton would
+    compile kernels of their own for others, with narrow loads."""
+    return [
+        x if x is None or (x.is_contiguous() and x.data_ptr() % 16 == 0) else _copy(x, x, x.dtype)
+        for x in tensors
+    ]
+
+
+def _copy(x: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """A new contiguous tensor of `like`'s shape with x, or zeros for None."""
+    if x is None:
+        return torch.zeros(like.shape, dtype=dtype, device=like.device)
+    return torch.empty(like.shape, dtype=dtype, device=like.device).copy_(x)
+
+
+def _row(size: int, dtype: torch.dtype) -> int:
+    """`size` elements rounded up to 16 bytes: what a GPU loads at once."""
+    least = 16 // dtype.itemsize
+    return -(-size // least) * least
+
+
+def _rounded(x: Tensor, precision: str) -> Tensor:
+    """x as a product takes it: `rounding.factor` for what the host makes."""
+    if precision != "tf32":
+        return x
+    bits = (x.contiguous().view(torch.int32) + 0x1000) & -0x2000
+    return torch.where(x.isnan(), x, bits.view(torch.float32))
+
+
+def _factor(weight: Tensor | None, precision: str) -> Tensor | None:
+    """Weights as a product takes them, zeros at the end of rows up to a multiple of 16 bytes."""
+    if weight is None:
+        return None
+    weight = _rounded(weight, precision)
+    missing = _row(weight.shape[-1], weight.dtype) - weight.shape[-1]
+    return torch.nn.functional.pad(weight, (0, missing)) if missing else weight
+
+
+def _tiles(size: int, block: int) -> int:
+    return -(-size // block)
+
+
+@functools.cache
+def _shared_memory(device: torch.device) -> int:
+    """KiB of shared memory that one program may take."""
+    if device.type != "cuda":
+        return ANY
+    properties = torch.cuda.get_device_properties(device)
+    # AMD's 64 KiB of local memory are not told.
+    return (getattr(properties, "shared_memory_per_block_optin", 0) or 64 << 10) >> 10
+
+
+class _Plan:
+    """How a pass is launched: its configuration, the grids, and what every kernel gets last."""
+
+    def __init__(self, which, h0, c0, T, projected, tf32, config: Config | None):
+        D, N, P = h0.shape
+        H, dtype = c0.shape[-1], h0.dtype
+        kind = arithmetic(dtype, tf32 and torch.version.hip is None)
+        config = config or choose(
+            which,
+            kind,
+            N,
+            max(H, P),
+            projected=projected,
+            shared=_shared_memory(h0.device),
+            way=forced_way(),
+        )
+        self.way, self.steps = config.way, T
+        rows = _tiles(N, config.block_n)
+        self.over_rows = (rows, 1, D)
+        self.over_units = (rows, _tiles(H, config.block_h), D)
+        self.over_outputs = (rows, _tiles(P, config.block_h), D)
+        self.precision = "ieee" if kind == "16bit" else kind
+        self.sizes = (T, N, D, H, P)
+        if config.way == "resident":
+            if config.block_h < max(H, P):
+                raise ValueError(
+                    f"fastlstm: the way 'resident' holds up to {config.block_h} units and outputs, "
+                    f"got H = {H}, P = {P}; take another way, or a wider configuration"
+                )
+            self.sizes += (config.block_n, config.block_h, self.precision)
+        else:
+            self.sizes += (_row(H, dtype), _row(P, dtype))
+            self.sizes += (config.block_n, config.block_h, config.block_k, self.precision)
+        self.options = {
+            "num_warps": config.num_warps,
+            "num_stages": config.num_stages,
+            "enable_fp_fusion": True,  # Triton is about to change its default
+        }
+
+    def run(self, kernel, grid, *args) -> None:
+        kernel[grid](*args, *self.sizes, **self.options)
+
+    def step(self, kernel, grid, *args) -> Callable[[int], None]:
+        """A function of s that launches the kernel with `args`, s, and the sizes.
+
+        The first call compiles, or finds what was compiled, by the arguments' types and alignment.
+        Nothing but s changes afterwards, and s is not specialised on, so the later calls go
+        straight to the compiled kernel, which saves most of a launch's time in Python.
+        """
+        compiled = None
+
+        def launch(s: int) -> None:
+            nonlocal compiled
+            if compiled is not None:
+                compiled(*args, s, *self.sizes)
+                return
+            found = kernel[grid](*args, s, *self.sizes, **self.options)
+            if found is not None:  # the interpreter has none
+                compiled = found[grid]
+
+        return launch
+
+
+def forward(
+    gates_x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_hh: Tensor,
+    weight_hr: Tensor | None,
+    lengths: Tensor | None,
+    reset_mask: Tensor | None,
+    save_tape: bool,
+    save_cells: bool,
+    tf32: bool,
+    *,
+    config: Config | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See `fastlstm.backends.triton.forward`. config: instead of the table's."""
+    T, N, D, H4 = gates_x.shape
+    H, P = H4 // 4, h0.shape[-1]
+    dtype, wide = h0.dtype, accumulation_dtype(h0.dtype)
+    with torch.cuda.device_of(h0):
+        output = h0.new_empty((T, N, D * P))
+        cells = h0.new_empty((T, N, D, H), dtype=wide) if save_tape or save_cells else None
+        gates = h0.new_empty((T, N, D, H4)) if save_tape else None
+        if T and N:
+            h_n, c_n = _run_forward(
+                *_plain(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask),
+                output, cells, gates,
+                _Plan("forward", h0, c0, T, weight_hr is not None, tf32, config),
+            )  # fmt: skip
+        else:
+            h_n, c_n = _copy(h0, h0, dtype), _copy(c0, c0, c0.dtype)
+        return (
+            output,
+            h_n,
+            c_n,
+            h0.new_empty((0,), dtype=wide) if cells is None else cells,
+            h0.new_empty((0,)) if gates is None else gates,
+        )
+
+
+def _run_forward(
+    gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, output, cells, gates, plan
+):
+    """h_n and c_n."""
+    if plan.way == "resident":
+        h_n, c_n = torch.empty_like(h0), torch.empty_like(c0)
+        plan.run(
+            resident_kernels.lstm_forward_kernel_resident, plan.over_rows,
+            gates_x, weight_hh, weight_hr, lengths, reset_mask, h0, c0, h_n, c_n, output, cells,
+            gates,
+        )  # fmt: skip
+        return h_n, c_n
+    D, N, P = h0.shape
+    H = c0.shape[-1]
+    weight_hh, weight_hr = (_factor(w, plan.precision) for w in (weight_hh, weight_hr))
+    even = h0.new_zeros((D, N, _row(P, h0.dtype)))  # the state that even steps enter with
+    odd = torch.zeros_like(even)
+    even[..., :P] = _rounded(h0, plan.precision)
+    h_n = _copy(h0, h0, h0.dtype)
+    c_state = _copy(c0, c0, accumulation_dtype(c0.dtype))
+    hidden = None if weight_hr is None else h0.new_zeros((D, N, _row(H, h0.dtype)))
+    states = (even, odd, h_n, c_state)
+    if plan.way == "sequence":
+        plan.run(
+            forward_kernels.lstm_forward_kernel_sequence, plan.over_rows,
+            gates_x, weight_hh, weight_hr, lengths, reset_mask, *states, hidden, output, cells,
+            gates,
+        )  # fmt: skip
+        return h_n, c_state.to(c0.dtype)
+    step = plan.step(
+        forward_kernels.lstm_forward_kernel_step, plan.over_units,
+        gates_x, weight_hh, lengths, reset_mask, *states, hidden, output, cells, gates,
+    )  # fmt: skip
+    if hidden is None:
+        for s in range(plan.steps):
+            step(s)
+    else:
+        project = plan.step(
+            forward_kernels.lstm_forward_kernel_step_projection, plan.over_outputs,
+            weight_hr, lengths, even, odd, h_n, hidden, output,
+        )  # fmt: skip
+        for s in range(plan.steps):
+            step(s)
+            project(s)
+    return h_n, c_state.to(c0.dtype)
+
+
+def backward(
+    doutput: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    dcells: Tensor | None,
+    h0: Tensor,
+    c0: Tensor,
+    weight_hh: Tensor,
+    weight_hr: Tensor | None,
+    cells: Tensor,
+    gates: Tensor,
+    lengths: Tensor | None,
+    reset_mask: Tensor | None,
+    wide_gates: bool,
+    tf32: bool,
+    *,
+    config: Config | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `fastlstm.backends.triton.backward`. config: instead of the table's."""
+    T, N, D, H4 = gates.shape
+    P, dtype, wide = h0.shape[-1], h0.dtype, accumulation_dtype(h0.dtype)
+    with torch.cuda.device_of(h0):
+        dgates = h0.new_empty((T, N, D, H4), dtype=wide if wide_gates else dtype)
+        dhidden = None if weight_hr is None else h0.new_empty((T, N, D, P), dtype=wide)
+        if T and N:
+            dh0 = h0.new_empty((D, N, P), dtype=c0.dtype)
+            dc0 = _run_backward(
+                *_plain(doutput, dh_n, dc_n, dcells, c0, weight_hh, weight_hr, cells, gates),
+                *_plain(lengths, reset_mask),
+                dgates, dhidden, dh0,
+                _Plan("backward", h0, c0, T, weight_hr is not None, tf32, config),
+            )  # fmt: skip
+        else:
+            dh0, dc0 = _copy(dh_n, h0, c0.dtype), _copy(dc_n, c0, c0.dtype)
+        return dgates, dh0, dc0, h0.new_empty((0,), dtype=wide) if dhidden is None else dhidden
+
+
+def _run_backward(
+    doutput, dh_n, dc_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
+    dgates, dhidden, dh0, plan,
+):  # fmt: skip
+    """dc0."""
+    if plan.way == "resident":
+        dc0 = torch.empty_like(c0)
+        plan.run(
+            resident_kernels.lstm_backward_kernel_resident, plan.over_rows,
+            doutput, dh_n, dc_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths,
+            reset_mask, dgates, dhidden, dh0, dc0,
+        )  # fmt: skip
+        return dc0
+    D, N, H = c0.shape
+    P, dtype = dh0.shape[-1], gates.dtype
+    weight_hh, weight_hr = (_factor(w, plan.precision) for w in (weight_hh, weight_hr))
+    even = gates.new_zeros((D, N, 4 * _row(H, dtype)))  # the dgates that even steps enter with
+    odd = torch.zeros_like(even)
+    arrived = None if weight_hr is None else gates.new_zeros((D, N, _row(P, dtype)))
+    dc_state = _copy(dc_n, c0, accumulation_dtype(dtype))
+    step_args = (
+        doutput, dh_n, dcells, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask,
+        dc_state, even, odd, arrived, dgates,
+    )  # fmt: skip
+    if plan.way == "sequence":
+        kernel = backward_kernels.lstm_backward_kernel_sequence
+        plan.run(kernel, plan.over_rows, *step_args, dhidden, dh0)
+        return dc_state.to(c0.dtype)
+    step = plan.step(backward_kernels.lstm_backward_kernel_step, plan.over_units, *step_args)
+    if arrived is None:
+        for s in range(plan.steps):
+            step(s)
+    else:
+        arrive = plan.step(
+            backward_kernels.lstm_backward_kernel_step_arrival, plan.over_outputs,
+            doutput, dh_n, weight_hh, lengths, reset_mask, even, odd, arrived, dhidden,
+        )  # fmt: skip
+        for s in range(plan.steps):
+            arrive(s)
+            step(s)
+    plan.run(
+        backward_kernels.lstm_backward_kernel_start, plan.over_outputs,
+        dh_n, weight_hh, lengths, reset_mask, even if plan.steps % 2 == 0 else odd, dh0,
+    )  # fmt: skip
+    return dc_state.to(c0.dtype)

@@ -1,0 +1,142 @@
+"""convert: a model with a FastLSTM in the place of every nn.LSTM."""
+
+import logging
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from .. import backends
+from ..nn import weight_storage
+from ..nn.cell import FastLSTMCell
+from ..nn.lstm import FastLSTM
+from ..nn.variant_settings import take_variants
+from ..torch_classes import LSTM, LSTMCell
+
+log = logging.getLogger("fastlstm")
+
+_FAST = {LSTM: FastLSTM, LSTMCell: FastLSTMCell}
+
+
+class Converted(NamedTuple):
+    """One LSTM that `convert` found.
+
+    name: the module's path in the model, "" for the model itself. kind: its class before.
+    reason: why it was left as it is; None where it was converted.
+    """
+
+    name: str
+    kind: str
+    reason: str | None
+
+
+def convert(
+    model: nn.Module,
+    *,
+    backend: str = "auto",
+    checkpoint_every: int | bool | None = None,
+    weight_dtype: torch.dtype | None = None,
+    report: list[Converted] | None = None,
+    **variants,
+) -> nn.Module:
+    """Make every nn.LSTM in `model` a FastLSTM, and every nn.LSTMCell a FastLSTMCell, in place.
+
+    As with `Module.to`, the model given is the model returned. Each LSTM stays the same object with
+    the same Parameter objects (an optimizer goes on holding them), hooks, buffers, training flag,
+    parametrizations and names; its class alone changes. So modules used twice stay shared, and the
+    model itself may be an nn.LSTM. For an independent copy: `convert(copy.deepcopy(model))`.
+
+    Left as they are: instances of other subclasses of nn.LSTM, whose forward may do anything;
+    modules whose forward was replaced on the instance; scripted modules; and what is a FastLSTM
+    already. All but the last are named in a UserWarning.
+
+    Args:
+        backend, checkpoint_every, weight_dtype: for the modules made here; see `FastLSTM`.
+        variants: layer_norm, recurrent_dropout, weight_dropout or zoneout for every FastLSTM made
+            here, as for its constructor. layer_norm adds parameters: an optimizer must be told of
+            them.
+        report: takes one `Converted` for every LSTM found; then nothing is warned of.
+
+    Raises:
+        TypeError: model is not a module, or there is no such argument. ValueError: no such
+        backend, or a value that the constructor refuses.
+
+    Example::
+
+        >>> model = fastlstm.convert(model)
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    backends.check_name(backend)
+    # Refuses what is wrong before anything is changed.
+    FastLSTM(1, 1, device="meta", checkpoint_every=checkpoint_every, **variants)
+    _check_storage(model, weight_dtype)
+    found = []
+    for name, module in model.named_modules():
+        kind = _kind(module)
+        if kind is None:
+            continue
+        reason = _reason_to_leave(module)
+        if reason is None:
+            _change_class(module, backend, checkpoint_every, variants)
+            module.weight_dtype = weight_dtype
+        found.append(Converted(name, kind, reason))
+        log.debug("convert: %s (%s): %s", name or "the model", kind, reason or "converted")
+    if report is not None:
+        report.extend(found)
+    else:
+        left = [c for c in found if c.reason is not None and not c.reason.startswith("already")]
+        if left:
+            lines = [f"  {c.name or '(the model itself)'}, a {c.kind}: {c.reason}" for c in left]
+            warnings.warn("fastlstm.convert left as they are:\n" + "\n".join(lines), stacklevel=2)
+    return model
+
+
+def _check_storage(model: nn.Module, weight_dtype: torch.dtype | None) -> None:
+    for name, module in model.named_modules():
+        if _kind(module) is not None and _reason_to_leave(module) is None:
+            weight_storage.check(module, weight_dtype, f"{name}." if name else "")
+
+
+def _kind(module: nn.Module) -> str | None:
+    """The name of an LSTM's class, or None for another module."""
+    if isinstance(module, torch.jit.ScriptModule):
+        name = module.original_name
+        return name if name in ("LSTM", "LSTMCell") else None
+    if isinstance(module, (LSTM, LSTMCell)):
+        return parametrize.type_before_parametrizations(module).__name__
+    return None
+
+
+def _reason_to_leave(module: nn.Module) -> str | None:
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is compiled to TorchScript; convert the model before torch.jit.script"
+    if isinstance(module, (FastLSTM, FastLSTMCell)):
+        return f"already a {type(module).__name__}"
+    if parametrize.type_before_parametrizations(module) not in _FAST:
+        base = "nn.LSTM" if isinstance(module, LSTM) else "nn.LSTMCell"
+        return f"a subclass of {base} with behaviour of its own; derive it from the fast class"
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance; convert the model before that"
+    return None
+
+
+def _change_class(module: nn.Module, backend: str, checkpoint_every, variants: dict) -> None:
+    cls = type(module)
+    if cls in _FAST:
+        module.__class__ = _FAST[cls]
+    else:
+        # A parametrized module has a class of its own, which its copies share: make another one
+        # with the same properties over the fast class.
+        fast = _FAST[parametrize.type_before_parametrizations(module)]
+        body = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+        module.__class__ = type(f"Parametrized{fast.__name__}", (fast,), body)
+    vars(module).pop("_flat_weights", None)  # a property in FastLSTM
+    if backend != "auto":
+        module.backend = backend
+    if checkpoint_every is not None and isinstance(module, FastLSTM):
+        module.checkpoint_every = checkpoint_every
+    if variants and isinstance(module, FastLSTM):
+        take_variants(module, **variants)

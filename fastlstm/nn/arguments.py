@@ -1,0 +1,147 @@
+"""What a FastLSTM brings to a call: its weights as they are now, and the states, checked against
+the input.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_states, check_tensor
+from ..precision import to_autocast
+from ..weights import BESIDE, LSTMWeights
+
+_is_compiling = torch.compiler.is_compiling
+
+
+def weights_of(
+    module: nn.LSTM, x: Tensor, wanted: torch.dtype | None, values: list | None = None
+) -> list[list[LSTMWeights]] | None:
+    """The weights, layer by layer; None where `x` does not fit them, which nn.LSTM's own call
+    then explains. Weights that do not fit each other are a ValueError: nn.LSTM would read on.
+
+    They are looked up by name once at every call, unless `values` has what came of that: wrappers,
+    parametrizations and functional_call put other tensors there.
+    """
+    H, D, inputs = module.hidden_size, 2 if module.bidirectional else 1, module.input_size
+    P, dtype, device = module.proj_size or H, x.dtype, x.device
+    stored = module.weight_dtype if wanted is None else None
+    if x.shape[-1] != inputs:
+        return None
+    shapes = [(4 * H, inputs), (4 * H, P)]
+    if module.bias:
+        shapes += [(4 * H,), (4 * H,)]
+    if module.proj_size:
+        shapes.append((P, H))
+    weights, names = [], module._flat_weights_names
+    if values is None:
+        values = weights_by_name(module, names)
+    for k in range(0, len(names), len(shapes)):
+        if k == D * len(shapes):
+            shapes[0] = (4 * H, D * P)
+        found = values[k : k + len(shapes)]
+        first = found[0]
+        if k == 0 and first is not None:
+            if first.device != device:
+                return None
+            # nn.LSTM checks this, but not while autocast is on for whichever device.
+            fitting = first.dtype == dtype if stored is None else dtype == BESIDE
+            if not fitting and not torch._C._is_any_autocast_enabled():
+                return None
+        if wanted is not None:
+            found = [to_autocast(w, wanted) for w in found]
+        for place, (w, shape) in enumerate(zip(found, shapes, strict=True)):
+            if w is None or w.dtype != dtype or w.shape != shape or w.device != device:
+                as_stored = w is not None and w.dtype == stored and len(shape) == 2
+                like = x.new_empty(0, dtype=stored) if as_stored else x
+                check_tensor(names[k + place], w, shape, like)
+        biases = found[2:4] if module.bias else (None, None)
+        weights.append(LSTMWeights(*found[:2], *biases, found[-1] if module.proj_size else None))
+    return [weights[k : k + D] for k in range(0, len(weights), D)]
+
+
+_Module = nn.Module
+_getattribute = object.__getattribute__
+# Our own classes, which name no weight: of others it is looked up whether they do.
+without_weight_names: set[type] = set()
+
+
+def reads_plainly(module: nn.Module, names) -> bool:
+    """Whether getattr gives of these names what is in `module._parameters`: nothing stands before
+    it, neither an attribute of the instance, such as pruning's, nor of its class, such as a
+    parametrization's, and the class looks attributes up as nn.Module does (Pyro's does not)."""
+    cls = type(module)
+    return (
+        cls.__getattr__ is _Module.__getattr__
+        and module.__dict__.keys().isdisjoint(names)
+        and (
+            cls in without_weight_names
+            or (
+                cls.__getattribute__ is _getattribute
+                and not any(hasattr(cls, name) for name in names)
+            )
+        )
+    )
+
+
+def weights_by_name(module: nn.Module, names) -> list:
+    """The weights of these names as getattr gives them now, unchecked."""
+    if not _is_compiling() and reads_plainly(module, names):
+        # nn.Module.__getattr__ takes several times as long.
+        parameters = module._parameters
+        try:
+            return [parameters[name] for name in names]
+        except KeyError:
+            pass
+    return [getattr(module, name) for name in names]
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of the module runs more than its forward."""
+    return bool(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+        or nn.modules.module._has_any_global_hook()
+    )
+
+
+def state_widths(module: nn.LSTM) -> tuple[int, int]:
+    return module.proj_size or module.hidden_size, module.hidden_size
+
+
+def state_shapes(module: nn.LSTM, N: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    rows = module.num_layers * (2 if module.bidirectional else 1)
+    return (rows, N, module.proj_size or module.hidden_size), (rows, N, module.hidden_size)
+
+
+def zero_states(module: nn.LSTM, x: Tensor, N: int) -> tuple[Tensor, Tensor]:
+    h_shape, c_shape = state_shapes(module, N)
+    c0 = x.new_zeros(c_shape)
+    return c0 if h_shape == c_shape else x.new_zeros(h_shape), c0
+
+
+def states_of(module: nn.LSTM, hx, x, N, wanted) -> tuple[Tensor, Tensor] | None:
+    """hx as (L*D, N, P), (L*D, N, H); N is None for unbatched states.
+
+    None where it does not fit in a way that nn.LSTM's own call explains; else a ValueError.
+    """
+    if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+        return None
+    h0, c0 = hx
+    h_shape, c_shape = state_shapes(module, 1 if N is None else N)
+    if h0 is not None and c0 is not None:
+        if not (isinstance(h0, Tensor) and isinstance(c0, Tensor)):
+            return None
+        if wanted is not None:
+            h0, c0 = to_autocast(h0, wanted), to_autocast(c0, wanted)
+        if N is None:
+            if h0.dim() != 2 or c0.dim() != 2:
+                return None
+            h0, c0 = h0.unsqueeze(1), c0.unsqueeze(1)
+        if h0.shape != h_shape or c0.shape != c_shape:
+            return None
+        if h0.device != x.device or c0.device != x.device:
+            return None
+        if h0.dtype == x.dtype and c0.dtype == x.dtype:
+            return h0, c0
+    check_states((h0, c0), h_shape, c_shape, x)

@@ -1,0 +1,247 @@
+"""What a call of FastLSTM does with its input: padded, packed or nested, made time-major for
+`stack.run.run_layers` and its results laid out as the input. `module` is the FastLSTM.
+"""
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from ..checks import check_lengths, check_pair, check_reset_mask, check_states
+from ..precision import autocast_dtype, to_autocast
+from ..stack.run import run_layers
+from ..torch_classes import LSTM
+from . import nested
+from .arguments import state_shapes, states_of, weights_by_name, weights_of, zero_states
+from .packing import packing_of
+from .shortcuts import whole_stack
+from .torch_tools import proxies, trace_as_leaf
+from .variant_settings import refuse_variants, variant_of
+
+
+def call(module, input, hx, lengths, reset_mask, return_cell_sequence):
+    """What `FastLSTM.forward` gives for its arguments."""
+    given = hx, lengths, reset_mask, return_cell_sequence
+    if type(input) is not Tensor:
+        if isinstance(input, PackedSequence):
+            return _call_packed(module, input, *given)
+        if proxies(input):
+            return _trace(module, input, *given)
+    if nested.is_nested(input):
+        return _call_nested(module, input, *given)
+    return _call_padded(module, input, *given)
+
+
+def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
+    dims = input.dim()
+    if dims == 2 and isinstance(hx, Tensor) and hx.dim() == 3 and len(hx) == 2:
+        hx = hx[0], hx[1]  # nn.LSTM takes such a tensor for unbatched input
+    plain = lengths is None and reset_mask is None and not return_cell_sequence
+    values = weights_by_name(module, module._flat_weights_names)
+    if plain and dims in (2, 3):
+        result = whole_stack(module, input, hx, values)
+        if result is not None:
+            return result
+    if dims not in (2, 3) or (plain and torch.jit.is_tracing()):
+        # A trace then holds torch's own op, which runs and exports without fastlstm.
+        return _as_torch(module, input, hx, plain)
+    wanted = autocast_dtype(input.device)
+    x = input if wanted is None else to_autocast(input, wanted)
+    layers = weights_of(module, x, wanted, values)
+    if layers is None:
+        return _as_torch(module, input, hx, plain)
+    layout = "(T, N)"
+    if dims == 2:
+        x, layout = x.unsqueeze(1), "(T,)"
+    elif module.batch_first:
+        x, layout = x.transpose(0, 1), "(N, T)"
+    T, N, _ = x.shape
+    if hx is None:
+        h0, c0 = zero_states(module, x, N)
+    else:
+        states = states_of(module, hx, x, N if dims == 3 else None, wanted)
+        if states is None:
+            if proxies(hx):
+                return _trace(module, input, hx, lengths, reset_mask, return_cell_sequence)
+            return _as_torch(module, input, hx, plain)
+        h0, c0 = states
+    if lengths is not None:
+        if dims == 2 and isinstance(lengths, Tensor) and lengths.dim() == 0:
+            lengths = lengths.unsqueeze(0)
+        lengths = check_lengths(lengths, T, N, x.device)
+    if reset_mask is not None:
+        reset_mask = check_reset_mask(reset_mask, T, N, x.device, layout)
+    output, h_n, c_n, cells = _run(
+        module, x, h0, c0, layers, lengths, reset_mask, return_cell_sequence, wanted
+    )
+    if dims == 2:
+        output, h_n, c_n = output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
+        cells = None if cells is None else cells.squeeze(1)
+    elif module.batch_first:
+        output = output.transpose(0, 1)
+        cells = None if cells is None else cells.transpose(0, 1)
+    return (output, (h_n, c_n)) if cells is None else (output, (h_n, c_n), cells)
+
+
+def _call_packed(module, input, hx, lengths, reset_mask, return_cell_sequence):
+    _refuse_lengths(lengths, "PackedSequence")
+    data, batch_sizes, sorted_indices, unsorted_indices = input
+    packing = packing_of(input)
+    wanted = autocast_dtype(data.device)
+    if wanted is not None:
+        data = to_autocast(data, wanted)
+    layers = weights_of(module, data, wanted)
+    if layers is None or data.dim() != 2:
+        # nn.LSTM does not check this, and reads on for some of it.
+        module.check_input(data, batch_sizes)
+        raise ValueError(
+            f"input: got a PackedSequence of data on {data.device} and of {data.dtype}, "
+            f"expected those of the weights, {module._flat_weights[0].device} and "
+            f"{module._flat_weights[0].dtype}"
+        )
+    states = _checked_states(module, hx, data, packing.N, wanted)
+    h0, c0 = states if hx is None else module.permute_hidden(states, sorted_indices)
+    if torch.jit.is_tracing() and reset_mask is None and not return_cell_sequence:
+        return _as_torch(module, input, hx, True)
+    if reset_mask is not None:
+        layout = "(N, T)" if module.batch_first else "(T, N)"
+        reset_mask = check_reset_mask(reset_mask, packing.T, packing.N, data.device, layout)
+        if sorted_indices is not None:
+            reset_mask = reset_mask.index_select(1, sorted_indices)
+    lengths = None if packing.lengths is None else packing.lengths.to(data.device)
+    output, h_n, c_n, cells = _run(
+        module,
+        packing.pad(data),
+        h0,
+        c0,
+        layers,
+        lengths,
+        reset_mask,
+        return_cell_sequence,
+        wanted,
+        packing,
+    )
+
+    def pack(sequence):
+        return PackedSequence(packing.pack(sequence), batch_sizes, sorted_indices, unsorted_indices)
+
+    states = module.permute_hidden((h_n, c_n), unsorted_indices)
+    return (pack(output), states) if cells is None else (pack(output), states, pack(cells))
+
+
+def _checked_states(module, hx, data, N, wanted):
+    """hx as tensors of the right shapes, or zeros, beside rows of data (S, I)."""
+    if hx is None:
+        return zero_states(module, data, N)
+    if wanted is not None and isinstance(hx, (tuple, list)):
+        hx = [to_autocast(s, wanted) for s in hx]
+    check_states(hx, *state_shapes(module, N), data)
+    return hx
+
+
+def _call_nested(module, input, hx, lengths, reset_mask, return_cell_sequence):
+    _refuse_lengths(lengths, "NestedTensor")
+    packing = nested.jagged_of(input)
+    values = input.values()
+    wanted = autocast_dtype(values.device)
+    if wanted is not None:
+        values = to_autocast(values, wanted)
+    layers = weights_of(module, values, wanted)
+    if layers is None:
+        first = module._flat_weights[0]
+        raise ValueError(
+            f"input: got a NestedTensor of {values.shape[1]} features, {values.dtype}, on "
+            f"{values.device}, expected {module.input_size}, {first.dtype}, on {first.device}"
+        )
+    h0, c0 = _checked_states(module, hx, values, packing.N, wanted)
+    if reset_mask is not None and nested.is_nested(reset_mask):
+        reset_mask = packing.pad(nested.mask_values(reset_mask, input))
+    elif reset_mask is not None:
+        sizes = packing.T, packing.N, values.device, "(N, T)"
+        reset_mask = check_reset_mask(reset_mask, *sizes)
+    output, h_n, c_n, cells = _run(
+        module,
+        packing.pad(values),
+        h0,
+        c0,
+        layers,
+        packing.lengths,
+        reset_mask,
+        return_cell_sequence,
+        wanted,
+        packing,
+    )
+    output = nested.like(input, packing.pack(output))
+    if cells is None:
+        return output, (h_n, c_n)
+    return output, (h_n, c_n), nested.like(input, packing.pack(cells))
+
+
+def _run(module, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=None):
+    """`stack.run.run_layers` with this module's dropout and backend, outside of autocast; all
+    is time-major.
+    """
+    between = None
+    if module.training and module.dropout and len(layers) > 1:
+
+        def between(y):
+            if packing is None:
+                return F.dropout(y, module.dropout)
+            # nn.LSTM draws its mask for the packed rows, and the same seed is to give the same
+            # mask.
+            return packing.pad(F.dropout(packing.pack(y), module.dropout))
+
+    guard = (
+        contextlib.nullcontext() if wanted is None else torch.autocast(x.device.type, enabled=False)
+    )
+    with guard:
+        return run_layers(
+            x,
+            h0,
+            c0,
+            layers,
+            lengths=lengths,
+            reset_mask=reset_mask,
+            return_cells=cells,
+            between_layers=between,
+            dropout=module.dropout,
+            backend=module.backend,
+            variant=variant_of(module, x, wanted),
+            checkpoint_every=module.checkpoint_every,
+        )
+
+
+def _refuse_lengths(lengths, beside: str) -> None:
+    if lengths is not None:
+        raise ValueError(
+            f"lengths: got a tensor beside a {beside}, which has lengths of its own; give one of "
+            "them"
+        )
+
+
+def _as_torch(module, input, hx, plain: bool):
+    """What does not fit is refused by nn.LSTM's own call, in its own words; should it fit there,
+    that is the result.
+    """
+    if hx is not None and input.dim() in (2, 3):
+        # On a trace's way torch's op is next, and it counts on a pair of tensors.
+        check_pair("hx", hx)
+    result = LSTM.forward(module, input, hx)
+    if plain:
+        if module.training or module.layer_norm or any(module.zoneout):
+            refuse_variants(module, "torch.jit.trace")
+        return result
+    raise ValueError(
+        "input: fastlstm does not take these arguments, and nn.LSTM, which does, has no "
+        "lengths, reset_mask or return_cell_sequence; leave those out"
+    )
+
+
+def _trace(module, input, hx, lengths, reset_mask, return_cell_sequence):
+    given = {"lengths": lengths, "reset_mask": reset_mask}
+    given = {name: value for name, value in given.items() if value is not None}
+    if return_cell_sequence is not False:
+        given["return_cell_sequence"] = return_cell_sequence
+    return trace_as_leaf(module, (input,) if hx is None else (input, hx), given)

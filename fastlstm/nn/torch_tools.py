@@ -1,0 +1,211 @@
+"""Between the classes of fastlstm and those of torch.nn: the same settings and weights under the
+other class, and what the parts of torch need that treat torch.nn's own classes by their names.
+"""
+
+import sys
+import warnings
+
+import torch
+from torch import nn
+from torch.fx.proxy import Proxy, TraceError
+
+from ..torch_classes import LSTM, LSTMCell, RNNBase
+from . import weight_storage
+from .variant_settings import norm_names, refuse_variants, reset_norms, variants_of
+
+_PACKAGE = __package__.partition(".")[0]
+_HOOKS = "_forward_pre_hooks", "_forward_hooks"
+
+
+def _settings(module: nn.Module) -> dict:
+    names = ["input_size", "hidden_size", "bias"]
+    if isinstance(module, RNNBase):
+        names += ["num_layers", "batch_first", "dropout", "bidirectional", "proj_size"]
+    return {name: getattr(module, name) for name in names}
+
+
+def _weight_names(module: nn.Module) -> list[str]:
+    if isinstance(module, RNNBase):
+        return module._flat_weights_names
+    return ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if module.bias else [])]
+
+
+def rebuild(
+    cls: type[nn.Module], source: nn.Module, *, share: bool = False, **options
+) -> nn.Module:
+    """An instance of `cls` with the settings, weights and training flag of `source`.
+
+    The weights are those that `source` computes with now: a parametrization or a pruning mask is
+    in them, not on them. Hooks stay behind. With `share` the very tensors are used, else copies.
+    """
+    with warnings.catch_warnings():
+        # What there was to warn of was said when `source` was made. On meta, for a constructor
+        # elsewhere would draw from the caller's stream of random numbers.
+        warnings.simplefilter("ignore")
+        if cls not in (LSTM, LSTMCell):
+            names = "checkpoint_every", "weight_dtype"
+            kept = {name: getattr(source, name, None) for name in names}
+            kept = {name: value for name, value in kept.items() if value is not None}
+            options = variants_of(source) | kept | options
+        twin = cls(**_settings(source), device="meta", **options)
+    names = _weight_names(source)
+    stored = {getattr(m, "weight_dtype", None) for m in (source, twin)} != {None}
+    matrices = weight_storage.matrix_names(twin) if stored else ()
+    if getattr(twin, "layer_norm", False):
+        if getattr(source, "layer_norm", False):
+            names = names + norm_names(source)
+        else:
+            like = getattr(source, names[0])
+            for name in norm_names(twin):
+                empty = torch.empty_like(getattr(twin, name), device=like.device, dtype=like.dtype)
+                setattr(twin, name, nn.Parameter(empty))
+            reset_norms(twin)
+    for name in names:
+        weight = getattr(source, name)
+        if stored:
+            weight_storage.check_dtype(name, weight)
+        if name in matrices:
+            weight = weight.to(getattr(twin, name).dtype)
+        if not share:
+            weight = weight.detach().clone().requires_grad_(weight.requires_grad)
+        if not isinstance(weight, nn.Parameter):
+            weight = nn.Parameter(weight.detach(), weight.requires_grad)
+        setattr(twin, name, weight)
+    return twin.train(source.training)
+
+
+def complete_state(state: dict) -> dict:
+    """A pickled LSTM's state with the names of its weights, which torch writes since 1.4; before,
+    nn.LSTM itself derived them at each call."""
+    state = dict(state)
+    state.pop("_flat_weights", None)  # a property in FastLSTM
+    state.setdefault("proj_size", 0)
+    layers = state.pop("all_weights", None) or state.get("_all_weights")
+    if layers and isinstance(layers[0][0], str) and "_flat_weights_names" in state:
+        return state
+    kinds = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if state["bias"] else [])]
+    kinds += ["weight_hr"] if state["proj_size"] else []
+    directions = ("", "_reverse") if state["bidirectional"] else ("",)
+    state["_all_weights"] = [
+        [f"{kind}_l{k}{direction}" for kind in kinds]
+        for k in range(state["num_layers"])
+        for direction in directions
+    ]
+    state["_flat_weights_names"] = [name for layer in state["_all_weights"] for name in layer]
+    return state
+
+
+def for_torchscript(cls: type[nn.Module], module: nn.Module) -> nn.Module:
+    """What torch.jit.script takes in place of `module`: a `cls` of torch.nn with its parameters.
+
+    TorchScript finds nn.LSTM's two forwards by the name of its class: no subclass can be scripted.
+
+    Raises:
+        ValueError: nn.LSTM cannot be what this module, or another of the model that is scripted,
+        is. Then nothing in that model has been replaced.
+    """
+    fast = type(module).__name__
+    for name, other in _scripted_model(module).named_modules():
+        if hasattr(type(other), "__prepare_scriptable__") and isinstance(other, (LSTM, LSTMCell)):
+            _refuse_own_forward(name, other)
+            refuse_variants(other, "torch.jit.script")
+    warnings.warn(
+        f"torch.jit.script puts an nn.{cls.__name__} of the same parameters in the place of each "
+        f"{fast} of the model it is given. To keep that model as it is, script a copy of it, with "
+        f"to_torch() in place of each {fast}.",
+        stacklevel=3,
+    )
+    twin = rebuild(cls, module, share=True)
+    for kind in _HOOKS:
+        for key, hook in getattr(module, kind).items():
+            # Those that compute weights have done so: their weights are parameters of the twin.
+            if not type(hook).__module__.startswith("torch.nn.utils."):
+                getattr(twin, kind)[key] = hook
+    return twin
+
+
+def _scripted_model(module: nn.Module) -> nn.Module:
+    """The model that torch.jit.script was given and now prepares, `module` in it. It replaces each
+    module as it comes to it, and only its frames say of which model."""
+    frame, model = sys._getframe(1), module
+    while frame is not None:
+        if frame.f_code.co_name == "call_prepare_scriptable_func_impl":
+            model = frame.f_locals.get("obj", model)
+        frame = frame.f_back
+    return model if isinstance(model, nn.Module) else module
+
+
+def _refuse_own_forward(name: str, module: nn.Module) -> None:
+    bases = [c for c in type(module).__mro__ if c.__module__.partition(".")[0] == _PACKAGE]
+    if type(module).forward is not bases[0].forward or "forward" in vars(module):
+        raise ValueError(
+            f"torch.jit.script: {name or 'this module'} is a {type(module).__name__} with a "
+            "forward of its own, which TorchScript cannot compile in a subclass of nn.LSTM. Script "
+            "a model that holds to_torch() of it and does in its own forward what that one does"
+        )
+
+
+def refuse_script_method(module: nn.Module):
+    """Says to TorchScript's compiler, which alone asks for `__overloads__` so, that it cannot have
+    `module` itself: torch.jit.ScriptModule compiles what it holds without having it prepared."""
+    if sys._getframe(2).f_code.co_name == "infer_methods_to_compile":
+        name = type(module).__name__
+        raise RuntimeError(
+            f"TorchScript cannot compile a {name}. Give the ScriptModule that holds it an nn.LSTM, "
+            f"by to_torch() of the {name}, or have torch.jit.script compile a plain module that "
+            "holds it"
+        )
+    raise AttributeError(f"{type(module).__name__!r} object has no attribute '__overloads__'")
+
+
+def quantization_config(module: nn.Module, config):
+    """What torch.ao.quantization, which is about to give `module` its `config`, would give to an
+    nn.LSTM: it goes by exact types. Says where it is going to leave the module in float.
+
+    Only its frames say what it was asked for: quantize_dynamic of which types, by which mapping.
+    """
+    frame, wanted, mapping = sys._getframe(2), {}, {}
+    while frame is not None:
+        code, known = frame.f_code.co_name, frame.f_locals
+        if code == "_propagate_qconfig_helper":
+            wanted = known.get("qconfig_dict") or {}
+        elif code == "quantize_dynamic":
+            mapping = known.get("mapping") or {}
+            break
+        frame = frame.f_back
+    if config is None:
+        base = LSTM if isinstance(module, RNNBase) else LSTMCell
+        config = wanted.get(base)
+        if mapping and config is None:
+            return None  # not asked for
+    if type(module) in mapping and not variants_of(module):
+        return config
+    _tell_quantization(module)
+    return None
+
+
+def _tell_quantization(module: nn.Module) -> None:
+    warnings.warn(
+        f"torch.ao.quantization goes by exact types and leaves this {type(module).__name__} in "
+        "float. If it is to be quantized, put module.to_torch() in its place first.",
+        stacklevel=4,
+    )
+
+
+def proxies(*args) -> list[Proxy]:
+    """The stand-ins of torch.fx's tracer among these arguments of a forward, states included."""
+    flat = [a for arg in args for a in (arg if isinstance(arg, (tuple, list)) else (arg,))]
+    return [a for a in flat if isinstance(a, Proxy)]
+
+
+def trace_as_leaf(module: nn.Module, args: tuple, options: dict) -> Proxy:
+    """One call_module node for `module` in the graph that torch.fx is tracing.
+
+    The tracer makes leaves of the classes under torch.nn, and would trace into this one.
+    """
+    tracer = proxies(*args)[0].tracer
+    if tracer.root is module:
+        raise TraceError(
+            f"{type(module).__name__} is a leaf of torch.fx graphs: trace a module that contains it"
+        )
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), args, options)

@@ -1,0 +1,83 @@
+"""Weight matrices stored in bfloat16 beside float32 tensors, for inference: `weight_dtype` of
+FastLSTM and FastLSTMCell.
+
+With few rows a step takes as long as its weights take to arrive, and so they are half the bytes.
+The CPU's ops take them as they are stored; wherever else they go, or a gradient is wanted, they are
+widened for the call, which is exact.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..torch_classes import RNNBase
+from ..weights import BESIDE, STORED
+
+
+def matrix_names(module: nn.Module) -> list[str]:
+    """The names of an LSTM's, or a cell's, weight matrices."""
+    if isinstance(module, RNNBase):
+        return [name for name in module._flat_weights_names if name.startswith("weight_")]
+    return ["weight_ih", "weight_hh"]
+
+
+def store(module: nn.Module, value: torch.dtype | None) -> None:
+    """Round the module's matrices to bfloat16 in place, or with None widen them to float32 if they
+    are so stored.
+
+    Raises:
+        ValueError: `value` is another dtype, or the module's weights are not float32 parameters.
+    """
+    check(module, value)
+    stored = getattr(module, "weight_dtype", None) is not None
+    if value is None and not stored:
+        return
+    for name in matrix_names(module):
+        weight = module._parameters.get(name)
+        if weight is not None:
+            weight.data = weight.data.to(BESIDE if value is None else STORED)
+            weight.grad = None
+
+
+def check(module: nn.Module, value: torch.dtype | None, where: str = "") -> None:
+    """A ValueError where the module's matrices cannot be stored as `value`; `where` says in it
+    which module that is."""
+    if value is None:
+        return
+    if value != STORED:
+        raise ValueError(f"weight_dtype: got {value!r}, expected {STORED} or None")
+    for name, weight in module._parameters.items():
+        if weight is not None:
+            check_dtype(where + name, weight)
+    for name in matrix_names(module):
+        if module._parameters.get(name) is None:
+            raise ValueError(
+                f"weight_dtype: {where}{name} is not a parameter of the module itself; remove its "
+                "parametrization or pruning first"
+            )
+
+
+def check_dtype(name: str, weight: Tensor) -> None:
+    if weight.dtype not in (BESIDE, STORED):
+        raise ValueError(
+            f"weight_dtype: {name} is {weight.dtype}; weights are stored in {STORED} beside "
+            f"{BESIDE} alone. Call .float() on the module first"
+        )
+
+
+def still_stored(module: nn.Module) -> bool:
+    """Whether the matrices are as `weight_dtype` says, after something cast the parameters."""
+    matrices = set(matrix_names(module))
+    return all(
+        weight is None or weight.dtype == (STORED if name in matrices else BESIDE)
+        for name, weight in module._parameters.items()
+    )
+
+
+def fits(module: nn.Module, x: Tensor, weight: Tensor | None) -> bool:
+    """Whether an op may take x beside the weight: what it would take for stored so may be a
+    mistake."""
+    if weight is None:
+        return False
+    if module.weight_dtype is None:
+        return weight.dtype is x.dtype
+    return x.dtype is BESIDE

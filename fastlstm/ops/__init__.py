@@ -1,0 +1,1 @@
+"""One layer as torch ops, with their derivatives."""

@@ -1,0 +1,198 @@
+"""The recurrence of one LSTM layer with zoneout, recurrent dropout and layer normalisation, in
+plain, differentiable torch: the definition that every backend is held to.
+
+To the equations of lstm.py this adds, each where it is asked for::
+
+    a_t = W_hh (m * h_{t-1})                               m: recurrent dropout
+    (i, f, g, o) = gates_x[t] + norm_hh * LN(a_t)          layer normalisation, else + a_t
+    c~_t = f * c_{t-1} + i * g
+    h~_t = o * tanh(norm_c * LN(c~_t) + bias_c)            layer normalisation, else o * tanh(c~_t)
+    y~_t = W_hr h~_t, or h~_t without a projection
+    c_t = z^c_t * c_{t-1} + (1 - z^c_t) * c~_t             zoneout, else c~_t
+    h_t = z^h_t * h_{t-1} + (1 - z^h_t) * y~_t             zoneout, else y~_t
+
+* Recurrent dropout (Gal & Ghahramani 2016, "A theoretically grounded application of dropout in
+  recurrent neural networks"): m has one entry for each row and unit, 0 or 1 / (1 - p), the same at
+  all steps and for all four gates. It acts on h on its way into the product alone, not on the
+  output.
+* Layer normalisation (Ba, Kiros & Hinton 2016, "Layer normalization", equations 20 to 22 of the
+  supplement): LN(v) = (v - mean(v)) / sqrt(var(v) + 1e-5), over all 4H numbers of a_t, and over the
+  H of c~_t. The paper's LN(W_ih x_t) and its gain, and all biases of the gates, are in gates_x.
+* Zoneout (Krueger et al. 2017, "Zoneout: regularizing RNNs by randomly preserving hidden
+  activations"): z^h and z^c are 0 or 1 for each step, row and unit, 1 with the probability given
+  (zoneout_masks.py). Without a seed, in evaluation, they are the probabilities themselves. The
+  output gate sees c~_t, the cell before zoneout. With a projection, z^h has its P units.
+
+h_{t-1} and c_{t-1} are what enters the step: zeros where reset_mask cuts. Low precision is as in
+lstm.py; m * h_{t-1} is rounded to the tensors' dtype too, since it is a factor of a product.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..precision import accumulation_dtype
+from . import lstm as reference
+from .zoneout_masks import zoneout_masks
+
+EPSILON = 1e-5
+
+
+class Options(NamedTuple):
+    """What a call has besides tensors: the probabilities of zoneout, and the place of its masks in
+    their stream (zoneout_masks.py).
+
+    stream: of direction 0; that of direction d is stream + d. An odd one runs in reverse: a call of
+    one direction may be of the reverse one.
+    """
+
+    zoneout_h: float
+    zoneout_c: float
+    stream: int
+    first_step: int
+
+    def is_reverse(self, d: int) -> bool:
+        return (self.stream + d) % 2 == 1
+
+
+def normalise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """LN(x) over the last dimension, and 1 / sqrt(var(x) + epsilon) (..., 1)."""
+    variance, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
+    inverse = (variance + EPSILON).rsqrt()
+    return (x - mean) * inverse, inverse
+
+
+def zones(seed: Tensor | None, T: int, N: int, P: int, H: int, d: int, options: Options):
+    """What h and c keep of their old value at every step: a mask (T, N, P or H), a number, or None
+    for nothing."""
+    probabilities = options.zoneout_h, options.zoneout_c
+    if not any(probabilities):
+        return None, None
+    if seed is None:
+        return tuple(p if p else None for p in probabilities)
+    place = options.stream + d, options.first_step
+    return zoneout_masks(seed, T, N, (P, H), probabilities, *place)
+
+
+def _mixed(zone, t: int, old: Tensor, new: Tensor) -> Tensor:
+    if zone is None:
+        return new
+    if isinstance(zone, float):
+        return zone * old + (1 - zone) * new
+    return torch.where(zone[t], old, new)
+
+
+def shared(zone, t: int, grad: Tensor) -> tuple[Tensor | float, Tensor]:
+    """The gradients of old and new."""
+    if zone is None:
+        return 0.0, grad
+    if isinstance(zone, float):
+        return zone * grad, (1 - zone) * grad
+    return grad.masked_fill(~zone[t], 0), grad.masked_fill(zone[t], 0)
+
+
+def _forward_direction(
+    gates_x, h, c, weight_hh, weight_hr, h_mask, norm_hh, norm_c, bias_c, lengths, reset_mask,
+    zone_h, zone_c, reverse, dtype,
+):  # fmt: skip
+    T = gates_x.shape[0]
+    valid = reference.valid_steps(T, lengths)
+    cut = reference.entering_cuts(T, reset_mask, lengths, reverse)
+    ys, cells, gates = [None] * T, [None] * T, [None] * T
+    for t in range(T - 1, -1, -1) if reverse else range(T):
+        h_in, c_in = h, c
+        if cut is not None:
+            h_in = h.masked_fill(cut[t].unsqueeze(-1), 0)
+            c_in = c.masked_fill(cut[t].unsqueeze(-1), 0)
+        factor = h_in if h_mask is None else (h_in * h_mask).to(dtype).to(h.dtype)
+        a = reference.product(factor, weight_hh.t())
+        if norm_hh is not None:
+            a = norm_hh * normalise(a)[0]
+        i, f, g, o = (gates_x[t] + a).chunk(4, dim=-1)
+        i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+        candidate = f * c_in + i * g
+        shown = candidate
+        if norm_c is not None:
+            shown = norm_c * normalise(candidate)[0]
+            shown = shown if bias_c is None else shown + bias_c
+        y = o * shown.tanh()
+        if weight_hr is not None:
+            y = reference.product(y, weight_hr.t())
+        h_out = _mixed(zone_h, t, h_in, y).to(dtype).to(h.dtype)
+        c_out = _mixed(zone_c, t, c_in, candidate)
+        activated = torch.cat([i, f, g, o], dim=-1)
+        if valid is None:
+            h, c = h_out, c_out
+            ys[t], cells[t], gates[t] = h_out, c_out, activated
+        else:
+            h, c = torch.where(valid[t], h_out, h), torch.where(valid[t], c_out, c)
+            ys[t] = h_out.masked_fill(~valid[t], 0)
+            cells[t] = c_out.masked_fill(~valid[t], 0)
+            gates[t] = activated.masked_fill(~valid[t], 0)
+    return torch.stack(ys), h, c, torch.stack(cells), torch.stack(gates)
+
+
+def part(tensor: Tensor | None, d: int, dtype: torch.dtype) -> Tensor | None:
+    return None if tensor is None else tensor[d].to(dtype)
+
+
+def variant_forward(
+    gates_x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_hh: Tensor,
+    weight_hr: Tensor | None,
+    h_mask: Tensor | None,
+    norm_hh: Tensor | None,
+    norm_c: Tensor | None,
+    bias_c: Tensor | None,
+    lengths: Tensor | None,
+    reset_mask: Tensor | None,
+    seed: Tensor | None,
+    *options,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One layer, all directions and steps.
+
+    Args:
+        gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask: as for `reference.lstm_forward`.
+        h_mask: (D, N, P), the m above, in the accumulation dtype; or None.
+        norm_hh: (D, 4H); norm_c, bias_c: (D, H); in h0's dtype. All None without layer
+        normalisation; bias_c may be None alone.
+        seed: (1,) int64 for zoneout's masks, or None for their probabilities in their place.
+        options: `Options`.
+
+    Returns:
+        What `reference.lstm_forward` returns, of h_t and c_t after zoneout.
+    """
+    options = Options(*options)
+    T, N, D, _ = gates_x.shape
+    H, P = c0.shape[-1], h0.shape[-1]
+    dtype, wide = h0.dtype, accumulation_dtype(h0.dtype)
+    if T == 0:
+        return reference.lstm_forward(gates_x, h0, c0, weight_hh, weight_hr)
+    if lengths is not None:
+        lengths = lengths.clamp(0, T)
+    per_direction = [
+        _forward_direction(
+            gates_x[:, :, d].to(wide),
+            *(
+                part(x, d, wide)
+                for x in (h0, c0, weight_hh, weight_hr, h_mask, norm_hh, norm_c, bias_c)
+            ),
+            lengths,
+            reset_mask,
+            *zones(seed, T, N, P, H, d, options),
+            options.is_reverse(d),
+            dtype,
+        )
+        for d in range(D)
+    ]
+    ys, h_n, c_n, cells, gates = zip(*per_direction, strict=True)
+    return (
+        torch.cat(ys, dim=-1).to(dtype),
+        torch.stack(h_n).to(dtype),
+        torch.stack(c_n).to(c0.dtype),
+        torch.stack(cells, dim=2),
+        torch.stack(gates, dim=2).to(dtype),
+    )

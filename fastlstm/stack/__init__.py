@@ -1,0 +1,1 @@
+"""How the layers of a call run one after the other."""

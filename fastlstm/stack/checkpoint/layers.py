@@ -1,0 +1,104 @@
+"""Layers whose backward keeps no tape: states are kept every K steps, and the backward runs the
+forward of K steps again, with a tape, before it goes back through them.
+
+What is kept of L layers of one direction is x, which is the caller's, and (h, c) of each layer at
+every K-th step; of two directions it is the same, a layer at a time. Between pieces c and the
+gradients of both states are in the accumulation dtype, so the numbers are those of a call for all
+steps.
+"""
+
+import torch
+from torch import Tensor
+
+from ...ops import transforms
+from ...weights import Variant
+from .. import variant as variant_layers
+from . import ops  # noqa: F401  (registers its ops)
+
+DEFAULT = 64  # steps from one kept state to the next
+ROWS = 256  # of all steps of a piece: with fewer, what each costs that its weights do is felt
+
+
+def check_every(every: int | bool | None) -> int | bool | None:
+    """`every` as a number of steps, True for `steps_of` to choose it, or None for no checkpoints.
+
+    Raises:
+        ValueError: it is none of None, a bool and a positive int.
+    """
+    if isinstance(every, bool):
+        return every or None
+    if every is not None and (not isinstance(every, int) or every < 1):
+        raise ValueError(
+            f"checkpoint_every: got {every!r}, expected a positive int, the steps from one kept "
+            f"state to the next, True for {DEFAULT} of them, with few rows more, or None"
+        )
+    return every
+
+
+def steps_of(every: int | bool | None, N: int) -> int | None:
+    """The steps from one kept state to the next, of N rows: where that is left to us, `DEFAULT`, or
+    so many times it that the steps have `ROWS` rows."""
+    if every is not True:
+        return every
+    if torch.compiler.is_compiling():  # one graph for any N
+        return DEFAULT
+    return DEFAULT * max(1, ROWS // (DEFAULT * max(N, 1)))
+
+
+def serves(every: int | None, x: Tensor, h0: Tensor, c0: Tensor, layers, variant) -> bool:
+    """Whether `every` is asked for, and there is a longer tape to do without. Transforms of
+    torch.func and forward-mode derivatives have tapes of their own."""
+    if every is None or x.shape[0] <= every or not torch.is_grad_enabled() or transforms.active():
+        return False
+    norms = [] if variant is None or variant.norms is None else variant.norms
+    weights = (w for layer in [*layers, *norms] for direction in layer for w in direction)
+    return any(a is not None and a.requires_grad for a in (x, h0, c0, *weights))
+
+
+def run_layers(
+    family: str,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    layers,
+    variant: Variant | None,
+    every: int,
+    *,
+    lengths: Tensor | None,
+    reset_mask: Tensor | None,
+    return_cells: bool,
+    between_layers,
+    wide_products: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """As `run.run_layers`, with states kept every `every` steps in the place of tapes.
+    variant: one that changes the recurrence, or None.
+
+    Layers of one direction without dropout run together, piece by piece, and nothing is kept
+    between them; others keep their outputs.
+    """
+    D = len(layers[0])
+    first, variant = layers[0][0], variant or Variant()
+    biases = (first.bias_ih is not None) + 2 * (first.bias_hh is not None)
+    together = len(layers) if D == 1 and between_layers is None else 1
+    seed, states = variant_layers.draw_seed(variant, x.device), []
+    for k in range(0, len(layers), together):
+        last = k + together == len(layers)
+        part, here = slice(k * D, (k + together) * D), slice(k, k + together)
+        h, c = h0[part], c0[part]
+        # In the order in which the layers draw them without checkpoints.
+        masks = [variant_layers.draw_h_mask(variant, s) for s in h.split(D)]
+        x, h, c, cells, _, _ = torch.ops.fastlstm.checkpointed_forward(
+            x, h, c, _flat(layers[here]), _flat((variant.norms or [])[here]),
+            None if masks[0] is None else torch.cat(masks), seed, lengths, reset_mask, family, D,
+            biases, first.weight_hr is not None, *variant.zoneout, k, wide_products,
+            return_cells and last, every,
+        )  # fmt: skip
+        states.append((h, c))
+        if between_layers is not None and not last:
+            x = between_layers(x)
+    h, c = states[0] if len(states) == 1 else (torch.cat(s) for s in zip(*states, strict=True))
+    return x, h, c, cells.flatten(2).to(x.dtype) if return_cells else None
+
+
+def _flat(layers) -> list[Tensor]:
+    return [w for layer in layers for direction in layer for w in direction if w is not None]

@@ -1,0 +1,86 @@
+"""Layers on DTensors (torch.distributed.tensor): rows of the batch may lie on different devices.
+
+A recurrence is sequential in time and mixes all units at every step; its rows alone are
+independent. So each device runs the layers on the rows it has, with whole weights, and what comes
+is laid out for that first: a batch that is sharded otherwise is gathered, sharded weights are
+gathered, and plain tensors count as replicated. Gradients go back the same way.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+
+def is_distributed(tensor: Tensor) -> bool:
+    # Who has a DTensor has imported its module, which takes too long to be imported here.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def run_layers(
+    run: Callable,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    layers: Sequence,
+    *,
+    lengths: Tensor | None,
+    reset_mask: Tensor | None,
+    **options,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """`stack.run.run_layers`, which is `run`, where x (T, N, I) is a DTensor; so are the results,
+    sharded over N as x is.
+    """
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+
+    mesh = x.device_mesh
+    by_rows = [p == Shard(1) for p in x.placements]  # of each dimension of the mesh
+
+    def placements(dim: int):
+        return [Shard(dim) if rows else Replicate() for rows in by_rows]
+
+    def whole(tensor):
+        return tensor.redistribute(mesh, [Replicate()] * mesh.ndim)
+
+    def distributed(tensor):
+        if isinstance(tensor, DTensor):
+            return tensor
+        return DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+    def rows_of(tensor, dim):
+        if tensor is None:
+            return None
+        return distributed(tensor).redistribute(mesh, placements(dim)).to_local()
+
+    # Of what is on all devices, each has the gradient of its own rows.
+    sums = [Partial() if rows else Replicate() for rows in by_rows]
+
+    def local_weight(tensor):
+        return whole(distributed(tensor)).to_local(grad_placements=sums)
+
+    layers, options = tree_map_only(Tensor, local_weight, (layers, options))
+    results = run(
+        rows_of(x, 1),
+        rows_of(h0, 1),
+        rows_of(c0, 1),
+        layers,
+        lengths=rows_of(lengths, 0),
+        reset_mask=rows_of(reset_mask, 1),
+        **options,
+    )
+    N = x.shape[1]
+
+    def back(tensor):
+        if tensor is None:
+            return None
+        first, _, last = (
+            tensor.shape
+        )  # N of this device; the sizes of all devices need not be equal
+        shape, stride = (first, N, last), (N * last, last, 1)
+        return DTensor.from_local(
+            tensor, mesh, placements(1), run_check=False, shape=shape, stride=stride
+        )
+
+    return tuple(back(r) for r in results)

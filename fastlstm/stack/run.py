@@ -1,0 +1,152 @@
+"""The layers of a call one after the other, and what runs them.
+
+Per layer it is one op for all directions and steps (ops/layer.py); on a GPU, where the layers of a
+stack can run beside each other, one op for all layers (wavefront/ops.py).
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from ..backends import cpu, gpu  # noqa: F401  (register kernels)
+from ..ops import layer as layer_ops
+from ..ops import transforms
+from ..precision import wide_products
+from ..weights import LSTMWeights, Variant, widened
+from . import distributed
+from . import variant as variant_layers
+from .checkpoint import layers as checkpointing
+from .wavefront import ops as stack_ops
+
+_NO_WEIGHTS = (None,) * 5
+
+
+def _wants_gradient(given, layers) -> bool:
+    every = (*given, *(w for layer in layers for weights in layer for w in weights))
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in every)
+
+
+def run_layers(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    layers: Sequence[Sequence[LSTMWeights]],
+    *,
+    lengths: Tensor | None,
+    reset_mask: Tensor | None,
+    return_cells: bool,
+    between_layers: Callable[[Tensor], Tensor] | None,
+    dropout: float,
+    backend: str,
+    variant: Variant | None = None,
+    checkpoint_every: int | bool | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The layers one after the other on checked, time-major arguments; `lstm` and the module end
+    here.
+
+    Args:
+        x: (T, N, I). h0: (L*D, N, P). c0: (L*D, N, H). layers: L sequences of D weights.
+        between_layers: dropout of each layer's output but the last, or None. dropout: its share.
+        variant: what there is beyond the plain LSTM, or None.
+        checkpoint_every: steps from one kept state to the next, True or None (`checkpoint`).
+
+    Returns:
+        output (T, N, D*P), h_n like h0, c_n like c0, and the last layer's cells (T, N, D*H) or
+        None.
+    """
+    if type(x) is not Tensor and distributed.is_distributed(x):
+        return distributed.run_layers(
+            run_layers,
+            x,
+            h0,
+            c0,
+            layers,
+            lengths=lengths,
+            reset_mask=reset_mask,
+            return_cells=return_cells,
+            between_layers=between_layers,
+            dropout=dropout,
+            backend=backend,
+            variant=variant,
+            checkpoint_every=checkpoint_every,
+        )
+    D = len(layers[0])
+    wide = wide_products(x)
+    call = backends.Call.of(x.device, x.dtype)
+    family = backends.select(backend, call).family
+    if layers[0][0].weight_hh.dtype != x.dtype and not (
+        family == "lstm"
+        and x.device.type == "cpu"
+        and variant is None
+        and not transforms.active()
+        and not _wants_gradient((x, h0, c0), layers)
+    ):
+        layers = widened(layers, x.dtype)
+    if variant is not None and variant.training and variant.weight_dropout:
+        layers = variant_layers.dropped(layers, variant.weight_dropout)
+    if variant is not None and not variant.changes_recurrence():
+        variant = None
+    if variant is None and transforms.functionalized():
+        variant = Variant()
+    rest = {
+        "lengths": lengths,
+        "reset_mask": reset_mask,
+        "return_cells": return_cells,
+        "between_layers": between_layers,
+        "wide_products": wide,
+    }
+    every = checkpointing.steps_of(checkpoint_every, x.shape[1])
+    if checkpointing.serves(every, x, h0, c0, layers, variant):
+        return checkpointing.run_layers(family, x, h0, c0, layers, variant, every, **rest)
+    if variant is not None:
+        return variant_layers.run_layers(family, x, h0, c0, layers, variant, **rest)
+    if D == 1 and stack_ops.takes(family, x.device, [layer[0] for layer in layers]):
+        return _run_stack(
+            family, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
+        )
+    h_n, c_n, cells = [], [], None
+    for k, layer in enumerate(layers):
+        last = k == len(layers) - 1
+        weights = (*layer[0], *(layer[1] if D == 2 else _NO_WEIGHTS))
+        h, c = (h0, c0) if len(layers) == 1 else (h0[k * D : (k + 1) * D], c0[k * D : (k + 1) * D])
+        inputs = (x, h, c, *weights)
+        save_tape = torch.is_grad_enabled() and any(
+            a is not None and a.requires_grad for a in inputs
+        )
+        args = (*inputs, lengths, reset_mask, wide, save_tape, return_cells and last)
+        x, h, c, cells, _ = layer_ops.layer(family, args, save_tape)
+        h_n.append(h)
+        c_n.append(c)
+        if between_layers is not None and not last:
+            x = between_layers(x)
+    if len(layers) > 1:
+        h, c = torch.cat(h_n), torch.cat(c_n)
+    return x, h, c, cells.flatten(2).to(x.dtype) if return_cells else None
+
+
+def _run_stack(
+    family, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
+):
+    """`run_layers` by one op."""
+    # To torch, what may be absent is in no list.
+    weights = [
+        [w for w in of_kind if w is not None]
+        for of_kind in zip(*(layer[0] for layer in layers), strict=True)
+    ]
+    masks = []
+    if between_layers is not None:
+        # Layer by layer, as dropout between them would draw.
+        ones = x.new_ones((*x.shape[:2], h0.shape[2]))
+        masks = [between_layers(ones) != 0 for _ in layers[1:]]
+    inputs = (x, h0, c0, *(w for of_kind in weights for w in of_kind))
+    save_tape = torch.is_grad_enabled() and any(a.requires_grad for a in inputs)
+    output, h_n, c_n, cells = stack_ops.forward(
+        (
+            family, x, h0, c0, *weights, lengths, reset_mask, masks, dropout, save_tape,
+            return_cells,
+        ),
+        save_tape,
+    )  # fmt: skip
+    return output, h_n, c_n, cells.flatten(2).to(x.dtype) if return_cells else None

@@ -1,0 +1,1 @@
+"""All layers of one direction as one op on a GPU, where they run beside each other."""

@@ -1,0 +1,36 @@
+"""torch.export and AOTInductor on the CPU."""
+
+import shutil
+
+import pytest
+import torch
+from export_cases import (
+    run_fresh,
+    test_any_T_and_N,
+    test_saved_and_loaded_in_a_fresh_process,
+)
+
+from fastlstm.backends import native
+
+for feature, case in {
+    "export": test_any_T_and_N,
+    "archives": test_saved_and_loaded_in_a_fresh_process,
+}.items():
+    pytest.mark.shows(feature, backend="cpu")(case)
+
+
+@pytest.fixture
+def backend():
+    return "cpu" if native.load() is None else "reference"
+
+
+@pytest.fixture
+def device():
+    return torch.device("cpu")
+
+
+@pytest.fixture
+def fresh():
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("no C++ compiler for AOTInductor")
+    return run_fresh

@@ -1,0 +1,153 @@
+"""A whole stack without a gradient, in one op of its own: its results, and when it serves.
+
+tests/cpu/test_kernels_isa.py runs this file on each instruction set that the machine has.
+"""
+
+import pytest
+import torch
+from op_cases import threads
+from pairs import ignore_onednn, needs_library, one_thread, pair  # noqa: F401  (a fixture)
+
+from fastlstm import FastLSTM
+from fastlstm.stack import whole
+from fastlstm.testing import compare
+
+pytestmark = [needs_library, ignore_onednn]
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+# T, N (None: unbatched), I, H, and what else: few steps from the weights as they lie, gates at
+# once, gates in stretches; below, at and beside a vector's width.
+CASES = [
+    (1, 1, 3, 5, {"num_layers": 2, "bidirectional": True}),
+    (4, None, 17, 33, {"bias": False}),
+    (3, 8, 40, 31, {"proj_size": 7, "bidirectional": True}),
+    (2, 2, 64, 64, {"batch_first": True}),
+    (5, 1, 1, 1, {}),
+    (6, 9, 18, 47, {"num_layers": 2, "batch_first": True}),
+    (9, None, 16, 65, {"proj_size": 13, "num_layers": 2}),
+    (13, 3, 33, 20, {"bidirectional": True, "batch_first": True, "bias": False}),
+    (40, 30, 5, 70, {"bidirectional": True}),
+]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often the op has served."""
+    counts, op = [], whole.lstm_inference
+
+    def counted(*args):
+        results = op(*args)
+        counts.append(args)
+        return results
+
+    monkeypatch.setattr(whole, "lstm_inference", counted)
+    return counts
+
+
+def problem(T, N, I, H, options, dtype=torch.float32):
+    lstm, fast = pair(I, H, dtype=dtype, **options)
+    rows = () if N is None else (N,)
+    lead = (N, T) if lstm.batch_first and N is not None else (T, *rows)
+    states = lstm.num_layers * (1 + lstm.bidirectional), *rows
+    hx = torch.randn(*states, lstm.proj_size or H), torch.randn(*states, H)
+    return lstm, fast, torch.randn(*lead, I).to(dtype), tuple(s.to(dtype) for s in hx)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_errors_are_within_the_budget(case, dtype, calls):
+    lstm, fast, x, hx = problem(*case, dtype)
+    compare(fast, lstm, x, hx, gradients=False)
+    compare(fast, lstm, x, gradients=False)
+    assert len(calls) == 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", CASES[2:7:2], ids=str)
+def test_layout_of_arguments_does_not_matter(case, calls):
+    _, fast, x, hx = problem(*case)
+    expected = fast(x, hx)
+    for name, weight in list(fast._parameters.items()):
+        spread = torch.randn(*weight.shape, 2)
+        spread[..., 0] = weight
+        fast._parameters[name] = torch.nn.Parameter(spread[..., 0])
+    apart = [torch.stack([t, t + 1], -1)[..., 0] for t in (x, *hx)]
+    torch.testing.assert_close(fast(apart[0], tuple(apart[1:])), expected, rtol=0, atol=0)
+    assert len(calls) == 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", [(3, 2, 40, 90, {}), (60, 1, 30, 100, {"num_layers": 2})], ids=str)
+def test_the_number_of_threads_does_not_change_a_bit(case, calls):
+    _, fast, x, hx = problem(*case)
+    results = []
+    for count in (1, 2, 3, 5):
+        with threads(count):
+            results.append(fast(x, hx))
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=0, atol=0)
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize("T", [0, 3, 7])
+def test_no_steps_or_no_rows(T, calls):
+    with torch.no_grad():
+        for N in (0, 2) if T == 0 else (0,):
+            _, fast, x, hx = problem(T, N, 4, 6, {"num_layers": 2, "proj_size": 3})
+            output, (h_n, c_n) = fast(x, hx)
+            assert output.shape == (T, N, 3) and len(calls) == 1
+            torch.testing.assert_close((h_n, c_n), hx, rtol=0, atol=0)
+            calls.clear()
+
+
+def test_a_gradient_or_a_mask_or_dropout_goes_the_general_way(calls):
+    _, fast, x, hx = problem(5, 2, 3, 4, {"num_layers": 2})
+    assert fast(x, hx)[0].requires_grad
+    for p in fast.parameters():
+        p.requires_grad_(False)
+    assert fast(x.clone().requires_grad_(), hx)[0].requires_grad
+    assert fast(x, (hx[0].clone().requires_grad_(), hx[1]))[0].requires_grad
+    fast(x, hx, lengths=torch.tensor([5, 2]))
+    fast(x, hx, reset_mask=torch.zeros(5, 2, dtype=torch.bool))
+    fast(x, hx, return_cell_sequence=True)
+    fast.dropout = 0.5
+    fast(x, hx)
+    assert not calls
+    fast.eval()(x, hx)
+    FastLSTM(3, 4, dropout=0.5, num_layers=2).eval().requires_grad_(False)(x)
+    assert len(calls) == 2
+
+
+@torch.no_grad()
+def test_what_does_not_fit_is_refused_as_by_the_general_way(calls):
+    lstm, fast, x, hx = problem(3, 2, 4, 6, {})
+    for wrong in (
+        (x[..., :3], None),
+        (x.double(), None),
+        (x, (hx[0][:, :1], hx[1])),
+        (x, (hx[0].double(), hx[1])),
+        (x, (hx[0], hx[1][..., :5])),
+    ):
+        with pytest.raises((RuntimeError, ValueError)) as of_torch:
+            lstm(*wrong)
+        with pytest.raises((RuntimeError, ValueError)) as of_fast:
+            fast(*wrong)
+        assert type(of_fast.value) is type(of_torch.value) or "expected" in str(of_fast.value)
+    fast.weight_hh_l0 = torch.nn.Parameter(torch.randn(24, 5))
+    with pytest.raises(ValueError, match="weight_hh_l0"):
+        fast(x)
+    assert not calls
+
+
+def test_its_shapes_are_known_without_running_it():
+    for options in ({}, {"batch_first": True}, {"bidirectional": True, "proj_size": 2}):
+        for N in (2, None):
+            _, fast, x, hx = problem(5, N, 3, 4, {"num_layers": 2, **options})
+            weights = [w.detach() for w in fast.parameters()]
+            sizes = 2, fast.bidirectional, fast.batch_first, False
+            torch.library.opcheck(
+                torch.ops.fastlstm.lstm_inference.default,
+                (x, *hx, weights, *sizes),
+                test_utils=("test_schema", "test_faketensor"),
+            )
