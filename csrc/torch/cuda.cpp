@@ -1,5 +1,5 @@
 // lstm_forward and lstm_backward on CUDA tensors, with one more argument: whether float32 may be rounded to tf32 in products.
-// fastlstm/cuda_ops.py reads torch's settings and calls these.
+// fastlstm/backends/gpu.py reads torch's settings and calls these.
 //
 // With FASTLSTM_SIMT the same code serves CPU tensors, with the kernels run by tests/simt.
 

@@ -2,7 +2,7 @@
 //
 // Both go through expm1 on a reduced argument: x = k ln2 + r, |r| <= ln2 / 2; expm1(x) = 2^k expm1(r) + (2^k - 1), which keeps
 // the leading digits of small x. NaN comes out as NaN; the clamps pass it on because comparisons with it are false.
-// Errors against float64, over every float (tests/test_math.py): see there for the bounds that are asserted.
+// Errors against float64, over every float (tests/cpu/test_math.py): see there for the bounds that are asserted.
 
 template <class Acc>
 struct ExpConstants;
