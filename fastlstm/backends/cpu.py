@@ -15,7 +15,7 @@ library.define("cpu_parts() -> int")
 library.impl("cpu_parts", precision.cpu_parts, "CompositeExplicitAutograd")
 
 if native.load() is None:
-    # The forward registers itself (csrc/variant_ops.cpp).
+    # The forward registers itself (csrc/torch/variant.cpp).
     library.define(variant_ops.LOOP.format("lstm", ""))
     _loop = variant_ops.loop_of(torch.ops.fastlstm.lstm_variant_loop.default)
     variant_ops.register("lstm", None, _loop, "CPU")
