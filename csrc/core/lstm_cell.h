@@ -1,7 +1,7 @@
 // The LSTM cell, forward and backward, once for every compiled backend.
 //
 // V is a number or a vector of numbers in the accumulation type; M gives `sigmoid(V)` and `tanh(V)`. Gates i, f, g, o; the
-// equations stand in fastlstm/reference.py. Included inside the namespace of its user, so that it is compiled for that user's
+// equations stand in fastlstm/reference/lstm.py. Included inside the namespace of its user, so that it is compiled for that user's
 // instruction set.
 #pragma once
 

@@ -1,5 +1,5 @@
 // What a recurrence has beyond the plain LSTM, for every compiled backend: layer normalisation, recurrent dropout, zoneout. The
-// equations stand in fastlstm/variant_reference.py, zoneout's counters in fastlstm/variant_masks.py.
+// equations stand in fastlstm/reference/variant.py, zoneout's counters in fastlstm/reference/zoneout_masks.py.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // What the CPU recurrence is asked to do: plain pointers, sizes and strides. No torch header here or below.
 //
 // T, N, D, H, P and "wide" as in core/types.h. Every array is contiguous in the order of its shape unless strides are given.
-// The meaning of every argument is that of fastlstm/reference.py.
+// The meaning of every argument is that of fastlstm/reference/lstm.py.
 #pragma once
 
 #include <cstdint>

@@ -2,7 +2,7 @@
 // No torch header here or below.
 //
 // T, N, D, H, P and "wide" as in core/types.h. Every array is contiguous in the order of its shape unless strides are given. The
-// meaning of every argument is that of fastlstm/reference.py; T and N are at least 1.
+// meaning of every argument is that of fastlstm/reference/lstm.py; T and N are at least 1.
 #pragma once
 
 #include <cstddef>

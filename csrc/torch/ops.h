@@ -1,5 +1,5 @@
-// The CPU implementations of the ops whose schemas fastlstm/ops.py defines. Shapes and meanings stand there and in
-// fastlstm/reference.py.
+// The CPU implementations of the ops whose schemas fastlstm/ops/recurrence.py defines. Shapes and meanings stand there and in
+// fastlstm/reference/lstm.py.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

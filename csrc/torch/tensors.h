@@ -194,7 +194,7 @@ inline Tensor on_large_pages(Tensor t) {
 }
 
 // For a call on tensors of this type, how many parts of a float32 number torch's settings ask for, where the kernels heed them: the
-// answer is Python's (fastlstm/cpu_ops.py).
+// answer is Python's (fastlstm/backends/cpu.py).
 inline int float32_parts(ScalarType dtype) {
   if (dtype != ScalarType::Float || !cpu_kernels().takes_parts) return 3;
   StableIValue stack[1];

@@ -1,5 +1,5 @@
-// lstm_variant_forward and the loop of lstm_variant_backward on the CPU. Shapes and meanings stand in fastlstm/variant_ops.py and
-// fastlstm/variant_reference.py.
+// lstm_variant_forward and the loop of lstm_variant_backward on the CPU. Shapes and meanings stand in fastlstm/ops/variant.py and
+// fastlstm/reference/variant.py.
 
 #include "torch/recurrence_args.h"
 #include "torch/variant_call.h"

@@ -12,7 +12,7 @@ namespace fastlstm::cuda {
 
 constexpr int kRowThreads = 512;  // at most
 
-// Zoneout of h (word 0) or c (word 1): masks, means, or nothing. The counters stand in fastlstm/variant_masks.py.
+// Zoneout of h (word 0) or c (word 1): masks, means, or nothing. The counters stand in fastlstm/reference/zoneout_masks.py.
 template <class Acc, int kWord>
 struct Zone {
   Acc probability;
