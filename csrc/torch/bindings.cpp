@@ -1,5 +1,5 @@
-// Registers the CPU kernels (those for CUDA: cuda.cpp) for the ops whose schemas fastlstm/ops/recurrence.py defines. LibTorch's stable ABI only: one library for every
-// torch from 2.10 on, and no Python in it.
+// Registers the CPU kernels (those for CUDA: cuda.cpp) for the ops whose schemas fastlstm/ops/recurrence.py defines. LibTorch's
+// stable ABI only: one library for every torch from 2.10 on, and no Python in it.
 
 #include <torch/csrc/stable/library.h>
 

@@ -4,7 +4,8 @@ layer's gradients.
 `<family>_layer_forward` and `<family>_layer_backward` are by default what stands here: torch's own
 matrix products around the recurrence ops of the family (recurrence.py), so a backend that brings
 a recurrence has a layer. A backend may register its own for a device where that is faster: the
-CPU's (csrc/torch/layer_forward.cpp) makes gates for a few steps at a time and never holds all of them.
+CPU's (csrc/torch/layer_forward.cpp) makes gates for a few steps at a time and never holds all of
+them.
 
 Arguments, T steps, N rows, I inputs, D directions, H units, P outputs: x (T, N, I), h0 (D, N, P),
 c0 (D, N, H), then for the forward and, where it is not None, the reverse direction weight_ih (4H,

@@ -30,7 +30,7 @@ def test_instructions(emulated, tmp_path):
     # Contracted, the sums that are expected would not be those of the instructions.
     flags = ["-O1", "-std=c++17", "-Wno-psabi", "-ffp-contract=off", f"-I{CSRC}"]
     flags += ["-DFASTLSTM_EMULATE_AVX512"] if emulated else []
-    command = [compiler, *flags, str(TESTS / "avx512" / "stand_ins.cpp"), "-o", str(program)]
+    command = [compiler, *flags, str(TESTS / "cpu" / "stand_ins.cpp"), "-o", str(program)]
     subprocess.run(command, check=True)
     done = subprocess.run([str(program)], capture_output=True, text=True)
     if done.returncode == OTHER_MACHINE:

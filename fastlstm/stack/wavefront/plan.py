@@ -27,8 +27,8 @@ STEP, LAUNCHED_STEP, CHUNK, HOST_CHUNK = 1.0, 2.6, 10.0, 90.0
 LEAST_CHUNK = 16
 
 # The largest H for which all steps are one launch that leaves room beside it, forward and
-# backward: where csrc/cuda chooses clusters (tests/test_cuda_choice.py), without a projection and
-# with one, and the ways "resident" and "sequence" of backends/triton/configs.py. Beyond it each
+# backward: where csrc/cuda chooses clusters (tests/cuda/test_cuda_choice.py), without a projection
+# and with one, and the ways "resident" and "sequence" of backends/triton/configs.py. Beyond it each
 # step is a launch, or takes the whole GPU.
 ONE_LAUNCH = {
     "lstm": {"16bit": 512, "tf32": 256, "ieee": 256},

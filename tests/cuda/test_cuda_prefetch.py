@@ -14,7 +14,7 @@ from op_cases import Case, backward, draw, forward, tape_of
 
 pytestmark = pytest.mark.skipif(family.load() is not None, reason=str(family.load()))
 
-SOURCE = Path(__file__).parents[1] / "csrc" / "cuda" / "cluster" / "forward_cell.h"
+SOURCE = Path(__file__).parents[2] / "csrc" / "cuda" / "cluster" / "forward_cell.h"
 AHEAD = int(re.search(r"kStepsAhead = (\d+);", SOURCE.read_text())[1])
 CASE = Case("recurrence", T=AHEAD + 4, N=5, H=21, D=2, dtype=torch.bfloat16, wide=True)
 LENGTHS = (CASE.T, 0, 2, AHEAD + 1, CASE.T - 1)

@@ -3,7 +3,7 @@ memory, and nothing in local memory, which is where registers spill to.
 
 After a change on purpose,
 
-    python tests/test_cuda_budget.py --update
+    python tests/cuda/test_cuda_budget.py --update
 
 shows what is different, and writes it.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 if __name__ == "__main__":
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     sys.path[:0] = map(str, (root, root / "tests" / "support"))
 
 from cuda_usage import Compiled, Usage, read_dump, read_launches, read_library
@@ -28,7 +28,7 @@ from fastlstm.backends import native
 FILE = Path(__file__).with_name("cuda_budget.json")
 # KiB of shared memory that a block may have.
 ARCHITECTURES = {"sm_80": 163, "sm_90a": 227, "sm_100a": 227}
-HOW = "If that is meant: python tests/test_cuda_budget.py --update"
+HOW = "If that is meant: python tests/cuda/test_cuda_budget.py --update"
 NO_SPILLS = "No budget allows that: a kernel must hold less, or have fewer threads"
 
 

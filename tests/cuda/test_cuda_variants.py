@@ -22,7 +22,7 @@ from variant_cases import (
     sampled_cases,
 )
 
-sys.path.insert(0, str(Path(__file__).parent / "simt"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "simt"))
 import family
 import variant_family
 

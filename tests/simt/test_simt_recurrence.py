@@ -19,7 +19,7 @@ import torch
 from op_cases import Case, backward, draw, forward, tape_of
 from simt import build, run
 
-sys.path.insert(0, str(Path(__file__).parent / "simt"))
+sys.path.insert(0, str(Path(__file__).parent))
 import family
 
 pytestmark = [
