@@ -61,7 +61,9 @@ class ProjectedClusterPlan {
         plan_(call.sizes),
         launch_(projected_cluster_kernel<Shape>(call), static_cast<int>(plan_.blocks), plan_.groups, plan_.D, Shape::kThreads,
                 Shape::kSharedBytes),
-        resident_(plan_.serves(call.sizes) && (!kCluster || device.capability >= 9) ? known_resident(device) : 0) {}
+        resident_(plan_.serves(call.sizes) && blocks_serve(plan_.blocks, kCluster) && (!kCluster || device.capability >= 9)
+                      ? known_resident(device)
+                      : 0) {}
 
   // A step for all rows: both products; what other blocks send; and twice what an exchange and what comes before it take, within a block
   // alone the barriers in place of it. Clusters that find no room wait for others to end.
@@ -87,7 +89,7 @@ class ProjectedClusterPlan {
 
   const Call& call_;
   ProjectedPlan<Shape> plan_;
-  ClusterLaunch<Call> launch_;
+  ClusterLaunch<Call, kCluster> launch_;
   int resident_;
 };
 
