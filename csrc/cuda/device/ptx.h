@@ -174,11 +174,12 @@ FASTLSTM_PTX void st_release_gpu(int* p, int value) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" : : "l"(p), "r"(value) : "memory");
 }
 
+// Behind a barrier of the block it releases what all of its threads wrote, not this one's writes alone: causality goes from their
+// writes through the barrier to it, and from it on to whoever acquires (PTX ISA, "Causality Order"). A counter that several blocks
+// add to passes each one's release on, since every red reads and writes it.
 FASTLSTM_PTX void red_release_gpu_add(int* p, int value) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;" : : "l"(p), "r"(value) : "memory");
 }
-
-FASTLSTM_PTX void fence_acq_rel_gpu() { asm volatile("fence.acq_rel.gpu;" : : : "memory"); }
 
 // Sleeps for about that long, in a loop that polls.
 FASTLSTM_PTX void nanosleep(unsigned nanoseconds) { asm volatile("nanosleep.u32 %0;" : : "r"(nanoseconds)); }

@@ -35,7 +35,6 @@ __global__ void every_ptx_kernel(float* floats, uint32_t* words, int* flag, cons
   ptx::mma_tf32(d, a, b);
   floats[lane] = d[0] + d[1] + d[2] + d[3];
 
-  ptx::fence_acq_rel_gpu();
   ptx::red_release_gpu_add(flag, 1);
   while (ptx::ld_acquire_gpu(flag) < 2) ptx::nanosleep(20);
   ptx::st_release_gpu(flag, 0);
@@ -60,5 +59,6 @@ __global__ void every_ptx_kernel(float* floats, uint32_t* words, int* flag, cons
   ptx::mbarrier_arrive(mbarrier);
   ptx::mbarrier_arrive_remote(there);
   if (!ptx::mbarrier_try_wait(mbarrier, 0)) ptx::mbarrier_wait(mbarrier, 0);
+  ptx::fence_acquire_shared_cluster();
   ptx::fence_proxy_async();
 }
