@@ -16,8 +16,7 @@ from fastlstm.stack.wavefront import plan as wavefront
 
 pytestmark = pytest.mark.skipif(family.load() is not None, reason=str(family.load()))
 
-# An H200: clusters of 16 fit 8 times.
-H200 = {"multiprocessors": 132, "multiprocessors_together": 16}
+H200 = predict.H200
 BOTH = (False, True)
 
 

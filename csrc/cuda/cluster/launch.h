@@ -91,7 +91,7 @@ class ClusterPlan {
     if (resident_ == 0) return {};
     const int64_t all = clusters_ * call_.sizes.D, rounds = (all + resident_ - 1) / resident_;
     const int64_t together = (std::min<int64_t>(all, resident_) * blocks_ + multiprocessors_ - 1) / multiprocessors_;
-    const int64_t received = (blocks_ - 1) * Shape::kSentBytes / costs::kReceivedBytesPerClock;
+    const int64_t received = (blocks_ - 1) * Shape::kSentBytes / costs::received_bytes_per_clock(blocks_);
     const int64_t step = costs::kClusterStep + together * (Shape::kProductClocks + received);
     return {rounds * step, costs::kLaunch + rounds * Shape::kLoads * costs::kMemory};
   }

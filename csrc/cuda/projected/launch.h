@@ -73,7 +73,7 @@ class ProjectedClusterPlan {
     const Sizes& s = call_.sizes;
     const int64_t rounds = (plan_.groups * plan_.D + resident_ - 1) / resident_;
     const int64_t received = (plan_.part_bytes(s) + plan_.output_bytes(s)) * (plan_.blocks - 1) / plan_.blocks;
-    const int64_t step = kStep + plan_.kProductClocks + received / costs::kReceivedBytesPerClock;
+    const int64_t step = kStep + plan_.kProductClocks + received / costs::received_bytes_per_clock(plan_.blocks);
     return {rounds * step, costs::kLaunch + rounds * plan_.kWeightClocks};
   }
 
@@ -102,7 +102,8 @@ Offer projected_grid_offer(const Call& call, const DeviceFacts& device) {
   const auto ask = [&] { return resident_blocks(projected_grid_kernel<Shape>(call), Shape::kThreads, Shape::kSharedBytes, device); };
   if (!plan.serves(s) || !blocks_fit(plan.blocks, plan.groups, plan.D, s.T, known(answer, device, ask))) return {};
   const int64_t bytes = 2 * plan.part_bytes(s) + plan.output_bytes(s);
-  return {2 * costs::kGridStep + plan.kProductClocks + bytes / costs::kCacheBytesPerClock, 2 * costs::kLaunch + plan.kWeightClocks};
+  const int64_t step = 2 * costs::kGridStep + plan.kProductClocks + costs::cache_clocks(plan.blocks * plan.groups * plan.D, bytes);
+  return {step, 2 * costs::kLaunch + plan.kWeightClocks};
 }
 
 // Where the blocks' memory lies in a workspace: `used` bytes, of which the first `cleared` are zero at the launch.
