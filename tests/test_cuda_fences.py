@@ -67,3 +67,9 @@ def test_nothing_is_divided_for_what_is_copied(folder):
     found = counted("grid", "by_counter", folder)
     assert found["LDGSTS.E.BYPASS.128"] > 0
     assert not [name for name in found if name.startswith(("I2F", "F2I"))]
+
+
+@pytest.mark.parametrize(("source", "kernel"), [("clusters", "all_gather"), ("grid", "by_counter")])
+def test_a_wait_in_vain_traps_where_that_is_asked_for(source, kernel, folder):
+    assert "BPT.TRAP" not in counted(source, kernel, folder)
+    assert counted(source, kernel, folder, "-DFASTLSTM_TRAP_HANGS")["BPT.TRAP"] > 0

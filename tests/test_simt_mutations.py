@@ -116,6 +116,10 @@ MUTANTS = {
         "clusters", "forward", "product/stationary.h",
         "(Shape::kHeldPairs + pair) * 64", "(Shape::kHeldPairs + pair) * 32",
     ),
+    "the sums of odd chunks are lost": Mutant(
+        "clusters", "forward", "product/stationary.h",
+        "total[m][n][k] += sums[1][m][n][k]", "total[m][n][k] += 0",
+    ),
     "no wait for what others send": Mutant(
         "clusters", "forward", "cluster/exchange.h",
         "ptx::mbarrier_wait(mbarriers_ + k % 2, static_cast<uint32_t>((k - 1) / 2 % 2));", "",
@@ -151,7 +155,7 @@ MUTANTS = {
         says="bytes more than expected",
     ),
     "a block that nobody waits for": Mutant(
-        "grid", "forward", "grid/exchange.h", "< k * blocks_)", "< k * blocks_ - 1)",
+        "grid", "forward", "grid/exchange.h", ">= k * blocks_;", ">= k * blocks_ - 1;",
     ),
     "a block counted before all of it has written": Mutant(
         "grid", "backward", "grid/exchange.h",

@@ -58,6 +58,12 @@ void cp_async_wait() {
   cp_async_wait_for(kPending);
 }
 
+template <class Done>
+void wait_until(const Done& done) {
+  while (!done()) {
+  }
+}
+
 int ld_acquire_gpu(const int* p, Place place = here());
 int ld_relaxed_gpu(const int* p, Place place = here());
 void st_relaxed_gpu(int* p, int value);

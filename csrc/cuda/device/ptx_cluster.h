@@ -165,8 +165,7 @@ FASTLSTM_PTX void fence_acquire_shared_cluster() { FASTLSTM_ASM_SM90(FASTLSTM_WA
 // synchronize; sync_restrict limits what is then ordered to shared::cluster objects, and the exchanges have no others. An
 // acquiring wait would throw away the first-level cache (CCTL.IVALL) behind every phase, for the sake of global memory.
 FASTLSTM_PTX void mbarrier_wait(uint64_t* mbarrier, uint32_t parity) {
-  while (!mbarrier_try_wait(mbarrier, parity)) {
-  }
+  wait_until([&] { return mbarrier_try_wait(mbarrier, parity); });
   fence_acquire_shared_cluster();
 }
 

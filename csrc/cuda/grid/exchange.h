@@ -56,8 +56,7 @@ class GridStates {
   __device__ __forceinline__ const unsigned char* wait(int64_t k) const {
     if (k == 0) return state_;
     if (threadIdx.x == 0) {
-      while (ptx::ld_acquire_gpu(counter_) < k * blocks_) {
-      }
+      ptx::wait_until([&] { return ptx::ld_acquire_gpu(counter_) >= k * blocks_; });
     }
     __syncthreads();
     const unsigned char* from = sent_ + k % 2 * Shape::kRows * kRowBytes;

@@ -210,8 +210,7 @@ class GridReduction {
   }
   __device__ __forceinline__ void wait(const int* counter, int all) const {
     if (threadIdx.x == 0) {
-      while (ptx::ld_acquire_gpu(counter) < all) {
-      }
+      ptx::wait_until([&] { return ptx::ld_acquire_gpu(counter) >= all; });
     }
     __syncthreads();
   }

@@ -37,6 +37,7 @@ __global__ void every_ptx_kernel(float* floats, uint32_t* words, int* flag, cons
 
   ptx::red_release_gpu_add(flag, 1);
   while (ptx::ld_acquire_gpu(flag) < 2) ptx::nanosleep(20);
+  ptx::wait_until([&] { return ptx::ld_acquire_gpu(flag) > 2; });
   ptx::st_release_gpu(flag, 0);
   ptx::st_relaxed_gpu(flag + 1, ptx::ld_relaxed_gpu(flag));
 
