@@ -11,6 +11,8 @@ Environment:
   FASTLSTM_AVX512      the kernels of AVX-512 and AMX; auto: in a wheel, and where this processor
                        has AVX-512
   FASTLSTM_CUDA_ARCHS  GPU architectures, default "80;90a;100a"
+  FASTLSTM_TRAP_HANGS  1: a CUDA kernel that waits in vain for another block ends with an error
+                       after two seconds, not never: ./run gpu builds so
   FASTLSTM_EMULATE_AVX512
                        1: kernels of AVX-512 that a machine with AVX2 runs, slowly, where
                        FASTLSTM_CPU_ISA names them: for tests, never in a wheel; GCC only
@@ -106,6 +108,8 @@ def cuda_options(home):
     # torch passes the opposite -D's; the kernels use these operators and conversions.
     undone = ["HALF_OPERATORS", "HALF_CONVERSIONS", "HALF2_OPERATORS", "BFLOAT16_CONVERSIONS"]
     nvcc += [f"-U__CUDA_NO_{name}__" for name in undone]
+    if os.environ.get("FASTLSTM_TRAP_HANGS") == "1":
+        nvcc.append("-DFASTLSTM_TRAP_HANGS")
     archs = os.environ.get("FASTLSTM_CUDA_ARCHS", "80;90a;100a").split(";")
     for arch in archs:
         # Code for "90a" runs there alone; for "80" there is PTX too, which later GPUs take.

@@ -1,8 +1,13 @@
-"""Builds the compiled library for the GPU of this machine alone, which saves most of the time."""
+"""Builds the compiled library for the GPU of this machine alone, which saves most of the time; or,
+on a machine without a GPU, for another's. A library that was built so is used as it is while its
+sources are the same.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -13,23 +18,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.common.machine import ROOT
+from benchmarks.gpu.journal import digest
 
 PART = "build"
+LINE = [sys.executable, "setup.py", "build_ext", "--inplace"]
+LIBRARY = ROOT / "fastlstm" / "_C.abi3.so"
+STAMP = ROOT / "build" / "gpu" / "library.json"
+SOURCES = ("csrc/**/*", "setup.py")
+FAILED, OK = 1, 0
 
 
 def run(context) -> str:
     """Build, incrementally; gives the part's state (see `plan`)."""
-    line = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    env = {"FASTLSTM_CUDA_ARCHS": context.architecture, "FASTLSTM_CUDA": "1", **toolkit()}
-    context.say(" ".join([*(f"{k}={v}" for k, v in env.items()), *line]))
+    env = environment(context.architecture)
+    context.say(" ".join([*(f"{k}={v}" for k, v in env.items()), *LINE]))
     if context.dry:
         context.say("dry run: not built")
+        return "done"
+    if prebuilt(context.architecture):
+        context.say("built from these sources before: used as it is")
         return "done"
     began = time.time()
     with locked():
         try:
             done = subprocess.run(
-                line,
+                LINE,
                 cwd=ROOT,
                 env=os.environ | env,
                 stdout=subprocess.PIPE,
@@ -45,10 +58,51 @@ def run(context) -> str:
     found = {"seconds": round(time.time() - began, 1), "status": status, **ptxas(text)}
     context.journal.append("build", PART, architecture=context.architecture, **found)
     if status == 0:
+        note(context.architecture)
         context.say(f"built in {found['seconds']:.0f} s: {found['kernels']} kernels compiled")
         return "done"
     context.say(text[-3000:])
     return "failed" if status is not None else "cut"
+
+
+def pack(architecture: str) -> int:
+    """Build for a GPU elsewhere, such as "90a"; gives the exit status."""
+    with locked():
+        # Its processor is unknown here, too.
+        env = {"FASTLSTM_AVX512": "1"} | environment(architecture)
+        done = subprocess.run(LINE, cwd=ROOT, env=os.environ | env)
+    if done.returncode != 0:
+        return FAILED
+    note(architecture)
+    print(f"Take along {LIBRARY} and {STAMP}:")
+    print(f"./run gpu on an sm_{architecture} then builds nothing.")
+    return OK
+
+
+def environment(architecture: str) -> dict[str, str]:
+    """What setup.py is told. Hangs trap, so that one costs a test its process and no more."""
+    told = {"FASTLSTM_CUDA_ARCHS": architecture, "FASTLSTM_CUDA": "1", "FASTLSTM_TRAP_HANGS": "1"}
+    return told | toolkit()
+
+
+def stamp(architecture: str) -> dict[str, str]:
+    """What a library is known by that was built for the architecture and is there now."""
+    library = hashlib.sha256(LIBRARY.read_bytes()).hexdigest()
+    return {"sources": digest(SOURCES), "architecture": architecture, "library": library}
+
+
+def note(architecture: str) -> None:
+    """Write down that the library is built."""
+    STAMP.parent.mkdir(parents=True, exist_ok=True)
+    STAMP.write_text(json.dumps(stamp(architecture)))
+
+
+def prebuilt(architecture: str) -> bool:
+    """Whether the library is one that `note` wrote down for this, from the sources as they are."""
+    try:
+        return json.loads(STAMP.read_text()) == stamp(architecture)
+    except (OSError, ValueError):
+        return False
 
 
 def toolkit() -> dict[str, str]:

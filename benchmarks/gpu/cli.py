@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.common import machine, stand_ins
 from benchmarks.common.machine import RESULTS, ROOT
-from benchmarks.gpu import cells, device, plan, predict, report
+from benchmarks.gpu import build, cells, device, plan, predict, report
 from benchmarks.gpu.journal import Journal, last_stamp, stamp_of
 
 WORK = ROOT / "build" / "gpu"
@@ -35,6 +35,7 @@ parts, in the order in which a run without arguments takes them:
   report      tables and picture from all that is there; it also ends every other run
 alone, and without a GPU:
   predict     us a step that csrc/cuda predicts and the kernels it chooses, beside the floor
+  pack 90a    the compiled library for a GPU elsewhere, which then need not build it
 
 examples:
   ./run gpu                            all, as far as nine minutes go; again goes on from there
@@ -94,6 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.parts == ["predict"]:
         print(predict.text())
         return OK
+    if args.parts[:1] == ["pack"]:
+        if len(args.parts) != 2:
+            parser.error("pack: expected one architecture after it, such as 90a for an H200")
+        return build.pack(args.parts[1])
     try:
         parts = plan.parse_parts(args.parts)
         share = cells.parse_share(args.slice)

@@ -16,10 +16,10 @@ the recurrence: the input product, and in training the gradients of input and we
 
 The constants are Hopper's: 132 SMs at 1.8 GHz; published micro-benchmarks give distributed shared
 memory 181-213 cycles and 16-21 bytes a clock, an mma.sync every 6.3 clocks per quarter of an SM, 15
-clusters of 8 and about 7 of 16 resident; 128 bytes a clock from shared memory; 4 bytes x 64 Ki
-registers and 227 KiB shared memory an SM. Exchange latencies are those that other recurrent kernels
-report (flags through L2 0.75 us, st.async with mbarrier 0.2 us). It is a yardstick: on another GPU
-it is a rough one, and a kernel may beat it by an exchange that is faster than these.
+clusters of 8 and 7 of 16 resident; 5.5 TB/s from L2; 128 bytes a clock from shared memory; 4 bytes x
+64 Ki registers and 227 KiB shared memory an SM. Exchange latencies are those that other recurrent
+kernels report (flags through L2 0.75 us, st.async with mbarrier 0.2 us). It is a yardstick: on
+another GPU it is a rough one, and a kernel may beat it by an exchange that is faster than these.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ import math
 from benchmarks.common.shapes import Case
 
 MULTIPROCESSORS, CLOCKS_PER_US = 132, 1800.0
-RESIDENT_CLUSTERS = {8: 15, 16: 7}
+# A cluster lies within one of the parts (GPCs) of a GPU. Seven of 17 and one of 13 have room for as
+# many clusters of 8 and of 16 as are published; `predict` simulates the same device.
+MULTIPROCESSORS_TOGETHER = 17
 KEPT_BYTES, REGISTER_BYTES = 340 * 1024, 150 * 1024  # of W_hh in one SM, and in its registers
 SHARED_BYTES_PER_CLOCK = 128.0
-L2_BYTES_PER_US = 4.2e6
+L2_BYTES_PER_US = 5.5e6
 EXCHANGES = {  # name: (CTAs that share W_hh, latency in us, bytes a clock into one SM)
     "CTA": ((1,), 0.02, math.inf),
     "cluster": ((2, 4, 8, 16), 0.2, 20.0),
@@ -47,6 +49,12 @@ MMA_SHARE, WGMMA_SHARE, FFMA_FLOPS = 0.52, 0.87, 256.0 * 0.85
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "tf32": 4, "fp32": 4}
 
 
+def resident_clusters(blocks: int) -> int:
+    """How many clusters of so many blocks, each with a multiprocessor of its own, run at once."""
+    whole, rest = divmod(MULTIPROCESSORS, MULTIPROCESSORS_TOGETHER)
+    return whole * (MULTIPROCESSORS_TOGETHER // blocks) + rest // blocks
+
+
 def step_us(precision: str, N: int, H: int, P: int, backward: bool) -> tuple[float, str]:
     """The floor of one step of N rows in us, and how its W_hh (4H x P, and P x H if P < H) is
     spread.
@@ -59,7 +67,8 @@ def step_us(precision: str, N: int, H: int, P: int, backward: bool) -> tuple[flo
             share = weights * element / ctas
             if name != "grid" and share > KEPT_BYTES:
                 continue
-            groups = min(RESIDENT_CLUSTERS.get(ctas, MULTIPROCESSORS // ctas), N)
+            together = resident_clusters(ctas) if name == "cluster" else MULTIPROCESSORS // ctas
+            groups = min(together, N)
             rows = math.ceil(N / groups)
             kept = min(share, KEPT_BYTES)
             product = max(

@@ -11,10 +11,17 @@ import math
 import sys
 
 from benchmarks.common.machine import ROOT
-from benchmarks.gpu.floor import CLOCKS_PER_US, step_us
+from benchmarks.gpu.floor import (
+    CLOCKS_PER_US,
+    MULTIPROCESSORS,
+    MULTIPROCESSORS_TOGETHER,
+    step_us,
+)
 
-# 8 clusters of 16 blocks at once, 16 of 8.
-H200 = {"multiprocessors": 132, "multiprocessors_together": 16}
+H200 = {
+    "multiprocessors": MULTIPROCESSORS,
+    "multiprocessors_together": MULTIPROCESSORS_TOGETHER,
+}
 KINDS = {"bf16": "bfloat16", "tf32": "tf32", "fp32": "float32"}
 STEPS = 1024
 ROWS = (1, 16, 64, 256)

@@ -1,18 +1,20 @@
 """`./run gpu` from end to end, with the CPU in the GPU's place; and its command line."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 import torch
 
 from benchmarks.common import schema, stand_ins
 from benchmarks.common.machine import ROOT
-from benchmarks.gpu import cli, costs, device, plan
+from benchmarks.gpu import build, cli, costs, device, plan
 from benchmarks.gpu.cells import edge_cases, grid_cases
 from benchmarks.gpu.journal import Journal, last_stamp
 
@@ -163,6 +165,7 @@ def test_without_a_gpu_it_says_what_to_do(no_gpu, capsys):
         ("bench --slice 3/2", "expected k from 1 to n"),
         ("bench --slice half", "expected k/n"),
         ("--minutes 0", "more than 0"),
+        ("pack", "expected one architecture"),
         ("--dry-run --out benchmarks/results", "a dry run measures nothing"),
     ],
 )
@@ -172,6 +175,48 @@ def test_wrong_arguments(arguments, message, no_gpu, capsys, monkeypatch):
         cli.main(arguments.split())
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_library_is_used_as_it_is_while_it_is_that_of_its_stamp(monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "LIBRARY", tmp_path / "library.so")
+    monkeypatch.setattr(build, "STAMP", tmp_path / "gpu" / "library.json")
+    assert not build.prebuilt("90a")
+    build.LIBRARY.write_bytes(b"for 90a")
+    build.note("90a")
+    assert build.prebuilt("90a")
+    assert not build.prebuilt("100a")
+
+    said, context = [], types.SimpleNamespace(architecture="90a", dry=False)
+    context.say = said.append
+    assert build.run(context) == "done"
+    assert "used as it is" in said[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "SOURCES", (*build.SOURCES, "README.md"))
+        assert not build.prebuilt("90a")
+    build.LIBRARY.write_bytes(b"another")
+    assert not build.prebuilt("90a")
+
+
+def test_pack_builds_for_a_gpu_that_is_not_here(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(build, "STAMP", tmp_path / "gpu" / "library.json")
+    monkeypatch.setattr(build, "locked", contextlib.nullcontext)
+    told = {}
+
+    def setup(line, *, env, **_):
+        told.update(env)
+        return types.SimpleNamespace(returncode=0 if "100a" not in told.values() else 1)
+
+    monkeypatch.setattr(build.subprocess, "run", setup)
+    monkeypatch.setattr(build, "stamp", lambda architecture: {"architecture": architecture})
+    assert cli.main(["pack", "90a"]) == 0
+    said = capsys.readouterr().out
+    assert str(build.LIBRARY) in said
+    assert str(build.STAMP) in said
+    assert json.loads(build.STAMP.read_text()) == {"architecture": "90a"}
+    assert told["FASTLSTM_CUDA_ARCHS"] == "90a"
+    assert {told[f"FASTLSTM_{name}"] for name in ("TRAP_HANGS", "CUDA", "AVX512")} == {"1"}
+    assert cli.main(["pack", "100a"]) == 1
 
 
 def test_a_report_needs_a_journal(no_gpu, tmp_path, capsys, monkeypatch):

@@ -3,6 +3,7 @@ what it chooses where the device has less; and launches that fail."""
 
 import itertools
 import re
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -15,8 +16,7 @@ from fastlstm.stack.wavefront import plan as wavefront
 
 pytestmark = pytest.mark.skipif(family.load() is not None, reason=str(family.load()))
 
-# An H200: clusters of 16 fit 8 times.
-H200 = {"multiprocessors": 132, "multiprocessors_together": 16}
+H200 = predict.H200
 BOTH = (False, True)
 
 
@@ -143,6 +143,48 @@ def test_nothing_is_chosen_that_does_not_fit():
         assert offered("grid", *call) is not None
     with family.simulated(multiprocessors=129, multiprocessors_together=43, ptx_version=80):
         assert offered("cluster", *call) is None  # there is only PTX of an older GPU
+
+
+def shapes_on_clusters(*call, backward: bool) -> list[int]:
+    """The numbers of the shapes that the family offers for a call."""
+    names = [f"cluster:{number}" for number in range(8)]
+    return [k for k, name in enumerate(names) if offered(name, *call, backward=backward)]
+
+
+SMALL = list(itertools.product((2, 16, 17, 32, 64), (False, True), BOTH))
+
+
+@pytest.mark.parametrize("kind", ON_CHIP)
+def test_no_cluster_has_one_block(kind, monkeypatch):
+    """There st.async is undefined, and the emulation says so: every shape that is chosen for any
+    number of rows, or can be named, runs a step after another."""
+    run = set()
+    for H, projected, which in SMALL:
+        P = H // 2 if projected else None
+        with family.simulated(**H200):
+            rows = (1, 64, 265, 530, 1060, 2120, 9000)
+            chosen = [family.choose(kind, 1024, N, H, P, backward=which) for N in rows]
+            numbers = {c.shape for c in chosen if c.family == "cluster"}
+            numbers |= set(shapes_on_clusters(kind, 1024, 1, H, P, backward=which))
+        assert numbers
+        run |= {(H, P, number) for number in numbers}
+    case = Case("recurrence", T=2, N=1, H=1, dtype=torch.float32)
+    for H, P, number in sorted(run, key=str):
+        monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", f"cluster:{number}")
+        check_kind(replace(case, H=H, P=P), kind)
+
+
+@pytest.mark.parametrize("kind", ON_CHIP)
+def test_with_ptx_of_an_older_gpu_no_kernel_for_clusters_is_offered(kind):
+    """It is empty there: a GPU later than those compiled for takes the PTX of compute_80."""
+    for H, projected, which in SMALL:
+        call = (kind, 1024, 300, H, H // 2 if projected else None)
+        with family.simulated(multiprocessors=127, capability_major=8):
+            without_clusters = shapes_on_clusters(*call, backward=which)
+        with family.simulated(multiprocessors=126, capability_major=12, ptx_version=80):
+            assert shapes_on_clusters(*call, backward=which) == without_clusters
+        with family.simulated(multiprocessors=125, capability_major=12, ptx_version=90):
+            assert set(shapes_on_clusters(*call, backward=which)) >= set(without_clusters)
 
 
 def test_clusters_that_find_no_room_wait():

@@ -58,12 +58,18 @@ void cp_async_wait() {
   cp_async_wait_for(kPending);
 }
 
+template <class Done>
+void wait_until(const Done& done) {
+  while (!done()) {
+  }
+}
+
 int ld_acquire_gpu(const int* p, Place place = here());
 int ld_relaxed_gpu(const int* p, Place place = here());
 void st_relaxed_gpu(int* p, int value);
 void st_release_gpu(int* p, int value);
 void red_release_gpu_add(int* p, int value);
-inline void fence_acq_rel_gpu() { simt::preempt(); }
+inline void fence_acquire_shared_cluster() { simt::preempt(); }
 inline void fence_proxy_async() { simt::preempt(); }
 inline void nanosleep(unsigned) { simt::preempt(); }
 

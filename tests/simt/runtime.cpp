@@ -246,7 +246,8 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* kernel, co
   const int blocks = std::min(simt::blocks_per_multiprocessor(simt::count(made.block), made.shared_bytes),
                               std::max(1, 390 / threads));
   const int all = simt::device().multiprocessors, together = std::min(all, simt::device().multiprocessors_together);
-  *clusters = all / together * (together * blocks / static_cast<int>(simt::count(made.cluster)));
+  const int size = static_cast<int>(simt::count(made.cluster));
+  *clusters = all / together * (together * blocks / size) + all % together * blocks / size;
   return cudaSuccess;
 }
 

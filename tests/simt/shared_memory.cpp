@@ -102,6 +102,9 @@ ClusterAddress checked_cluster_address(uint32_t address, size_t bytes, size_t al
 
 void store_async(uint32_t address, const void* value, unsigned bytes, uint32_t mbarrier, const Place& place) {
   preempt();
+  if (self().block->cluster->blocks.size() < 2) {
+    fail(Failure::misuse, "st_async: in a cluster of one block what it does is undefined", place);
+  }
   const ClusterAddress to = checked_cluster_address(address, bytes, bytes, "st_async", place);
   const ClusterAddress counts = checked_cluster_address(mbarrier, 8, 8, "st_async's mbarrier", place);
   if (counts.block != to.block) {

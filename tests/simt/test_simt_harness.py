@@ -170,6 +170,7 @@ MISUSES = {
     20: ("deadlock", "polls ld_acquire_gpu at misuse.cu:"),
     21: ("misuse", "the block ends, and its mbarrier got 4 bytes more than expected"),
     22: ("misuse", "the block ends, and its mbarrier got 4 bytes fewer than expected"),
+    23: ("misuse", "st_async: in a cluster of one block"),
 }
 
 

@@ -116,6 +116,10 @@ MUTANTS = {
         "clusters", "forward", "product/stationary.h",
         "(Shape::kHeldPairs + pair) * 64", "(Shape::kHeldPairs + pair) * 32",
     ),
+    "the sums of odd chunks are lost": Mutant(
+        "clusters", "forward", "product/stationary.h",
+        "total[m][n][k] += sums[1][m][n][k]", "total[m][n][k] += 0",
+    ),
     "no wait for what others send": Mutant(
         "clusters", "forward", "cluster/exchange.h",
         "ptx::mbarrier_wait(mbarriers_ + k % 2, static_cast<uint32_t>((k - 1) / 2 % 2));", "",
@@ -151,16 +155,20 @@ MUTANTS = {
         says="bytes more than expected",
     ),
     "a block that nobody waits for": Mutant(
-        "grid", "forward", "grid/exchange.h", "< k * blocks_)", "< k * blocks_ - 1)",
+        "grid", "forward", "grid/exchange.h", ">= k * blocks_;", ">= k * blocks_ - 1;",
     ),
     "a block counted before all of it has written": Mutant(
         "grid", "backward", "grid/exchange.h",
-        "    __syncthreads();\n    if (threadIdx.x == 0) {\n      ptx::fence",
-        "    if (threadIdx.x == 0) {\n      ptx::fence",
+        "    __syncthreads();\n    if (threadIdx.x == 0) ptx::red",
+        "    if (threadIdx.x == 0) ptx::red",
     ),
     "a state read before all of it is copied": Mutant(
         "grid", "forward", "grid/exchange.h",
         "    __syncthreads();\n    return state_;", "    return state_;",
+    ),
+    "a row of the batch that is not copied": Mutant(
+        "grid", "backward", "grid/kernels.h",
+        "static_cast<int>(s.N - row0)", "static_cast<int>(s.N - row0 - 1)",
     ),
     "one counter for all groups": Mutant(
         "grid", "forward", "grid/exchange.h", "group * GridMemory::kCounterStride", "0",
@@ -210,6 +218,10 @@ MUTANTS = {
     "parts copied before all are there": Mutant(
         "projected grid", "backward", "projected/exchange.h",
         "wait(counters_, all_parts_);", "wait(counters_, all_parts_ - 1);",
+    ),
+    "half of the parts not copied": Mutant(
+        "projected grid", "forward", "projected/exchange.h",
+        "places_shift_(slices.shift - 1)", "places_shift_(slices.shift - 2)",
     ),
     "outputs counted where parts are": Mutant(
         "projected grid", "forward", "projected/exchange.h",

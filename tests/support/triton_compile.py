@@ -50,6 +50,8 @@ class Recorder:
 
     def __getitem__(self, grid):
         def call(*arguments, **options):
+            if self.compiled:  # as triton.compiler.CompiledKernel reads it; a kernel takes fewer
+                _ = grid[0], grid[1], grid[2]
             self.launches.append(Launch(self.kernel, grid, arguments, options, self.compiled))
             return Recorder(self.kernel, self.launches, compiled=True)
 

@@ -68,7 +68,7 @@ void probe_clusters() {
     std::snprintf(detail, sizeof detail, "%d blocks", blocks);
     if (many > few) {
       say("received from the other blocks of a cluster", detail, (blocks - 1) * 512 / (many - few), "bytes a clock",
-          static_cast<double>(fastlstm::cuda::costs::kReceivedBytesPerClock));
+          static_cast<double>(fastlstm::cuda::costs::received_bytes_per_clock(blocks)));
     }
     say("cluster barrier", detail, clocks_a_round(cluster_barrier, launch), "clocks");
     launch.shared_bytes = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));

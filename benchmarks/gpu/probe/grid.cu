@@ -25,13 +25,13 @@ struct Shape {
 __global__ void __launch_bounds__(Shape::kThreads) by_counter(GridMemory memory, int rounds, long long* clocks) {
   FASTLSTM_SHARED(shared);
   const int blocks = static_cast<int>(gridDim.x), row = threadIdx.x / Shape::kUnits, unit = threadIdx.x % Shape::kUnits;
-  GridStates<Shape> states(shared, memory, 0, blocks, blocks * Shape::kUnits);
+  GridStates<Shape> states(shared, memory, 0, blocks, Shape::kRows, blocks * Shape::kUnits);
   BFloat16 x{static_cast<uint16_t>(threadIdx.x)};
   states.ready();
   const long long start = clock64();
   for (int k = 0; k < rounds; ++k) {
     const unsigned char* state = states.wait(k);
-    if (k > 0) x = reinterpret_cast<const BFloat16*>(state)[threadIdx.x % blocks];
+    if (k > 0) x = reinterpret_cast<const BFloat16*>(state)[threadIdx.x % Shape::kUnits];
     if (row < Shape::kRows) states.send(k + 1, row, blockIdx.x * Shape::kUnits + unit, x);
     states.sent();
   }

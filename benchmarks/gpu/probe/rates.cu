@@ -87,6 +87,9 @@ void probe_products(const char* type) {
     Launch launch;
     launch.block = static_cast<unsigned>(32 * warps);
     const double clocks = clocks_a_round(products<kChains, kTF32>, launch, sink.get());
+    if (kChains == 1 && warps == costs::kSchedulers) {
+      say("from an mma.sync to the next that adds to its sums", type, clocks, "clocks", costs::kMmaLatency);
+    }
     std::snprintf(detail, sizeof detail, "%s, %d warps, %d chains", type, warps, kChains);
     say("mma.sync of a scheduler", detail, clocks / (kChains * warps / costs::kSchedulers), "clocks", costs::kMma);
   }
@@ -115,6 +118,8 @@ void probe_rates() {
     const double clocks = clocks_a_round(cache_reads, launch, from, kBytes, own);
     say("from the second-level cache into a multiprocessor", own ? "each its own 64 KiB" : "all the same 64 KiB", kBytes / clocks,
         "bytes a clock", costs::kCacheBytesPerClock);
+    say("from the second-level cache into all multiprocessors", own ? "each its own 64 KiB" : "all the same 64 KiB",
+        multiprocessors * kBytes / clocks, "bytes a clock", costs::kCacheBytesPerClockTogether);
   }
 
   // More than any second-level cache holds; little where the numbers say nothing.

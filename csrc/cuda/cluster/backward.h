@@ -74,7 +74,9 @@ __device__ __forceinline__ void backward_on_cluster(const ClusterBackwardCall<ty
     for (int e = 0; e < Split::kElements; ++e) {
       const int row = Split::row(e), unit = Split::unit(e);
       const Acc sum = j > 0 ? sum_of(j, row, unit) : Acc{0};
-      cells[e].step(call, d, j, Split::n(e, row0, s.N), unit0 + unit, sum, state(j, row) + unit, state(j + 1, row) + unit, Shape::kUnits);
+      const Gates<Acc> gradients =
+          cells[e].step(call, d, j, sum, state(j, row) + unit, state(j + 1, row) + unit, Shape::kUnits);
+      cells[e].keep(call, d, j, Split::n(e, row0, s.N), unit0 + unit, gradients);
     }
     __syncthreads();
     typename StationaryProduct<typename Shape::Product>::Sums sums;

@@ -67,28 +67,31 @@ class BackwardState {
     if (call.dcells != nullptr) dc_ += call.dcells[place];
   }
 
-  // Step t of a row that is there, from all that arrives at its h before any projection. The gates' gradients as they go to the step
-  // before are written to passed[0], passed[stride]...; a step that the row does not have keeps those of `before`.
-  __device__ __forceinline__ void step(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n, int64_t unit, Acc dh,
-                                       IO* passed, const IO* before, int stride) {
-    const Sizes& s = call.sizes;
-    const int64_t H = s.H, from = ((t * s.N + n) * s.D + d) * 4 * H + unit;
+  // Step t of a row that is there, from all that arrives at its h before any projection; returns the gates' gradients, 0 where the row
+  // does not have the step. As they go to the step before they are written to passed[0], passed[stride]...; a step that the row does
+  // not have keeps those of `before`.
+  __device__ __forceinline__ Gates<Acc> step(const RowSteps& row, int64_t t, Acc dh, IO* passed, const IO* before, int stride) {
     if (t < row.length) {
       const CellGradient<Acc> gradient = lstm_cell_backward(gates_, CellMath::tanh(c_), c_in_, dh, dc_);
       const Acc of_gates[4] = {gradient.gates.i, gradient.gates.f, gradient.gates.g, gradient.gates.o};
 #pragma unroll
-      for (int gate = 0; gate < 4; ++gate) {
-        call.dgates_x.store(from + gate * H, of_gates[gate]);
-        Rounding<Acc>::store(passed[gate * stride], cut_ ? Acc{0} : of_gates[gate]);
-      }
+      for (int gate = 0; gate < 4; ++gate) Rounding<Acc>::store(passed[gate * stride], cut_ ? Acc{0} : of_gates[gate]);
       dc_ = cut_ ? Acc{0} : gradient.c_in;
-    } else {
-#pragma unroll
-      for (int gate = 0; gate < 4; ++gate) {
-        call.dgates_x.store(from + gate * H, Acc{0});
-        passed[gate * stride] = before[gate * stride];
-      }
+      return gradient.gates;
     }
+#pragma unroll
+    for (int gate = 0; gate < 4; ++gate) passed[gate * stride] = before[gate * stride];
+    return {};
+  }
+
+  // Stores the gates' gradients of step t of a row that is there.
+  __device__ __forceinline__ void keep(const Call& call, int d, int64_t t, int64_t n, int64_t unit, const Gates<Acc>& gradients) const {
+    const Sizes& s = call.sizes;
+    const int64_t first = ((t * s.N + n) * s.D + d) * 4 * s.H + unit;
+    call.dgates_x.store(first, gradients.i);
+    call.dgates_x.store(first + s.H, gradients.f);
+    call.dgates_x.store(first + 2 * s.H, gradients.g);
+    call.dgates_x.store(first + 3 * s.H, gradients.o);
   }
 
   // After all steps of a row that is there.
@@ -160,11 +163,14 @@ class BackwardCell {
     output_.fetch(call, row_, d, t, n, unit, call.sizes.H);
   }
 
-  __device__ __forceinline__ void step(const Call& call, int d, int64_t j, int64_t n, int64_t unit, Acc sum, IO* passed,
-                                       const IO* before, int stride) {
-    if (!row_.there()) return;
+  __device__ __forceinline__ Gates<Acc> step(const Call& call, int d, int64_t j, Acc sum, IO* passed, const IO* before, int stride) {
+    if (!row_.there()) return {};
     const int64_t t = call.steps.step_at(d, call.sizes.T - 1 - j);
-    state_.step(call, row_, d, t, n, unit, output_.arriving(row_, t, sum), passed, before, stride);
+    return state_.step(row_, t, output_.arriving(row_, t, sum), passed, before, stride);
+  }
+
+  __device__ __forceinline__ void keep(const Call& call, int d, int64_t j, int64_t n, int64_t unit, const Gates<Acc>& gradients) const {
+    if (row_.there()) state_.keep(call, d, call.steps.step_at(d, call.sizes.T - 1 - j), n, unit, gradients);
   }
 
   __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit, Acc sum) const {

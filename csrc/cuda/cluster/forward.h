@@ -110,7 +110,13 @@ __device__ __forceinline__ void forward_on_chip(const ClusterForwardCall<typenam
   }
   states.ready();
 
+  // Others wait for h, and `sent` may wait until all that was stored before is there: so the tape is stored behind both, as far as
+  // registers hold it that long.
+  constexpr bool kAllSentFirst = Split::kElements <= 4;
   for (int64_t k = 0; k < s.T; ++k) {
+    const auto keep = [&](int e, const typename ForwardCell<IO, Acc>::Step& step) {
+      cells[e].keep(call, d, k, Split::n(e, row0, s.N), unit0 + Split::unit(e), step);
+    };
     const unsigned char* state = states.wait(k);
     typename StationaryProduct<typename Shape::Product>::Sums parts;
     product.run(state, parts);
@@ -119,6 +125,7 @@ __device__ __forceinline__ void forward_on_chip(const ClusterForwardCall<typenam
       sums[Shape::sum_at(product.warp_k(), row + 1, Shape::gate(column), Shape::unit(column))] = second;
     });
     __syncthreads();
+    typename ForwardCell<IO, Acc>::Step steps[Split::kElements];
 #pragma unroll
     for (int e = 0; e < Split::kElements; ++e) {
       const int row = Split::row(e), unit = Split::unit(e);
@@ -128,11 +135,16 @@ __device__ __forceinline__ void forward_on_chip(const ClusterForwardCall<typenam
         for (int w = 0; w < Shape::kWarpsK; ++w) total += sums[Shape::sum_at(w, row, gate, unit)];
         return total;
       };
-      const IO h = cells[e].step(call, d, k, Split::n(e, row0, s.N), unit0 + unit, {sum(0), sum(1), sum(2), sum(3)});
+      const IO h = cells[e].step(call, d, k, Split::n(e, row0, s.N), {sum(0), sum(1), sum(2), sum(3)}, steps[e]);
       if (k + 1 < s.T && Split::mine(e)) states.send(k + 1, row, unit0 + unit, h);
+      if (!kAllSentFirst) keep(e, steps[e]);
+    }
+    if (k + 1 < s.T) states.sent();
+    if (kAllSentFirst) {
+#pragma unroll
+      for (int e = 0; e < Split::kElements; ++e) keep(e, steps[e]);
     }
     if (k + 1 < s.T) {
-      states.sent();
 #pragma unroll
       for (int e = 0; e < Split::kElements; ++e) cells[e].fetch(call, d, k + 1, Split::n(e, row0, s.N), unit0 + Split::unit(e));
     }

@@ -55,6 +55,13 @@ struct RowSteps {
   }
 };
 
+// What a step leaves of a row and unit: zeros where the row does not have the step.
+template <class Acc>
+struct ForwardStep {
+  Gates<Acc> gates{};
+  CellState<Acc> cell{};  // h before any projection
+};
+
 // c of one row and unit.
 template <class IO, class Acc>
 class ForwardState {
@@ -82,27 +89,28 @@ class ForwardState {
     x_ = {call.gates_x.load(first), call.gates_x.load(first + H), call.gates_x.load(first + 2 * H), call.gates_x.load(first + 3 * H)};
   }
 
-  // A step of a row that is there, from the product's sums; returns h before any projection, 0 where the row does not have the step.
-  __device__ __forceinline__ Acc step(const Call& call, const RowStep& at, int d, int64_t n, int64_t unit, Gates<Acc> gates) {
+  // A step of a row that is there, from the product's sums. Stores nothing: others wait for h, and nobody for the tape.
+  __device__ __forceinline__ ForwardStep<Acc> step(const RowStep& at, const Gates<Acc>& sums) {
+    ForwardStep<Acc> step;
+    if (!at.there) return step;
+    step.gates = {sums.i + x_.i, sums.f + x_.f, sums.g + x_.g, sums.o + x_.o};
+    step.cell = lstm_cell_forward<CellMath>(step.gates, c_);
+    c_ = at.cut ? Acc{0} : step.cell.c;
+    return step;
+  }
+
+  // Stores the tape of step t of a row that is there.
+  __device__ __forceinline__ void keep(const Call& call, int d, int64_t t, int64_t n, int64_t unit, const ForwardStep<Acc>& step) const {
     const Sizes& s = call.sizes;
-    const int64_t place = ((at.t * s.N + n) * s.D + d) * s.H + unit;
-    CellState<Acc> out{};
-    if (at.there) {
-      gates = {gates.i + x_.i, gates.f + x_.f, gates.g + x_.g, gates.o + x_.o};
-      out = lstm_cell_forward<CellMath>(gates, c_);
-      c_ = at.cut ? Acc{0} : out.c;
-    } else {
-      gates = {};
-    }
-    if (call.cells != nullptr) call.cells[place] = out.c;
+    const int64_t place = ((t * s.N + n) * s.D + d) * s.H + unit;
+    if (call.cells != nullptr) call.cells[place] = step.cell.c;
     if (call.gates != nullptr) {
       IO* kept = call.gates + (place - unit) * 4 + unit;
-      Rounding<Acc>::store(kept[0], gates.i);
-      Rounding<Acc>::store(kept[s.H], gates.f);
-      Rounding<Acc>::store(kept[2 * s.H], gates.g);
-      Rounding<Acc>::store(kept[3 * s.H], gates.o);
+      Rounding<Acc>::store(kept[0], step.gates.i);
+      Rounding<Acc>::store(kept[s.H], step.gates.f);
+      Rounding<Acc>::store(kept[2 * s.H], step.gates.g);
+      Rounding<Acc>::store(kept[3 * s.H], step.gates.o);
     }
-    return out.h;
   }
 
   // After all steps of a row that is there: c is still that of its last one, or the first where it has none.
@@ -134,16 +142,20 @@ class ForwardOutput {
     return cut ? IO{} : call.h0[(d * call.sizes.N + n) * width + unit];
   }
 
-  // A step of a row that is there; returns h as it enters the next.
-  __device__ __forceinline__ IO step(const Call& call, const RowStep& at, int d, int64_t n, int64_t unit, int64_t width, Acc h) {
-    const Sizes& s = call.sizes;
-    IO output{};
+  // A step of a row that is there, which leaves `output`; returns h as it enters the next.
+  __device__ __forceinline__ IO step(const RowStep& at, Acc h, IO& output) {
+    output = IO{};
     if (at.there) {
       Rounding<Acc>::store(output, h);
       h_ = at.cut ? IO{} : output;
     }
-    call.output[((at.t * s.N + n) * s.D + d) * width + unit] = output;
     return h_;
+  }
+
+  // Stores the output of step t of a row that is there.
+  __device__ __forceinline__ void keep(const Call& call, int d, int64_t t, int64_t n, int64_t unit, int64_t width, IO output) const {
+    const Sizes& s = call.sizes;
+    call.output[((t * s.N + n) * s.D + d) * width + unit] = output;
   }
 
   // As ForwardState::finish.
@@ -171,11 +183,25 @@ class ForwardCell {
     state_.fetch(call, row_, d, k, n, unit);
   }
 
+  // What keep stores.
+  struct Step {
+    ForwardStep<Acc> state;
+    IO output;
+  };
+
   // Step k from the product's sums; returns h as it enters step k + 1.
-  __device__ __forceinline__ IO step(const Call& call, int d, int64_t k, int64_t n, int64_t unit, const Gates<Acc>& gates) {
+  __device__ __forceinline__ IO step(const Call& call, int d, int64_t k, int64_t n, const Gates<Acc>& sums, Step& step) {
     if (!row_.there()) return IO{};
     const RowStep at = row_.at(call, d, k, n);
-    return output_.step(call, at, d, n, unit, call.sizes.H, state_.step(call, at, d, n, unit, gates));
+    step.state = state_.step(at, sums);
+    return output_.step(at, step.state.cell.h, step.output);
+  }
+
+  __device__ __forceinline__ void keep(const Call& call, int d, int64_t k, int64_t n, int64_t unit, const Step& step) const {
+    if (!row_.there()) return;
+    const int64_t t = call.steps.step_at(d, k);
+    state_.keep(call, d, t, n, unit, step.state);
+    output_.keep(call, d, t, n, unit, call.sizes.H, step.output);
   }
 
   __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit) const {

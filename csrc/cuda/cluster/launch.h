@@ -12,8 +12,14 @@
 
 namespace fastlstm::cuda {
 
-// How the clusters of a call are launched.
-template <class Call>
+// Whether so many blocks are what a kernel for clusters, or one for blocks of their own, is made for. A cluster has two at least:
+// what st.async does in a cluster of one is undefined (PTX ISA, st.async: %cluster_nctarank > 1).
+constexpr bool blocks_serve(int64_t blocks, bool in_clusters) {
+  return in_clusters ? blocks >= 2 && blocks <= kMostInCluster : blocks == 1;
+}
+
+// How the clusters of a call are launched; without kClusters, blocks that are not in any.
+template <class Call, bool kClusters>
 class ClusterLaunch {
  public:
   using Kernel = void (*)(Call);
@@ -26,7 +32,7 @@ class ClusterLaunch {
     attribute_.val.clusterDim.x = static_cast<unsigned>(blocks);
     attribute_.val.clusterDim.y = attribute_.val.clusterDim.z = 1;
     config_.attrs = &attribute_;
-    config_.numAttrs = blocks > 1 ? 1 : 0;
+    config_.numAttrs = kClusters ? 1 : 0;
   }
   ClusterLaunch(const ClusterLaunch&) = delete;
 
@@ -35,7 +41,7 @@ class ClusterLaunch {
     const void* function = reinterpret_cast<const void*>(kernel_);
     int clusters = device.multiprocessors;
     bool fine = allow_shared_bytes(function, config_.dynamicSmemBytes);
-    if (fine && config_.numAttrs > 0) {
+    if (fine && kClusters) {
       // On a GPU for which there is only the PTX of an older architecture, the kernel is there, but empty.
       cudaFuncAttributes code{};
       fine = cudaFuncGetAttributes(&code, function) == cudaSuccess && code.ptxVersion >= 90 &&
@@ -77,7 +83,7 @@ class ClusterPlan {
         clusters_((call.sizes.N + Shape::kRows - 1) / Shape::kRows),
         multiprocessors_(device.multiprocessors),
         launch_(kernel_for<Shape>(call), blocks_, clusters_, call.sizes.D, Shape::kThreads, Shape::kSharedBytes),
-        resident_(kInClusters<Shape> && device.capability < 9 ? 0 : known_resident(device)) {}
+        resident_(blocks_serve(blocks_, kClusters) && (!kClusters || device.capability >= 9) ? known_resident(device) : 0) {}
 
   // A step for all rows: the product; what other blocks send, at the rate of distributed shared memory; and what the cell and the
   // exchange take whatever their size. Clusters that find no room wait for others to end, and blocks on one multiprocessor share it.
@@ -85,7 +91,7 @@ class ClusterPlan {
     if (resident_ == 0) return {};
     const int64_t all = clusters_ * call_.sizes.D, rounds = (all + resident_ - 1) / resident_;
     const int64_t together = (std::min<int64_t>(all, resident_) * blocks_ + multiprocessors_ - 1) / multiprocessors_;
-    const int64_t received = (blocks_ - 1) * Shape::kSentBytes / costs::kReceivedBytesPerClock;
+    const int64_t received = (blocks_ - 1) * Shape::kSentBytes / costs::received_bytes_per_clock(blocks_);
     const int64_t step = costs::kClusterStep + together * (Shape::kProductClocks + received);
     return {rounds * step, costs::kLaunch + rounds * Shape::kLoads * costs::kMemory};
   }
@@ -93,6 +99,8 @@ class ClusterPlan {
   void run(Launcher& launch, const char* name) { launch_(launch, name, call_); }
 
  private:
+  static constexpr bool kClusters = kInClusters<Shape>;
+
   int known_resident(const DeviceFacts& device) {
     static std::atomic<uint64_t> answers[kMostInCluster + 1];
     return known(answers[blocks_], device, [&] { return launch_.resident(device); });
@@ -102,7 +110,7 @@ class ClusterPlan {
   int blocks_;
   int64_t clusters_;
   int multiprocessors_;
-  ClusterLaunch<Call> launch_;
+  ClusterLaunch<Call, kClusters> launch_;
   int resident_;
 };
 

@@ -151,6 +151,23 @@ FASTLSTM_PTX void cp_async_wait() {
 // Asks for the line of an address in global memory to be brought into the second-level cache; the address must be an array's.
 FASTLSTM_PTX void prefetch_l2(const void* global) { asm volatile("prefetch.global.L2 [%0];" : : "l"(global)); }
 
+// Until done() is true. Compiled with FASTLSTM_TRAP_HANGS, a wait of about two seconds ends the kernel with an error: what never comes
+// then costs a test its process, and not the time of the whole run.
+template <class Done>
+FASTLSTM_PTX void wait_until(const Done& done) {
+#ifdef FASTLSTM_TRAP_HANGS
+  if (done()) return;
+  constexpr long long kMostClocks = 3'600'000'000;
+  const long long began = clock64();
+  while (!done()) {
+    if (clock64() - began > kMostClocks) __trap();
+  }
+#else
+  while (!done()) {
+  }
+#endif
+}
+
 // -- Memory order between the blocks of a grid. Pointers to global memory.
 
 FASTLSTM_PTX int ld_acquire_gpu(const int* p) {
@@ -174,11 +191,12 @@ FASTLSTM_PTX void st_release_gpu(int* p, int value) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" : : "l"(p), "r"(value) : "memory");
 }
 
+// Behind a barrier of the block it releases what all of its threads wrote, not this one's writes alone: causality goes from their
+// writes through the barrier to it, and from it on to whoever acquires (PTX ISA, "Causality Order"). A counter that several blocks
+// add to passes each one's release on, since every red reads and writes it.
 FASTLSTM_PTX void red_release_gpu_add(int* p, int value) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;" : : "l"(p), "r"(value) : "memory");
 }
-
-FASTLSTM_PTX void fence_acq_rel_gpu() { asm volatile("fence.acq_rel.gpu;" : : : "memory"); }
 
 // Sleeps for about that long, in a loop that polls.
 FASTLSTM_PTX void nanosleep(unsigned nanoseconds) { asm volatile("nanosleep.u32 %0;" : : "r"(nanoseconds)); }

@@ -11,6 +11,15 @@
 #define FASTLSTM_ASM_SM90(...) __trap()
 #endif
 
+// Before PTX 8.6 there is no fence of shared memory alone, and waits acquire.
+#if __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1208
+#define FASTLSTM_WAIT_ORDER "relaxed"
+#define FASTLSTM_WAIT_FENCE "fence.acquire.sync_restrict::shared::cluster.cluster;"
+#else
+#define FASTLSTM_WAIT_ORDER "acquire"
+#define FASTLSTM_WAIT_FENCE ""
+#endif
+
 namespace fastlstm {
 namespace ptx {
 
@@ -129,13 +138,14 @@ FASTLSTM_PTX void mbarrier_arrive_remote(uint32_t mbarrier_addr) {
   FASTLSTM_ASM_SM90("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" : : "r"(mbarrier_addr) : "memory");
 }
 
-// Whether the phase of that parity is over; may sleep a little before it says no.
+// Whether the phase of that parity is over; may sleep a little before it says no. Orders nothing by itself:
+// fence_acquire_shared_cluster follows before what was sent is read.
 FASTLSTM_PTX bool mbarrier_try_wait(uint64_t* mbarrier, uint32_t parity) {
   uint32_t done = 1;
   FASTLSTM_ASM_SM90(
       "{\n"
       ".reg .pred over;\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 over, [%1], %2;\n"
+      "mbarrier.try_wait.parity." FASTLSTM_WAIT_ORDER ".cluster.shared::cta.b64 over, [%1], %2;\n"
       "selp.u32 %0, 1, 0, over;\n"
       "}"
       : "=r"(done)
@@ -144,12 +154,24 @@ FASTLSTM_PTX bool mbarrier_try_wait(uint64_t* mbarrier, uint32_t parity) {
   return done != 0;
 }
 
+// Orders what this thread saw by relaxed operations before what follows, for the shared memory of the cluster's blocks alone.
+FASTLSTM_PTX void fence_acquire_shared_cluster() { FASTLSTM_ASM_SM90(FASTLSTM_WAIT_FENCE : : : "memory"); }
+
+// Until that phase is over; then what was sent by st_async in it can be read, and what blocks did in shared memory of the cluster
+// before they sent it is done. Of global memory nothing is said.
+//
+// A complete-tx of st.async is a release at the scope of the cluster, and the wait reads what it wrote. A relaxed read and a
+// fence.acquire behind it make an acquire pattern as an acquiring read does (PTX ISA, "Release and Acquire Patterns"), so the two
+// synchronize; sync_restrict limits what is then ordered to shared::cluster objects, and the exchanges have no others. An
+// acquiring wait would throw away the first-level cache (CCTL.IVALL) behind every phase, for the sake of global memory.
 FASTLSTM_PTX void mbarrier_wait(uint64_t* mbarrier, uint32_t parity) {
-  while (!mbarrier_try_wait(mbarrier, parity)) {
-  }
+  wait_until([&] { return mbarrier_try_wait(mbarrier, parity); });
+  fence_acquire_shared_cluster();
 }
 
 }  // namespace ptx
 }  // namespace fastlstm
 
 #undef FASTLSTM_ASM_SM90
+#undef FASTLSTM_WAIT_ORDER
+#undef FASTLSTM_WAIT_FENCE

@@ -16,19 +16,35 @@ struct GridMemory {
   static constexpr int kCounterStride = 32;
 };
 
+// Begins to copy rows from global to shared memory, 16 bytes at a time: all threads of the block, as many to each of a shape's rows.
+// (Parts counted over all rows would be told apart by dividing, for every 16 bytes.)
+template <class Shape>
+__device__ __forceinline__ void copy_rows(unsigned char* to, int to_stride, const unsigned char* from, int from_stride, int rows,
+                                          int row_bytes) {
+  constexpr int kToARow = Shape::kThreads / Shape::kRows;
+  static_assert(kToARow * Shape::kRows == Shape::kThreads);
+  const int thread = static_cast<int>(threadIdx.x), row = thread / kToARow;
+  if (row >= rows) return;
+  for (int byte = thread % kToARow * 16; byte < row_bytes; byte += kToARow * 16) {
+    ptx::cp_async_16(to + row * to_stride + byte, from + row * from_stride + byte, true);
+  }
+}
+
 template <class Shape>
 class GridStates {
  public:
   using IO = typename Shape::IO;
   static constexpr int kRowBytes = Shape::kK * sizeof(IO);
 
-  // A state has `width` numbers a row, whatever room the shape has.
-  __device__ __forceinline__ GridStates(unsigned char* shared, const GridMemory& memory, int64_t group, int blocks, int width)
+  // A state has `width` numbers a row, whatever room the shape has, and the first `rows` of a shape's rows; what it has room for beyond
+  // these stays as `start` left it.
+  __device__ __forceinline__ GridStates(unsigned char* shared, const GridMemory& memory, int64_t group, int blocks, int rows, int width)
       : state_(shared + Shape::kStatesAt),
         sent_(memory.states + group * 2 * Shape::kRows * kRowBytes),
         counter_(memory.counters + group * GridMemory::kCounterStride),
         blocks_(blocks),
-        parts_(width * static_cast<int>(sizeof(IO)) / 16) {}
+        rows_(rows),
+        row_bytes_(width * static_cast<int>(sizeof(IO))) {}
 
   // Step 0's state needs no exchange.
   __device__ __forceinline__ void start(int row, int unit, IO h) const {
@@ -40,15 +56,11 @@ class GridStates {
   __device__ __forceinline__ const unsigned char* wait(int64_t k) const {
     if (k == 0) return state_;
     if (threadIdx.x == 0) {
-      while (ptx::ld_acquire_gpu(counter_) < k * blocks_) {
-      }
+      ptx::wait_until([&] { return ptx::ld_acquire_gpu(counter_) >= k * blocks_; });
     }
     __syncthreads();
     const unsigned char* from = sent_ + k % 2 * Shape::kRows * kRowBytes;
-    for (int part = threadIdx.x; part < Shape::kRows * parts_; part += Shape::kThreads) {
-      const int row = part / parts_, byte = part % parts_ * 16;
-      ptx::cp_async_16(state_ + row * Shape::kStateStride + byte, from + row * kRowBytes + byte, true);
-    }
+    copy_rows<Shape>(state_, Shape::kStateStride, from, kRowBytes, rows_, row_bytes_);
     ptx::cp_async_commit();
     ptx::cp_async_wait<0>();
     __syncthreads();
@@ -62,10 +74,7 @@ class GridStates {
   // All threads of the block have sent their part.
   __device__ __forceinline__ void sent() const {
     __syncthreads();
-    if (threadIdx.x == 0) {
-      ptx::fence_acq_rel_gpu();
-      ptx::red_release_gpu_add(counter_, 1);
-    }
+    if (threadIdx.x == 0) ptx::red_release_gpu_add(counter_, 1);
   }
   __device__ __forceinline__ void done() const {}
 
@@ -73,7 +82,7 @@ class GridStates {
   unsigned char* state_;
   unsigned char* sent_;
   int* counter_;
-  int blocks_, parts_;
+  int blocks_, rows_, row_bytes_;
 };
 
 }  // namespace fastlstm::cuda

@@ -7,14 +7,22 @@
 
 namespace fastlstm::cuda {
 
+// Of a shape's rows, how many the batch has from row0 on.
+template <class Shape>
+__device__ __forceinline__ int rows_of_group(const Sizes& s, int64_t row0) {
+  return s.N - row0 < Shape::kRows ? static_cast<int>(s.N - row0) : Shape::kRows;
+}
+
 // Blocks: those of a group, groups, directions.
 template <class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     lstm_forward_kernel_grid(const __grid_constant__ ClusterForwardCall<typename Shape::IO, typename Shape::Acc> call,
                              const __grid_constant__ GridMemory memory) {
   FASTLSTM_SHARED(shared);
-  GridStates<Shape> states(shared, memory, blockIdx.z * gridDim.y + blockIdx.y, gridDim.x, gridDim.x * Shape::kUnits);
-  forward_on_chip<Shape>(call, shared, static_cast<int>(blockIdx.x), blockIdx.y * int64_t{Shape::kRows}, states);
+  const int64_t row0 = blockIdx.y * int64_t{Shape::kRows};
+  GridStates<Shape> states(shared, memory, blockIdx.z * gridDim.y + blockIdx.y, gridDim.x, rows_of_group<Shape>(call.sizes, row0),
+                           gridDim.x * Shape::kUnits);
+  forward_on_chip<Shape>(call, shared, static_cast<int>(blockIdx.x), row0, states);
 }
 
 // A block's part of a layer in the backward direction, where the gates' gradients are exchanged: kUnits columns of the weights, K the
@@ -47,7 +55,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   const int all_units = static_cast<int>(gridDim.x) * Shape::kUnits;
   const int64_t row0 = blockIdx.y * int64_t{Shape::kRows};
   Acc* sums = reinterpret_cast<Acc*>(shared + Shape::kSumsAt);
-  GridStates<Shape> states(shared, memory, blockIdx.z * gridDim.y + blockIdx.y, gridDim.x, 4 * all_units);
+  GridStates<Shape> states(shared, memory, blockIdx.z * gridDim.y + blockIdx.y, gridDim.x, rows_of_group<Shape>(s, row0), 4 * all_units);
   const IO* weights = call.weight_hh + d * 4 * s.H * s.H;
   const StationaryProduct<typename Shape::Product> product(shared + Shape::kWeightsAt, [&](int column, int k) {
     const int gate = k / all_units, from = k % all_units, unit = unit0 + column;
@@ -74,6 +82,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
       sums[Shape::sum_at(product.warp_k(), row + 1, unit)] = second;
     });
     __syncthreads();
+    Gates<Acc> gradients[Split::kElements];
 #pragma unroll
     for (int e = 0; e < Split::kElements; ++e) {
       const int row = Split::row(e), unit = Split::unit(e);
@@ -84,7 +93,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
         cells[e].finish(call, d, Split::n(e, row0, s.N), unit0 + unit, sum);
         continue;
       }
-      cells[e].step(call, d, j, Split::n(e, row0, s.N), unit0 + unit, sum, passed[e], passed[e], 1);
+      gradients[e] = cells[e].step(call, d, j, sum, passed[e], passed[e], 1);
 #pragma unroll
       for (int gate = 0; gate < 4; ++gate) {
         if (Split::mine(e)) states.send(j + 1, row, gate * all_units + unit0 + unit, passed[e][gate]);
@@ -92,6 +101,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     }
     if (j == s.T) break;
     states.sent();
+    // Behind it, which waits until all that was stored before is there.
+#pragma unroll
+    for (int e = 0; e < Split::kElements; ++e) cells[e].keep(call, d, j, Split::n(e, row0, s.N), unit0 + Split::unit(e), gradients[e]);
     if (j + 1 < s.T) {
 #pragma unroll
       for (int e = 0; e < Split::kElements; ++e) cells[e].fetch(call, d, j + 1, Split::n(e, row0, s.N), unit0 + Split::unit(e));

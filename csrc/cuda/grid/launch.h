@@ -68,7 +68,8 @@ struct GridPlan {
     const auto ask = [&] { return resident_blocks(grid_kernel_for<Shape>(call), Shape::kThreads, Shape::kSharedBytes, device); };
     if (!blocks_fit(blocks, groups, D, call.sizes.T, known(answer, device, ask))) return {};
     const int64_t row_bytes = blocks * Shape::kUnits * GridStates<Shape>::kRowBytes / Shape::kMostUnits;
-    const int64_t step = costs::kGridStep + Shape::kProductClocks + Shape::kRows * row_bytes / costs::kCacheBytesPerClock;
+    const int64_t rows = std::min<int64_t>(call.sizes.N, Shape::kRows);
+    const int64_t step = costs::kGridStep + Shape::kProductClocks + costs::cache_clocks(blocks * groups * D, rows * row_bytes);
     return {step, 2 * costs::kLaunch + Shape::kLoads * costs::kMemory};
   }
 

@@ -31,13 +31,20 @@ struct StationaryShape {
   static constexpr int kStateBytes = kRows * kStateStride;
   static constexpr int kWeightBytes = kThreads * kTilesM * kSharedPairs * kParts * 16;
   static constexpr int kLoads = kTilesM * kPairs;  // of weights, one after the other
+  static constexpr int kWarpsAScheduler = (kThreads / 32 + costs::kSchedulers - 1) / costs::kSchedulers;
+  // A product with the sums of the one before waits for it. Where a scheduler has too few tiles to turn to meanwhile, each gets two
+  // sums, of even and of odd chunks.
+  static constexpr int kTilesAScheduler = kWarpsAScheduler * kTilesM * kTilesN;
+  static constexpr int kSumsATile = !Policy::kApart && kTilesAScheduler * costs::kMma < costs::kMmaLatency * 2 / 3 ? 2 : 1;
   static_assert(kChunks % 2 == 0 && kHeldChunks % 2 == 0, "states are loaded two chunks at a time");
 
-  // Predicted: the tensor cores' time, the schedulers' (an instruction a clock) or shared memory's, whichever is longest. Sums that are
-  // made apart are cleared and added, four numbers each.
+  // Predicted: the tensor cores' time (or that of a chain of products that wait for each other), the schedulers' (an instruction a
+  // clock) or shared memory's, whichever is longest. Sums that are made apart are cleared and added, four numbers each.
   static constexpr int64_t kProductClocks = [] {
-    constexpr int64_t kWarps = kThreads / 32, kTurns = (kWarps + costs::kSchedulers - 1) / costs::kSchedulers * kPairs;
-    constexpr int64_t kMmas = kTurns * kTilesM * kTilesN * Policy::kProducts * costs::kMma;
+    constexpr int64_t kWarps = kThreads / 32, kTurns = kWarpsAScheduler * kPairs;
+    constexpr int64_t kOneOfEachChain = kTilesAScheduler * kSumsATile * costs::kMma;
+    constexpr int64_t kMmas = kPairs * Policy::kProducts / kSumsATile *
+                              (kOneOfEachChain > costs::kMmaLatency ? kOneOfEachChain : costs::kMmaLatency);
     constexpr int64_t kSlots =
         kTurns * kTilesN * (1 + Policy::kStateSlots + kTilesM * (Policy::kProducts + (Policy::kApart ? 8 : 0)));
     constexpr int64_t kShared = (kWeightBytes + kWarps * kPairs * kTilesN * 512) / costs::kSharedBytesPerClock;
@@ -77,15 +84,8 @@ class StationaryProduct {
   }
 
   // All threads: this thread's sums of the weights with a state [kRows][kK] in shared memory, over its warp's part of K.
-  __device__ __forceinline__ void run(const unsigned char* state, Sums& sums) const {
-#pragma unroll
-    for (int m = 0; m < Shape::kTilesM; ++m) {
-#pragma unroll
-      for (int n = 0; n < Shape::kTilesN; ++n) {
-#pragma unroll
-        for (int k = 0; k < 4; ++k) sums[m][n][k] = 0;
-      }
-    }
+  __device__ __forceinline__ void run(const unsigned char* state, Sums& total) const {
+    Sums sums[Shape::kSumsATile] = {};
     state += lane_ % 8 * Shape::kStateStride + lane_ / 8 * 16 + warp_k() * Shape::kPairs * 64;
 #pragma unroll
     for (int pair = 0; pair < Shape::kHeldPairs; ++pair) {
@@ -94,6 +94,17 @@ class StationaryProduct {
 #pragma unroll 1
     for (int pair = 0; pair < Shape::kSharedPairs; ++pair) {
       multiply(sums, state + (Shape::kHeldPairs + pair) * 64, [&](int m, int part) { return *place(m, pair, part); });
+    }
+#pragma unroll
+    for (int m = 0; m < Shape::kTilesM; ++m) {
+#pragma unroll
+      for (int n = 0; n < Shape::kTilesN; ++n) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          total[m][n][k] = sums[0][m][n][k];
+          if constexpr (Shape::kSumsATile == 2) total[m][n][k] += sums[1][m][n][k];
+        }
+      }
     }
   }
 
@@ -122,7 +133,7 @@ class StationaryProduct {
   // A pair of chunks, with the weights whose parts weight(m, part) gives. Products of different tiles follow each other, since one
   // with the sums of the last has to wait for it.
   template <class Weight>
-  static __device__ __forceinline__ void multiply(Sums& sums, const unsigned char* state, const Weight& weight) {
+  static __device__ __forceinline__ void multiply(Sums (&sums)[Shape::kSumsATile], const unsigned char* state, const Weight& weight) {
     Fragment a[Shape::kTilesM];
 #pragma unroll
     for (int m = 0; m < Shape::kTilesM; ++m) {
@@ -138,13 +149,15 @@ class StationaryProduct {
 #pragma unroll
       for (int product = 0; product < Policy::kProducts; ++product) {
 #pragma unroll
-        for (int m = 0; m < Shape::kTilesM; ++m) Policy::multiply(Policy::kApart ? apart[m] : sums[m][n], product, a[m], factor);
+        for (int m = 0; m < Shape::kTilesM; ++m) {
+          Policy::multiply(Policy::kApart ? apart[m] : sums[product % Shape::kSumsATile][m][n], product, a[m], factor);
+        }
       }
       if constexpr (Policy::kApart) {
 #pragma unroll
         for (int m = 0; m < Shape::kTilesM; ++m) {
 #pragma unroll
-          for (int k = 0; k < 4; ++k) sums[m][n][k] += apart[m][k];
+          for (int k = 0; k < 4; ++k) sums[0][m][n][k] += apart[m][k];
         }
       }
     }

@@ -41,9 +41,9 @@ constexpr int64_t product_clocks(int64_t chunks) {
   return kTurns * std::max(kProducts * costs::kMma, kSlots) * chunks / Tile::kWarpsK;
 }
 
-// Every block reads its rows and its columns of the factors once, and a multiprocessor takes in at most 64 bytes a clock of what it
-// reads: so a launch takes as long as the busiest multiprocessor reads, or multiplies (all of the tile, whatever rows there are), and
-// a time of its own beside that. The least wins, the smaller tile on a tie.
+// Every block reads its rows and its columns of the factors once, and a multiprocessor takes in so many bytes a clock of what it
+// reads, all of them so many: so a launch takes as long as the busiest multiprocessor reads, or multiplies (all of the tile, whatever
+// rows there are), or as the cache gives to all, and a time of its own beside that. The least wins, the smaller tile on a tie.
 template <class Policy, int kGates>
 TileChoice choose_tile(int64_t rows, int64_t units, int64_t k, int64_t D, const DeviceFacts& device) {
   const int multiprocessors = device.multiprocessors;
@@ -56,8 +56,9 @@ TileChoice choose_tile(int64_t rows, int64_t units, int64_t k, int64_t D, const 
     const int64_t lines = std::min<int64_t>(rows, Tile::kRows) + kGates * std::min<int64_t>(units, kUnits);
     const int64_t bytes = k * static_cast<int64_t>(sizeof(typename Policy::IO));
     const int64_t read = lines * bytes / costs::kCacheBytesPerClock;
+    const int64_t together = row_tiles * unit_tiles * D * lines * bytes / costs::kCacheBytesPerClockTogether;
     const int64_t multiplied = kLargest<Policy> == TileSize::kNarrow ? 0 : product_clocks<Policy, Tile>(bytes / Policy::kChunkBytes);
-    return TileChoice{size, costs::kLaunch + rounds * std::max(read, multiplied)};
+    return TileChoice{size, costs::kLaunch + std::max(rounds * std::max(read, multiplied), together)};
   };
   const TileChoice narrow = choice(TileSize::kNarrow, NarrowTile<kGates>{}), medium = choice(TileSize::kMedium, MediumTile<kGates>{}),
                    large = choice(TileSize::kLarge, LargeTile{});

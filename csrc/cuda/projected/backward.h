@@ -71,6 +71,10 @@ __device__ __forceinline__ void backward_projected(const ClusterBackwardCall<typ
   fetch_states(step_back(0));
   reduction.ready();
 
+  Gates<Acc> gradients[Split::kElements];
+  const auto keep_gradients = [&](int e, int64_t t) {
+    if (unit_rows[e].there()) states[e].keep(call, d, t, row0 + Split::row(e), unit0 + Split::unit(e), gradients[e]);
+  };
   for (int j = 0; j <= s.T; ++j) {
     if (j > 0) {
       typename StationaryProduct<typename Shape::Own>::Sums of_outputs;
@@ -79,9 +83,18 @@ __device__ __forceinline__ void backward_projected(const ClusterBackwardCall<typ
         reduction.send_part(output_product.warp_k(), output, row, first, second);
       });
       reduction.parts_sent();
+      if (Reduction::kWaitsForStores) {
+#pragma unroll
+        for (int e = 0; e < Split::kElements; ++e) keep_gradients(e, step_back(j - 1));
+      }
       reduction.wait_for_parts();
     }
     const int64_t t = step_back(j);
+    Acc arrived[Outputs::kElements];
+    const auto keep_arrived = [&](int e) {
+      const int64_t place = ((t * s.N + row0 + places.row(e)) * s.D + d) * s.P + output0 + places.output(e);
+      if (output_rows[e].there()) call.dhidden[place] = arrived[e];
+    };
 #pragma unroll
     for (int e = 0; e < Outputs::kElements; ++e) {
       if (!places.mine(e)) continue;
@@ -93,14 +106,18 @@ __device__ __forceinline__ void backward_projected(const ClusterBackwardCall<typ
       }
       IO x{};
       if (output_rows[e].there()) {
-        const Acc dh = outputs[e].arriving(output_rows[e], t, sum);
-        call.dhidden[((t * s.N + n) * s.D + d) * s.P + output] = dh;
-        Rounding<Acc>::store(x, dh);
+        arrived[e] = outputs[e].arriving(output_rows[e], t, sum);
+        Rounding<Acc>::store(x, arrived[e]);
       }
       reduction.send(places, e, x);
+      if (!Reduction::kWaitsForStores) keep_arrived(e);
     }
     if (j == s.T) break;
     reduction.sent();
+    if (Reduction::kWaitsForStores) {
+#pragma unroll
+      for (int e = 0; e < Outputs::kElements; ++e) keep_arrived(e);
+    }
     if (j + 1 < s.T) fetch_outputs(step_back(j + 1));
     reduction.wait_for_outputs();
     typename StationaryProduct<typename Shape::Shared>::Sums of_hidden;
@@ -118,7 +135,8 @@ __device__ __forceinline__ void backward_projected(const ClusterBackwardCall<typ
 #pragma unroll
       for (int w = 0; w < Shape::Shared::kWarpsK; ++w) dh += sums[Shape::sum_at(w, row, unit)];
       IO* passed = own(row) + unit;
-      states[e].step(call, unit_rows[e], d, t, row0 + row, unit0 + unit, dh, passed, passed, Shape::kUnits);
+      gradients[e] = states[e].step(unit_rows[e], t, dh, passed, passed, Shape::kUnits);
+      if (!Reduction::kWaitsForStores) keep_gradients(e, t);
     }
     __syncthreads();
     if (j + 1 < s.T) fetch_states(step_back(j + 1));

@@ -32,6 +32,8 @@ template <class Shape, bool kCluster>
 class ClusterReduction {
  public:
   using IO = typename Shape::IO;
+  // Whether parts_sent and sent wait until all is there that the block has stored before.
+  static constexpr bool kWaitsForStores = false;
 
   // `rows` of the batch; how many times parts and outputs come. Nothing may be sent before `ready`.
   __device__ __forceinline__ ClusterReduction(unsigned char* shared, const Slices& slices, int block, int blocks, int rows,
@@ -138,6 +140,7 @@ template <class Shape>
 class GridReduction {
  public:
   using IO = typename Shape::IO;
+  static constexpr bool kWaitsForStores = true;
   static constexpr int kRowBytes = Shape::kMostOutputs * sizeof(IO);
 
   __device__ __forceinline__ GridReduction(unsigned char* shared, const ProjectedGridMemory& memory, int64_t group, const Slices& slices,
@@ -149,7 +152,10 @@ class GridReduction {
         sent_parts_(memory.parts + group * slices.count * slice_floats()),
         block_(block),
         blocks_(blocks),
-        rows_(rows) {}
+        rows_(rows),
+        places_shift_(slices.shift - 1) {
+    for (int pairs = 1; pairs < (rows + 1) / 2; pairs *= 2) ++places_shift_;
+  }
 
   __device__ __forceinline__ void ready() const { __syncthreads(); }
   __device__ __forceinline__ void done() const {}
@@ -169,9 +175,10 @@ class GridReduction {
     // The pairs of rows that were sent stand first in each source's part.
     const int pieces = parts_.slices.size() * ((rows_ + 1) / 2) * 2 / 4, stride = Shape::part_floats(parts_.slices);
     const float* from = sent_parts_ + block_ * slice_floats();
-    for (int piece = threadIdx.x; piece < parts_.sources * pieces; piece += Shape::kThreads) {
-      const int at = piece / pieces * stride + piece % pieces * 4;
-      ptx::cp_async_16(parts_.parts + at, from + at, true);
+    // As many places for each source, a power of two: what would take a division for every piece takes a shift.
+    for (int place = threadIdx.x; place < parts_.sources << places_shift_; place += Shape::kThreads) {
+      const int piece = place & ((1 << places_shift_) - 1), at = (place >> places_shift_) * stride + piece * 4;
+      if (piece < pieces) ptx::cp_async_16(parts_.parts + at, from + at, true);
     }
     copied();
   }
@@ -188,11 +195,8 @@ class GridReduction {
   __device__ __forceinline__ void wait_for_outputs() {
     all_outputs_ += parts_.slices.count;
     wait(counters_ + GridMemory::kCounterStride, all_outputs_);
-    const int pieces = (parts_.slices.outputs() * static_cast<int>(sizeof(IO)) + 15) / 16;
-    for (int piece = threadIdx.x; piece < rows_ * pieces; piece += Shape::kThreads) {
-      const int row = piece / pieces, byte = piece % pieces * 16;
-      ptx::cp_async_16(state_ + row * Shape::Shared::kStateStride + byte, sent_states_ + row * kRowBytes + byte, true);
-    }
+    copy_rows<Shape>(state_, Shape::Shared::kStateStride, sent_states_, kRowBytes, rows_,
+                     parts_.slices.outputs() * static_cast<int>(sizeof(IO)));
     copied();
   }
 
@@ -202,15 +206,11 @@ class GridReduction {
   // All threads: this block has written its numbers.
   __device__ __forceinline__ void count(int* counter) const {
     __syncthreads();
-    if (threadIdx.x == 0) {
-      ptx::fence_acq_rel_gpu();
-      ptx::red_release_gpu_add(counter, 1);
-    }
+    if (threadIdx.x == 0) ptx::red_release_gpu_add(counter, 1);
   }
   __device__ __forceinline__ void wait(const int* counter, int all) const {
     if (threadIdx.x == 0) {
-      while (ptx::ld_acquire_gpu(counter) < all) {
-      }
+      ptx::wait_until([&] { return ptx::ld_acquire_gpu(counter) >= all; });
     }
     __syncthreads();
   }
@@ -225,7 +225,7 @@ class GridReduction {
   int* counters_;
   unsigned char* sent_states_;
   float* sent_parts_;
-  int block_, blocks_, rows_;
+  int block_, blocks_, rows_, places_shift_;
   int all_parts_ = 0, all_outputs_ = 0;
 };
 

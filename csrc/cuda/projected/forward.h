@@ -66,6 +66,11 @@ __device__ __forceinline__ void forward_projected(const ClusterForwardCall<typen
       sums[Shape::sum_at(gates_product.warp_k(), row + 1, column)] = second;
     });
     __syncthreads();
+    ForwardStep<Acc> steps[Split::kElements];
+    const int64_t t = call.steps.step_at(d, k);
+    const auto keep_state = [&](int e) {
+      if (unit_rows[e].there()) states[e].keep(call, d, t, row0 + Split::row(e), unit0 + Split::unit(e), steps[e]);
+    };
 #pragma unroll
     for (int e = 0; e < Split::kElements; ++e) {
       if (!unit_rows[e].there()) continue;
@@ -77,8 +82,9 @@ __device__ __forceinline__ void forward_projected(const ClusterForwardCall<typen
         return total;
       };
       const RowStep at = unit_rows[e].at(call, d, k, row0 + row);
-      const Acc h = states[e].step(call, at, d, row0 + row, unit0 + unit, {sum(0), sum(1), sum(2), sum(3)});
-      Rounding<Acc>::store(own(row)[unit], h);
+      steps[e] = states[e].step(at, {sum(0), sum(1), sum(2), sum(3)});
+      Rounding<Acc>::store(own(row)[unit], steps[e].cell.h);
+      if (!Reduction::kWaitsForStores) keep_state(e);
     }
     __syncthreads();
     typename StationaryProduct<typename Shape::Own>::Sums of_outputs;
@@ -87,6 +93,10 @@ __device__ __forceinline__ void forward_projected(const ClusterForwardCall<typen
       reduction.send_part(output_product.warp_k(), output, row, first, second);
     });
     reduction.parts_sent();
+    if (Reduction::kWaitsForStores) {
+#pragma unroll
+      for (int e = 0; e < Split::kElements; ++e) keep_state(e);
+    }
     if (k + 1 < s.T) {
 #pragma unroll
       for (int e = 0; e < Split::kElements; ++e) {
@@ -94,19 +104,24 @@ __device__ __forceinline__ void forward_projected(const ClusterForwardCall<typen
       }
     }
     reduction.wait_for_parts();
+    IO finished[Outputs::kElements];
+    const auto keep_output = [&](int e) {
+      if (output_rows[e].there()) outputs[e].keep(call, d, t, row0 + places.row(e), output0 + places.output(e), s.P, finished[e]);
+    };
 #pragma unroll
     for (int e = 0; e < Outputs::kElements; ++e) {
       if (!places.mine(e)) continue;
-      const int n = row0 + places.row(e);
       const Acc sum = reduction.sum(places, e);
       IO x{};
-      if (output_rows[e].there()) {
-        const RowStep at = output_rows[e].at(call, d, k, n);
-        x = outputs[e].step(call, at, d, n, output0 + places.output(e), s.P, sum);
-      }
+      if (output_rows[e].there()) x = outputs[e].step(output_rows[e].at(call, d, k, row0 + places.row(e)), sum, finished[e]);
       if (k + 1 < s.T) reduction.send(places, e, x);
+      if (!Reduction::kWaitsForStores) keep_output(e);
     }
     if (k + 1 < s.T) reduction.sent();
+    if (Reduction::kWaitsForStores) {
+#pragma unroll
+      for (int e = 0; e < Outputs::kElements; ++e) keep_output(e);
+    }
   }
   const int first_row = ptx::made_anew(row0);
 #pragma unroll

@@ -61,7 +61,9 @@ class ProjectedClusterPlan {
         plan_(call.sizes),
         launch_(projected_cluster_kernel<Shape>(call), static_cast<int>(plan_.blocks), plan_.groups, plan_.D, Shape::kThreads,
                 Shape::kSharedBytes),
-        resident_(plan_.serves(call.sizes) && (!kCluster || device.capability >= 9) ? known_resident(device) : 0) {}
+        resident_(plan_.serves(call.sizes) && blocks_serve(plan_.blocks, kCluster) && (!kCluster || device.capability >= 9)
+                      ? known_resident(device)
+                      : 0) {}
 
   // A step for all rows: both products; what other blocks send; and twice what an exchange and what comes before it take, within a block
   // alone the barriers in place of it. Clusters that find no room wait for others to end.
@@ -71,7 +73,7 @@ class ProjectedClusterPlan {
     const Sizes& s = call_.sizes;
     const int64_t rounds = (plan_.groups * plan_.D + resident_ - 1) / resident_;
     const int64_t received = (plan_.part_bytes(s) + plan_.output_bytes(s)) * (plan_.blocks - 1) / plan_.blocks;
-    const int64_t step = kStep + plan_.kProductClocks + received / costs::kReceivedBytesPerClock;
+    const int64_t step = kStep + plan_.kProductClocks + received / costs::received_bytes_per_clock(plan_.blocks);
     return {rounds * step, costs::kLaunch + rounds * plan_.kWeightClocks};
   }
 
@@ -87,7 +89,7 @@ class ProjectedClusterPlan {
 
   const Call& call_;
   ProjectedPlan<Shape> plan_;
-  ClusterLaunch<Call> launch_;
+  ClusterLaunch<Call, kCluster> launch_;
   int resident_;
 };
 
@@ -100,7 +102,8 @@ Offer projected_grid_offer(const Call& call, const DeviceFacts& device) {
   const auto ask = [&] { return resident_blocks(projected_grid_kernel<Shape>(call), Shape::kThreads, Shape::kSharedBytes, device); };
   if (!plan.serves(s) || !blocks_fit(plan.blocks, plan.groups, plan.D, s.T, known(answer, device, ask))) return {};
   const int64_t bytes = 2 * plan.part_bytes(s) + plan.output_bytes(s);
-  return {2 * costs::kGridStep + plan.kProductClocks + bytes / costs::kCacheBytesPerClock, 2 * costs::kLaunch + plan.kWeightClocks};
+  const int64_t step = 2 * costs::kGridStep + plan.kProductClocks + costs::cache_clocks(plan.blocks * plan.groups * plan.D, bytes);
+  return {step, 2 * costs::kLaunch + plan.kWeightClocks};
 }
 
 // Where the blocks' memory lies in a workspace: `used` bytes, of which the first `cleared` are zero at the launch.

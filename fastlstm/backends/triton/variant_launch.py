@@ -34,7 +34,7 @@ class _Plan:
         )
         self.precision = "ieee" if kind == "16bit" else kind
         self.D, self.N = D, N
-        self.rows = N, D
+        self.rows = N, D, 1  # a compiled kernel wants all three
         self.block = triton.next_power_of_2(max(H, P))
 
     def product(self, state, weight, out, K, *, transposed):

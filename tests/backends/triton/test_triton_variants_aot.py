@@ -16,9 +16,9 @@ from fastlstm.reference.variant import Options
 from fastlstm.reference.variant_backward import Prepared
 
 
-def run(dtype, P, everything: bool):
-    """A forward and a backward on tensors without memory: one step of 40 rows and 200 units."""
-    T, N, D, H, outputs = 1, 40, 2, 200, P or 200
+def run(dtype, P, everything: bool, T=1):
+    """A forward and a backward on tensors without memory: T steps of 40 rows and 200 units."""
+    N, D, H, outputs = 40, 2, 200, P or 200
 
     def empty(*shape, dtype=dtype):
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -59,3 +59,20 @@ def test_compiles_without_spilling(dtype, P, everything, capability, tmp_path, m
         assert stack_bytes(compiled, tmp_path / "kernel") == 0, compiled.metadata.name
     kinds = {"product", "cell", "cell_backward", "initial"} | ({"emit", "arrive"} if P else set())
     assert seen == {f"lstm_variant_kernel_{kind}" for kind in kinds}
+
+
+@pytest.mark.parametrize("P", [None, 100])
+def test_later_steps_go_to_the_compiled_kernels(P, monkeypatch):
+    T, D = 3, 2
+    launches = record(monkeypatch, lambda: run(torch.float32, P, True, T))
+    found = {}
+    for launched in launches:
+        name = launched.kernel.__name__.removeprefix("lstm_variant_kernel_")
+        found.setdefault(name, []).append(launched)
+    for name in ("cell", "cell_backward", *(["emit", "arrive"] if P else [])):
+        assert [launched.compiled for launched in found[name]] == [False] + [True] * (T - 1)
+        assert {launched.grid for launched in found[name]} == {(40, D, 1)}
+        parameters = [p.name for p in found[name][0].kernel.params]
+        steps = [launched.arguments[parameters.index("s")] for launched in found[name]]
+        assert steps == list(range(T))
+    assert len(found["product"]) == (4 if P else 2) * T + 1

@@ -35,9 +35,9 @@ __global__ void every_ptx_kernel(float* floats, uint32_t* words, int* flag, cons
   ptx::mma_tf32(d, a, b);
   floats[lane] = d[0] + d[1] + d[2] + d[3];
 
-  ptx::fence_acq_rel_gpu();
   ptx::red_release_gpu_add(flag, 1);
   while (ptx::ld_acquire_gpu(flag) < 2) ptx::nanosleep(20);
+  ptx::wait_until([&] { return ptx::ld_acquire_gpu(flag) > 2; });
   ptx::st_release_gpu(flag, 0);
   ptx::st_relaxed_gpu(flag + 1, ptx::ld_relaxed_gpu(flag));
 
@@ -60,5 +60,6 @@ __global__ void every_ptx_kernel(float* floats, uint32_t* words, int* flag, cons
   ptx::mbarrier_arrive(mbarrier);
   ptx::mbarrier_arrive_remote(there);
   if (!ptx::mbarrier_try_wait(mbarrier, 0)) ptx::mbarrier_wait(mbarrier, 0);
+  ptx::fence_acquire_shared_cluster();
   ptx::fence_proxy_async();
 }

@@ -126,6 +126,15 @@ __global__ void misuse_kernel(int which, int* memory) {
         while (ptx::ld_cluster_32(own) != 1) ptx::mbarrier_try_wait(mbarrier, 0);
       }
       break;
+    case 23:  // a cluster of one block
+      if (thread == 0) {
+        const uint32_t own = ptx::shared_address(shared + 64);
+        ptx::mbarrier_init(mbarrier, 1);
+        ptx::mbarrier_arrive_expect_tx(mbarrier, 4);
+        ptx::st_async_32(own, 1, ptx::shared_address(mbarrier));
+        ptx::mbarrier_wait(mbarrier, 0);
+      }
+      break;
     default:
       break;
   }
@@ -137,7 +146,7 @@ __global__ void shape_kernel() {}
 
 cudaError_t launch_misuse(int which, int* memory, cudaStream_t stream) {
   Shape shape{2, 64, 256};
-  shape.cluster = 2;
+  shape.cluster = which == 23 ? 1 : 2;
   return launch(shape, stream, misuse_kernel, which, memory);
 }
 
