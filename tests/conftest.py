@@ -18,6 +18,12 @@ os.environ.setdefault("FASTLSTM_POISON", "1")
 torch.set_num_threads(int(os.environ.get("FASTLSTM_TEST_THREADS", "1")))
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all", action="store_true", help="the long sweeps too, which a release runs (marked sweep)"
+    )
+
+
 def pytest_configure(config):
     if feature_table.RECORD in os.environ:
         config.pluginmanager.register(feature_table.Recorder(os.environ[feature_table.RECORD]))
@@ -32,7 +38,12 @@ def pytest_report_header(config):
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {built}"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--all"):
+        skip = pytest.mark.skip(reason="a long sweep: ./run test --all")
+        for item in items:
+            if "sweep" in item.keywords:
+                item.add_marker(skip)
     # Workers take the files in this order: a long one at the end would leave the others idle.
     long = {item.path for item in items if "slow" in item.keywords}
     items.sort(key=lambda item: item.path not in long)
