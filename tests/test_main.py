@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import fastlstm
-from fastlstm import __main__, backends
-from fastlstm.backends import native, report
+from fastlstm import __main__
+from fastlstm.backends import native, report, table
 
 ROOT = Path(fastlstm.__file__).parents[1]
 
@@ -26,8 +26,8 @@ def test_json_names_every_device_and_dtype(capsys):
     for device in ("cpu", "cuda"):
         for dtype in ("float64", "float32", "bfloat16", "float16"):
             entry = served[device, dtype]
-            call = backends.Call(device, getattr(torch, dtype))
-            for row in backends.TABLE:
+            call = table.Call(device, getattr(torch, dtype))
+            for row in table.TABLE:
                 assert entry["refused"].get(row.name) == row.reject(call)
             assert entry["backend"] not in entry["refused"]
     assert str(ROOT) not in json.dumps(found)

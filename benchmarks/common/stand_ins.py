@@ -88,17 +88,17 @@ def fake_backends() -> dict[str, str]:
 
     For the rest of the process: only a child of a dry run calls it.
     """
-    from fastlstm import backends
+    from fastlstm.backends import table
 
     families = stand_ins()
 
     def reject(call):
-        return None if call.dtype in backends.DTYPES else f"no {call.dtype} in a dry run"
+        return None if call.dtype in table.DTYPES else f"no {call.dtype} in a dry run"
 
-    rows = [backends.Backend(name, family, reject) for name, family in families.items()]
-    kept = [row for row in backends.TABLE if row.name not in families]
-    backends.TABLE = (*rows, *kept)
-    backends.NAMES = ("auto", *(row.name for row in backends.TABLE))
+    rows = [table.Backend(name, family, reject) for name, family in families.items()]
+    kept = [row for row in table.TABLE if row.name not in families]
+    table.TABLE = (*rows, *kept)
+    table.NAMES = ("auto", *(row.name for row in table.TABLE))
     return families
 
 

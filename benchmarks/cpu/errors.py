@@ -73,8 +73,7 @@ class Contender:
 
 def contenders() -> list[Contender]:
     """Those of this machine; what turns out not to run says so in its row."""
-    from fastlstm import backends
-    from fastlstm.backends import native
+    from fastlstm.backends import native, table
 
     found = [Contender(NN_LSTM, "cpu"), Contender("reference", "cpu")]
     if native.load() is None:
@@ -87,7 +86,7 @@ def contenders() -> list[Contender]:
     gpu = torch.cuda.is_available()
     if gpu:
         found.append(Contender(NN_LSTM, "gpu"))
-    names = [row.name for row in backends.TABLE if row.name in stand_ins.BACKENDS]
+    names = [row.name for row in table.TABLE if row.name in stand_ins.BACKENDS]
     return found + [Contender(name, "gpu" if gpu else "simulated") for name in names]
 
 

@@ -8,7 +8,7 @@ from pairs import needs_library
 
 from benchmarks.cpu import cli, errors
 from benchmarks.cpu.errors import NN_LSTM, Contender
-from fastlstm import functional
+from fastlstm.ops import layer as layer_ops
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_errors_are_of_the_size_of_a_rounding():
 
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])
 def test_a_wrong_number_shows_and_is_named(wrong, monkeypatch):
-    right = functional.layer_ops.layer
+    right = layer_ops.layer
 
     def layer(family, args, save_tape):
         results = right(family, args, save_tape)
@@ -43,7 +43,7 @@ def test_a_wrong_number_shows_and_is_named(wrong, monkeypatch):
             return results
         return (results[0], results[1] + wrong, *results[2:])
 
-    monkeypatch.setattr(functional.layer_ops, "layer", layer)
+    monkeypatch.setattr(layer_ops, "layer", layer)
     row = errors.measure(Contender("reference", "cpu"), "float32")
     assert not row["results"] < 1e-4
     assert row["worst"]["results"].startswith("h_n, ")

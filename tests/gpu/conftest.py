@@ -56,10 +56,10 @@ def device():
 @pytest.fixture(params=stand_ins.BACKENDS)
 def backend(request, device):
     """Each GPU backend by name, where it serves this device."""
-    from fastlstm import backends
+    from fastlstm.backends import table
 
-    row = next(row for row in backends.TABLE if row.name == request.param)
-    reason = row.reject(backends.Call.of(device, torch.float32))
+    row = next(row for row in table.TABLE if row.name == request.param)
+    reason = row.reject(table.Call.of(device, torch.float32))
     if reason:
         pytest.skip(f"{request.param}: {reason}")
     return request.param

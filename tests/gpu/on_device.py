@@ -12,7 +12,8 @@ from op_cases import Case, rounded_products
 
 from benchmarks.common import stand_ins
 from benchmarks.common.precision import fp32_precision
-from fastlstm import FastLSTM, backends
+from fastlstm import FastLSTM
+from fastlstm.backends import table
 from fastlstm.testing import judge, map_tensors, relative_errors, run
 
 DRY = stand_ins.is_dry()
@@ -29,7 +30,7 @@ KINDS = {
 
 def family_of(backend: str) -> str:
     """The family of ops behind a backend's row."""
-    return next(row.family for row in backends.TABLE if row.name == backend)
+    return next(row.family for row in table.TABLE if row.name == backend)
 
 
 def scaled(value: int, dry: int) -> int:

@@ -5,7 +5,7 @@ import torch
 from on_device import KINDS, check_kind, scaled
 from op_cases import Case
 
-from fastlstm import backends
+from fastlstm.backends import table
 from fastlstm.backends.triton import configs
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned_empty")]
@@ -14,8 +14,8 @@ ways = pytest.mark.parametrize("way", configs.WAYS)
 
 @pytest.fixture(autouse=True)
 def triton_serves(device):
-    row = next(row for row in backends.TABLE if row.name == "triton")
-    reason = row.reject(backends.Call.of(device, torch.float32))
+    row = next(row for row in table.TABLE if row.name == "triton")
+    reason = row.reject(table.Call.of(device, torch.float32))
     if reason:
         pytest.skip(f"triton: {reason}")
 

@@ -2,16 +2,16 @@
 
 import contextlib
 
-from fastlstm import backends
+from fastlstm.backends import table
 
 
 @contextlib.contextmanager
 def served_here(name: str, family: str):
     """`backend=name` runs `family` on CPU tensors."""
-    before = backends.TABLE
-    row = backends.Backend(name, family, lambda call: None)
-    backends.TABLE = tuple(row if r.name == name else r for r in before)
+    before = table.TABLE
+    row = table.Backend(name, family, lambda call: None)
+    table.TABLE = tuple(row if r.name == name else r for r in before)
     try:
         yield
     finally:
-        backends.TABLE = before
+        table.TABLE = before

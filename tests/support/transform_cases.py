@@ -10,7 +10,8 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp
 from torch.func import vmap as mapped
 
-from fastlstm import FastLSTM, FastLSTMCell, backends
+from fastlstm import FastLSTM, FastLSTMCell
+from fastlstm.backends import table
 from fastlstm.ops import layer as layer_ops
 from fastlstm.reference import lstm as reference
 
@@ -28,7 +29,7 @@ def tangents_of(leaves):
 
 
 def family_of(backend: str) -> str:
-    return next(row.family for row in backends.TABLE if row.name == backend)
+    return next(row.family for row in table.TABLE if row.name == backend)
 
 
 # Of a function of a tuple of tensors: what the transform gives, on the tensors and on tangents.
