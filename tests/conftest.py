@@ -19,9 +19,7 @@ torch.set_num_threads(int(os.environ.get("FASTLSTM_TEST_THREADS", "1")))
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--all", action="store_true", help="the long sweeps too, which a release runs (marked sweep)"
-    )
+    parser.addoption("--all", action="store_true", help="long sweeps too (marked sweep)")
 
 
 def pytest_configure(config):

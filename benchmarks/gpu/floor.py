@@ -16,8 +16,8 @@ the recurrence: the input product, and in training the gradients of input and we
 
 The constants are Hopper's: 132 SMs at 1.8 GHz; published micro-benchmarks give distributed shared
 memory 181-213 cycles and 16-21 bytes a clock, an mma.sync every 6.3 clocks per quarter of an SM, 15
-clusters of 8 and 7 of 16 resident; 5.5 TB/s from L2; 128 bytes a clock from shared memory; 4 bytes x
-64 Ki registers and 227 KiB shared memory an SM. Exchange latencies are those that other recurrent
+clusters of 8 and 7 of 16 resident; 5.5 TB/s from L2; 128 bytes a clock from shared memory; 4 bytes
+x 64 Ki registers and 227 KiB shared memory an SM. Exchange latencies are those that other recurrent
 kernels report (flags through L2 0.75 us, st.async with mbarrier 0.2 us). It is a yardstick: on
 another GPU it is a rough one, and a kernel may beat it by an exchange that is faster than these.
 """
