@@ -34,7 +34,8 @@ ONE_LAUNCH = {
     "lstm": {"16bit": 512, "tf32": 256, "ieee": 256},
     "triton": {"16bit": 256, "tf32": 192, "ieee": 96},
 }
-ONE_LAUNCH_PROJECTED = 512  # of the compiled kernels, with P up to half of H
+# Of the compiled kernels, with P up to half of H.
+ONE_LAUNCH_PROJECTED = {"16bit": 512, "tf32": 512, "ieee": 448}
 # Where each step is a launch, more than these rows times units leave no room beside one layer.
 MOST_LAUNCHED = 16 * 512
 
@@ -73,7 +74,7 @@ def chunk_steps(
     kind = _kind(dtype)
     most = ONE_LAUNCH[family if family in ONE_LAUNCH else "lstm"][kind]
     if projected and family != "triton":
-        most = ONE_LAUNCH_PROJECTED
+        most = ONE_LAUNCH_PROJECTED[kind]
     one_launch = most >= H
     captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     if L == 1 or asked == "0":
