@@ -189,7 +189,7 @@ def test_with_ptx_of_an_older_gpu_no_kernel_for_clusters_is_offered(kind):
 
 
 def test_clusters_that_find_no_room_wait():
-    with family.simulated(**H200 | {"multiprocessors_together": 16}):  # 33 of 4 blocks, 32 wanted
+    with family.simulated(multiprocessors=136, multiprocessors_together=17):  # 32 of 4 blocks
         roomy = offered("cluster", "bfloat16", 1024, 256, 512)
     with family.simulated(multiprocessors=128, multiprocessors_together=8):  # none of 16 blocks
         tight = offered("cluster", "bfloat16", 1024, 256, 512)
