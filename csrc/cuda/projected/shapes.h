@@ -22,7 +22,8 @@ struct ProjectedForwardShapes {
     if constexpr (sizeof(typename Policy::IO) == 2) {
       if constexpr (kTilesN == 1) use(ProjectedForwardShape<Part<8, 1, 4, 4, 0>, Part<4, 2, 1, 4, 0>, 1>{});
       use(ProjectedForwardShape<Part<8, 1, 2, 8, 0>, Part<8, 1, 1, 4, 0>, kMostInCluster>{});
-      use(ProjectedForwardShape<Part<8, 1, 2, 8, 8>, Part<8, 1, 2, 4, 0>, kMostInCluster>{});
+      constexpr int kLess = kTilesN == 1 ? 0 : 2;  // with the sums of 16 rows, ptxas spills
+      use(ProjectedForwardShape<Part<8, 1, 2, 8 - kLess, 8 + kLess>, Part<8, 1, 2, 4, 0>, kMostInCluster>{});
     } else if constexpr (std::is_same_v<Policy, Float32Product>) {
       constexpr int kLess = kTilesN == 1 ? 0 : 2;  // with the sums of 16 rows, ptxas spills
       if constexpr (kTilesN == 1) use(ProjectedForwardShape<Part<8, 1, 2, 6, 2>, Part<4, 2, 1, 4, 0>, 1>{});
