@@ -10,6 +10,7 @@ from functools import cache
 import pytest
 from cuda_usage import find_cuobjdump
 
+from benchmarks.common.machine import ROOT
 from benchmarks.gpu import costs
 
 pytestmark = pytest.mark.skipif(
@@ -21,8 +22,8 @@ pytestmark = pytest.mark.skipif(
 def machine_code(source: str, folder, *flags: str) -> dict[str, Counter]:
     """{kernel: how often each instruction}, kernels by their mangled names."""
     cubin = folder / f"{source}.cubin"
-    command = ["nvcc", "-std=c++17", "-O3", "-arch=sm_90a", "-cubin", *flags, *costs.includes()]
-    command += ["-o", str(cubin), str(costs.SOURCES / f"{source}.cu")]
+    command = ["nvcc", "-std=c++17", "-O3", "-arch=sm_90a", "-cubin", *flags]
+    command += [f"-I{ROOT / 'csrc'}", "-o", str(cubin), str(costs.SOURCES / f"{source}.cu")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     dump = [find_cuobjdump(), "-sass", str(cubin)]
