@@ -5,6 +5,7 @@ import sys
 from . import functional, init
 from ._version import __version__
 from .interop import dynamo, flops, onnx, opacus, quantization
+from .interop.aten import decompositions
 from .interop.convert import convert
 from .interop.keras import from_keras
 from .nn.cell import FastLSTMCell
@@ -15,6 +16,7 @@ __all__ = [
     "FastLSTMCell",
     "__version__",
     "convert",
+    "decompositions",
     "from_keras",
     "functional",
     "init",

@@ -64,6 +64,7 @@ FEATURES = {
     "compiled func": "torch.compile of `grad`, `vmap`, `jvp`",
     "export": "torch.export, strict and not, any T and N",
     "archives": "`torch.export.save`, AOTInductor: loaded in a fresh process",
+    "aten": "exported programs of ATen's ops alone (`decompositions`)",
     "repeat": "the same bits again",
     "distributed": "DDP, FSDP2, DTensors",
 }
