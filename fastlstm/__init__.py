@@ -5,6 +5,7 @@ import sys
 from . import functional, init
 from ._version import __version__
 from .interop import dynamo, flops, onnx, opacus, quantization
+from .interop.aten import decompositions
 from .interop.convert import convert
 from .interop.keras import from_keras
 from .nn.cell import FastLSTMCell
@@ -15,6 +16,7 @@ __all__ = [
     "FastLSTMCell",
     "__version__",
     "convert",
+    "decompositions",
     "from_keras",
     "functional",
     "init",
@@ -36,4 +38,4 @@ dynamo.tell_dynamo()
 flops.tell_counters()
 onnx.tell_exporter()
 quantization.tell_quantization()
-opacus.tell_validator()
+opacus.tell_opacus()

@@ -185,6 +185,28 @@ def check_pair(name: str, states) -> None:
         raise ValueError(f"{name}: got ({got}), expected a pair of tensors (h0, c0){zeros}")
 
 
+def swapped_states(states) -> tuple[Tensor, Tensor]:
+    """States of (L*D, N, ...) as (N, L*D, ...), and the other way round."""
+    return tuple(s.transpose(0, 1) for s in states)
+
+
+def layers_first(hx, *shapes: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """hx of (N, L*D, P) and (N, L*D, H) as the layers take them, of these shapes.
+
+    Raises:
+        ValueError: it is no pair of tensors, or not of such shapes.
+    """
+    check_pair("hx", hx)
+    names = ("hx[0] (h0)", "(N, L*D, P)"), ("hx[1] (c0)", "(N, L*D, H)")
+    for state, (rows, N, width), (name, said) in zip(hx, shapes, names, strict=True):
+        if state.shape != (N, rows, width):
+            raise ValueError(
+                f"{name}: got shape {tuple(state.shape)}, expected {(N, rows, width)}, {said} for "
+                "batch_first_states=True"
+            )
+    return swapped_states(hx)
+
+
 def check_states(hx, h_shape: tuple[int, ...], c_shape: tuple[int, ...], like: Tensor) -> None:
     """That hx is a pair (h0, c0) of these shapes, of `like`'s dtype and on its device."""
     check_pair("hx", hx)

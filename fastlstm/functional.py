@@ -1,6 +1,7 @@
 """`lstm`: a stack of LSTM layers as a function of its input, states and weights."""
 
 import contextlib
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -12,10 +13,13 @@ from .checks import (
     check_norms,
     check_reset_mask,
     check_stack,
+    layers_first,
     probability,
+    swapped_states,
     zoneout_pair,
 )
 from .precision import autocast_dtype, to_autocast
+from .stack.between import variational
 from .stack.checkpoint import layers as checkpointing
 from .stack.run import run_layers
 from .weights import LayerNormWeights, LSTMWeights, Variant
@@ -38,6 +42,9 @@ def lstm(
     weight_dropout: float = 0.0,
     zoneout: float | tuple[float, float] = 0.0,
     checkpoint_every: int | bool | None = None,
+    variational_dropout: bool = False,
+    batch_first_states: bool = False,
+    return_layer_outputs: bool = False,
     backend: str = "auto",
 ):
     """A (multi-layer, bidirectional, projected) LSTM with its weights as arguments.
@@ -71,11 +78,15 @@ def lstm(
         and the papers.
         checkpoint_every: keep states every so many steps instead of a tape of all, and have the
         backward run the forward of these steps again: see `FastLSTM`.
+        variational_dropout: `dropout` draws one mask (N, D*P) for all steps.
+        batch_first_states: hx, h_n and c_n are (N, L*D, P) and (N, L*D, H).
+        return_layer_outputs: also return the outputs of all layers.
         backend: "auto", or a name of `fastlstm.backends.NAMES`.
 
     Returns:
-        output (T, N, D*P) laid out like input, (h_n (L*D, N, P), c_n (L*D, N, H)), and with
-        return_cell_sequence cells (T, N, D*H), laid out like output.
+        output (T, N, D*P) laid out like input, (h_n (L*D, N, P), c_n (L*D, N, H)), with
+        return_cell_sequence cells (T, N, D*H), laid out like output, and with return_layer_outputs
+        a tuple of L outputs, each before dropout and laid out like output, which is the last.
 
     Raises:
         ValueError: an argument's shape, dtype or device does not fit the others; the text names it.
@@ -99,6 +110,10 @@ def lstm(
         if layer_norm is not None:
             norms = [LayerNormWeights(*(to_autocast(a, wanted) for a in n)) for n in variant.norms]
             variant = variant._replace(norms=norms)
+    if batch_first_states and hx is not None:
+        check_stack(input, weights, None, D, batch_first)
+        N, (H4, P) = input.shape[0 if batch_first else 1], weights[0].weight_hh.shape
+        hx = layers_first(hx, (len(weights), N, P), (len(weights), N, H4 // 4))
     check_stack(input, weights, hx, D, batch_first)
     if layer_norm is not None:
         check_norms(variant.norms, len(weights), weights[0].weight_hh.shape[0] // 4, input)
@@ -117,7 +132,10 @@ def lstm(
             input.new_zeros(len(weights), N, weights[0].weight_hh.shape[1]),
             input.new_zeros(len(weights), N, H),
         )
-    between = (lambda y: F.dropout(y, dropout, True)) if training and dropout else None
+    between, outputs = None, [] if return_layer_outputs else None
+    if training and dropout:
+        drop = variational if variational_dropout else F.dropout
+        between = functools.partial(drop, p=dropout)
     with torch.autocast(input.device.type, enabled=False) if wanted else contextlib.nullcontext():
         output, h_n, c_n, cells = run_layers(
             input,
@@ -131,8 +149,12 @@ def lstm(
             backend=backend,
             variant=variant,
             checkpoint_every=every,
+            layer_outputs=outputs,
         )
     if batch_first:
         output = output.transpose(0, 1)
         cells = None if cells is None else cells.transpose(0, 1)
-    return (output, (h_n, c_n), cells) if return_cell_sequence else (output, (h_n, c_n))
+        outputs = None if outputs is None else [y.transpose(0, 1) for y in outputs]
+    states = swapped_states((h_n, c_n)) if batch_first_states else (h_n, c_n)
+    outputs = None if outputs is None else (*outputs, output)
+    return output, states, *(more for more in (cells, outputs) if more is not None)

@@ -54,9 +54,9 @@ def convert(
 
     Args:
         backend, checkpoint_every, weight_dtype: for the modules made here; see `FastLSTM`.
-        variants: layer_norm, recurrent_dropout, weight_dropout or zoneout for every FastLSTM made
-            here, as for its constructor. layer_norm adds parameters: an optimizer must be told of
-            them.
+        variants: layer_norm, recurrent_dropout, weight_dropout, zoneout, variational_dropout,
+            batch_first_states or return_layer_outputs for every FastLSTM made here, as for its
+            constructor. layer_norm adds parameters: an optimizer must be told of them.
         report: takes one `Converted` for every LSTM found; then nothing is warned of.
 
     Raises:

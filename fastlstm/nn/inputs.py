@@ -9,8 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from ..checks import check_lengths, check_pair, check_reset_mask, check_states
+from ..checks import (
+    check_lengths,
+    check_pair,
+    check_reset_mask,
+    check_states,
+    layers_first,
+    swapped_states,
+)
 from ..precision import autocast_dtype, to_autocast
+from ..stack.between import variational
 from ..stack.run import run_layers
 from ..torch_classes import LSTM
 from . import nested
@@ -23,6 +31,28 @@ from .variant_settings import refuse_variants, variant_of
 
 def call(module, input, hx, lengths, reset_mask, return_cell_sequence):
     """What `FastLSTM.forward` gives for its arguments."""
+    given = lengths, reset_mask, return_cell_sequence
+    if not module.batch_first_states or proxies(input, hx):
+        return _call(module, input, hx, *given)
+    N = _rows(module, input)
+    if N is None:
+        return _call(module, input, hx, *given)
+    if hx is not None:
+        hx = layers_first(hx, *state_shapes(module, N))
+    output, states, *more = _call(module, input, hx, *given)
+    return output, swapped_states(states), *more
+
+
+def _rows(module, input) -> int | None:
+    """N of a call, None where there is none."""
+    if isinstance(input, PackedSequence):
+        return int(input.batch_sizes[0])
+    if nested.is_nested(input):
+        return input.shape[0]
+    return input.shape[0 if module.batch_first else 1] if input.dim() == 3 else None
+
+
+def _call(module, input, hx, lengths, reset_mask, return_cell_sequence):
     given = hx, lengths, reset_mask, return_cell_sequence
     if type(input) is not Tensor:
         if isinstance(input, PackedSequence):
@@ -39,6 +69,7 @@ def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
     if dims == 2 and isinstance(hx, Tensor) and hx.dim() == 3 and len(hx) == 2:
         hx = hx[0], hx[1]  # nn.LSTM takes such a tensor for unbatched input
     plain = lengths is None and reset_mask is None and not return_cell_sequence
+    plain = plain and not module.return_layer_outputs
     values = weights_by_name(module, module._flat_weights_names)
     if plain and dims in (2, 3):
         result = whole_stack(module, input, hx, values)
@@ -73,16 +104,15 @@ def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
         lengths = check_lengths(lengths, T, N, x.device)
     if reset_mask is not None:
         reset_mask = check_reset_mask(reset_mask, T, N, x.device, layout)
-    output, h_n, c_n, cells = _run(
+    output, states, *more = _run(
         module, x, h0, c0, layers, lengths, reset_mask, return_cell_sequence, wanted
     )
     if dims == 2:
-        output, h_n, c_n = output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
-        cells = None if cells is None else cells.squeeze(1)
-    elif module.batch_first:
-        output = output.transpose(0, 1)
-        cells = None if cells is None else cells.transpose(0, 1)
-    return (output, (h_n, c_n)) if cells is None else (output, (h_n, c_n), cells)
+        states = [s.squeeze(1) for s in states]
+        return _laid_out(lambda s: s.squeeze(1), output, states, *more)
+    if module.batch_first:
+        return _laid_out(lambda s: s.transpose(0, 1), output, states, *more)
+    return _laid_out(lambda s: s, output, states, *more)
 
 
 def _call_packed(module, input, hx, lengths, reset_mask, return_cell_sequence):
@@ -103,7 +133,8 @@ def _call_packed(module, input, hx, lengths, reset_mask, return_cell_sequence):
         )
     states = _checked_states(module, hx, data, packing.N, wanted)
     h0, c0 = states if hx is None else module.permute_hidden(states, sorted_indices)
-    if torch.jit.is_tracing() and reset_mask is None and not return_cell_sequence:
+    plain = reset_mask is None and not (return_cell_sequence or module.return_layer_outputs)
+    if torch.jit.is_tracing() and plain:
         return _as_torch(module, input, hx, True)
     if reset_mask is not None:
         layout = "(N, T)" if module.batch_first else "(T, N)"
@@ -111,7 +142,7 @@ def _call_packed(module, input, hx, lengths, reset_mask, return_cell_sequence):
         if sorted_indices is not None:
             reset_mask = reset_mask.index_select(1, sorted_indices)
     lengths = None if packing.lengths is None else packing.lengths.to(data.device)
-    output, h_n, c_n, cells = _run(
+    output, states, *more = _run(
         module,
         packing.pad(data),
         h0,
@@ -122,13 +153,13 @@ def _call_packed(module, input, hx, lengths, reset_mask, return_cell_sequence):
         return_cell_sequence,
         wanted,
         packing,
+        sorted_indices,
     )
 
     def pack(sequence):
         return PackedSequence(packing.pack(sequence), batch_sizes, sorted_indices, unsorted_indices)
 
-    states = module.permute_hidden((h_n, c_n), unsorted_indices)
-    return (pack(output), states) if cells is None else (pack(output), states, pack(cells))
+    return _laid_out(pack, output, module.permute_hidden(states, unsorted_indices), *more)
 
 
 def _checked_states(module, hx, data, N, wanted):
@@ -161,7 +192,7 @@ def _call_nested(module, input, hx, lengths, reset_mask, return_cell_sequence):
     elif reset_mask is not None:
         sizes = packing.T, packing.N, values.device, "(N, T)"
         reset_mask = check_reset_mask(reset_mask, *sizes)
-    output, h_n, c_n, cells = _run(
+    output, states, *more = _run(
         module,
         packing.pad(values),
         h0,
@@ -173,20 +204,35 @@ def _call_nested(module, input, hx, lengths, reset_mask, return_cell_sequence):
         wanted,
         packing,
     )
-    output = nested.like(input, packing.pack(output))
-    if cells is None:
-        return output, (h_n, c_n)
-    return output, (h_n, c_n), nested.like(input, packing.pack(cells))
+    return _laid_out(lambda s: nested.like(input, packing.pack(s)), output, states, *more)
 
 
-def _run(module, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=None):
+def _laid_out(layout, output, states, cells, lower):
+    """The results of a call: every sequence as `layout` makes it, and these states.
+
+    Args:
+        cells, lower: the last layer's cells, and the outputs of the layers below it, time-major;
+        None where they are not asked for.
+    """
+    output = layout(output)
+    results = output, tuple(states)
+    if cells is not None:
+        results += (layout(cells),)
+    if lower is not None:
+        results += ((*[layout(y) for y in lower], output),)
+    return results
+
+
+def _run(module, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=None, order=None):
     """`stack.run.run_layers` with this module's dropout and backend, outside of autocast; all
-    is time-major.
+    is time-major. order: which of the user's rows is which of x's, None where they are the same.
     """
     between = None
     if module.training and module.dropout and len(layers) > 1:
 
         def between(y):
+            if module.variational_dropout:
+                return variational(y, module.dropout, order)
             if packing is None:
                 return F.dropout(y, module.dropout)
             # nn.LSTM draws its mask for the packed rows, and the same seed is to give the same
@@ -196,8 +242,9 @@ def _run(module, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=
     guard = (
         contextlib.nullcontext() if wanted is None else torch.autocast(x.device.type, enabled=False)
     )
+    lower = [] if module.return_layer_outputs else None
     with guard:
-        return run_layers(
+        output, h_n, c_n, cells = run_layers(
             x,
             h0,
             c0,
@@ -210,7 +257,9 @@ def _run(module, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=
             backend=module.backend,
             variant=variant_of(module, x, wanted),
             checkpoint_every=module.checkpoint_every,
+            layer_outputs=lower,
         )
+    return output, (h_n, c_n), cells, lower
 
 
 def _refuse_lengths(lengths, beside: str) -> None:
@@ -231,11 +280,12 @@ def _as_torch(module, input, hx, plain: bool):
     result = LSTM.forward(module, input, hx)
     if plain:
         if module.training or module.layer_norm or any(module.zoneout):
-            refuse_variants(module, "torch.jit.trace")
+            # States are swapped around torch's op.
+            refuse_variants(module, "torch.jit.trace", but="batch_first_states")
         return result
     raise ValueError(
         "input: fastlstm does not take these arguments, and nn.LSTM, which does, has no "
-        "lengths, reset_mask or return_cell_sequence; leave those out"
+        "lengths, reset_mask, return_cell_sequence or return_layer_outputs; leave those out"
     )
 
 

@@ -68,6 +68,15 @@ class FastLSTM(LSTM):
             nothing else is. May be set later, and None widens what is stored. Without a gradient
             the CPU's kernels take the weights as they are; else they are widened at each call, and
             gradients for them come in bfloat16.
+        variational_dropout: `dropout` draws one mask for each row and unit of a layer's output, the
+            same at all steps (Gal & Ghahramani 2016; AWD-LSTM, Merity et al. 2018), where nn.LSTM
+            draws one at every step. It is one call of torch's dropout on ones (N, D*P), rows in the
+            user's order: one seed gives the same masks for packed, nested and padded rows.
+        batch_first_states: hx, h_n and c_n are (N, L*D, P) and (N, L*D, H), also those of `step`
+            (with L*D = L), so that `nn.DataParallel` splits states with the rows. Unbatched states
+            are as they were.
+        return_layer_outputs: also return every layer's output. On a GPU the layers then run one
+            after the other.
         backend: "auto", or a name of `fastlstm.backends.NAMES`: then that backend serves every
             call or the call fails. `python -m fastlstm` shows which backend serves what.
 
@@ -88,11 +97,13 @@ class FastLSTM(LSTM):
           so, or jagged (N, j) like it.
         * **return_cell_sequence**: also return every c_t.
 
-    Outputs: output, (h_n, c_n), and with return_cell_sequence cells
+    Outputs: output, (h_n, c_n), with return_cell_sequence cells, with return_layer_outputs outputs
         * **output**: (T, N, D*P), laid out like input; a `PackedSequence` or a NestedTensor for
           one.
         * **h_n, c_n**: like h0 and c0.
         * **cells**: (T, N, D*H), the last layer's c_t, laid out like output.
+        * **outputs**: a tuple of L, each laid out like output: what each layer gives, before
+          dropout. The last is output itself.
 
     Where this is not as `torch.nn.LSTM`: T = 0 gives an output of no steps and hx itself (there an
     error); an hx that is no pair of tensors or of the wrong dtype, a wrong hx beside a
@@ -120,6 +131,9 @@ class FastLSTM(LSTM):
     recurrent_dropout: float = 0.0
     weight_dropout: float = 0.0
     zoneout: tuple[float, float] = (0.0, 0.0)
+    variational_dropout: bool = False
+    batch_first_states: bool = False
+    return_layer_outputs: bool = False
     weight_dtype: torch.dtype | None = None
     # Inherited anyway, but not by a class that copies what stands here onto another base.
     get_expected_cell_size = LSTM.get_expected_cell_size
@@ -145,6 +159,9 @@ class FastLSTM(LSTM):
         zoneout: float | tuple[float, float] = 0.0,
         checkpoint_every: int | bool | None = None,
         weight_dtype: torch.dtype | None = None,
+        variational_dropout: bool = False,
+        batch_first_states: bool = False,
+        return_layer_outputs: bool = False,
         backend: str = "auto",
     ) -> None:
         backends.check_name(backend)
@@ -168,6 +185,9 @@ class FastLSTM(LSTM):
             recurrent_dropout=recurrent_dropout,
             weight_dropout=weight_dropout,
             zoneout=zoneout,
+            variational_dropout=variational_dropout,
+            batch_first_states=batch_first_states,
+            return_layer_outputs=return_layer_outputs,
         )
         self.weight_dtype = weight_dtype
 
@@ -204,7 +224,7 @@ class FastLSTM(LSTM):
         Args:
             x_t: (N, I), or unbatched (I,).
             state: (h, c) of the last step, of shapes (L, N, P) and (L, N, H), unbatched (L, P) and
-            (L, H); zeros if None.
+            (L, H), with batch_first_states (N, L, P) and (N, L, H); zeros if None.
 
         Returns:
             y (N, P), or unbatched (P,), and the new state.
@@ -227,7 +247,7 @@ class FastLSTM(LSTM):
         if state is not None:
             check_pair("state", state)
         time = 1 if self.batch_first and x_t.dim() == 2 else 0
-        output, state = self(x_t.unsqueeze(time), state)
+        output, state = self(x_t.unsqueeze(time), state)[:2]
         return output.squeeze(time), state
 
     @classmethod
@@ -250,7 +270,8 @@ class FastLSTM(LSTM):
         """An nn.LSTM with copies of the weights, and its settings; see `from_torch`.
 
         Raises:
-            ValueError: this has layer_norm, recurrent_dropout, weight_dropout or zoneout.
+            ValueError: this has layer_norm, recurrent_dropout, weight_dropout, zoneout,
+            variational_dropout, batch_first_states or return_layer_outputs.
         """
         refuse_variants(self, "to_torch")
         return rebuild(LSTM, self)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backends import native
+from ..checks import swapped_states
 from ..ops import transforms
 from ..precision import wide_products
 from ..stack import step as step_op
@@ -72,6 +73,11 @@ def direct_step(module, x_t: Tensor, state):
         state = (x_t.new_zeros(*lead, width) for width in state_widths(module))
     elif type(state) not in (tuple, list) or len(state) != 2:
         return None
+    swap = module.batch_first_states and x_t.dim() == 2
+    if swap and isinstance(state, (tuple, list)):
+        if any(not isinstance(s, Tensor) or s.dim() != 3 for s in state):
+            return None
+        state = swapped_states(state)
     h, c = state
     if not serves(x_t, (h, c), weights, module.backend):
         return None
@@ -83,7 +89,7 @@ def direct_step(module, x_t: Tensor, state):
         y, h_n, c_n = step_op.lstm_step(x_t, h, c, weights)
     except RuntimeError:  # what does not fit: the general way says so
         return None
-    return y, (h_n, c_n)
+    return y, swapped_states((h_n, c_n)) if swap else (h_n, c_n)
 
 
 def whole_stack(module, x: Tensor, hx, weights: list):

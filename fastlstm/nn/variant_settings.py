@@ -1,5 +1,5 @@
 """What a FastLSTM has beyond nn.LSTM, as its attributes and parameters: `layer_norm`,
-`recurrent_dropout`, `weight_dropout` and `zoneout`."""
+`recurrent_dropout`, `weight_dropout` and `zoneout`, and what a call takes and gives otherwise."""
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ PLAIN = {
     "recurrent_dropout": 0.0,
     "weight_dropout": 0.0,
     "zoneout": (0.0, 0.0),
+    "variational_dropout": False,
+    "batch_first_states": False,
+    "return_layer_outputs": False,
 }
 
 
@@ -23,14 +26,14 @@ def variants_of(module: nn.Module) -> dict:
     return {name: value for name, value in found.items() if value != PLAIN[name]}
 
 
-def refuse_variants(module: nn.Module, what: str) -> None:
-    """A ValueError where nn.LSTM cannot be what `module` is."""
-    variants = variants_of(module)
+def refuse_variants(module: nn.Module, what: str, but: str | None = None) -> None:
+    """A ValueError where nn.LSTM cannot be what `module` is; `but`: which of it does not matter."""
+    variants = {name: value for name, value in variants_of(module).items() if name != but}
     if variants:
         names = ", ".join(f"{name}={value!r}" for name, value in variants.items())
         raise ValueError(
-            f"{what}: nn.LSTM cannot express {names}. Dropouts and zoneout that are no longer "
-            "wanted can be set to 0 on the module first"
+            f"{what}: nn.LSTM cannot express {names}. What but layer_norm is no longer wanted "
+            "can be set to 0 or False on the module first"
         )
 
 
@@ -69,9 +72,9 @@ def norms_of(
 
 def checked(name: str, value):
     """The value of one of these settings as the module keeps it; see `take_variants`."""
-    if name == "layer_norm":
+    if isinstance(PLAIN[name], bool):
         if not isinstance(value, bool):
-            raise TypeError(f"layer_norm: got {type(value).__name__}, expected a bool")
+            raise TypeError(f"{name}: got {type(value).__name__}, expected a bool")
         return value
     return zoneout_pair(value) if name == "zoneout" else probability(name, value)
 
@@ -80,7 +83,7 @@ def take_variants(module: nn.LSTM, **variants) -> None:
     """Set these on a FastLSTM, the others to nothing, and make the parameters of layer_norm.
 
     Raises:
-        TypeError: layer_norm is not a bool. ValueError: a number is not a probability.
+        TypeError: what is on or off is not a bool. ValueError: a number is not a probability.
     """
     for name, plain in PLAIN.items():
         setattr(module, name, variants.get(name, plain))

@@ -89,11 +89,12 @@ def input_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return gates_x.view(*x.shape[:2], weight.shape[1])
 
 
-def _forward(
+def plain_forward(
     family, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ih_reverse,
     weight_hh_reverse, bias_ih_reverse, bias_hh_reverse, weight_hr_reverse, lengths, reset_mask,
     wide_products, save_tape, save_cells,
 ):  # fmt: skip
+    """A layer's forward by torch's products around the family's recurrence op."""
     biases = (bias_ih, bias_ih_reverse), (bias_hh, bias_hh_reverse)
     weights = weight_ih, weight_ih_reverse
     product = _product_dtype(x.dtype, wide_products)
@@ -281,7 +282,7 @@ def define(family: str) -> None:
     """The layer ops of a family whose recurrence ops are defined."""
 
     def forward(*args):
-        return _forward(family, *args)
+        return plain_forward(family, *args)
 
     def backward(doutput, dh_n, dc_n, dcells, *rest):
         op = getattr(torch.ops.fastlstm, f"{family}_backward")

@@ -48,8 +48,7 @@ def entering_cuts(
         return None
     if not reverse:
         return reset_mask
-    cut = torch.zeros_like(reset_mask)
-    cut[:-1] = reset_mask[1:]
+    cut = torch.cat([reset_mask[1:], torch.zeros_like(reset_mask[:1])])
     if lengths is not None:
         cut = cut & (torch.arange(1, T + 1, device=cut.device)[:, None] < lengths)
     return cut
@@ -86,33 +85,64 @@ def valid_steps(T: int, lengths: Tensor | None) -> Tensor | None:
     return (torch.arange(T, device=lengths.device)[:, None] < lengths).unsqueeze(-1)
 
 
-def _forward_direction(gates_x, h, c, weight_hh, weight_hr, lengths, reset_mask, reverse, dtype):
-    T = gates_x.shape[0]
-    valid = valid_steps(T, lengths)
-    cut = entering_cuts(T, reset_mask, lengths, reverse)
-    ys, cells, gates = [None] * T, [None] * T, [None] * T
+def unrolled(step, carry, sequences, constants, reverse: bool):
+    """The loop over the steps of one direction.
+
+    Args:
+        step: (carry, what the sequences have at t, constants) -> (carry, what is kept of t); it
+        sees no other tensor. carry: tensors. sequences, constants: tensors, None for what is not
+        there; a sequence has the steps first.
+
+    Returns:
+        The last carry, and the sequences of what was kept.
+    """
+    T = sequences[0].shape[0]
+    kept = [None] * T
     for t in range(T - 1, -1, -1) if reverse else range(T):
-        h_in, c_in = h, c
-        if cut is not None:
-            h_in = h.masked_fill(cut[t].unsqueeze(-1), 0)
-            c_in = c.masked_fill(cut[t].unsqueeze(-1), 0)
-        i, f, g, o = (gates_x[t] + product(h_in, weight_hh.t())).chunk(4, dim=-1)
+        at = [None if s is None else s[t] for s in sequences]
+        carry, kept[t] = step(carry, at, constants)
+    return carry, [torch.stack(of_steps) for of_steps in zip(*kept, strict=True)]
+
+
+def entered(state: Tensor, cut: Tensor | None) -> Tensor:
+    """A state (N, X) as it enters a step: zeros where `cut` (N,)."""
+    return state if cut is None else state.masked_fill(cut.unsqueeze(-1), 0)
+
+
+def left(old: tuple, new: tuple, kept: tuple, valid: Tensor | None):
+    """The states with which a step ends, and what is kept of it: where it does not exist, not
+    `valid` (N, 1), the old states and zeros."""
+    if valid is None:
+        return new, kept
+    states = tuple(torch.where(valid, n, o) for n, o in zip(new, old, strict=True))
+    return states, tuple(k.masked_fill(~valid, 0) for k in kept)
+
+
+def _forward_direction(
+    gates_x, h, c, weight_hh, weight_hr, lengths, reset_mask, reverse, dtype, loop
+):
+    def step(carry, at, weights):
+        (h, c), (gates_x, valid, cut), (weight_hh, weight_hr) = carry, at, weights
+        h_in, c_in = entered(h, cut), entered(c, cut)
+        i, f, g, o = (gates_x + product(h_in, weight_hh)).chunk(4, dim=-1)
         i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
         c_out = f * c_in + i * g
         h_out = o * c_out.tanh()
         if weight_hr is not None:
-            h_out = product(h_out, weight_hr.t())
+            h_out = product(h_out, weight_hr)
         h_out = h_out.to(dtype).to(h.dtype)
-        activated = torch.cat([i, f, g, o], dim=-1)
-        if valid is None:
-            h, c = h_out, c_out
-            ys[t], cells[t], gates[t] = h_out, c_out, activated
-        else:
-            h, c = torch.where(valid[t], h_out, h), torch.where(valid[t], c_out, c)
-            ys[t] = h_out.masked_fill(~valid[t], 0)
-            cells[t] = c_out.masked_fill(~valid[t], 0)
-            gates[t] = activated.masked_fill(~valid[t], 0)
-    return torch.stack(ys), h, c, torch.stack(cells), torch.stack(gates)
+        kept = h_out, c_out, torch.cat([i, f, g, o], dim=-1)
+        return left((h, c), (h_out, c_out), kept, valid)
+
+    T = gates_x.shape[0]
+    sequences = (
+        gates_x,
+        valid_steps(T, lengths),
+        entering_cuts(T, reset_mask, lengths, reverse),
+    )
+    weights = weight_hh.t(), None if weight_hr is None else weight_hr.t()
+    (h, c), (ys, cells, gates) = loop(step, (h, c), sequences, weights, reverse)
+    return ys, h, c, cells, gates
 
 
 def lstm_forward(
@@ -123,6 +153,7 @@ def lstm_forward(
     weight_hr: Tensor | None = None,
     lengths: Tensor | None = None,
     reset_mask: Tensor | None = None,
+    loop=unrolled,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """One layer, all directions and steps.
 
@@ -133,6 +164,7 @@ def lstm_forward(
         and a sequence may be cut in stretches without rounding c between them. weight_hh: (D, 4H,
         P). weight_hr: (D, P, H) or None.
         lengths: (N,) int64 or None; clamped to 0..T. reset_mask: (T, N) bool or None.
+        loop: runs the steps, as `unrolled`.
 
     Returns:
         output (T, N, D*P), h_n (D, N, P) in h0's dtype; c_n (D, N, H) in c0's; cells (T, N, D, H),
@@ -163,6 +195,7 @@ def lstm_forward(
             reset_mask,
             d == 1,
             dtype,
+            loop,
         )
         for d in range(D)
     ]

@@ -75,12 +75,12 @@ def zones(seed: Tensor | None, T: int, N: int, P: int, H: int, d: int, options: 
     return zoneout_masks(seed, T, N, (P, H), probabilities, *place)
 
 
-def _mixed(zone, t: int, old: Tensor, new: Tensor) -> Tensor:
+def _mixed(zone, old: Tensor, new: Tensor) -> Tensor:
     if zone is None:
         return new
     if isinstance(zone, float):
         return zone * old + (1 - zone) * new
-    return torch.where(zone[t], old, new)
+    return torch.where(zone, old, new)
 
 
 def shared(zone, t: int, grad: Tensor) -> tuple[Tensor | float, Tensor]:
@@ -94,22 +94,21 @@ def shared(zone, t: int, grad: Tensor) -> tuple[Tensor | float, Tensor]:
 
 def _forward_direction(
     gates_x, h, c, weight_hh, weight_hr, h_mask, norm_hh, norm_c, bias_c, lengths, reset_mask,
-    zone_h, zone_c, reverse, dtype,
+    zone_h, zone_c, reverse, dtype, loop,
 ):  # fmt: skip
-    T = gates_x.shape[0]
-    valid = reference.valid_steps(T, lengths)
-    cut = reference.entering_cuts(T, reset_mask, lengths, reverse)
-    ys, cells, gates = [None] * T, [None] * T, [None] * T
-    for t in range(T - 1, -1, -1) if reverse else range(T):
-        h_in, c_in = h, c
-        if cut is not None:
-            h_in = h.masked_fill(cut[t].unsqueeze(-1), 0)
-            c_in = c.masked_fill(cut[t].unsqueeze(-1), 0)
+    # A mask of zoneout has its steps, a probability is the same at all.
+    everywhere = [z if isinstance(z, float) else None for z in (zone_h, zone_c)]
+
+    def step(carry, at, constants):
+        (h, c), (gates_x, valid, cut, *masks) = carry, at
+        weight_hh, weight_hr, h_mask, norm_hh, norm_c, bias_c = constants
+        zone_h, zone_c = (p if m is None else m for m, p in zip(masks, everywhere, strict=True))
+        h_in, c_in = reference.entered(h, cut), reference.entered(c, cut)
         factor = h_in if h_mask is None else (h_in * h_mask).to(dtype).to(h.dtype)
-        a = reference.product(factor, weight_hh.t())
+        a = reference.product(factor, weight_hh)
         if norm_hh is not None:
             a = norm_hh * normalise(a)[0]
-        i, f, g, o = (gates_x[t] + a).chunk(4, dim=-1)
+        i, f, g, o = (gates_x + a).chunk(4, dim=-1)
         i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
         candidate = f * c_in + i * g
         shown = candidate
@@ -118,19 +117,23 @@ def _forward_direction(
             shown = shown if bias_c is None else shown + bias_c
         y = o * shown.tanh()
         if weight_hr is not None:
-            y = reference.product(y, weight_hr.t())
-        h_out = _mixed(zone_h, t, h_in, y).to(dtype).to(h.dtype)
-        c_out = _mixed(zone_c, t, c_in, candidate)
-        activated = torch.cat([i, f, g, o], dim=-1)
-        if valid is None:
-            h, c = h_out, c_out
-            ys[t], cells[t], gates[t] = h_out, c_out, activated
-        else:
-            h, c = torch.where(valid[t], h_out, h), torch.where(valid[t], c_out, c)
-            ys[t] = h_out.masked_fill(~valid[t], 0)
-            cells[t] = c_out.masked_fill(~valid[t], 0)
-            gates[t] = activated.masked_fill(~valid[t], 0)
-    return torch.stack(ys), h, c, torch.stack(cells), torch.stack(gates)
+            y = reference.product(y, weight_hr)
+        h_out = _mixed(zone_h, h_in, y).to(dtype).to(h.dtype)
+        c_out = _mixed(zone_c, c_in, candidate)
+        kept = h_out, c_out, torch.cat([i, f, g, o], dim=-1)
+        return reference.left((h, c), (h_out, c_out), kept, valid)
+
+    T = gates_x.shape[0]
+    sequences = (
+        gates_x,
+        reference.valid_steps(T, lengths),
+        reference.entering_cuts(T, reset_mask, lengths, reverse),
+        *(z if isinstance(z, Tensor) else None for z in (zone_h, zone_c)),
+    )
+    weights = weight_hh.t(), None if weight_hr is None else weight_hr.t()
+    constants = *weights, h_mask, norm_hh, norm_c, bias_c
+    (h, c), (ys, cells, gates) = loop(step, (h, c), sequences, constants, reverse)
+    return ys, h, c, cells, gates
 
 
 def part(tensor: Tensor | None, d: int, dtype: torch.dtype) -> Tensor | None:
@@ -151,6 +154,7 @@ def variant_forward(
     reset_mask: Tensor | None,
     seed: Tensor | None,
     *options,
+    loop=reference.unrolled,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """One layer, all directions and steps.
 
@@ -160,7 +164,7 @@ def variant_forward(
         norm_hh: (D, 4H); norm_c, bias_c: (D, H); in h0's dtype. All None without layer
         normalisation; bias_c may be None alone.
         seed: (1,) int64 for zoneout's masks, or None for their probabilities in their place.
-        options: `Options`.
+        options: `Options`. loop: as for `reference.lstm_forward`.
 
     Returns:
         What `reference.lstm_forward` returns, of h_t and c_t after zoneout.
@@ -185,6 +189,7 @@ def variant_forward(
             *zones(seed, T, N, P, H, d, options),
             options.is_reverse(d),
             dtype,
+            loop,
         )
         for d in range(D)
     ]

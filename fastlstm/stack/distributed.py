@@ -28,6 +28,7 @@ def run_layers(
     *,
     lengths: Tensor | None,
     reset_mask: Tensor | None,
+    layer_outputs: list[Tensor] | None,
     **options,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """`stack.run.run_layers`, which is `run`, where x (T, N, I) is a DTensor; so are the results,
@@ -61,6 +62,7 @@ def run_layers(
         return whole(distributed(tensor)).to_local(grad_placements=sums)
 
     layers, options = tree_map_only(Tensor, local_weight, (layers, options))
+    outputs = None if layer_outputs is None else []
     results = run(
         rows_of(x, 1),
         rows_of(h0, 1),
@@ -68,6 +70,7 @@ def run_layers(
         layers,
         lengths=rows_of(lengths, 0),
         reset_mask=rows_of(reset_mask, 1),
+        layer_outputs=outputs,
         **options,
     )
     N = x.shape[1]
@@ -83,4 +86,6 @@ def run_layers(
             tensor, mesh, placements(1), run_check=False, shape=shape, stride=stride
         )
 
+    if layer_outputs is not None:
+        layer_outputs.extend(map(back, outputs))
     return tuple(back(r) for r in results)

@@ -17,6 +17,7 @@ from ..precision import wide_products
 from ..weights import LSTMWeights, Variant, widened
 from . import distributed
 from . import variant as variant_layers
+from .between import collecting
 from .checkpoint import layers as checkpointing
 from .wavefront import ops as stack_ops
 
@@ -42,6 +43,7 @@ def run_layers(
     backend: str,
     variant: Variant | None = None,
     checkpoint_every: int | bool | None = None,
+    layer_outputs: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The layers one after the other on checked, time-major arguments; `lstm` and the module end
     here.
@@ -51,6 +53,7 @@ def run_layers(
         between_layers: dropout of each layer's output but the last, or None. dropout: its share.
         variant: what there is beyond the plain LSTM, or None.
         checkpoint_every: steps from one kept state to the next, True or None (`checkpoint`).
+        layer_outputs: takes each layer's output (T, N, D*P) but the last, before dropout.
 
     Returns:
         output (T, N, D*P), h_n like h0, c_n like c0, and the last layer's cells (T, N, D*H) or
@@ -71,7 +74,10 @@ def run_layers(
             backend=backend,
             variant=variant,
             checkpoint_every=checkpoint_every,
+            layer_outputs=layer_outputs,
         )
+    if layer_outputs is not None:
+        between_layers = collecting(between_layers, layer_outputs)
     D = len(layers[0])
     wide = wide_products(x)
     call = backends.Call.of(x.device, x.dtype)
@@ -102,7 +108,8 @@ def run_layers(
         return checkpointing.run_layers(family, x, h0, c0, layers, variant, every, **rest)
     if variant is not None:
         return variant_layers.run_layers(family, x, h0, c0, layers, variant, **rest)
-    if D == 1 and stack_ops.takes(family, x.device, [layer[0] for layer in layers]):
+    stackable = D == 1 and layer_outputs is None
+    if stackable and stack_ops.takes(family, x.device, [layer[0] for layer in layers]):
         return _run_stack(
             family, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
         )

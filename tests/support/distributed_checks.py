@@ -196,14 +196,15 @@ def check_tensor_parallel_neighbours(device):
     torch.testing.assert_close(got, expected)
 
 
-def check_dtensors(device):
+def check_dtensors(device, **settings):
     """Inputs and weights that are DTensors themselves, each in every layout; the results' layout is
     the input's where that is by rows."""
     from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
     mesh = mesh_of(device)
     torch.manual_seed(0)
-    lstm = FastLSTM(I, 6, 2, bidirectional=True, batch_first=True).to(device, torch.float64)
+    lstm = FastLSTM(I, 6, 2, bidirectional=True, batch_first=True, **settings)
+    lstm = lstm.to(device, torch.float64)
     rows = 5  # not the same number for all processes
     x = torch.randn(rows, T, I).to(device, torch.float64)
     lengths = torch.tensor([5, 0, 3, 2, 4], device=device)
@@ -212,9 +213,13 @@ def check_dtensors(device):
 
     def results_of(module, x, states, options):
         x = x.detach().requires_grad_()
-        output, (h_n, c_n), cells = module(x, states, return_cell_sequence=True, **options)
-        (output.sin().sum() + (h_n * c_n).sum() + cells.cos().sum()).backward()
-        found = [output, h_n, c_n, cells, x.grad, *gradients(module).values()]
+        if lstm.batch_first_states:
+            states = tuple(s.transpose(0, 1) for s in states)
+        output, (h_n, c_n), cells, *more = module(x, states, return_cell_sequence=True, **options)
+        outputs = more[0] if more else [output]
+        loss = output.sin().sum() + (h_n * c_n).sum() + cells.cos().sum()
+        (loss + outputs[0].square().sum()).backward()
+        found = [output, h_n, c_n, cells, *outputs, x.grad, *gradients(module).values()]
         module.zero_grad()
         return found
 
@@ -235,10 +240,14 @@ def check_dtensors(device):
         given = distribute_tensor(x, mesh, [layout])
         by_rows = distribute_tensor(states[0], mesh, [Shard(1)]), states[1]
         got = results_of(module, given, by_rows, options)
-        assert all(isinstance(v, DTensor) for v in got[:5])
+        assert all(isinstance(v, DTensor) for v in got[:6])
         assert got[0].placements == (layout if layout == Shard(0) else Replicate(),)
         got = [v.full_tensor() if isinstance(v, DTensor) else v for v in got]
         torch.testing.assert_close(got, expected)
+
+
+def check_dtensors_with_other_results(device):
+    check_dtensors(device, batch_first_states=True, return_layer_outputs=True)
 
 
 CHECKS = {name: value for name, value in globals().items() if name.startswith("check_")}

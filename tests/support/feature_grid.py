@@ -23,6 +23,7 @@ TOGETHER = (
     "layers", "bidirectional", "projection", "no bias", "batch_first", "unbatched", "packed",
     "nested", "hx", "dropout", "lengths", "reset_mask", "cells", "checkpoint", "frozen", "eval",
     "double", "autocast", "layer_norm", "recurrent_dropout", "weight_dropout", "zoneout",
+    "variational", "batch_first_states", "layer_outputs",
 )  # fmt: skip
 APART = [
     {"unbatched", "packed"},
@@ -31,6 +32,8 @@ APART = [
     {"packed", "lengths"},
     {"nested", "lengths"},
     {"dropout", "eval"},
+    {"variational", "eval"},
+    {"dropout", "variational"},
     {"recurrent_dropout", "eval"},
     {"weight_dropout", "eval"},
     {"double", "autocast"},  # 16 bits twice differentiated say nothing
@@ -82,10 +85,10 @@ class Problem:
         self.fast = FastLSTM(
             I,
             H,
-            2 if has("layers") or has("dropout") else 1,
+            2 if {"layers", "dropout", "variational", "layer_outputs"} & self.on else 1,
             bias=not has("no bias"),
             batch_first=has("batch_first"),
-            dropout=0.5 * has("dropout"),
+            dropout=0.5 * (has("dropout") or has("variational")),
             bidirectional=has("bidirectional"),
             proj_size=P * has("projection"),
             dtype=dtype,
@@ -95,6 +98,9 @@ class Problem:
             recurrent_dropout=0.4 * has("recurrent_dropout"),
             weight_dropout=0.3 * has("weight_dropout"),
             zoneout=(0.25, 0.5) if has("zoneout") else 0.0,
+            variational_dropout=has("variational"),
+            batch_first_states=has("batch_first_states"),
+            return_layer_outputs=has("layer_outputs"),
         )
         for name, parameter in self.fast.named_parameters():
             if name.startswith("ln_"):
@@ -132,7 +138,7 @@ class Problem:
         return sequence.transpose(0, 1) if "batch_first" in self.on else sequence
 
     def call(self, module, x, states):
-        """output, h_n, c_n and cells or None, time-major and padded."""
+        """output, h_n, c_n, cells or None and the outputs of lower layers, time-major, padded."""
         options = {"return_cell_sequence": True} if "cells" in self.on else {}
         if self.mask is not None:
             mask = self.mask
@@ -143,7 +149,7 @@ class Problem:
             options["reset_mask"] = mask
         hx = None
         if "hx" in self.on:
-            hx = tuple(s.squeeze(1) if "unbatched" in self.on else s for s in states)
+            hx = tuple(s.squeeze(1) if "unbatched" in self.on else self.swapped(s) for s in states)
         if "packed" in self.on:
             given = pack_padded_sequence(x, self.lengths, enforce_sorted=False)
         elif "nested" in self.on:
@@ -155,10 +161,22 @@ class Problem:
             given = self.layout(x)
             if self.lengths is not None:
                 options["lengths"] = self.lengths
-        y, (h_n, c_n), *cells = module(given, hx, **options)
+        y, (h_n, c_n), *more = module(given, hx, **options)
         if "unbatched" in self.on:
             h_n, c_n = h_n.unsqueeze(1), c_n.unsqueeze(1)
-        return self.padded(y), h_n, c_n, self.padded(cells[0]) if cells else None
+        else:
+            h_n, c_n = self.swapped(h_n), self.swapped(c_n)
+        cells = self.padded(more.pop(0)) if "cells" in self.on else None
+        lower = ()
+        if "layer_outputs" in self.on:
+            *lower, last = more.pop()
+            assert last is y
+        assert not more
+        return self.padded(y), h_n, c_n, cells, *map(self.padded, lower)
+
+    def swapped(self, states):
+        """States of (L*D, N, ...) as the module has them, or the other way round."""
+        return states.transpose(0, 1) if "batch_first_states" in self.on else states
 
     def padded(self, sequence):
         if isinstance(sequence, PackedSequence):
@@ -182,7 +200,9 @@ class Problem:
         return pack_padded_sequence(self.x, self.lengths, enforce_sorted=False).unsorted_indices
 
     def between(self, y):
-        """Dropout as nn.LSTM draws it."""
+        """Dropout as nn.LSTM draws it, or of one mask for all steps."""
+        if "variational" in self.on:
+            return y * F.dropout(torch.ones_like(y[0]), 0.5)
         if "dropout" not in self.on:
             return y
         if "nested" in self.on:
@@ -219,9 +239,16 @@ class Problem:
         got = self.derived(lambda x, s: self.call(self.fast, x, s), self.fast, self.x, self.states)
 
         def expected(x, states):
-            given = self.lengths, self.mask, self.between, self.places()
+            lower = []
+
+            def between(y):
+                lower.append(y)
+                return self.between(y)
+
+            given = self.lengths, self.mask, between, self.places()
             *results, cells = cell_loop(self.fast, x, states, *given)
-            return *results, cells if "cells" in self.on else None
+            lower = lower if "layer_outputs" in self.on else []
+            return *results, cells if "cells" in self.on else None, *lower
 
         wanted = self.derived(expected, self.fast, self.x, self.states)
         torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-11)

@@ -42,6 +42,9 @@ FEATURES = {
     "recurrent_dropout": "`recurrent_dropout`",
     "weight_dropout": "`weight_dropout`",
     "zoneout": "`zoneout`",
+    "variational": "`variational_dropout`",
+    "batch_first_states": "`batch_first_states`",
+    "layer_outputs": "`return_layer_outputs`",
     "step": "`step`, streams in chunks",
     "checkpoint": "`checkpoint_every`",
     "frozen": "part of the gradients only",
@@ -61,6 +64,7 @@ FEATURES = {
     "compiled func": "torch.compile of `grad`, `vmap`, `jvp`",
     "export": "torch.export, strict and not, any T and N",
     "archives": "`torch.export.save`, AOTInductor: loaded in a fresh process",
+    "aten": "exported programs of ATen's ops alone (`decompositions`)",
     "repeat": "the same bits again",
     "distributed": "DDP, FSDP2, DTensors",
 }

@@ -88,7 +88,7 @@ def _derivative(ctx, doutput, dh_n, dc_n, dcells, *_):
         inputs = [t.view_as(t) if t.requires_grad else t for t in (x, h0, c0, *weights, *norms)]
         count = 3 + len(weights)
         given = *inputs[:3], inputs[3:count], inputs[count:], *rest
-        found = _grads(_plain(*given, Settings(*ctx.settings), ctx.save_cells), grads, inputs)
+        found = _grads(plain(*given, Settings(*ctx.settings), ctx.save_cells), grads, inputs)
         return *found[:3], found[3:count], found[count:], *nothing
     dx, dh0, dc0, *dweights = torch.ops.fastlstm.checkpointed_backward(
         *grads, x, h0, c0, weights, norms, *rest, *ctx.settings, *kept, ctx.every, need_dx,
@@ -101,7 +101,7 @@ def _derivative(ctx, doutput, dh_n, dc_n, dcells, *_):
     return dx if need_dx else None, dh0, dc0, *dweights, *nothing
 
 
-def _plain(
+def plain(
     x, h0, c0, weights, norms, h_mask, seed, lengths, reset_mask, settings: Settings, save_cells
 ):
     """The same forward with the tape of all steps kept: what a second derivative goes through."""

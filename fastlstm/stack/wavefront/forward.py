@@ -69,7 +69,7 @@ class Dropout(NamedTuple):
         kept = 1 - self.share or 1.0
         if y.is_cuda:
             return torch.native_dropout_backward(y, mask, 1 / kept)
-        return y * mask.to(y.dtype).div_(kept)
+        return y * mask.to(y.dtype).div(kept)
 
 
 class Masks:
