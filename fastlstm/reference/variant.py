@@ -98,7 +98,7 @@ def _forward_direction(
 ):  # fmt: skip
     T = gates_x.shape[0]
     valid = reference.valid_steps(T, lengths)
-    cut = reference.entering_cuts(T, reset_mask, lengths, reverse)
+    cut = reference.entering_zeros(T, reset_mask, lengths, reverse)
     ys, cells, gates = [None] * T, [None] * T, [None] * T
     for t in range(T - 1, -1, -1) if reverse else range(T):
         h_in, c_in = h, c
@@ -173,6 +173,7 @@ def variant_forward(
         return reference.lstm_forward(gates_x, h0, c0, weight_hh, weight_hr)
     if lengths is not None:
         lengths = lengths.clamp(0, T)
+    gates_x = reference.existing(gates_x, lengths)
     per_direction = [
         _forward_direction(
             gates_x[:, :, d].to(wide),
