@@ -210,6 +210,7 @@ def _run(module, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=
             backend=module.backend,
             variant=variant_of(module, x, wanted),
             checkpoint_every=module.checkpoint_every,
+            own_output=packing is None or packing.index is None,  # else packing copies them
         )
 
 
