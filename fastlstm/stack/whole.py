@@ -11,9 +11,9 @@ With gradients, `lstm_training_forward` and `lstm_training_backward`, and one no
 arguments of the forward are those of `lstm_inference`, and `needs`: for x, h0, c0 and every weight
 whether its gradient is wanted. It gives output, h_n, c_n and its tape: of each layer from the
 lowest with a gradient to give, its input (except the first layer's), cells (T, N, D, H) and gates
-(T, N, D, 4H), all time-major; and last the output again, which nobody else writes into. The backward takes of each of these layers the matrices, all
-weight_ih, then all weight_hh, then all weight_hr, and gives the gradients that `needs` asks for, in
-its order.
+(T, N, D, 4H), all time-major; and last the output again, which nobody else writes into. The
+backward takes of each of these layers the matrices, all weight_ih, then all weight_hh, then all
+weight_hr, and gives the gradients that `needs` asks for, in its order.
 
 What is differentiated again, or mapped by vmap, goes back layer by layer, by the ops of
 ops/layer.py, from the same tape.
