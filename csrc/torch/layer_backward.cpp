@@ -1,5 +1,6 @@
 // lstm_layer_backward on the CPU: the recurrence backwards, and all of the layer's gradients.
 
+#include "torch/existing_rows.h"
 #include "torch/layer_products.h"
 
 namespace fastlstm {
@@ -131,6 +132,7 @@ struct Gradients {
 
   const LayerShape& s;
   const Tensor& x;
+  const int64_t* lengths;
   PartCounts parts;
   bool own_dweights;                                  // those of W_ih and W_hh are the kernels' own products
   std::vector<Tensor> weights_ih;                     // [4H, I]
@@ -177,7 +179,10 @@ struct Gradients {
         sum.add(left, rows);
       }
     };
-    if (sums.ih.wanted()) add(sums.ih, rows_of(x, t, steps, own_dweights ? value_type(s.product, s.dtype) : s.product, kept));
+    if (sums.ih.wanted()) {
+      const ScalarType type = own_dweights ? value_type(s.product, s.dtype) : s.product;
+      add(sums.ih, existing_rows_of(x, t, steps, lengths, type, kept));
+    }
     if (sums.hh.wanted()) add(sums.hh, h_entering.rows(d, steps));
     if (!targets.empty()) multiply_own(s.product, left.columns, gate_lines(left_factor(left, parts.gradients)), targets);
   }
@@ -279,7 +284,7 @@ void run(const LayerBackward& call) {
     dx = wide_dx->mutable_data_ptr();
   }
   if (dx != nullptr && s.D == 2) copy_or_clear(dx, nullptr, s.T * s.N * s.I * bytes_of(dx_type));
-  Gradients g{s, call.x, parts,
+  Gradients g{s, call.x, call.lengths, parts,
               own_product(s.product, 4 * s.H, s.I + s.P, steps * s.N, parts.gradients, parts.values), {}, {},
               buffer(true, at_dgates, 4 * s.H, s.product), buffer(projected, at_dhidden, s.P, s.wide),
               buffer(any(&WeightGradients::hh), at_entering, s.P, s.product),

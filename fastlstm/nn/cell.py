@@ -114,6 +114,7 @@ class FastLSTMCell(LSTMCell):
                 between_layers=None,
                 dropout=0.0,
                 backend=self.backend,
+                own_output=False,  # which nobody gets
             )
         if dims == 1:
             return h.view(-1), c.view(-1)

@@ -258,6 +258,7 @@ def _run(module, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=
             variant=variant_of(module, x, wanted),
             checkpoint_every=module.checkpoint_every,
             layer_outputs=lower,
+            own_output=packing is None or packing.index is None,  # else packing copies them
         )
     return output, (h_n, c_n), cells, lower
 

@@ -123,6 +123,7 @@ def _backward(
         T, N, D, H4 = dgates_x.shape
         weights = _stacked(weight_ih, weight_ih_reverse).reshape(D * H4, x.shape[2])
         dx = (dgates_x.reshape(T, N, D * H4) @ weights.to(product)).to(x.dtype)
+        dx = reference.existing(dx, lengths)  # for what arrives there from a second derivative
     if need_dweights:
         dweight_ih, dweight_hh, dbias, of_projection = weight_gradients(
             dgates_x, dhidden, x, output, h0, cells, gates, lengths, reset_mask,

@@ -36,7 +36,7 @@ def _direction(
     """
     T, H = z.shape[0], c.shape[-1]
     valid = reference.valid_steps(T, lengths)
-    cut = reference.entering_cuts(T, reset_mask, lengths, reverse)
+    cut = reference.entering_zeros(T, reset_mask, lengths, reverse)
     i, f, g, o = gates.chunk(4, dim=-1)
     tanh_c = cells.tanh()
     slopes = torch.cat([i * (1 - i), f * (1 - f), 1 - g * g, o * (1 - o)], dim=-1)
@@ -107,7 +107,7 @@ def layer_tangents(
     if T == 0:
         nothing = (torch.zeros_like(r) for r in (cells, gates))
         return torch.zeros_like(output), h_first.to(dtype), c_first.to(dtype), *nothing
-    x, dx = widened(x), widened(tangents["x"])
+    x, dx = (reference.existing(widened(v), lengths) for v in (x, tangents["x"]))
     results = []
     for d, (weight, change) in enumerate(zip(weights, weight_tangents, strict=True)):
         weight = {name: widened(value) for name, value in weight.items()}

@@ -54,6 +54,8 @@ def weight_gradients(
     T, D = x.shape[0], h0.shape[0]
     if lengths is not None:
         lengths = lengths.clamp(0, T)
+    # A copy of x, and only with lengths: dgates_x is 0 where x does not exist, but 0 * NaN is not.
+    x = reference.existing(x, lengths)
     dweight_ih = torch.stack([product_of_steps(dgates_x[:, :, d], x) for d in range(D)])
     return (
         dweight_ih.to(x.dtype),
@@ -93,6 +95,7 @@ def backward_of_samples(
         dx = (dgates_x.flatten(2) @ ih.flatten(0, 1).to(dgates_x.dtype)).to(dtype)
     if lengths is not None:
         lengths = lengths.clamp(0, x.shape[0])
+    x = reference.existing(x, lengths)
     entering = output.split(P, dim=-1)
     if x.shape[0]:
         entering = [

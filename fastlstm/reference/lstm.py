@@ -22,6 +22,10 @@ Two masks cut the recurrence, in both directions and in the same way for every b
   direction enters step t - 1 with zeros. A boundary into the padding (t = lengths[n]) is none, so
   the reverse direction keeps its h0, c0 there.
 
+What does not exist touches nothing, whatever numbers stand there: x and the gradients that arrive
+at such steps, the states of a row without steps, states behind a cut. Since 0 * NaN is NaN, zeros
+take their place before anything is multiplied, in what is differentiated here too.
+
 Low precision: bfloat16 and float16 tensors are computed in float32; h is rounded to the tensors'
 dtype once a step (it is the output, and what the next step multiplies), c stays float32 from the
 first step to the last.
@@ -54,6 +58,17 @@ def entering_cuts(
     return cut
 
 
+def entering_zeros(
+    T: int, reset_mask: Tensor | None, lengths: Tensor | None, reverse: bool
+) -> Tensor | None:
+    """`entering_cuts`, and the steps that do not exist."""
+    cut = entering_cuts(T, reset_mask, lengths, reverse)
+    if lengths is None:
+        return cut
+    missing = ~_exists(T, lengths)
+    return missing if cut is None else cut | missing
+
+
 def entering_states(
     sequence: Tensor,
     initial: Tensor,
@@ -64,9 +79,12 @@ def entering_states(
     """The state with which one direction enters each step: (T, N, X) from its states (T, N, X) and
     its first (N, X).
 
-    Values at steps that do not exist (t >= lengths[n]) are of no meaning.
+    Values at steps that do not exist (t >= lengths[n]) are of no meaning, but those of others.
     """
     T = sequence.shape[0]
+    if lengths is not None:
+        # It enters no step of a row without steps, so let it not be a factor of a product either.
+        initial = initial.masked_fill((lengths <= 0).unsqueeze(-1), 0)
     if reverse:
         entering = torch.cat([sequence[1:], initial.unsqueeze(0)])
         if lengths is not None:
@@ -78,11 +96,21 @@ def entering_states(
     return entering if cut is None else entering.masked_fill(cut.unsqueeze(-1), 0)
 
 
+def _exists(T: int, lengths: Tensor) -> Tensor:
+    return torch.arange(T, device=lengths.device)[:, None] < lengths
+
+
 def valid_steps(T: int, lengths: Tensor | None) -> Tensor | None:
     """Which steps exist: (T, N, 1) bool, or None for all."""
-    if lengths is None:
-        return None
-    return (torch.arange(T, device=lengths.device)[:, None] < lengths).unsqueeze(-1)
+    return None if lengths is None else _exists(T, lengths).unsqueeze(-1)
+
+
+def existing(sequence: Tensor | None, lengths: Tensor | None) -> Tensor | None:
+    """`sequence` (T, N, ...) with zeros at the steps that do not exist; itself without lengths."""
+    if sequence is None or lengths is None:
+        return sequence
+    missing = ~_exists(sequence.shape[0], lengths)
+    return sequence.masked_fill(missing.view(*missing.shape, *[1] * (sequence.dim() - 2)), 0)
 
 
 def unrolled(step, carry, sequences, constants, reverse: bool):
@@ -138,7 +166,7 @@ def _forward_direction(
     sequences = (
         gates_x,
         valid_steps(T, lengths),
-        entering_cuts(T, reset_mask, lengths, reverse),
+        entering_zeros(T, reset_mask, lengths, reverse),
     )
     weights = weight_hh.t(), None if weight_hr is None else weight_hr.t()
     (h, c), (ys, cells, gates) = loop(step, (h, c), sequences, weights, reverse)
@@ -184,6 +212,7 @@ def lstm_forward(
         )
     if lengths is not None:
         lengths = lengths.clamp(0, T)
+    gates_x = existing(gates_x, lengths)
     per_direction = [
         _forward_direction(
             gates_x[:, :, d].to(wide),
@@ -232,11 +261,12 @@ def _backward_direction(
     for t in range(T) if reverse else range(T - 1, -1, -1):
         i, f, g, o = gates[t].chunk(4, dim=-1)
         tanh_c = cells[t].tanh()
-        dh_t = dh if dy is None else dh + dy[t]
+        dh_t, dc_t = (dh, dc) if valid is None else (d.masked_fill(~valid[t], 0) for d in (dh, dc))
+        dh_t = dh_t if dy is None else dh_t + dy[t]
         dprojected[t] = dh_t
         if weight_hr is not None:
             dh_t = product(dh_t, weight_hr)
-        dc_t = dc + dh_t * o * (1 - tanh_c * tanh_c)
+        dc_t = dc_t + dh_t * o * (1 - tanh_c * tanh_c)
         if dcells is not None:
             dc_t = dc_t + dcells[t]
         di, df, dg, do = dc_t * g, dc_t * cells_in[t], dc_t * i, dh_t * tanh_c
@@ -306,6 +336,7 @@ def lstm_backward(
         )
     if lengths is not None:
         lengths = lengths.clamp(0, T)
+    doutput, dcells, dgates_out = (existing(d, lengths) for d in (doutput, dcells, dgates_out))
     per_direction = [
         _backward_direction(
             None if doutput is None else doutput[..., d * P : (d + 1) * P].to(wide),

@@ -127,7 +127,7 @@ def _forward_direction(
     sequences = (
         gates_x,
         reference.valid_steps(T, lengths),
-        reference.entering_cuts(T, reset_mask, lengths, reverse),
+        reference.entering_zeros(T, reset_mask, lengths, reverse),
         *(z if isinstance(z, Tensor) else None for z in (zone_h, zone_c)),
     )
     weights = weight_hh.t(), None if weight_hr is None else weight_hr.t()
@@ -177,6 +177,7 @@ def variant_forward(
         return reference.lstm_forward(gates_x, h0, c0, weight_hh, weight_hr)
     if lengths is not None:
         lengths = lengths.clamp(0, T)
+    gates_x = reference.existing(gates_x, lengths)
     per_direction = [
         _forward_direction(
             gates_x[:, :, d].to(wide),

@@ -105,12 +105,13 @@ def _loop_direction(
     for t in range(T) if reverse else range(T - 1, -1, -1):
         i, f, g, o = gates[t].chunk(4, dim=-1)
         tanh_c = shown[t].tanh()
-        dh_kept, dy_t = shared(zone_h, t, dh if dy is None else dh + dy[t])
+        dh_t, dc_t = (dh, dc) if valid is None else (d.masked_fill(~valid[t], 0) for d in (dh, dc))
+        dh_kept, dy_t = shared(zone_h, t, dh_t if dy is None else dh_t + dy[t])
         dhidden = dy_t
         if weight_hr is not None:
             dy_t = reference.product(dy_t, weight_hr)
         dshown = dy_t * o * (1 - tanh_c * tanh_c)
-        dc_kept, dcandidate = shared(zone_c, t, dc if dcells is None else dc + dcells[t])
+        dc_kept, dcandidate = shared(zone_c, t, dc_t if dcells is None else dc_t + dcells[t])
         if norm_c is None:
             dcandidate = dcandidate + dshown
         else:
@@ -167,6 +168,9 @@ def loop(
     dh_n = h0.new_zeros(h0.shape, dtype=wide) if dh_n is None else dh_n.to(wide)
     dc_n = c0.new_zeros(c0.shape, dtype=wide) if dc_n is None else dc_n.to(wide)
     shown = _shown(prepared, norm_c, bias_c)
+    doutput, dcells, dgates_out = (
+        reference.existing(d, lengths) for d in (doutput, dcells, dgates_out)
+    )
 
     def steps(tensor, d):
         return None if tensor is None else tensor[:, :, d].to(wide)

@@ -13,7 +13,8 @@ from .. import backends
 from ..backends import cpu, gpu  # noqa: F401  (register kernels)
 from ..ops import layer as layer_ops
 from ..ops import transforms
-from ..precision import wide_products
+from ..ops.library import library
+from ..precision import accumulation_dtype, wide_products
 from ..weights import LSTMWeights, Variant, widened
 from . import distributed
 from . import variant as variant_layers
@@ -44,6 +45,7 @@ def run_layers(
     variant: Variant | None = None,
     checkpoint_every: int | bool | None = None,
     layer_outputs: list[Tensor] | None = None,
+    own_output: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The layers one after the other on checked, time-major arguments; `lstm` and the module end
     here.
@@ -54,6 +56,8 @@ def run_layers(
         variant: what there is beyond the plain LSTM, or None.
         checkpoint_every: steps from one kept state to the next, True or None (`checkpoint`).
         layer_outputs: takes each layer's output (T, N, D*P) but the last, before dropout.
+        own_output: whether output and cells are to be the caller's own; False where none writes
+        into them.
 
     Returns:
         output (T, N, D*P), h_n like h0, c_n like c0, and the last layer's cells (T, N, D*H) or
@@ -75,6 +79,7 @@ def run_layers(
             variant=variant,
             checkpoint_every=checkpoint_every,
             layer_outputs=layer_outputs,
+            own_output=own_output,
         )
     if layer_outputs is not None:
         between_layers = collecting(between_layers, layer_outputs)
@@ -106,13 +111,53 @@ def run_layers(
     every = checkpointing.steps_of(checkpoint_every, x.shape[1])
     if checkpointing.serves(every, x, h0, c0, layers, variant):
         return checkpointing.run_layers(family, x, h0, c0, layers, variant, every, **rest)
-    if variant is not None:
-        return variant_layers.run_layers(family, x, h0, c0, layers, variant, **rest)
     stackable = D == 1 and layer_outputs is None
-    if stackable and stack_ops.takes(family, x.device, [layer[0] for layer in layers]):
-        return _run_stack(
+    if variant is not None:
+        results = variant_layers.run_layers(family, x, h0, c0, layers, variant, **rest)
+    elif stackable and stack_ops.takes(family, x.device, [layer[0] for layer in layers]):
+        results = _run_stack(
             family, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
         )
+    else:
+        results = _run_each(family, x, h0, c0, layers, **rest)
+    return _beside_the_tape(*results) if own_output else results
+
+
+def _beside_the_tape(output, h_n, c_n, cells):
+    """The results with output and cells copied where the tape holds them: the caller may write into
+    them (`output += x`), and a backward still finds its own.
+
+    A copy of the output is a sixth of what the tape holds beside it, and its time is that of one
+    pass. Made again from gates and cells it would be rounded otherwise in 16 bits, take a product
+    with a projection, and with zoneout a loop.
+    """
+    # In a transform a tensor's requires_grad says nothing of the levels further out.
+    taped = torch.is_grad_enabled() and (output.requires_grad or transforms.active())
+    if taped and not torch.compiler.is_exporting():
+        output = _copied(output)
+        if cells is not None and cells.dtype == accumulation_dtype(cells.dtype):  # else cast
+            cells = _copied(cells)
+    return output, h_n, c_n, cells
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    if torch.compiler.is_compiling() and not transforms.active():
+        return torch.ops.fastlstm.copied(tensor)
+    return tensor.clone()
+
+
+# A clone that torch.compile's Inductor does not leave out.
+library.define("copied(Tensor x) -> Tensor")
+library.impl("copied", torch.clone, "CompositeExplicitAutograd")
+torch.library.register_fake("fastlstm::copied", torch.clone, lib=library)
+torch.library.register_autograd("fastlstm::copied", lambda ctx, grad: grad, lib=library)
+
+
+def _run_each(
+    family, x, h0, c0, layers, *, lengths, reset_mask, return_cells, between_layers, wide_products
+):
+    """`run_layers` by an op for each layer."""
+    D = len(layers[0])
     h_n, c_n, cells = [], [], None
     for k, layer in enumerate(layers):
         last = k == len(layers) - 1
@@ -122,7 +167,7 @@ def run_layers(
         save_tape = torch.is_grad_enabled() and any(
             a is not None and a.requires_grad for a in inputs
         )
-        args = (*inputs, lengths, reset_mask, wide, save_tape, return_cells and last)
+        args = (*inputs, lengths, reset_mask, wide_products, save_tape, return_cells and last)
         x, h, c, cells, _ = layer_ops.layer(family, args, save_tape)
         h_n.append(h)
         c_n.append(c)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..ops import transforms
 from ..precision import accumulation_dtype
+from ..reference import lstm as reference
 from ..reference.variant import EPSILON, variant_forward
 from ..weights import Variant
 
@@ -77,6 +78,8 @@ def run_layer(
     weights_ih, weights_hh, *biases, weights_hr = zip(*weights, strict=True)
     gains, *norms = zip(*norms, strict=True)
     parameters = (_stacked(weights_hh), _stacked(weights_hr), h_mask, *map(_stacked, norms))
+    if layer == 0:  # those over it get outputs, which are 0 where they do not exist
+        x = reference.existing(x, lengths)
     inputs = (_gates_x(x, weights_ih, biases, gains, wide_products), h, c, *parameters)
     save_tape = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in inputs)
     return _recurrence(family)(

@@ -11,9 +11,9 @@ With gradients, `lstm_training_forward` and `lstm_training_backward`, and one no
 arguments of the forward are those of `lstm_inference`, and `needs`: for x, h0, c0 and every weight
 whether its gradient is wanted. It gives output, h_n, c_n and its tape: of each layer from the
 lowest with a gradient to give, its input (except the first layer's), cells (T, N, D, H) and gates
-(T, N, D, 4H), all time-major. The backward takes of each of these layers the matrices, all
-weight_ih, then all weight_hh, then all weight_hr, and gives the gradients that `needs` asks for, in
-its order.
+(T, N, D, 4H), all time-major; and last the output again, which nobody else writes into. The
+backward takes of each of these layers the matrices, all weight_ih, then all weight_hh, then all
+weight_hr, and gives the gradients that `needs` asks for, in its order.
 
 What is differentiated again, or mapped by vmap, goes back layer by layer, by the ops of
 ops/layer.py, from the same tape.
@@ -82,7 +82,7 @@ class Layers(torch.autograd.Function):
         needs = ctx.needs_input_grad[1:]
         with _below_autograd():
             results = _forward(x, h0, c0, weights, *sizes, needs)
-        output, _, _, *tape = results
+        _, _, _, *tape, output = results
         per_layer = len(weights) // sizes[0]
         each = per_layer // 2 if sizes[1] else per_layer
         lowest = _lowest(needs, per_layer)
@@ -150,6 +150,9 @@ def _by_layers(ctx, needs, grads, dtape, x, h0, c0, matrices, output, tape):
         differentiated. None where zero.
     """
     layout, each, lowest = _Layout(ctx.sizes, output), ctx.each, ctx.lowest
+    *dtape, dagain = dtape
+    if dagain is not None:
+        grads = dagain if grads[0] is None else grads[0] + dagain, *grads[1:]
     D, L = layout.D, layout.layers
     projected, kept = each % 2 == 1, (L - lowest) * D
     y, dy = layout.time_major(output), layout.time_major(grads[0])
@@ -234,6 +237,7 @@ def _forward_fake(x, h0, c0, weights, layers, bidirectional, batch_first, wide_p
             results.append(x.new_empty((T, N, D * P)))
         results.append(x.new_empty((T, N, D, H), dtype=accumulation_dtype(x.dtype)))
         results.append(x.new_empty((T, N, D, 4 * H)))
+    results.append(_sequence(x, T, rows, D * P, batch_first))
     return results
 
 

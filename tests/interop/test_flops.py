@@ -94,7 +94,7 @@ def test_the_backward_of_a_whole_stack(lowest, frozen):
     for name, _ in module.named_parameters():
         needs.append(name != frozen and (lowest == 0 or "_l0" not in name))
     sizes = 3, False, False, False
-    output, _, _, *tape = torch.ops.fastlstm.lstm_training_forward(
+    _, _, _, *tape, output = torch.ops.fastlstm.lstm_training_forward(
         torch.randn(T, N, I), None, None, weights, *sizes, needs
     )
     first = lowest * 5

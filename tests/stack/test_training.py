@@ -325,7 +325,7 @@ def test_its_shapes_are_known_without_running_it(case):
         )
         tests = {"test_utils": ("test_schema", "test_faketensor")}
         torch.library.opcheck(forward, (x, h0, c0, weights, *sizes), **tests)
-        output, h_n, _, *tape = forward(x, h0, c0, weights, *sizes)
+        _, h_n, _, *tape, output = forward(x, h0, c0, weights, *sizes)
         first = weights[lowest * each * D :]
         matrices = [*first[::each], *first[1::each], *(first[each - 1 :: each] if each % 2 else ())]
         given = output, h_n, None, None if lowest else x, h0, c0

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...ops import layer as layer_ops
 from ...ops import variant  # noqa: F401  (registers its ops)
 from ...precision import accumulation_dtype
+from ...reference import lstm as reference
 from ...reference.variant import EPSILON
 from .pieces import Piece
 
@@ -109,7 +110,12 @@ class VariantLayers:
         stream = 2 * (s.layer + k) + self.direction
         return self.seed, s.zoneout_h, s.zoneout_c, stream, piece.steps.start
 
+    def _existing(self, k: int, x, piece: Piece):
+        """x, or zeros where it does not exist; the layers over the first get outputs, 0 there."""
+        return reference.existing(x, piece.lengths) if self.settings.layer + k == 0 else x
+
     def forward(self, k: int, x, h, c, piece: Piece, save_tape: bool, save_cells: bool):
+        x = self._existing(k, x, piece)
         weight, bias, gain = self.inputs[k]
         if gain is None:
             gates_x, normed = layer_ops.input_product(x, weight.t(), bias), None
@@ -146,7 +152,9 @@ class VariantLayers:
             dbias = dgates.sum((0, 1))
         rows = dgates.to(self.product).flatten(0, 1)
         dx = (rows @ weight).view_as(x).to(x.dtype) if need_dx else None
-        dweight_ih = rows.t() @ x.flatten(0, 1).to(self.product) if need_ih else None
+        dweight_ih = None
+        if need_ih:
+            dweight_ih = rows.t() @ self._existing(k, x, piece).flatten(0, 1).to(self.product)
         # Without elements where nothing is wanted.
         dweight_hh, dweight_hr, *dnorms = (g[0] if g.numel() else None for g in found)
         return dx, dh, dc, (dweight_ih, dweight_hh, dbias, dbias, dweight_hr, dgain, *dnorms)

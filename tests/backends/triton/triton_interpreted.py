@@ -180,14 +180,18 @@ def test_padding_may_hold_anything(way, monkeypatch):
     case = recurrence(torch.float32, T=4, N=3, H=5, D=2, P=3)
     (gates_x, h0, c0, *weights, _, _), gradients = draw(case)
     lengths, reset_mask = torch.tensor([2, 4, 0]), torch.zeros(4, 3, dtype=torch.bool)
-    reset_mask[1] = True
+    reset_mask[1] = reset_mask[0, 1] = True
     found = []
     for poison in (0.0, float("nan")):
         gates_x[2:, 0], gates_x[:, 2] = poison, poison
+        for state in (h0, c0):  # a row without steps, and one that begins anew
+            state[:, 2] = state[0, 1] = poison
         gradients[0][2:, 0], gradients[0][:, 2], gradients[3][2:, 0] = poison, poison, poison
         arguments = [gates_x, h0, c0, *weights, lengths, reset_mask]
         results = forward(case, "triton", arguments)
         results |= backward(case, "triton", arguments, gradients, tape_of(results))
+        for name in ("h_n", "c_n"):
+            results[name][:, 2] = 0  # the row's first state
         assert all(x.isfinite().all() for x in results.values())
         found.append(results)
     torch.testing.assert_close(*found, rtol=0, atol=0)
