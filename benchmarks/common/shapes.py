@@ -97,17 +97,20 @@ def quick_cases() -> list[Case]:
     ]
 
 
-VARIANTS = ("bidirectional", "layers3", "proj", "packed", "lengths", "resets")
+VARIANTS = ("bidirectional", "layers3", "proj", "wide", "packed", "lengths", "resets")
 
 
 def variant_cases(variant: str) -> list[Case]:
     """The short list of one edge variant (see VARIANTS).
 
+    ``wide``: many more inputs than units, so that nearly all is the input's product.
     ``packed``: PackedSequence in and out. ``lengths``: a padded batch with ``lengths=``, against
     pack, nn.LSTM and unpack. ``resets``: ``reset_mask=``, against a Python loop over nn.LSTMCell.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant: got {variant!r}, expected one of {', '.join(VARIANTS)}")
+    if variant == "wide":
+        return [Case(5, 500, 510, 32), Case(128, 16, 1024, 64), Case(128, 1, 2048, 128)]
     sizes = [(128, 1, 128), (128, 16, 128), (64, 64, 256), (64, 16, 512)]
     cases = [Case(T, N, H, H, variant=variant) for T, N, H in sizes]
     if variant == "bidirectional":

@@ -1,4 +1,5 @@
-"""What two features cost: ``python -m benchmarks.cpu.features`` (``resets``, ``checkpoints``).
+"""What features cost: ``python -m benchmarks.cpu.features`` (``resets``, ``checkpoints``,
+``cells``).
 
 resets: a training step of an LSTM with episodes that end inside the sequence, as a policy's: one
 call with reset_mask, beside loops over nn.LSTM and nn.LSTMCell, and beside splitting the sequences
@@ -6,6 +7,9 @@ at their resets into rows of their own, padded, for one call of nn.LSTM.
 
 checkpoints: a training step with checkpoint_every=True beside the same without: time, and the
 growth of a fresh process's resident set (memory.py). The input needs no gradient, as data does not.
+
+cells: a training step of a loop over FastLSTMCell, and over FastLSTM.step, beside the same loop
+over nn.LSTMCell, and over nn.LSTM called with one step.
 
 Times are the process's CPU time with one thread, interleaved, so that other processes on the
 machine count as little as they can; each contender is first held to the others' results.
@@ -26,12 +30,15 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.common.machine import RESULTS, ROOT, describe, load_average
 from benchmarks.common.timing import Task, interleave, paired_ratio, spread, torch_threads
 from benchmarks.cpu.memory import CLEAR_REFS, resident_kib
-from fastlstm import FastLSTM
+from fastlstm import FastLSTM, FastLSTMCell
 
 RESET_SHAPES = [(128, 16, 128), (128, 64, 256)]  # T, N, H = I
 RESET_SHARE = 0.03
 # T, N, H, L
 CHECKPOINT_SHAPES = [(4096, 16, 128, 1), (4096, 16, 128, 4), (4096, 16, 256, 2), (4096, 1, 128, 1)]
+# T, N, I, H
+CELL_SHAPES = [(8, N, H, H) for H in (64, 256, 512) for N in (1, 4, 8, 16, 64)]
+CELL_SHAPES += [(8, N, I, 1024) for N in (1, 8, 64) for I in (1024, 1536)]
 FEW = 513  # steps that make two kept states with any number of rows
 
 
@@ -151,6 +158,62 @@ def checkpoints(seconds: float) -> list[dict]:
     return rows
 
 
+def loop_over(call, xs):
+    outputs, state = [], None
+    for x in xs:
+        y, state = call(x, state)
+        outputs.append(y)
+    return outputs
+
+
+def by_cell(cell):
+    def call(x, state):
+        state = cell(x, state)
+        return state[0], state
+
+    return call
+
+
+def by_call(lstm):
+    def call(x, state):
+        y, state = lstm(x.unsqueeze(0), state)
+        return y.squeeze(0), state
+
+    return call
+
+
+def cells(seconds: float) -> list[dict]:
+    rows = []
+    for T, N, I, H in CELL_SHAPES:
+        torch.manual_seed(0)
+        xs = [torch.randn(N, I, requires_grad=True) for _ in range(T)]
+        weights = [torch.randn(N, H) for _ in range(T)]
+        cell, lstm = nn.LSTMCell(I, H), nn.LSTM(I, H)
+        fast_cell, fast = FastLSTMCell.from_torch(cell), FastLSTM.from_torch(lstm)
+        pairs = {
+            "FastLSTMCell": ((fast_cell, by_cell(fast_cell)), (cell, by_cell(cell))),
+            "FastLSTM.step": ((fast, fast.step), (lstm, by_call(lstm))),
+        }
+        for name, sides in pairs.items():
+            tasks, found = {}, []
+            for side, (module, call) in zip(("ours", "theirs"), sides, strict=True):
+
+                def step(call=call, module=module, xs=xs, weights=weights):
+                    outputs = loop_over(call, xs)
+                    return torch.autograd.grad(outputs, [*module.parameters(), *xs], weights)
+
+                found.append(step())
+                tasks[side] = Task(step)
+            torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+            del found
+            times = interleave(tasks, seconds, min_reps=5, clock=time.process_time)
+            row = {"T": T, "N": N, "I": I, "H": H, "what": name}
+            row |= paired_ratio(times["theirs"], times["ours"])
+            rows.append(row | {side: spread(times[side]) for side in times})
+            print(f"{name} T{T} N{N} I{I} H{H}: {row['ratio']:.2f}")
+    return rows
+
+
 def report(data: dict) -> str:
     machine = data["machine"]
     lines = [
@@ -177,6 +240,14 @@ def report(data: dict) -> str:
             f"{r['time']['low']:.2f}-{r['time']['high']:.2f} |"
             for r in data["checkpoints"]
         ]
+    if data["cells"]:
+        lines.append("\n**Loops over cells and steps** beside torch's: how many times as fast\n")
+        lines += ["| T,N,I,H | what | ratio | 95 % interval |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"| {r['T']},{r['N']},{r['I']},{r['H']} | {r['what']} | {r['ratio']:.2f} | "
+            f"{r['low']:.2f}-{r['high']:.2f} |"
+            for r in data["cells"]
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -186,7 +257,7 @@ def main(argv=None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", nargs="*", help="resets, checkpoints (both)")
+    parser.add_argument("parts", nargs="*", help="resets, checkpoints, cells (all)")
     parser.add_argument("--seconds", type=float, default=5, help="of each comparison (5)")
     parser.add_argument("--save", metavar="NAME", help="write results/NAME.json and .md")
     parser.add_argument("--grow", type=json.loads, help=argparse.SUPPRESS)
@@ -196,7 +267,7 @@ def main(argv=None) -> int:
         if args.grow:
             print(growth(*args.grow, args.checkpoints or None))
             return 0
-        parts = {"resets": resets, "checkpoints": checkpoints}
+        parts = {"resets": resets, "checkpoints": checkpoints, "cells": cells}
         for name in args.parts:
             if name not in parts:
                 parser.error(f"no part is called {name!r}; choose from {', '.join(parts)}")

@@ -88,9 +88,10 @@ struct GatesArgs {
   void* gates;
 };
 
-// One step of one layer. Every array is contiguous and of one type, but for narrow weights; the results share no memory with anything.
+// One step of one layer. Every array is contiguous and of one type, but for narrow weights and what is wide; the results share no memory
+// with anything.
 struct StepArgs {
-  int64_t N, I, H, P;                        // N up to kMaxStepRows
+  int64_t N, I, H, P;                        // N up to kMaxStepRows, unless gates_x are given
   DType dtype;
   bool narrow_weights;                       // the three matrices are bfloat16 beside float32 tensors
   const void *x, *h, *c;                     // [N, I], [N, P], [N, H]
@@ -98,6 +99,22 @@ struct StepArgs {
   const void *bias_ih, *bias_hh;             // [4H], each or null
   const void* weight_hr;                     // [P, H] or null
   void *h_out, *c_out;                       // [N, P], [N, H]
+  const void* gates_x;                       // [N, 4H] wide: what x and h give the gates, without biases or projection; or null: made here
+  void *cells, *gates;                       // the tape, each or null: [N, H] wide, [N, 4H] activated
+};
+
+// The gradients of one step, likewise.
+struct StepBackwardArgs {
+  int64_t N, I, H, P;                        // N up to kMaxStepRows, unless dx, dh_in and weight_hr are null
+  DType dtype;
+  const void *dh, *dc;                       // [N, P], [N, H]: of the results, each or null
+  const void* c;                             // [N, H], as it entered
+  const void *cells, *gates;                 // [N, H] wide, [N, 4H], as the forward left them
+  const void *weight_ih, *weight_hh;         // [4H, I], [4H, P]
+  const void* weight_hr;                     // [P, H] or null
+  void *dx, *dh_in, *dc_in;                  // [N, I], [N, P], [N, H], each or null
+  void* dgates;                              // [N, 4H] wide, before the activations
+  void* unprojected;                         // [N, H] wide, what W_hr multiplied, or null
 };
 
 // Rows from which a step is better made with packed weights.
@@ -114,6 +131,7 @@ struct Kernels {
   void (*forward)(const ForwardArgs&, const Threads&);
   void (*backward)(const BackwardArgs&, const Threads&);
   void (*step)(const StepArgs&, const Threads&);
+  void (*step_backward)(const StepBackwardArgs&, const Threads&);
   void (*gates)(const GatesArgs&, const Threads&);
   const VariantKernels* variants;
   const MatrixProducts *products, *double_products;

@@ -59,6 +59,9 @@ STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
   m.impl("lstm_training_forward", TORCH_BOX(&fastlstm::lstm_training_forward));
   m.impl("lstm_training_backward", TORCH_BOX(&fastlstm::lstm_training_backward));
   m.impl("lstm_cell", TORCH_BOX(&fastlstm::lstm_cell));
+  m.impl("lstm_cell_training_forward", TORCH_BOX(&fastlstm::lstm_cell_training_forward));
+  m.impl("lstm_cell_training_backward", TORCH_BOX(&fastlstm::lstm_cell_training_backward));
+  m.impl("lstm_cell_weight_gradients", TORCH_BOX(&fastlstm::lstm_cell_weight_gradients));
   m.impl("cpu_product", TORCH_BOX(&fastlstm::cpu_product));
   m.impl("cpu_packed", TORCH_BOX(&fastlstm::cpu_packed));
 }

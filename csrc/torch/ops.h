@@ -18,6 +18,8 @@ using BackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;         // d
 using StepResults = std::tuple<Tensor, Tensor, Tensor>;                     // y, h_n, c_n
 using InferenceResults = std::tuple<Tensor, Tensor, Tensor>;                // output, h_n, c_n
 using CellResults = std::tuple<Tensor, Tensor>;                             // h, c
+using CellTapeResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;         // h, c, cells, gates
+using CellGradientResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // dx, dh_in, dc_in, dgates, unprojected
 // dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr
 using LayerBackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
@@ -43,6 +45,17 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
 
 CellResults lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
                       OptionalTensor bias_hh);
+
+CellTapeResults lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
+                                           OptionalTensor bias_hh, OptionalTensor weight_hr);
+
+CellGradientResults lstm_cell_training_backward(OptionalTensor dh, OptionalTensor dc, Tensor c, Tensor cells, Tensor gates,
+                                                Tensor weight_ih, Tensor weight_hh, OptionalTensor weight_hr, bool need_dx, bool need_dh,
+                                                bool need_dc);
+
+// The gradients of weight_ih, weight_hh, both biases and weight_hr that `needs` asks for, summed over steps.
+std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates, std::vector<Tensor> x, std::vector<Tensor> h,
+                                               std::vector<Tensor> dh, std::vector<Tensor> unprojected, std::vector<bool> needs);
 
 // left [rows, depth] @ right [depth, columns], float32, plus the addend if there is one, by the kernels' own product for numbers of so
 // many parts (cpu/matrix_product.h); `packed`: with the right factor packed beforehand.

@@ -99,6 +99,24 @@ def cell(x, h, c, *weights, **options) -> int:
     return _products(prod(x[:-1]), *weights)
 
 
+def cell_training_backward(
+    dh_n, dc_n, c, cells, gates, weight_ih, weight_hh, weight_hr, need_dx, need_dh, *rest, **options
+) -> int:
+    rows = prod(c[:-1])
+    found = _products(rows, weight_hr)
+    found += _products(rows, weight_ih) if need_dx else 0
+    return found + (_products(rows, weight_hh) if need_dh else 0)
+
+
+def cell_weight_gradients(dgates, x, h, dh_n, unprojected, needs, **options) -> int:
+    def product(left, right) -> int:
+        return sum(2 * prod(a) * b[-1] for a, b in zip(left, right, strict=True))
+
+    pairs = (dgates, x), (dgates, h), (dh_n, unprojected)
+    wanted = *needs[:2], needs[4]
+    return sum(product(*pair) for pair, need in zip(pairs, wanted, strict=True) if need)
+
+
 def stack_forward(family, x, h0, c0, weights_ih, weights_hh, bi, bh, weights_hr, *rest, **options):
     return _products(prod(x[:2]), *weights_ih, *weights_hh, *weights_hr)
 
@@ -144,6 +162,9 @@ def formulas() -> dict:
         "lstm_training_backward": training_backward,
         "lstm_step": step,
         "lstm_cell": cell,
+        "lstm_cell_training_forward": cell,
+        "lstm_cell_training_backward": cell_training_backward,
+        "lstm_cell_weight_gradients": cell_weight_gradients,
         "stack_forward": stack_forward,
         "stack_backward": stack_backward,
         "checkpointed_forward": checkpointed_forward,

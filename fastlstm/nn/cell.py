@@ -1,7 +1,5 @@
 """FastLSTMCell: one time step as a module, with nn.LSTMCell's contract."""
 
-import contextlib
-
 import torch
 from torch import Tensor
 
@@ -9,12 +7,13 @@ from .. import backends
 from ..checks import check_pair
 from ..precision import autocast_dtype, to_autocast
 from ..stack import step as step_op
+from ..stack import step_training
 from ..stack.run import run_layers
 from ..torch_classes import LSTMCell, above
 from ..weights import BESIDE, LSTMWeights
 from . import weight_storage
 from .arguments import weights_by_name, without_weight_names
-from .shortcuts import MOST_ROWS, serves
+from .shortcuts import MOST_ROWS, differentiated, stands_alone
 from .torch_tools import (
     for_torchscript,
     proxies,
@@ -41,6 +40,9 @@ class FastLSTMCell(LSTMCell):
 
     Outputs: (h, c), the new state, shaped as hx. Under autocast they are of its dtype, but on the
     CPU of float32 where c is, as nn.LSTMCell's.
+
+    On the CPU a call takes the weights as they lie, and the calls of a loop make the weights'
+    gradients together, when the loop's backward has gone through all of them.
 
     For a whole sequence, one call of `FastLSTM` takes far less time than a loop over cells, also
     where episodes begin in mid-sequence (reset_mask) or every c_t is wanted
@@ -97,47 +99,58 @@ class FastLSTMCell(LSTMCell):
                 self._check_states(input, hx, wanted)
             return LSTMCell.forward(self, input, hx)
         x, h, c, weights = fitting
-        guard = (
-            contextlib.nullcontext()
-            if wanted is None
-            else torch.autocast(x.device.type, enabled=False)
-        )
-        with guard:
-            _, h, c, _ = run_layers(
-                x,
-                h,
-                c,
-                [[weights]],
-                lengths=None,
-                reset_mask=None,
-                return_cells=False,
-                between_layers=None,
-                dropout=0.0,
-                backend=self.backend,
-                own_output=False,  # which nobody gets
-            )
+        if wanted is None:
+            h, c = self._by_layer(x, h, c, weights)
+        else:
+            with torch.autocast(x.device.type, enabled=False):
+                result = None
+                if stands_alone(x, self.backend):
+                    result = self._by_ops(*(t.squeeze(0) for t in (x, h, c)), weights)
+                h, c = self._by_layer(x, h, c, weights) if result is None else result
         if dims == 1:
             return h.view(-1), c.view(-1)
+        return h, c
+
+    def _by_layer(self, x, h, c, weights):
+        _, h, c, _ = run_layers(
+            x,
+            h,
+            c,
+            [[weights]],
+            lengths=None,
+            reset_mask=None,
+            return_cells=False,
+            between_layers=None,
+            dropout=0.0,
+            backend=self.backend,
+            own_output=False,  # which nobody gets
+        )
         return h.squeeze(0), c.squeeze(0)
 
     def _direct(self, input, hx, weights):
-        """The cell as one op that takes the weights as they lie; None where that does not serve or
-        does not take the arguments."""
-        if torch.compiler.is_compiling() or type(input) is not Tensor:
+        """The cell by the ops that take the weights as they lie; None where they do not serve or do
+        not take the arguments."""
+        if not stands_alone(input, self.backend) or input.dim() not in (1, 2):
             return None
         if hx is None:
             zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
             hx = zeros, zeros
         elif type(hx) not in (tuple, list) or len(hx) != 2:
             return None
-        if not serves(input, hx, weights, self.backend):
-            return None
         if not weight_storage.fits(self, input, weights[0]):
             return None
-        if input.dim() == 2 and input.shape[0] > MOST_ROWS:
-            return None
+        return self._by_ops(input, *hx, (*weights, None))
+
+    def _by_ops(self, x, h, c, weights):
+        """`_direct` of arguments that the ops check; weights: as `LSTMWeights`."""
         try:
-            return step_op.lstm_cell(input, *hx, *weights)
+            if differentiated(x, (h, c), weights):
+                if not step_training.serves(x, h, c, weights):
+                    return None
+                return step_training.step(x, h, c, weights)
+            if x.dim() == 2 and x.shape[0] > MOST_ROWS:
+                return None
+            return step_op.lstm_cell(x, h, c, *weights[:4])
         except RuntimeError:  # what does not fit: the general way says so
             return None
 

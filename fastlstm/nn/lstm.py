@@ -217,9 +217,10 @@ class FastLSTM(LSTM):
     def step(self, x_t: Tensor, state: tuple[Tensor, Tensor] | None = None):
         """One time step, for streaming: the module called with T = 1.
 
-        On the CPU, for a few rows and where no gradient is wanted (`torch.no_grad()`), it is one op
-        for all layers that takes the weights as they lie: nothing is packed, and nothing is kept
-        from call to call.
+        On the CPU it is, for a few rows and where no gradient is wanted (`torch.no_grad()`), one op
+        for all layers, else an op for each, that takes the weights as they lie: nothing is packed,
+        and nothing is kept from call to call. The steps of a loop make the weights' gradients
+        together, when the loop's backward has gone through all of them.
 
         Args:
             x_t: (N, I), or unbatched (I,).

@@ -10,7 +10,7 @@ from ..checks import swapped_states
 from ..ops import transforms
 from ..precision import wide_products
 from ..stack import step as step_op
-from ..stack import whole
+from ..stack import step_training, whole
 from . import weight_storage
 from .arguments import has_hooks, reads_plainly, state_widths, weights_by_name
 from .variant_settings import is_plain
@@ -47,18 +47,13 @@ def differentiated(x, state: tuple, weights: list) -> bool:
     return any(isinstance(t, Tensor) and t.requires_grad for t in given)
 
 
-def serves(x, state: tuple, weights: list, backend: str) -> bool:
-    """Whether ops without derivatives may stand for the general way."""
-    return stands_alone(x, backend) and not differentiated(x, state, weights)
-
-
 def direct_step(module, x_t: Tensor, state):
-    """The step as one op, where nothing else may stand between: no hook, no other forward,
-    no variant, no dropout. None where the op does not serve or does not take the arguments.
+    """The step by the ops that take the weights as they lie, where nothing else may stand between:
+    no hook, no other forward, no variant, no dropout. None where the ops do not serve or do not
+    take the arguments.
     """
     if (
-        torch.compiler.is_compiling()
-        or type(x_t) is not Tensor
+        not stands_alone(x_t, module.backend)
         or "forward" in module.__dict__
         or not is_plain(module)
         or has_hooks(module)
@@ -79,17 +74,40 @@ def direct_step(module, x_t: Tensor, state):
             return None
         state = swapped_states(state)
     h, c = state
-    if not serves(x_t, (h, c), weights, module.backend):
-        return None
     if not weight_storage.fits(module, x_t, weights[0]):
         return None
-    if x_t.dim() == 2 and x_t.shape[0] > MOST_ROWS:
-        return None
     try:
+        if differentiated(x_t, (h, c), weights):
+            return _step_with_gradients(module, x_t, h, c, weights)
+        if x_t.dim() == 2 and x_t.shape[0] > MOST_ROWS:
+            return None
         y, h_n, c_n = step_op.lstm_step(x_t, h, c, weights)
     except RuntimeError:  # what does not fit: the general way says so
         return None
     return y, swapped_states((h_n, c_n)) if swap else (h_n, c_n)
+
+
+def _step_with_gradients(module, x: Tensor, h: Tensor, c: Tensor, weights: list):
+    """The step with its gradients, layer by layer."""
+    layers = module.num_layers
+    if any(type(s) is not Tensor or s.shape[:1] != (layers,) for s in (h, c)):
+        return None
+    each, h_n, c_n = len(weights) // layers, [], []
+    for k, (h_k, c_k) in enumerate(zip(h.unbind(), c.unbind(), strict=True)):
+        ih, hh, *rest = weights[k * each : (k + 1) * each]
+        of_layer = (
+            ih,
+            hh,
+            *(rest[:2] if module.bias else (None, None)),
+            rest[-1] if each % 2 else None,
+        )
+        if not step_training.serves(x, h_k, c_k, of_layer):
+            return None
+        x, c_k = step_training.step(x, h_k, c_k, of_layer)
+        h_n.append(x)
+        c_n.append(c_k)
+    # Stacked, for the output and the states share no memory.
+    return x, (torch.stack(h_n), torch.stack(c_n))
 
 
 def whole_stack(module, x: Tensor, hx, weights: list):

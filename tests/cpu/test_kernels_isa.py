@@ -15,6 +15,7 @@ pytestmark = [needs_library, pytest.mark.slow]
 
 TESTS = Path(__file__).parents[1]
 FILES = ["cpu/test_kernels_grid.py", "cpu/test_math.py", "stack/test_step.py"]
+FILES += ["stack/test_step_training.py"]
 FILES += ["stack/test_inference.py", "nn/test_weight_storage.py", "cpu/test_kernels_products.py"]
 FILES += ["cpu/test_batch_invariance.py"]
 # Of these files, what is the same on all: torch's compiler, schemas, messages.

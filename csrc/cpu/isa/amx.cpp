@@ -105,7 +105,8 @@ const Kernels& kernels_amx(bool emulated) {
   static const MatrixProducts products{amx::worthwhile_product, amx::packed_product_bytes, amx::pack_product,
                                        amx::multiply_matrices};
   static const Kernels kernels{emulated ? "amx-emulated" : "amx", amx::forward, amx::backward, kernels_avx512().step,
-                               kernels_avx512().gates, kernels_avx512().variants, &products, kernels_avx512().double_products, true};
+                               kernels_avx512().step_backward, kernels_avx512().gates, kernels_avx512().variants, &products,
+                               kernels_avx512().double_products, true};
   amx::Tiles::emulated = emulated;
   return kernels;
 }

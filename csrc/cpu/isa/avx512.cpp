@@ -31,8 +31,8 @@ namespace avx512 {
 }  // namespace avx512
 
 const Kernels& kernels_avx512() {
-  static const Kernels kernels{"avx512", avx512::forward, avx512::backward, avx512::step, avx512::gates, &avx512::variants::kernels,
-                               &avx512::fma_products<float>, &avx512::fma_products<double>};
+  static const Kernels kernels{"avx512", avx512::forward, avx512::backward, avx512::step, avx512::step_backward, avx512::gates,
+                               &avx512::variants::kernels, &avx512::fma_products<float>, &avx512::fma_products<double>};
   return kernels;
 }
 }  // namespace fastlstm

@@ -62,8 +62,8 @@ void backward(const BackwardArgs& args, const Threads& threads) {
 
 const Kernels& kernels_avx512bf16() {
   static const Kernels kernels{"avx512bf16", avx512bf16::forward, avx512bf16::backward, kernels_avx512().step,
-                               kernels_avx512().gates, kernels_avx512().variants, &avx512bf16::pair_products,
-                               kernels_avx512().double_products};
+                               kernels_avx512().step_backward, kernels_avx512().gates, kernels_avx512().variants,
+                               &avx512bf16::pair_products, kernels_avx512().double_products};
   return kernels;
 }
 }  // namespace fastlstm

@@ -67,6 +67,12 @@ void step(const StepArgs& args, const Threads& threads) {
   });
 }
 
+void step_backward(const StepBackwardArgs& args, const Threads& threads) {
+  visit_types(args.dtype, false, false, [&](auto acc, auto io, auto, auto) {
+    StepBackward<decltype(acc), decltype(io)>(args, threads).run();
+  });
+}
+
 void gates(const GatesArgs& args, const Threads& threads) {
   visit_types(args.dtype, true, args.narrow_weights, [&](auto acc, auto io, auto, auto w) {
     GateInputs<decltype(acc), decltype(io), decltype(w)>(args).run(threads);

@@ -15,3 +15,4 @@
 #include "cpu/steps/backward_tape.h"
 #include "cpu/steps/backward.h"
 #include "cpu/steps/step.h"
+#include "cpu/steps/step_backward.h"

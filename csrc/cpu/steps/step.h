@@ -12,7 +12,7 @@ class Step {
     lay_out(size);
     Layout layout(Workspace::take(size.used()));
     lay_out(layout);
-    for (int64_t n = 0; n < a_.N; ++n) {
+    for (int64_t n = 0; n < dot_rows_of_call(); ++n) {
       set(x_[n], widened(a_.x, wide_x_, n, a_.I), a_.I, pairs_x_, n);
       set(h_[n], widened(a_.h, wide_h_, n, a_.P), a_.P, pairs_h_, n);
     }
@@ -25,7 +25,8 @@ class Step {
     static thread_local bool backwards = false;
     backwards = !backwards;
     const int64_t blocks = (a_.H + L - 1) / L, shares = std::min<int64_t>(workers, blocks);
-    share_out(threads, workers, shares, 4 * a_.H * (a_.I + a_.P), [&, from_end = backwards](int64_t share) {
+    const int64_t work = 4 * a_.H * (a_.gates_x == nullptr ? a_.I + a_.P : a_.N);
+    share_out(threads, workers, shares, work, [&, from_end = backwards](int64_t share) {
       const int64_t begin = blocks * share / shares, end = blocks * (share + 1) / shares;
       for (int64_t k = begin; k < end; ++k) units((from_end ? begin + end - 1 - k : k) * L);
     });
@@ -39,6 +40,9 @@ class Step {
   static constexpr bool kPairs = std::is_same_v<W, BFloat16>;
   using Operand = std::conditional_t<kPairs, PairOperand, DotOperand<Acc>>;
 
+  // Rows that weights are multiplied by here.
+  int64_t dot_rows_of_call() const { return a_.gates_x == nullptr ? a_.N : 0; }
+
   static int64_t room(int64_t K) { return kPairs ? PairOperand::room(K) : 0; }
 
   static void set(Operand& operand, const Acc* row, int64_t K, Acc* pairs, int64_t n) {
@@ -51,11 +55,12 @@ class Step {
 
   void lay_out(Layout& layout) {
     constexpr bool same = std::is_same_v<Acc, IO>;
-    wide_x_ = layout.array<Acc>(same ? 0 : a_.N * a_.I);
-    wide_h_ = layout.array<Acc>(same ? 0 : a_.N * a_.P);
+    const int64_t rows = dot_rows_of_call();
+    wide_x_ = layout.array<Acc>(same ? 0 : rows * a_.I);
+    wide_h_ = layout.array<Acc>(same ? 0 : rows * a_.P);
     unprojected_ = layout.array<Acc>(a_.weight_hr == nullptr ? 0 : a_.N * a_.H);
-    pairs_x_ = layout.array<Acc>(a_.N * room(a_.I));
-    pairs_h_ = layout.array<Acc>(a_.N * room(a_.P));
+    pairs_x_ = layout.array<Acc>(rows * room(a_.I));
+    pairs_h_ = layout.array<Acc>(rows * room(a_.P));
     pairs_unprojected_ = layout.array<Acc>(a_.weight_hr == nullptr ? 0 : a_.N * room(a_.H));
   }
 
@@ -87,17 +92,29 @@ class Step {
     for (int64_t g = 0; g < 4; ++g) {
       const int64_t row = g * a_.H + unit;
       const W *ih = static_cast<const W*>(a_.weight_ih) + row * a_.I, *hh = static_cast<const W*>(a_.weight_hh) + row * a_.P;
-      for (int64_t n = 0; n < a_.N; ++n) sums[n][g] = dot_rows<Acc, W>(ih, x_[n], hh, h_[n], count);
+      for (int64_t n = 0; n < dot_rows_of_call(); ++n) sums[n][g] = dot_rows<Acc, W>(ih, x_[n], hh, h_[n], count);
       for (const void* b : {a_.bias_ih, a_.bias_hh}) {
         if (b != nullptr) bias[g] += load<Acc, Whole>(static_cast<const IO*>(b) + row, count);
       }
     }
     for (int64_t n = 0; n < a_.N; ++n) {
-      Gates<V> gates{sums[n][0] + bias[0], sums[n][1] + bias[1], sums[n][2] + bias[2], sums[n][3] + bias[3]};
+      const auto preactivation = [&](int g) FASTLSTM_INLINE_LAMBDA {
+        if (a_.gates_x == nullptr) return sums[n][g] + bias[g];
+        return load<Acc, Whole>(static_cast<const Acc*>(a_.gates_x) + (4 * n + g) * a_.H + unit, count) + bias[g];
+      };
+      Gates<V> gates{preactivation(0), preactivation(1), preactivation(2), preactivation(3)};
       const int64_t place = n * a_.H + unit;
       const V c = load<Acc, Whole>(static_cast<const IO*>(a_.c) + place, count);
       const CellState<V> out = lstm_cell_forward<Math<Acc>>(gates, c);
       store<Acc, Whole>(static_cast<IO*>(a_.c_out) + place, out.c, count);
+      if (a_.cells != nullptr) store<Acc, Whole>(static_cast<Acc*>(a_.cells) + place, out.c, count);
+      if (a_.gates != nullptr) {
+        IO* tape = static_cast<IO*>(a_.gates) + 4 * n * a_.H + unit;
+        store<Acc, Whole>(tape, gates.i, count);
+        store<Acc, Whole>(tape + a_.H, gates.f, count);
+        store<Acc, Whole>(tape + 2 * a_.H, gates.g, count);
+        store<Acc, Whole>(tape + 3 * a_.H, gates.o, count);
+      }
       if (a_.weight_hr == nullptr) {
         store<Acc, Whole>(static_cast<IO*>(a_.h_out) + place, out.h, count);
       } else {

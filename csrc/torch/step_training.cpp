@@ -1,0 +1,311 @@
+// lstm_cell_training_forward, lstm_cell_training_backward and lstm_cell_weight_gradients: one step with its gradients, on the CPU, from
+// the weights as they lie at the call. Nothing is packed beforehand and nothing is kept. The gradients of the weights are an op of
+// their own, for the steps of a loop over cells together: made step by step, a matrix as large as the weights would be written, read
+// and added to another for every one.
+
+#include "torch/layer_products.h"
+#include "torch/step_call.h"
+
+namespace fastlstm {
+
+namespace {
+
+template <class T>
+void add_contiguous(const Matrix& into, const Tensor& addend) {
+  T* to = static_cast<T*>(into.data);
+  const T* from = static_cast<const T*>(addend.const_data_ptr());
+  for (int64_t k = 0; k < into.rows * into.columns; ++k) to[k] += from[k];
+}
+
+// out (+)= left @ right, in the type of out, which is contiguous and the accumulation type.
+void multiply(const Matrix& out, const Matrix& left, int left_parts, const Matrix& right, int right_parts, bool add) {
+  if (own_product(out.dtype, out.rows, out.columns, left.columns, left_parts, right_parts)) {
+    multiply_own(out.dtype, left.columns, left_factor(left, left_parts), {target(out, right_factor(right, right_parts), nullptr, add)});
+    return;
+  }
+  if (!add) return mm_out(out, left, right);
+  Tensor product = empty({out.rows, out.columns}, out.dtype);
+  mm_out(Matrix::of(product), left, right);
+  (out.dtype == ScalarType::Double ? add_contiguous<double> : add_contiguous<float>)(out, product);
+}
+
+struct CellShape {
+  int64_t N, I, H, P;
+  bool batched;
+  ScalarType dtype, wide;
+
+  // Of c, (N, H) or (H), and the weights.
+  CellShape(const Tensor& c, const Tensor& weight_ih, const Tensor& weight_hh) : batched(c.dim() == 2), dtype(c.scalar_type()) {
+    STD_TORCH_CHECK(c.dim() == 1 || batched, "fastlstm: c has ", c.dim(), " dimensions, expected 2, (N, H), or 1, (H)");
+    STD_TORCH_CHECK(weight_ih.dim() == 2 && weight_hh.dim() == 2, "fastlstm: the weight matrices must have 2 dimensions");
+    dtype_of(c, "c");
+    wide = wide_type(dtype);
+    N = batched ? c.size(0) : 1;
+    H = c.size(c.dim() - 1);
+    I = weight_ih.size(1);
+    P = weight_hh.size(1);
+    check_units(H, P);
+  }
+
+  std::vector<int64_t> sizes(int64_t width) const {
+    return batched ? std::vector<int64_t>{N, width} : std::vector<int64_t>{width};
+  }
+
+  // Whether the rows are few enough for products with the weights as they lie, without large products.
+  bool few() const { return N <= kMaxStepRows; }
+
+  void check_rows(bool projected) const {
+    STD_TORCH_CHECK(few() || (dtype == wide && !projected), "fastlstm: c has ", N, " rows, expected at most ", kMaxStepRows,
+                    " in 16 bits or with weight_hr");
+  }
+};
+
+}  // namespace
+
+CellTapeResults lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
+                                           OptionalTensor bias_hh, OptionalTensor weight_hr) {
+  const CellShape s(c, weight_ih, weight_hh);
+  s.check_rows(weight_hr.has_value());
+  check(x, "x", s.sizes(s.I), s.dtype);
+  check(h, "h", s.sizes(s.P), s.dtype);
+  check(c, "c", s.sizes(s.H), s.dtype);
+  STD_TORCH_CHECK(weight_ih.scalar_type() == s.dtype, "fastlstm: weight_ih has a dtype that does not fit c's");
+  Held held;
+  StepArgs args{};
+  args.N = s.N;
+  args.I = s.I;
+  args.H = s.H;
+  args.P = s.P;
+  args.dtype = dtype_of(c, "c");
+  const auto optional = [](const OptionalTensor& t) { return t ? &*t : nullptr; };
+  set_weights({&weight_ih, &weight_hh, optional(bias_ih), optional(bias_hh), optional(weight_hr)}, s.dtype, held, args);
+  args.x = held.data(x);
+  args.h = held.data(h);
+  args.c = held.data(c);
+  Tensor h_n = empty(s.sizes(s.P), s.dtype), c_n = empty(s.sizes(s.H), s.dtype), cells = empty(s.sizes(s.H), s.wide),
+         gates = empty(s.sizes(4 * s.H), s.dtype);
+  args.h_out = h_n.mutable_data_ptr();
+  args.c_out = c_n.mutable_data_ptr();
+  args.cells = cells.mutable_data_ptr();
+  args.gates = gates.mutable_data_ptr();
+  if (!s.few()) {
+    const PartCounts parts = PartCounts::of(s.dtype);
+    char* made = Workspace::take(s.N * 4 * s.H * bytes_of(s.wide), Workspace::kGates);
+    const Matrix out = Matrix::contiguous(made, s.N, 4 * s.H, s.wide);
+    const auto add = [&](const void* rows, const void* weight, int64_t width, bool more) {
+      multiply(out, Matrix::contiguous(rows, s.N, width, s.dtype), parts.values,
+               Matrix::contiguous(weight, 4 * s.H, width, s.dtype).transposed(), parts.values, more);
+    };
+    add(args.x, args.weight_ih, s.I, false);
+    add(args.h, args.weight_hh, s.P, true);
+    args.gates_x = made;
+  }
+  if (s.N > 0) cpu_kernels().step(args, threads());
+  return {h_n, c_n, cells, gates};
+}
+
+CellGradientResults lstm_cell_training_backward(OptionalTensor dh, OptionalTensor dc, Tensor c, Tensor cells, Tensor gates,
+                                                Tensor weight_ih, Tensor weight_hh, OptionalTensor weight_hr, bool need_dx, bool need_dh,
+                                                bool need_dc) {
+  const CellShape s(c, weight_ih, weight_hh);
+  s.check_rows(weight_hr.has_value());
+  check(dh, "dh", s.sizes(s.P), s.dtype);
+  check(dc, "dc", s.sizes(s.H), s.dtype);
+  check(c, "c", s.sizes(s.H), s.dtype);
+  check(cells, "cells", s.sizes(s.H), s.wide);
+  check(gates, "gates", s.sizes(4 * s.H), s.dtype);
+  check(weight_ih, "weight_ih", {4 * s.H, s.I}, s.dtype);
+  check(weight_hh, "weight_hh", {4 * s.H, s.P}, s.dtype);
+  check(weight_hr, "weight_hr", {s.P, s.H}, s.dtype);
+  STD_TORCH_CHECK(weight_hr || s.P == s.H, "fastlstm: weight_hh has ", s.P, " columns, expected H = ", s.H, " without weight_hr");
+  const auto result = [&](bool wanted, int64_t width, ScalarType dtype) {
+    return empty(wanted ? s.sizes(width) : std::vector<int64_t>{0}, dtype);
+  };
+  Tensor dx = result(need_dx, s.I, s.dtype), dh_in = result(need_dh, s.P, s.dtype), dc_in = result(need_dc, s.H, s.dtype),
+         dgates = result(true, 4 * s.H, s.wide), unprojected = result(weight_hr.has_value(), s.H, s.wide);
+  Held held;
+  StepBackwardArgs args{s.N, s.I, s.H, s.P, dtype_of(c, "c")};
+  args.dh = held.data(dh);
+  args.dc = held.data(dc);
+  args.c = held.data(c);
+  args.cells = held.data(cells);
+  args.gates = held.data(gates);
+  args.weight_ih = held.data(weight_ih);
+  args.weight_hh = held.data(weight_hh);
+  args.weight_hr = held.data(weight_hr);
+  args.dgates = dgates.mutable_data_ptr();
+  args.dc_in = need_dc ? dc_in.mutable_data_ptr() : nullptr;
+  args.unprojected = weight_hr ? unprojected.mutable_data_ptr() : nullptr;
+  if (s.few()) {
+    args.dx = need_dx ? dx.mutable_data_ptr() : nullptr;
+    args.dh_in = need_dh ? dh_in.mutable_data_ptr() : nullptr;
+  }
+  if (s.N > 0) cpu_kernels().step_backward(args, threads());
+  if (!s.few()) {
+    const PartCounts parts = PartCounts::of(s.dtype);
+    const Matrix left = Matrix::contiguous(args.dgates, s.N, 4 * s.H, s.dtype);
+    const auto make = [&](Tensor& out, const void* weight, int64_t width) {
+      multiply(Matrix::contiguous(out.mutable_data_ptr(), s.N, width, s.dtype), left, parts.gradients,
+               Matrix::contiguous(weight, 4 * s.H, width, s.dtype), parts.values, false);
+    };
+    if (need_dx) make(dx, args.weight_ih, s.I);
+    if (need_dh) make(dh_in, args.weight_hh, s.P);
+  }
+  return {dx, dh_in, dc_in, dgates, unprojected};
+}
+
+namespace {
+
+// Rows of several tensors, (N, width) or (width) each, as one matrix of `dtype`, `most` of them at a time.
+class Rows {
+ public:
+  Rows(const std::vector<Tensor>& of, const char* name, int64_t total, int64_t most, ScalarType dtype) : dtype_(dtype) {
+    int64_t found = 0;
+    for (const Tensor& t : of) {
+      STD_TORCH_CHECK(t.dim() == 1 || t.dim() == 2, "fastlstm: ", name, " has ", t.dim(), " dimensions, expected 2, or 1 without rows");
+      pieces_.push_back(torch::stable::contiguous(t));
+      if (t.dim() == 1) pieces_.back() = torch::stable::unsqueeze(pieces_.back(), 0);
+      width_ = pieces_[0].size(1);
+      found += pieces_.back().size(0);
+      check(pieces_.back(), name, {pieces_.back().size(0), width_}, of[0].scalar_type());
+    }
+    STD_TORCH_CHECK(found == total, "fastlstm: ", name, " has ", found, " rows, expected ", total);
+    if (of.size() > 1 || of[0].scalar_type() != dtype) kept_ = empty({most, width_}, dtype);
+  }
+
+  int64_t width() const { return width_; }
+
+  // The next `count` rows.
+  Matrix next(int64_t count) {
+    if (!kept_) {
+      const char* data = static_cast<const char*>(pieces_[0].const_data_ptr()) + row_ * width_ * bytes_of(dtype_);
+      row_ += count;
+      return Matrix::contiguous(data, count, width_, dtype_);
+    }
+    for (int64_t made = 0; made < count;) {
+      const Tensor& from = pieces_[piece_];
+      const int64_t taken = std::min(from.size(0) - row_, count - made);
+      copy(from, row_, taken, made);
+      made += taken;
+      row_ += taken;
+      if (row_ == from.size(0)) {
+        row_ = 0;
+        ++piece_;
+      }
+    }
+    return Matrix::contiguous(kept_->const_data_ptr(), count, width_, dtype_);
+  }
+
+ private:
+  void copy(const Tensor& from, int64_t first, int64_t count, int64_t to) {
+    if (from.scalar_type() == dtype_) {
+      const int64_t bytes = width_ * bytes_of(dtype_);
+      char* into = static_cast<char*>(kept_->mutable_data_ptr()) + to * bytes;
+      if (count * bytes > 0) __builtin_memcpy(into, static_cast<const char*>(from.const_data_ptr()) + first * bytes, count * bytes);
+      return;
+    }
+    Tensor into = torch::stable::narrow(*kept_, 0, to, count);
+    torch::stable::copy_(into, torch::stable::narrow(const_cast<Tensor&>(from), 0, first, count));
+  }
+
+  const ScalarType dtype_;
+  std::vector<Tensor> pieces_;
+  int64_t width_ = 0, piece_ = 0, row_ = 0;
+  OptionalTensor kept_;
+};
+
+// A gradient, summed up in the accumulation type.
+struct Total {
+  Tensor result, wide;
+
+  Total(std::vector<int64_t> sizes, ScalarType dtype, ScalarType wide_dtype)
+      : result(on_large_pages(empty(sizes, dtype))), wide(dtype == wide_dtype ? result : on_large_pages(empty(sizes, wide_dtype))) {}
+
+  Tensor finished() {
+    if (wide.scalar_type() != result.scalar_type()) torch::stable::copy_(result, wide);
+    return result;
+  }
+};
+
+template <class T>
+void add_rows(Tensor& into, const Matrix& rows) {
+  T* sums = static_cast<T*>(into.mutable_data_ptr());
+  for (int64_t r = 0; r < rows.rows; ++r) {
+    const T* row = static_cast<const T*>(rows.data) + r * rows.columns;
+    for (int64_t k = 0; k < rows.columns; ++k) sums[k] += row[k];
+  }
+}
+
+}  // namespace
+
+std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates, std::vector<Tensor> x, std::vector<Tensor> h,
+                                               std::vector<Tensor> dh, std::vector<Tensor> unprojected, std::vector<bool> needs) {
+  STD_TORCH_CHECK(!dgates.empty() && x.size() == dgates.size() && h.size() == dgates.size() && dh.size() == unprojected.size() &&
+                      (dh.empty() || dh.size() == dgates.size()),
+                  "fastlstm: lists of different lengths: dgates ", dgates.size(), ", x ", x.size(), ", h ", h.size(), ", dh ", dh.size(),
+                  ", unprojected ", unprojected.size());
+  STD_TORCH_CHECK(needs.size() == 5 && (!needs[4] || !dh.empty()), "fastlstm: needs has ", needs.size(),
+                  " entries, expected 5, the last of them true only with dh");
+  const ScalarType dtype = x[0].scalar_type(), wide = wide_type(dtype);
+  STD_TORCH_CHECK(dgates[0].scalar_type() == wide, "fastlstm: dgates has a dtype that does not fit x's");
+  int64_t total = 0;
+  for (const Tensor& t : dgates) total += t.dim() == 2 ? t.size(0) : 1;
+  const int64_t H4 = dgates[0].size(dgates[0].dim() - 1);
+  const int64_t most = std::min(total, std::max(kRowsForProduct, backward_bytes() / std::max<int64_t>(H4 * bytes_of(wide), 1)));
+  const PartCounts parts = PartCounts::of(dtype);
+  const int64_t I = x[0].size(x[0].dim() - 1), P = h[0].size(h[0].dim() - 1);
+  const bool own = own_product(wide, H4, I + P, most, parts.gradients, parts.values);
+  const ScalarType values = own ? value_type(wide, dtype) : wide;
+  Rows dgates_rows(dgates, "dgates", total, most, wide), x_rows(x, "x", total, most, values), h_rows(h, "h", total, most, values);
+  std::optional<Rows> dh_rows, unprojected_rows;
+  std::optional<Total> ih, hh, bias, hr;
+  if (needs[0]) ih.emplace(std::vector<int64_t>{H4, I}, dtype, wide);
+  if (needs[1]) hh.emplace(std::vector<int64_t>{H4, P}, dtype, wide);
+  if (needs[2] || needs[3]) bias.emplace(std::vector<int64_t>{H4}, dtype, wide);
+  if (needs[4]) {
+    dh_rows.emplace(dh, "dh", total, most, wide);
+    unprojected_rows.emplace(unprojected, "unprojected", total, most, wide);
+    hr.emplace(std::vector<int64_t>{dh_rows->width(), unprojected_rows->width()}, dtype, wide);
+  }
+  for (auto* sum : {&ih, &hh, &bias, &hr}) {
+    if (*sum && (total == 0 || sum == &bias)) torch::stable::zero_((*sum)->wide);
+  }
+  for (int64_t first = 0; first < total; first += most) {
+    const int64_t count = std::min(most, total - first);
+    const bool add = first > 0;
+    const Matrix rows = dgates_rows.next(count), left = rows.transposed();
+    std::vector<Target> targets;
+    const auto add_to = [&](std::optional<Total>& sum, Rows& of) {
+      if (!sum) return;
+      const Matrix right = of.next(count), out = Matrix::of(sum->wide);
+      if (own) {
+        targets.push_back(target(out, right_factor(right, parts.values), nullptr, add));
+      } else {
+        multiply(out, left, parts.gradients, right, parts.values, add);
+      }
+    };
+    add_to(ih, x_rows);
+    add_to(hh, h_rows);
+    if (!targets.empty()) multiply_own(wide, count, left_factor(left, parts.gradients), targets);
+    if (bias) (wide == ScalarType::Double ? add_rows<double> : add_rows<float>)(bias->wide, rows);
+    if (hr) {
+      constexpr int kWhole = 3;  // parts of a float32 number that is no rounded one
+      multiply(Matrix::of(hr->wide), dh_rows->next(count).transposed(), kWhole, unprojected_rows->next(count), kWhole, add);
+    }
+  }
+  std::vector<Tensor> results;
+  if (ih) results.push_back(ih->finished());
+  if (hh) results.push_back(hh->finished());
+  if (bias) {
+    Tensor sum = bias->finished();
+    results.push_back(sum);
+    if (needs[2] && needs[3]) {  // equal, and not the same memory
+      results.push_back(empty({H4}, dtype));
+      __builtin_memcpy(results.back().mutable_data_ptr(), sum.const_data_ptr(), H4 * bytes_of(dtype));
+    }
+  }
+  if (hr) results.push_back(hr->finished());
+  return results;
+}
+
+}  // namespace fastlstm
