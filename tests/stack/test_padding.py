@@ -94,7 +94,7 @@ class Problem:
     def first_order(self, value, create_graph=False):
         inputs = self.inputs(value)
         results = self.call(*inputs)
-        # What arrives at the last states of a row without steps goes to its first, and nowhere else.
+        # What arrives at the last states of a row without steps goes to its first alone.
         of_states = (filled(g, (slice(None), self.steps.all(0)), value) for g in self.given[1:])
         given = [filled(self.given[0], self.steps, value), *of_states]
         wanted = [*inputs, *self.lstm.parameters()]
