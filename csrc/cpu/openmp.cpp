@@ -69,7 +69,8 @@ void in_child() {
   if (dissolved) return;
   pool_is_known = false;
   without_workers() = true;
-  // Torch's own ops too: a thread count of 1 opens no region.
+  // Torch's own ops too: a thread count of 1 opens no region. (Where Python is told of the fork, it sets that of other libraries as well:
+  // backends/native.py.)
   if (runtime().openmp.set_num_threads != nullptr) runtime().openmp.set_num_threads(1);
 }
 

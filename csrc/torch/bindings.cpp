@@ -9,6 +9,7 @@
 #include "cpu/caches.h"
 #include "cpu/cores.h"
 #include "cpu/isa/choice.h"
+#include "cpu/openmp.h"
 #include "cpu/team.h"
 #include "torch/ops.h"
 
@@ -26,6 +27,7 @@ static std::string cpu_choice_json() {
 }
 
 static int64_t cpu_workers() { return planned_workers(static_cast<int>(torch::stable::get_num_threads())); }
+static bool cpu_without_workers() { return without_workers(); }
 static double cpu_quota(std::string root) { return cores_of_quota(root); }
 
 #define FASTLSTM_AS_TEXT(...) #__VA_ARGS__
@@ -45,6 +47,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastlstm, m) {
   m.def("cpu_isa() -> str");
   m.def("cpu_choice() -> str");
   m.def("cpu_workers() -> int");
+  m.def("cpu_without_workers() -> bool");
   m.def("cpu_quota(str root) -> float");
   m.def("cuda_architectures() -> str");
   m.def("cpu_product(Tensor left, Tensor right, Tensor? addend, int left_parts, int right_parts, Tensor? packed) -> Tensor");
@@ -55,6 +58,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastlstm, CompositeExplicitAutograd, m) {
   m.impl("cpu_isa", TORCH_BOX(&fastlstm::cpu_isa));
   m.impl("cpu_choice", TORCH_BOX(&fastlstm::cpu_choice_json));
   m.impl("cpu_workers", TORCH_BOX(&fastlstm::cpu_workers));
+  m.impl("cpu_without_workers", TORCH_BOX(&fastlstm::cpu_without_workers));
   m.impl("cpu_quota", TORCH_BOX(&fastlstm::cpu_quota));
   m.impl("cuda_architectures", TORCH_BOX(&fastlstm::cuda_architectures));
 }
