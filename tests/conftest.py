@@ -14,6 +14,9 @@ from fastlstm.backends import native
 # What the compiled library allocates itself, read when it first does.
 os.environ.setdefault("FASTLSTM_POISON", "1")
 
+# The tests of threads want as many workers as they ask for, on any machine, however busy.
+os.environ.setdefault("FASTLSTM_CORES", "64")
+
 # On a busy machine, more threads than free cores cost a small call a hundred times its time.
 torch.set_num_threads(int(os.environ.get("FASTLSTM_TEST_THREADS", "1")))
 

@@ -2,11 +2,15 @@
 // stable ABI only: one library for every torch from 2.10 on, and no Python in it.
 
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 
 #include <string>
 
 #include "cpu/caches.h"
+#include "cpu/cores.h"
 #include "cpu/isa/choice.h"
+#include "cpu/openmp.h"
+#include "cpu/team.h"
 #include "torch/ops.h"
 
 namespace fastlstm {
@@ -21,6 +25,10 @@ static std::string cpu_choice_json() {
          std::to_string(second_level_bytes()) + ", \"products\": {" + text("float64", "multiply-adds") + ", " +
          text("float32", p.float32) + ", " + text("bfloat16", p.bfloat16) + ", " + text("float16", p.float16) + "}}";
 }
+
+static int64_t cpu_workers() { return planned_workers(static_cast<int>(torch::stable::get_num_threads())); }
+static bool cpu_without_workers() { return without_workers(); }
+static double cpu_quota(std::string root) { return cores_of_quota(root); }
 
 #define FASTLSTM_AS_TEXT(...) #__VA_ARGS__
 #define FASTLSTM_TEXT(...) FASTLSTM_AS_TEXT(__VA_ARGS__)
@@ -38,6 +46,9 @@ static std::string cuda_architectures() {
 STABLE_TORCH_LIBRARY_FRAGMENT(fastlstm, m) {
   m.def("cpu_isa() -> str");
   m.def("cpu_choice() -> str");
+  m.def("cpu_workers() -> int");
+  m.def("cpu_without_workers() -> bool");
+  m.def("cpu_quota(str root) -> float");
   m.def("cuda_architectures() -> str");
   m.def("cpu_product(Tensor left, Tensor right, Tensor? addend, int left_parts, int right_parts, Tensor? packed) -> Tensor");
   m.def("cpu_packed(Tensor right, int parts) -> Tensor");
@@ -46,6 +57,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastlstm, m) {
 STABLE_TORCH_LIBRARY_IMPL(fastlstm, CompositeExplicitAutograd, m) {
   m.impl("cpu_isa", TORCH_BOX(&fastlstm::cpu_isa));
   m.impl("cpu_choice", TORCH_BOX(&fastlstm::cpu_choice_json));
+  m.impl("cpu_workers", TORCH_BOX(&fastlstm::cpu_workers));
+  m.impl("cpu_without_workers", TORCH_BOX(&fastlstm::cpu_without_workers));
+  m.impl("cpu_quota", TORCH_BOX(&fastlstm::cpu_quota));
   m.impl("cuda_architectures", TORCH_BOX(&fastlstm::cuda_architectures));
 }
 

@@ -1,5 +1,6 @@
 // lstm_layer_backward on the CPU: the recurrence backwards, and all of the layer's gradients.
 
+#include "cpu/threads.h"
 #include "torch/existing_rows.h"
 #include "torch/layer_products.h"
 
@@ -9,10 +10,12 @@ namespace {
 
 template <class T>
 void add_elements(void* into, const void* from, int64_t count) {
-  torch::stable::parallel_for(0, count, 1 << 15, [&](int64_t begin, int64_t end) {
+  constexpr int64_t kBlock = 1 << 12;
+  const Threads team = threads();
+  share_out(team, team.count, (count + kBlock - 1) / kBlock, count, [&](int64_t block) {
     T* a = static_cast<T*>(into);
     const T* b = static_cast<const T*>(from);
-    for (int64_t k = begin; k < end; ++k) a[k] += b[k];
+    for (int64_t k = block * kBlock; k < std::min(count, (block + 1) * kBlock); ++k) a[k] += b[k];
   });
 }
 
@@ -22,22 +25,21 @@ template <class T>
 void add_row_sums(void* into, const Matrix& rows, bool first) {
   constexpr int64_t kColumns = 64;
   const int64_t blocks = (rows.columns + kColumns - 1) / kColumns;
-  torch::stable::parallel_for(0, blocks, std::max<int64_t>(1, (1 << 15) / (rows.rows * kColumns + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t j = begin * kColumns; j < std::min(end * kColumns, rows.columns); j += kColumns) {
-      const int64_t count = std::min(kColumns, rows.columns - j);
-      T* to = static_cast<T*>(into) + j;
-      for (int64_t r0 = 0; r0 < rows.rows; r0 += kProductChunk) {
-        T sums[kColumns] = {};
-        for (int64_t r = r0; r < std::min(r0 + kProductChunk, rows.rows); ++r) {
-          const T* row = static_cast<const T*>(rows.data) + r * rows.row_stride + j;
-          if (count == kColumns) {
-            for (int64_t k = 0; k < kColumns; ++k) sums[k] += row[k];
-          } else {
-            for (int64_t k = 0; k < count; ++k) sums[k] += row[k];
-          }
+  const Threads team = threads();
+  share_out(team, team.count, blocks, rows.rows * rows.columns, [&](int64_t block) {
+    const int64_t j = block * kColumns, count = std::min(kColumns, rows.columns - j);
+    T* to = static_cast<T*>(into) + j;
+    for (int64_t r0 = 0; r0 < rows.rows; r0 += kProductChunk) {
+      T sums[kColumns] = {};
+      for (int64_t r = r0; r < std::min(r0 + kProductChunk, rows.rows); ++r) {
+        const T* row = static_cast<const T*>(rows.data) + r * rows.row_stride + j;
+        if (count == kColumns) {
+          for (int64_t k = 0; k < kColumns; ++k) sums[k] += row[k];
+        } else {
+          for (int64_t k = 0; k < count; ++k) sums[k] += row[k];
         }
-        for (int64_t k = 0; k < count; ++k) to[k] = first && r0 == 0 ? sums[k] : to[k] + sums[k];
       }
+      for (int64_t k = 0; k < count; ++k) to[k] = first && r0 == 0 ? sums[k] : to[k] + sums[k];
     }
   });
 }

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "cpu/recurrence.h"
+#include "cpu/team.h"
 #include "cpu/workspace.h"
 
 // Newer than the headers of torch 2.12, which have the older of the two.
@@ -202,9 +203,14 @@ inline int float32_parts(ScalarType dtype) {
   return static_cast<int>(torch::stable::detail::to<int64_t>(stack[0]));
 }
 
+// Torch's threads, as far as there are cores for them.
 inline Threads threads() {
-  return {static_cast<int>(torch::stable::get_num_threads()), [](int64_t n, void (*fn)(int64_t, int64_t, void*), void* context) {
-            torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) { fn(begin, end, context); });
+  const int asked = static_cast<int>(torch::stable::get_num_threads());
+  return {planned_workers(asked), [](int64_t n, void (*fn)(int64_t, int64_t, void*), void* context) {
+            const ParallelFor team = [](int64_t n, void (*fn)(int64_t, int64_t, void*), void* context) {
+              torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) { fn(begin, end, context); });
+            };
+            run_by_team(team, static_cast<int>(torch::stable::get_num_threads()), n, fn, context);
           }};
 }
 

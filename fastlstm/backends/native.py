@@ -41,6 +41,17 @@ def load() -> str | None:
     return _reason
 
 
+def _in_child() -> None:
+    """In a forked child whose first thread cannot have torch's threads any more (where they could
+    not be ended before the fork: csrc/cpu/openmp.cpp), nobody is to wait for them."""
+    if torch.ops.fastlstm.cpu_without_workers():
+        torch.set_num_threads(1)
+
+
+if _reason is None and hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+
 def cpu_isa() -> str:
     """The instruction set that the CPU kernels run on here: 'generic', 'avx2', 'avx512' or 'amx';
     or 'avx512bf16' (on AMD, or where FASTLSTM_CPU_ISA names it), or 'amx-emulated' where that names

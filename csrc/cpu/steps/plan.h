@@ -5,39 +5,16 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <numeric>
-#include <thread>
 #include <vector>
 
+#include "cpu/barrier.h"
 #include "cpu/caches.h"
 #include "cpu/recurrence.h"
 #include "cpu/threads.h"
 
 namespace fastlstm {
-
-// Where all U workers of a group meet. The count only grows, so a worker that runs ahead disturbs nobody. A worker may stand
-// for several where the framework gave fewer threads than asked: it then arrives for all of them.
-class alignas(64) Barrier {
- public:
-  void arrive_and_wait(int arriving, int64_t target) {
-    arrived_.fetch_add(arriving, std::memory_order_acq_rel);
-    for (int spins = 0; arrived_.load(std::memory_order_acquire) < target; ++spins) {
-      if (spins < kSpins) {
-#if defined(__x86_64__)
-        __builtin_ia32_pause();
-#endif
-      } else {
-        std::this_thread::yield();  // the other worker has lost its core: give it this one
-      }
-    }
-  }
-
- private:
-  static constexpr int kSpins = 2000;
-  std::atomic<int64_t> arrived_{0};
-};
 
 struct Plan {
   int D, R, U;
