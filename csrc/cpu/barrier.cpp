@@ -14,8 +14,9 @@ namespace fastlstm {
 
 namespace {
 
-// How long a wake-up takes, from the call to the first instruction after it: of those seen, about the shortest, since a longer one had
-// to wait for a core. To spin for as long before sleeping costs at most twice what the better of both would.
+// How long a wait spins before it sleeps: a wake-up's time, from the call to the first instruction after it, as seen lately; to spin
+// for as long before sleeping costs at most twice what the better of both would. Never less than kLeast: workers of a step differ by
+// some microseconds at every meeting, and slept through them (benchmarks/log.md).
 class WakeUp {
  public:
   int64_t ns() const { return ns_.load(std::memory_order_relaxed); }
@@ -26,8 +27,8 @@ class WakeUp {
   }
 
  private:
-  static constexpr int64_t kLeast = 2'000, kMost = 200'000;
-  std::atomic<int64_t> ns_{20'000};  // until one was seen
+  static constexpr int64_t kLeast = 50'000, kMost = 200'000;
+  std::atomic<int64_t> ns_{kLeast};  // until a longer one was seen
 };
 
 WakeUp wake_up;

@@ -15,7 +15,7 @@ namespace fastlstm {
 // then costs a thread at most a share of 1 / kPayment of its time, however full the machine is, and is tried again soon.
 class Credit {
  public:
-  static constexpr int64_t kMost = 5'000'000, kPayment = 20;  // ns
+  static constexpr int64_t kMost = 50'000'000, kPayment = 20;  // ns
 
   bool good() const { return ns_ >= 0; }
   // A region of `shares`, `own` of them the caller's, which took it `busy` of `total`.
