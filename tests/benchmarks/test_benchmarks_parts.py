@@ -233,6 +233,27 @@ def test_the_picture_is_of_the_results_file():
     assert found == expected, "run: python -m benchmarks.machines --write"
 
 
+def test_a_picture_tells_what_it_is_of(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    case = {"status": "ok", "dtype": "float32", "threads": 2, "T": 5}
+    rows = [
+        case | {"mode": mode, "N": N, "H": H, "ratio": N / H}
+        for mode in ("infer", "train")
+        for N, H in ((1, 3), (1, 4), (7, 3))
+    ]
+    machine = {"cpu": "A", "flags": ["avx2"], "cores": 4, "torch": "2"}
+    result = {"machine": machine, "rows": [*rows, rows[0] | {"status": "failed"}]}
+    drawn = overview.points(result, "float32", 2)
+    assert drawn["train"] == {1: {3: [1 / 3], 4: [1 / 4]}, 7: {3: [7 / 3]}}
+    overview.save_overview(result, "float32", 2, tmp_path / "a.png")
+    with image.open(tmp_path / "a.png") as picture:
+        assert picture.text["Description"] == overview.digest(result, "float32", 2)
+    before = overview.digest(result, "float32", 2)
+    rows[0]["ratio"] = 2.0
+    assert overview.digest(result | {"rows": rows}, "float32", 2) != before
+
+
 def test_a_line_of_the_machines_table():
     result = {
         "machine": {"cpu": "A", "flags": ["avx2"], "cores": 4, "limits": {}},
