@@ -40,9 +40,10 @@ def broken(page: Path, text: str) -> list[str]:
         target = (page.parent / name).resolve() if name else page
         if target.parent == RESULTS and not RESULTS.is_dir():
             continue  # a source distribution leaves the results out
-        if not target.exists():
-            found.append(link)
-        elif anchor and anchor not in anchors(text if target == page else target.read_text()):
+        there = target.exists()
+        if there and anchor:
+            there = anchor in anchors(text if target == page else target.read_text())
+        if not there:
             found.append(link)
     return found
 
