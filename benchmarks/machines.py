@@ -1,7 +1,8 @@
-"""The README's table of the CPUs that were measured: ``python -m benchmarks.machines`` prints it.
+"""What the pages say of speed, made from benchmarks/results: ``python -m benchmarks.machines``.
 
-One line for each file of the core shapes in benchmarks/results, whatever it was held to and however
-it came out; ``--write`` puts the table where the README has it. The figures are the files' own.
+docs/results.md has a line for each file of the core shapes, whatever it was held to and however it
+came out; the README has four numbers and a picture. ``--write`` puts all three in their places.
+The figures are the files' own.
 """
 
 from __future__ import annotations
@@ -14,8 +15,15 @@ from pathlib import Path
 
 from benchmarks.common.machine import RESULTS, ROOT
 from benchmarks.common.tables import markdown_line
+from benchmarks.cpu.overview import save_overview
 
-README = ROOT / "README.md"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
+PICTURE = ROOT / "docs" / "speed.png"
+# What the README's numbers and its picture are of.
+SPEED, PEERS = "intel-xeon-processor-bf528fe-full", "amd-epyc-3657186-peers"
+DRAWN = ("float32", 2)
+HEADLINES = (("float32", "infer"), ("float32", "train"), ("bfloat16", "train"))
+WORDS = {"infer": "inference", "train": "training"}
 BEGIN = "<!-- written by python -m benchmarks.machines --write -->\n"
 END = "<!-- end of the machines -->\n"
 CONFIGS = [(dtype, mode) for dtype in ("float32", "bfloat16") for mode in ("infer", "train")]
@@ -56,7 +64,7 @@ def line_of(name: str, result: dict) -> list[str]:
         least = min((entry["least"] for entry in entries), default=0.0)
         cells.append(f"{means} ({least:.2f})" if entries else "")
     stem = name.removesuffix(".json")
-    return [*cells, f"[{stem}]({RESULTS.relative_to(ROOT)}/{stem}.md)"]
+    return [*cells, f"[{stem}](../{RESULTS.relative_to(ROOT)}/{stem}.md)"]
 
 
 def last(flags: Sequence[str]) -> str:
@@ -83,10 +91,47 @@ def table(folder: Path = RESULTS) -> str:
     return "".join(f"{markdown_line(line)}\n" for line in (header, ["---"] * len(header), *lines))
 
 
-def in_readme(text: str) -> str:
-    """The part of the README between the marks; ValueError where they are not there once."""
+def load(stem: str, folder: Path = RESULTS) -> dict:
+    return json.loads((folder / f"{stem}.json").read_text())
+
+
+def headlines(folder: Path = RESULTS) -> str:
+    """The README's four numbers in Markdown: three of a full run, one beside other engines."""
+    speed, peers = load(SPEED, folder), load(PEERS, folder)
+    lines = [["CPU time of one layer", "beside", "ratio", "slower in", "least", "machine, file"]]
+    lines.append(["---"] * len(lines[0]))
+    threads = DRAWN[1]
+    for dtype, mode in HEADLINES:
+        config = {"dtype": dtype, "mode": mode, "threads": threads}
+        (entry,) = (e for e in speed["summary"] if config.items() <= e.items())
+        rows = [r for r in speed["rows"] if r["status"] == "ok" and config.items() <= r.items()]
+        what = f"{dtype} {WORDS[mode]}, {threads} threads"
+        ratios = [row["ratio"] for row in rows]
+        lines.append([what, "nn.LSTM", *judged(entry, ratios), link(SPEED, speed)])
+    entry = next(entry for entry in peers["summary"] if entry["lane"] == "FastLSTM")
+    ratios = [row["ratios"]["FastLSTM"]["ratio"] for row in peers["rows"] if row["status"] == "ok"]
+    what = f"float32 inference, {entry['threads']} thread"
+    others = "best of nn.LSTM, ONNX Runtime, OpenVINO"
+    lines.append([what, others, *judged(entry, ratios), link(PEERS, peers)])
+    return "".join(f"{markdown_line(line)}\n" for line in lines)
+
+
+def judged(entry: dict, ratios: list[float]) -> list[str]:
+    """Geometric mean, how many cells of how many are below 1, the least."""
+    lost = f"{sum(ratio < 1 for ratio in ratios)} of {len(ratios)} cells"
+    return [f"**{entry['geomean']:.2f}**", lost, f"{entry['least']:.2f}"]
+
+
+def link(stem: str, result: dict) -> str:
+    machine = result["machine"]
+    name = f"{machine['cpu'].replace('(R)', '')} ({last(machine['flags'])})"
+    return f"[{name}]({RESULTS.relative_to(ROOT)}/{stem}.md)"
+
+
+def between(text: str) -> str:
+    """The part of a page between the marks; ValueError where they are not there once."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"README: expected one {BEGIN.strip()} and one {END.strip()}")
+        raise ValueError(f"expected one {BEGIN.strip()} and one {END.strip()} in the page")
     return text.split(BEGIN)[1].split(END)[0]
 
 
@@ -96,14 +141,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    names = ", ".join(str(path.relative_to(ROOT)) for path in (README, PAGE, PICTURE))
+    parser.add_argument("--write", action="store_true", help=f"write them into {names}")
     args = parser.parse_args(argv)
-    made = table()
-    print(made, end="")
+    made = {README: headlines(), PAGE: table()}
+    print(*made.values(), sep="\n", end="")
     if args.write:
-        text = README.read_text()
-        old = BEGIN + in_readme(text) + END
-        README.write_text(text.replace(old, BEGIN + made + END))
+        for page, part in made.items():
+            text = page.read_text()
+            page.write_text(text.replace(BEGIN + between(text) + END, BEGIN + part + END))
+        save_overview(load(SPEED), *DRAWN, PICTURE)
     return 0
 
 

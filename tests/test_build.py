@@ -184,10 +184,11 @@ def test_sdist_holds_every_source(tree, tmp_path):
     assert built.returncode == 0, built.stderr
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    rooms = ("csrc", "fastlstm", "tests", "benchmarks", "examples")
-    sources = {p for room in rooms for p in (tree / room).rglob("*.[chmp]*")}  # .cpp .cu .h .md .py
+    rooms = ("csrc", "fastlstm", "tests", "benchmarks", "examples", "docs")
+    # .cpp .cu .h .md .py .png
+    sources = {p for room in rooms for p in (tree / room).rglob("*.[chmp]*")}
     assert {source.relative_to(tree).as_posix() for source in sources} - held == set()
-    assert {"run", "setup.py", "pyproject.toml", "LICENSE", "CHANGELOG.md"} <= held
+    assert {"run", "setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"} <= held
     assert [name for name in held if name.endswith(".so")] == []
 
 

@@ -1,4 +1,4 @@
-"""The README's table of features is the one that the tests declare."""
+"""The table of features in docs/support.md is the one that the tests declare."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import pytest
 from fastlstm.backends import triton as triton_kernels
 
 
-def test_the_table_in_the_readme_is_what_the_tests_show(tmp_path):
+def test_the_table_in_the_page_is_what_the_tests_show(tmp_path):
     record = tmp_path / "shows.jsonl"
     record.write_text("")
     inner = triton_kernels.available() is None

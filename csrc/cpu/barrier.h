@@ -1,4 +1,4 @@
-// Where the workers of a group meet. A wait looks a few times, then spins for about as long as a sleeping thread takes to be woken,
+// Where the workers of a group meet. A wait looks a few times, then spins for 50 us or as long as a sleeping thread takes to be woken,
 // then sleeps, so that whoever holds it up can have its core.
 #pragma once
 

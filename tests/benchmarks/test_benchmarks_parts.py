@@ -1,4 +1,4 @@
-"""The benchmark's products, other engines in processes of their own, and the README's machines."""
+"""The benchmark's products, other engines in processes of their own, and the pages' machines."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from benchmarks.common.check import WrongResult
 from benchmarks.common.machine import ROOT
 from benchmarks.common.peers import Problem
 from benchmarks.common.shapes import Case
-from benchmarks.cpu import cli, engine_rounds, engines, floor, products, report, tables
+from benchmarks.cpu import cli, engine_rounds, engines, floor, overview, products, report, tables
 from benchmarks.cpu.engines import FAST, FAST_STORED, NN_LSTM, ONNX_RUNTIME, OPENVINO
 from benchmarks.cpu.products import Product
 from fastlstm.backends import native
@@ -212,10 +212,46 @@ def test_the_command_line_runs_the_peers(tmp_path, monkeypatch):
     assert row["times"].keys() | row["notes"].keys() == engines.ENGINES.keys()
 
 
-def test_the_readme_has_every_machine_that_was_measured():
-    assert machines.in_readme(machines.README.read_text()) == machines.table(), (
-        "run: python -m benchmarks.machines --write"
-    )
+# A source distribution leaves the results out.
+with_results = pytest.mark.skipif(not machines.RESULTS.is_dir(), reason="no results here")
+
+
+@with_results
+def test_the_pages_have_what_was_measured():
+    made = {machines.PAGE: machines.table(), machines.README: machines.headlines()}
+    for page, part in made.items():
+        found = machines.between(page.read_text())
+        assert found == part, "run: python -m benchmarks.machines --write"
+
+
+@with_results
+def test_the_picture_is_of_the_results_file():
+    image = pytest.importorskip("PIL.Image")
+    with image.open(machines.PICTURE) as picture:
+        found = picture.text["Description"]
+    expected = overview.digest(machines.load(machines.SPEED), *machines.DRAWN)
+    assert found == expected, "run: python -m benchmarks.machines --write"
+
+
+def test_a_picture_tells_what_it_is_of(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    case = {"status": "ok", "dtype": "float32", "threads": 2, "T": 5}
+    rows = [
+        case | {"mode": mode, "N": N, "H": H, "ratio": N / H}
+        for mode in ("infer", "train")
+        for N, H in ((1, 3), (1, 4), (7, 3))
+    ]
+    machine = {"cpu": "A", "flags": ["avx2"], "cores": 4, "torch": "2"}
+    result = {"machine": machine, "rows": [*rows, rows[0] | {"status": "failed"}]}
+    drawn = overview.points(result, "float32", 2)
+    assert drawn["train"] == {1: {3: [1 / 3], 4: [1 / 4]}, 7: {3: [7 / 3]}}
+    overview.save_overview(result, "float32", 2, tmp_path / "a.png")
+    with image.open(tmp_path / "a.png") as picture:
+        assert picture.text["Description"] == overview.digest(result, "float32", 2)
+    before = overview.digest(result, "float32", 2)
+    rows[0]["ratio"] = 2.0
+    assert overview.digest(result | {"rows": rows}, "float32", 2) != before
 
 
 def test_a_line_of_the_machines_table():
@@ -231,7 +267,7 @@ def test_a_line_of_the_machines_table():
     }
     line = machines.line_of("a-1.json", result)
     assert line[:5] == ["A (avx2)", "4", "beside 2 busy processes", "3", "1"]
-    assert line[5:] == ["2.00, 1.50 (0.50)", "", "", "", "[a-1](benchmarks/results/a-1.md)"]
+    assert line[5:] == ["2.00, 1.50 (0.50)", "", "", "", "[a-1](../benchmarks/results/a-1.md)"]
 
 
 def test_only_runs_of_the_core_shapes_are_machines(tmp_path):

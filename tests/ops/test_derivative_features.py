@@ -1,4 +1,4 @@
-"""Derivatives of every kind on every backend, for the README's table; the CUDA kernels run on the
+"""Derivatives of every kind on every backend, for the table of features; the CUDA kernels run on the
 CPU."""
 
 import sys

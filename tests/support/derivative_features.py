@@ -1,4 +1,4 @@
-"""What of the README's table the shared tests of derivatives, compilation and export show: for
+"""What of the table of features the shared tests of derivatives, compilation and export show: for
 each feature, tests that hold it, on a backend and a device."""
 
 import autograd_cases

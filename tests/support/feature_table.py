@@ -1,4 +1,4 @@
-"""The README's table of features, made from tests: each says with a mark what it shows.
+"""The table of features in docs/support.md, made from tests: each says with a mark what it shows.
 
 `@pytest.mark.shows("lengths", "projection", backend="cpu", direction="both")` says that a test
 holds these features of `FEATURES`, together, to an oracle: the forward pass, the backward pass, or
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
-README = TESTS.parent / "README.md"
+PAGE = TESTS.parent / "docs" / "support.md"
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 DIRECTIONS = {"forward": ("forward",), "backward": ("backward",), "both": ("forward", "backward")}
 FAMILIES = {"lstm": "cpu", "simt": "cuda"}
@@ -45,7 +45,7 @@ FEATURES = {
     "variational": "`variational_dropout`",
     "batch_first_states": "`batch_first_states`",
     "layer_outputs": "`return_layer_outputs`",
-    "step": "`step`, streams in chunks",
+    "step": "`step`, a sequence in chunks",
     "checkpoint": "`checkpoint_every`",
     "frozen": "part of the gradients only",
     "eval": "backward in eval mode",
@@ -134,8 +134,8 @@ def table(shown: set[tuple[str, str, str]]) -> str:
 
 
 def committed() -> str:
-    """The table in the README."""
-    return README.read_text().partition(BEGIN)[2].partition(END)[0]
+    """The table in the page."""
+    return PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
 
 
 def pytest_run(record: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -162,11 +162,11 @@ def main() -> int:
     if status or declared - passed or failed:
         print("nothing written: not every test passed", *sorted(failed | declared - passed)[:20])
         return 1
-    text = README.read_text()
+    text = PAGE.read_text()
     pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
     new = BEGIN + table(cells(records)) + END
-    README.write_text(re.sub(pattern, lambda _: new, text, flags=re.DOTALL))
-    print(f"{README.name}: the table of {len(passed)} tests")
+    PAGE.write_text(re.sub(pattern, lambda _: new, text, flags=re.DOTALL))
+    print(f"{PAGE.name}: the table of {len(passed)} tests")
     return 0
 
 
