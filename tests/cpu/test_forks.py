@@ -24,7 +24,13 @@ pytestmark = [
 def test_forked(case):
     process = subprocess.Popen(
         # Python 3.12 warns of a fork beside threads.
-        [sys.executable, "-W", "ignore::DeprecationWarning", TESTS / "support" / "fork_cases.py", case],
+        [
+            sys.executable,
+            "-W",
+            "ignore::DeprecationWarning",
+            TESTS / "support" / "fork_cases.py",
+            case,
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS.parent), *sys.path))},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,5 +1,5 @@
-"""Derivatives of every kind on every backend, for the table of features; the CUDA kernels run on the
-CPU."""
+"""Derivatives of every kind on every backend, for the table of features; the CUDA kernels run on
+the CPU."""
 
 import sys
 from pathlib import Path
