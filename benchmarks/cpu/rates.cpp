@@ -1,11 +1,12 @@
 // What the cores of this machine can do at most: multiply-adds and bfloat16 dot products a second, bytes read a second.
 //
-//   rates peaks SECONDS THREADS...     float32 multiply-adds and bfloat16 dot products, by every instruction set that is here
-//   rates reads SECONDS THREADS...     half of each cache
-//   rates reads SECONDS THREADS... -- BYTES...    buffers of these sizes
+//   rates peaks SECONDS THREADS...     float32 multiply-adds and bfloat16 dot products, by every instruction set that
+//   is here rates reads SECONDS THREADS...     half of each cache rates reads SECONDS THREADS... -- BYTES...    buffers
+//   of these sizes
 //
-// Each rate is a line of JSON: what ("float32", "bfloat16" or "read"), with (the instructions, or the cache's name), threads, bytes (of
-// the buffer, of all threads together), per_second (flops or bytes). SECONDS is spent on each; the best of many short repetitions counts.
+// Each rate is a line of JSON: what ("float32", "bfloat16" or "read"), with (the instructions, or the cache's name),
+// threads, bytes (of the buffer, of all threads together), per_second (flops or bytes). SECONDS is spent on each; the
+// best of many short repetitions counts.
 
 #include <algorithm>
 #include <atomic>
@@ -29,43 +30,45 @@
 #include <immintrin.h>
 #endif
 
-// Twelve sums that do not wait for each other hide the latency of two units of six clocks; with the factors, 14 of 16 registers.
+// Twelve sums that do not wait for each other hide the latency of two units of six clocks; with the factors, 14 of 16
+// registers.
 constexpr int kSums = 12;
-// Loops begin with these, which the compiler must not know: a sum tends to kAddend / (1 - kFactor), and never to a denormal number.
+// Loops begin with these, which the compiler must not know: a sum tends to kAddend / (1 - kFactor), and never to a
+// denormal number.
 volatile float kFactor = 0.5f, kAddend = 1.0f;
 volatile float sink;
 
-// One function for each instruction set: `type` with `set` (a number in every place) and `update` (of a sum). Sums are variables and no
-// array, which some compilers would keep in memory.
-#define PRODUCT_LOOP(name, attributes, type, set, update)                                       \
-  attributes void name(int64_t rounds) {                                                        \
-    const float factor = kFactor, addend = kAddend;                                             \
-    const type a = set(factor), b = set(addend);                                                \
-    type s0 = set(0), s1 = set(1), s2 = set(2), s3 = set(3), s4 = set(4), s5 = set(5);          \
-    type s6 = set(6), s7 = set(7), s8 = set(8), s9 = set(9), s10 = set(10), s11 = set(11);      \
-    for (int64_t r = 0; r < rounds; ++r) {                                                      \
-      update(s0) update(s1) update(s2) update(s3) update(s4) update(s5)                         \
-      update(s6) update(s7) update(s8) update(s9) update(s10) update(s11)                       \
-    }                                                                                           \
-    const type total = s0 + s1 + s2 + s3 + s4 + s5 + s6 + s7 + s8 + s9 + s10 + s11;             \
-    float first;                                                                                \
-    std::memcpy(&first, &total, sizeof(first));                                                 \
-    sink = first;                                                                               \
+// One function for each instruction set: `type` with `set` (a number in every place) and `update` (of a sum). Sums are
+// variables and no array, which some compilers would keep in memory.
+#define PRODUCT_LOOP(name, attributes, type, set, update)                                                           \
+  attributes void name(int64_t rounds) {                                                                            \
+    const float factor = kFactor, addend = kAddend;                                                                 \
+    const type a = set(factor), b = set(addend);                                                                    \
+    type s0 = set(0), s1 = set(1), s2 = set(2), s3 = set(3), s4 = set(4), s5 = set(5);                              \
+    type s6 = set(6), s7 = set(7), s8 = set(8), s9 = set(9), s10 = set(10), s11 = set(11);                          \
+    for (int64_t r = 0; r < rounds; ++r) {                                                                          \
+      update(s0) update(s1) update(s2) update(s3) update(s4) update(s5) update(s6) update(s7) update(s8) update(s9) \
+          update(s10) update(s11)                                                                                   \
+    }                                                                                                               \
+    const type total = s0 + s1 + s2 + s3 + s4 + s5 + s6 + s7 + s8 + s9 + s10 + s11;                                 \
+    float first;                                                                                                    \
+    std::memcpy(&first, &total, sizeof(first));                                                                     \
+    sink = first;                                                                                                   \
   }
 
 // A loop over a buffer whose parts are gathered by "or", so that loads alone are what it waits for.
-#define READ_LOOP(name, attributes, type)                                     \
-  attributes void name(const char* from, int64_t bytes) {                     \
-    constexpr int64_t kStep = 4 * sizeof(type);                               \
-    type sums[4] = {};                                                        \
-    for (int64_t at = 0; at + kStep <= bytes; at += kStep) {                  \
-      const type* vectors = reinterpret_cast<const type*>(from + at);         \
-      for (int k = 0; k < 4; ++k) sums[k] |= vectors[k];                      \
-    }                                                                         \
-    sums[0] |= sums[1] | sums[2] | sums[3];                                   \
-    int32_t first;                                                            \
-    std::memcpy(&first, &sums[0], sizeof(first));                             \
-    sink = static_cast<float>(first);                                         \
+#define READ_LOOP(name, attributes, type)                             \
+  attributes void name(const char* from, int64_t bytes) {             \
+    constexpr int64_t kStep = 4 * sizeof(type);                       \
+    type sums[4] = {};                                                \
+    for (int64_t at = 0; at + kStep <= bytes; at += kStep) {          \
+      const type* vectors = reinterpret_cast<const type*>(from + at); \
+      for (int k = 0; k < 4; ++k) sums[k] |= vectors[k];              \
+    }                                                                 \
+    sums[0] |= sums[1] | sums[2] | sums[3];                           \
+    int32_t first;                                                    \
+    std::memcpy(&first, &sums[0], sizeof(first));                     \
+    sink = static_cast<float>(first);                                 \
   }
 
 using Float4 = float __attribute__((vector_size(16)));
@@ -89,7 +92,8 @@ READ_LOOP(read_avx2, TARGET("avx2,fma"), Int8)
 PRODUCT_LOOP(multiply_add_avx512, TARGET("avx512f"), __m512, _mm512_set1_ps, UPDATE_AVX512)
 READ_LOOP(read_avx512, TARGET("avx512f"), Int16)
 
-// By its mnemonic, since compilers came to know it, and to ask for it, at different times. Factors are the pairs (0, 0.5) and (0, 1).
+// By its mnemonic, since compilers came to know it, and to ask for it, at different times. Factors are the pairs (0,
+// 0.5) and (0, 1).
 #define UPDATE_PAIRS(sum) __asm__ volatile("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
 PRODUCT_LOOP(dot_avx512bf16, TARGET("avx512f"), __m512, _mm512_set1_ps, UPDATE_PAIRS)
 
@@ -135,8 +139,10 @@ std::vector<Loop> product_loops() {
     loops.push_back({"float32", "avx2", 2.0 * 8 * kSums, multiply_add_avx2});
   }
   if (__builtin_cpu_supports("avx512f")) loops.push_back({"float32", "avx512", 2.0 * 16 * kSums, multiply_add_avx512});
-  if (__builtin_cpu_supports("avx512bf16")) loops.push_back({"bfloat16", "avx512bf16", 2.0 * 32 * kSums, dot_avx512bf16});
-  if (fastlstm::Processor::here().amx) loops.push_back({"bfloat16", "amx", double(kTileFlops * kTileProducts), dot_amx});
+  if (__builtin_cpu_supports("avx512bf16"))
+    loops.push_back({"bfloat16", "avx512bf16", 2.0 * 32 * kSums, dot_avx512bf16});
+  if (fastlstm::Processor::here().amx)
+    loops.push_back({"bfloat16", "amx", double(kTileFlops * kTileProducts), dot_amx});
 #endif
   return loops;
 }
@@ -171,8 +177,8 @@ class Barrier {
   std::atomic<int> arrived_{0}, turn_{0};
 };
 
-// The shortest time from the first thread's start to the last one's end in which all do their `work` once, over `seconds` after as long a
-// warm-up as lets a core rise to its clock. `prepare` gives a thread its work.
+// The shortest time from the first thread's start to the last one's end in which all do their `work` once, over
+// `seconds` after as long a warm-up as lets a core rise to its clock. `prepare` gives a thread its work.
 double best_seconds(int threads, double seconds, const std::function<std::function<void()>()>& prepare) {
   Barrier barrier(threads);
   std::vector<double> starts(threads), ends(threads);
@@ -191,7 +197,8 @@ double best_seconds(int threads, double seconds, const std::function<std::functi
       ends[mine] = now();
       barrier.wait();
       if (mine == 0) {
-        best = std::min(best, *std::max_element(ends.begin(), ends.end()) - *std::min_element(starts.begin(), starts.end()));
+        best = std::min(best,
+                        *std::max_element(ends.begin(), ends.end()) - *std::min_element(starts.begin(), starts.end()));
         more.store(done < kLeast || now() < stop);
       }
       barrier.wait();
@@ -204,7 +211,8 @@ double best_seconds(int threads, double seconds, const std::function<std::functi
   return best;
 }
 
-// So many rounds that one repetition takes about a millisecond, which is long beside reading the clock and short beside a time slice.
+// So many rounds that one repetition takes about a millisecond, which is long beside reading the clock and short beside
+// a time slice.
 int64_t rounds_of(const Loop& loop) {
   int64_t rounds = 256;
   double took = 0;
@@ -218,8 +226,8 @@ int64_t rounds_of(const Loop& loop) {
 }
 
 void print(const char* what, const char* with, int threads, int64_t bytes, double per_second) {
-  std::printf("{\"what\": \"%s\", \"with\": \"%s\", \"threads\": %d, \"bytes\": %lld, \"per_second\": %.6g}\n", what, with, threads,
-              static_cast<long long>(bytes), per_second);
+  std::printf("{\"what\": \"%s\", \"with\": \"%s\", \"threads\": %d, \"bytes\": %lld, \"per_second\": %.6g}\n", what,
+              with, threads, static_cast<long long>(bytes), per_second);
   std::fflush(stdout);
 }
 
@@ -236,10 +244,12 @@ void peaks(double seconds, const std::vector<int>& threads) {
 // Each thread walks its own share of `bytes` again and again, 16 MiB in a repetition.
 void read(const char* with, double seconds, int threads, int64_t bytes) {
   constexpr int64_t kLeastRead = int64_t{16} << 20, kAlignment = 4096, kStep = 256;
-  const int64_t share = std::max(kStep, bytes / threads / kStep * kStep), passes = std::max<int64_t>(1, kLeastRead / share);
+  const int64_t share = std::max(kStep, bytes / threads / kStep * kStep),
+                passes = std::max<int64_t>(1, kLeastRead / share);
   const auto loop = read_loop();
   const double took = best_seconds(threads, seconds, [&]() -> std::function<void()> {
-    const auto room = std::make_shared<std::vector<char>>(share + kAlignment, 1);  // touched by the thread that reads it
+    const auto room =
+        std::make_shared<std::vector<char>>(share + kAlignment, 1);  // touched by the thread that reads it
     const auto address = (reinterpret_cast<uintptr_t>(room->data()) + kAlignment - 1) / kAlignment * kAlignment;
     const char* from = reinterpret_cast<const char*>(address);
     return [=] {
@@ -250,7 +260,8 @@ void read(const char* with, double seconds, int threads, int64_t bytes) {
   print("read", with, threads, bytes, static_cast<double>(share * passes * threads) / took);
 }
 
-// Of one instance of it; 0 where nothing tells. The processor is asked first: sysconf sums some AMD processors' third levels up.
+// Of one instance of it; 0 where nothing tells. The processor is asked first: sysconf sums some AMD processors' third
+// levels up.
 int64_t cache_bytes(unsigned level) {
 #if defined(__x86_64__)
   constexpr unsigned kData = 1, kUnified = 3;
@@ -258,7 +269,8 @@ int64_t cache_bytes(unsigned level) {
     unsigned a, b, c, d;
     for (unsigned index = 0; __get_cpuid_count(leaf, index, &a, &b, &c, &d) && (a & 31) != 0; ++index) {
       if ((a >> 5 & 7) != level || ((a & 31) != kData && (a & 31) != kUnified)) continue;
-      return int64_t{1} * ((b >> 22) + 1) * ((b >> 12 & 1023) + 1) * ((b & 4095) + 1) * (int64_t{c} + 1);  // ways, partitions, line, sets
+      return int64_t{1} * ((b >> 22) + 1) * ((b >> 12 & 1023) + 1) * ((b & 4095) + 1) *
+             (int64_t{c} + 1);  // ways, partitions, line, sets
     }
   }
 #endif
@@ -270,7 +282,8 @@ int64_t cache_bytes(unsigned level) {
 #endif
 }
 
-// Half of it, which leaves room for what else is there; the third level is shared by the threads, the others are a core's own.
+// Half of it, which leaves room for what else is there; the third level is shared by the threads, the others are a
+// core's own.
 void read_caches(double seconds, int threads) {
   constexpr const char* kNames[] = {"L1", "L2", "L3"};
   for (unsigned level = 1; level <= 3; ++level) {
@@ -283,8 +296,10 @@ int main(int count, char** arguments) {
   const std::vector<std::string> given(arguments + 1, arguments + count);
   const auto divider = std::find(given.begin(), given.end(), "--");
   std::vector<int> threads;
-  for (auto each = given.begin() + std::min<size_t>(2, given.size()); each < divider; ++each) threads.push_back(std::atoi(each->c_str()));
-  if (threads.empty() || *std::min_element(threads.begin(), threads.end()) < 1 || (given[0] != "peaks" && given[0] != "reads")) {
+  for (auto each = given.begin() + std::min<size_t>(2, given.size()); each < divider; ++each)
+    threads.push_back(std::atoi(each->c_str()));
+  if (threads.empty() || *std::min_element(threads.begin(), threads.end()) < 1 ||
+      (given[0] != "peaks" && given[0] != "reads")) {
     std::fprintf(stderr, "usage: rates peaks|reads SECONDS THREADS... [-- BYTES...]\n");
     return 2;
   }
@@ -295,7 +310,8 @@ int main(int count, char** arguments) {
   }
   for (const int each : threads) {
     if (divider == given.end()) read_caches(seconds, each);
-    for (auto bytes = divider; bytes != given.end() && ++bytes != given.end();) read("buffer", seconds, each, std::atoll(bytes->c_str()));
+    for (auto bytes = divider; bytes != given.end() && ++bytes != given.end();)
+      read("buffer", seconds, each, std::atoll(bytes->c_str()));
   }
   return 0;
 }

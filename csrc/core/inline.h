@@ -1,4 +1,5 @@
-// Marks functions that every compiled backend takes into its own code: they are compiled for each instruction set and for GPUs.
+// Marks functions that every compiled backend takes into its own code: they are compiled for each instruction set and
+// for GPUs.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -1,8 +1,8 @@
 // The LSTM cell, forward and backward, once for every compiled backend.
 //
-// V is a number or a vector of numbers in the accumulation type; M gives `sigmoid(V)` and `tanh(V)`. Gates i, f, g, o; the
-// equations stand in fastlstm/reference/lstm.py. Included inside the namespace of its user, so that it is compiled for that user's
-// instruction set.
+// V is a number or a vector of numbers in the accumulation type; M gives `sigmoid(V)` and `tanh(V)`. Gates i, f, g, o;
+// the equations stand in fastlstm/reference/lstm.py. Included inside the namespace of its user, so that it is compiled
+// for that user's instruction set.
 #pragma once
 
 #include "core/inline.h"
@@ -48,8 +48,8 @@ struct CellGradient {
   V c_in;
 };
 
-// From the activated gates, tanh(c) and c_in of the step, the gradient dh of (unprojected) h, and dc, what arrived at c from
-// elsewhere: the later step and the returned cell sequence.
+// From the activated gates, tanh(c) and c_in of the step, the gradient dh of (unprojected) h, and dc, what arrived at c
+// from elsewhere: the later step and the returned cell sequence.
 template <class V>
 FASTLSTM_INLINE CellGradient<V> lstm_cell_backward(const Gates<V>& gates, const V& tanh_c, const V& c_in, const V& dh,
                                                    const V& dc) {

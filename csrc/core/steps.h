@@ -1,5 +1,5 @@
-// Which step a direction takes when, and where a row's state is cut, once for every compiled backend. Directions: 0 forward, 1
-// reverse. Included inside the namespace of its user, as lstm_cell.h is.
+// Which step a direction takes when, and where a row's state is cut, once for every compiled backend. Directions: 0
+// forward, 1 reverse. Included inside the namespace of its user, as lstm_cell.h is.
 #pragma once
 
 #include "core/inline.h"

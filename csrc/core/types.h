@@ -1,7 +1,7 @@
 // What a recurrence is made of, for every compiled backend: its sizes and the types of its tensors.
 //
-// T steps, N rows, D directions, H hidden units, P outputs (H without a projection). "wide" is the accumulation type: float
-// for the 16-bit types, else the type itself.
+// T steps, N rows, D directions, H hidden units, P outputs (H without a projection). "wide" is the accumulation type:
+// float for the 16-bit types, else the type itself.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
-// What a recurrence has beyond the plain LSTM, for every compiled backend: layer normalisation, recurrent dropout, zoneout. The
-// equations stand in fastlstm/reference/variant.py, zoneout's counters in fastlstm/reference/zoneout_masks.py.
+// What a recurrence has beyond the plain LSTM, for every compiled backend: layer normalisation, recurrent dropout,
+// zoneout. The equations stand in fastlstm/reference/variant.py, zoneout's counters in
+// fastlstm/reference/zoneout_masks.py.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +15,14 @@ struct Variant {
   int64_t stream, first_step;  // direction d is number stream + d of the stack, 2 * layer + 1 for a reverse one
 };
 
-// What the loop of a backward has beyond Variant: made for all steps at once before it, and left for what comes after it.
+// What the loop of a backward has beyond Variant: made for all steps at once before it, and left for what comes after
+// it.
 struct VariantTape {
-  const void* candidates;                     // c~ [T, N, D, H] wide
-  const void *product_hat, *product_scale;    // LN(W_hh h) [T, N, D, 4H] and its 1 / sqrt(var + epsilon) [T, N, D]; wide, or null
-  const void *cell_hat, *cell_scale;          // LN(c~) [T, N, D, H] and [T, N, D]; wide, or null
-  void *dproducts, *dshown;                   // [T, N, D, 4H] as dgates_x, [T, N, D, H] wide; null without layer normalisation
+  const void* candidates;  // c~ [T, N, D, H] wide
+  // LN(W_hh h) [T, N, D, 4H] and its 1 / sqrt(var + epsilon) [T, N, D]; wide, or null
+  const void *product_hat, *product_scale;
+  const void *cell_hat, *cell_scale;  // LN(c~) [T, N, D, H] and [T, N, D]; wide, or null
+  void *dproducts, *dshown;           // [T, N, D, 4H] as dgates_x, [T, N, D, H] wide; null without layer normalisation
 };
 
 constexpr double kNormEpsilon = 1e-5;

@@ -1,5 +1,5 @@
-// The steps of a variant's directions: a call of one direction may be of the reverse one alone, which plain calls never are. Included
-// inside the namespace of its user, after steps.h.
+// The steps of a variant's directions: a call of one direction may be of the reverse one alone, which plain calls never
+// are. Included inside the namespace of its user, after steps.h.
 #pragma once
 
 struct VariantSteps : Steps {

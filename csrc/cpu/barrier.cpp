@@ -14,9 +14,9 @@ namespace fastlstm {
 
 namespace {
 
-// How long a wait spins before it sleeps: a wake-up's time, from the call to the first instruction after it, as seen lately; to spin
-// for as long before sleeping costs at most twice what the better of both would. Never less than kLeast: workers of a step differ by
-// some microseconds at every meeting, and slept through them (benchmarks/log.md).
+// How long a wait spins before it sleeps: a wake-up's time, from the call to the first instruction after it, as seen
+// lately; to spin for as long before sleeping costs at most twice what the better of both would. Never less than
+// kLeast: workers of a step differ by some microseconds at every meeting, and slept through them (benchmarks/log.md).
 class WakeUp {
  public:
   int64_t ns() const { return ns_.load(std::memory_order_relaxed); }
@@ -48,7 +48,8 @@ void wake_all(std::atomic<uint32_t>&) {}
 }  // namespace
 
 int64_t now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 int64_t& waited_ns() {

@@ -1,5 +1,5 @@
-// Where the workers of a group meet. A wait looks a few times, then spins for 50 us or as long as a sleeping thread takes to be woken,
-// then sleeps, so that whoever holds it up can have its core.
+// Where the workers of a group meet. A wait looks a few times, then spins for 50 us or as long as a sleeping thread
+// takes to be woken, then sleeps, so that whoever holds it up can have its core.
 #pragma once
 
 #include <atomic>
@@ -13,8 +13,8 @@ int64_t now_ns();
 // What this thread has waited at barriers so far, but for the first looks.
 int64_t& waited_ns();
 
-// The count of arrivals only grows, and may wrap: targets are compared by distance. A worker that runs ahead disturbs nobody. A worker
-// may stand for several where there are fewer of them than shares: it then arrives for all of them.
+// The count of arrivals only grows, and may wrap: targets are compared by distance. A worker that runs ahead disturbs
+// nobody. A worker may stand for several where there are fewer of them than shares: it then arrives for all of them.
 class alignas(64) Barrier {
  public:
   void arrive_and_wait(int arriving, int64_t target) {
@@ -37,7 +37,9 @@ class alignas(64) Barrier {
   }
 
  private:
-  static bool reached(uint32_t count, int64_t target) { return static_cast<int32_t>(count - static_cast<uint32_t>(target)) >= 0; }
+  static bool reached(uint32_t count, int64_t target) {
+    return static_cast<int32_t>(count - static_cast<uint32_t>(target)) >= 0;
+  }
   static void pause() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();

@@ -1,4 +1,5 @@
-// What a core's second-level cache holds. Whatever is sized by it is so for the whole process: results repeat from one to the next.
+// What a core's second-level cache holds. Whatever is sized by it is so for the whole process: results repeat from one
+// to the next.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ inline int64_t second_level_bytes() {
   return bytes;
 }
 
-// One worker's weights above this are streamed from the third-level cache at every step: beside them lie states and gates.
+// One worker's weights above this are streamed from the third-level cache at every step: beside them lie states and
+// gates.
 inline int64_t resident_bytes() { return second_level_bytes() / 4 * 3; }
 
 }  // namespace fastlstm

@@ -54,7 +54,8 @@ double quota_of(const std::string& group, bool v2) {
   return quota > 0 && period > 0 ? quota / period : 0;
 }
 
-// Where the process is in the hierarchy that has quotas: a line of /proc/self/cgroup is "5:cpu,cpuacct:/path", of v2 "0::/path".
+// Where the process is in the hierarchy that has quotas: a line of /proc/self/cgroup is "5:cpu,cpuacct:/path", of v2
+// "0::/path".
 std::string path_of_process(const std::string& root, bool v2) {
   std::ifstream file(root + "/proc/self/cgroup");
   for (std::string line; std::getline(file, line);) {

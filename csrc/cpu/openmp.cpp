@@ -1,7 +1,7 @@
-// After a fork the child has one thread. GNU's OpenMP does not heed that: the pool of workers that the forking thread had is still on
-// record, and its next parallel region, in torch's ops as in the kernels, waits for them for ever. So the pool is dissolved before
-// the fork, which parent and child make anew when they need it (some 10 us a worker), and both keep all their threads. LLVM's and Intel's
-// runtimes do so by themselves.
+// After a fork the child has one thread. GNU's OpenMP does not heed that: the pool of workers that the forking thread
+// had is still on record, and its next parallel region, in torch's ops as in the kernels, waits for them for ever. So
+// the pool is dissolved before the fork, which parent and child make anew when they need it (some 10 us a worker), and
+// both keep all their threads. LLVM's and Intel's runtimes do so by themselves.
 #include "cpu/openmp.h"
 
 #if defined(__linux__)
@@ -45,8 +45,8 @@ const Runtime& runtime() {
   return found;
 }
 
-// Whether the process is one that was forked and has not become another program since. What its pool was then is not known, and to
-// dissolve one that is gone would hang.
+// Whether the process is one that was forked and has not become another program since. What its pool was then is not
+// known, and to dissolve one that is gone would hang.
 bool was_forked() {
   constexpr unsigned kForkedNoExec = 0x40;  // PF_FORKNOEXEC
   unsigned flags = 0;
@@ -61,16 +61,16 @@ bool pool_is_known = true, dissolved = false;
 
 void before_fork() {
   constexpr int kSoft = 1;  // omp_pause_soft
-  dissolved = runtime().survives_forks ||
-              (pool_is_known && !without_workers() && runtime().pause_all != nullptr && runtime().pause_all(kSoft) == 0);
+  dissolved = runtime().survives_forks || (pool_is_known && !without_workers() && runtime().pause_all != nullptr &&
+                                           runtime().pause_all(kSoft) == 0);
 }
 
 void in_child() {
   if (dissolved) return;
   pool_is_known = false;
   without_workers() = true;
-  // Torch's own ops too: a thread count of 1 opens no region. (Where Python is told of the fork, it sets that of other libraries as well:
-  // backends/native.py.)
+  // Torch's own ops too: a thread count of 1 opens no region. (Where Python is told of the fork, it sets that of other
+  // libraries as well: backends/native.py.)
   if (runtime().openmp.set_num_threads != nullptr) runtime().openmp.set_num_threads(1);
 }
 

@@ -11,8 +11,8 @@ struct OpenMP {
 
 const OpenMP& openmp();
 
-// Whether this thread came through a fork with a pool of workers that are not there any more: it may open no parallel region, which
-// would wait for them for ever.
+// Whether this thread came through a fork with a pool of workers that are not there any more: it may open no parallel
+// region, which would wait for them for ever.
 bool& without_workers();
 
 }  // namespace fastlstm

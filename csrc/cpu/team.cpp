@@ -34,7 +34,8 @@ struct Region {
   }
 };
 
-// OpenMP's thread count, for a while: with more threads than the cores allowed, those without a share would take the cores from the others.
+// OpenMP's thread count, for a while: with more threads than the cores allowed, those without a share would take the
+// cores from the others.
 class TeamSize {
  public:
   TeamSize(int asked, int planned) : asked_(asked), changed_(planned < asked && openmp().set_num_threads != nullptr) {
@@ -68,12 +69,15 @@ void run_by_team(ParallelFor team, int asked, int64_t n, void (*fn)(int64_t, int
   Region region{fn, context, n};
   {
     const TeamSize size(asked, planned);
-    team(n, [](int64_t begin, int64_t end, void* p) {
-      auto& r = *static_cast<Region*>(p);
-      r.run(begin, end);
-      // The caller waits here rather than in the framework, which spins for milliseconds.
-      if (begin == 0) r.finish.wait(r.shares);
-    }, &region);
+    team(
+        n,
+        [](int64_t begin, int64_t end, void* p) {
+          auto& r = *static_cast<Region*>(p);
+          r.run(begin, end);
+          // The caller waits here rather than in the framework, which spins for milliseconds.
+          if (begin == 0) r.finish.wait(r.shares);
+        },
+        &region);
   }
   const int64_t busy = region.ended - region.began - region.waited;
   if (region.own < n) credit.shared(now_ns() - start, busy, n, region.own);

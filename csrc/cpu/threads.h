@@ -14,7 +14,8 @@ struct Threads {
   ParallelFor parallel_for;
 };
 
-// body(n) for n in [0, count), on as many threads as the plan has workers unless the work (in elements) is too small for that.
+// body(n) for n in [0, count), on as many threads as the plan has workers unless the work (in elements) is too small
+// for that.
 template <class Body>
 void share_out(const Threads& threads, int workers, int64_t count, int64_t work, const Body& body) {
   constexpr int64_t kElementsPerThread = 1 << 15;

@@ -1,6 +1,6 @@
-// Scratch memory of a call: blocks that the calling thread keeps for its next call, because fresh pages cost more than the work of a
-// short sequence. What is in use at the same time is of different uses: packed weights and states, gate inputs,
-// and what large products take apart.
+// Scratch memory of a call: blocks that the calling thread keeps for its next call, because fresh pages cost more than
+// the work of a short sequence. What is in use at the same time is of different uses: packed weights and states, gate
+// inputs, and what large products take apart.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,6 @@
-// What the choice between the families of kernels assumes of the device: clocks, and bytes a clock, of one multiprocessor. The one
-// place for them; `./run gpu probe` measures each beside the value here. Unmeasured so far: published figures of H100s.
+// What the choice between the families of kernels assumes of the device: clocks, and bytes a clock, of one
+// multiprocessor. The one place for them; `./run gpu probe` measures each beside the value here. Unmeasured so far:
+// published figures of H100s.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,8 @@ constexpr int64_t kMmaLatency = 33;
 // Fused multiply-adds of float32 numbers.
 constexpr int64_t kMultipliersPerClock = 128;
 constexpr int64_t kSharedBytesPerClock = 128;
-// From the second-level cache into one multiprocessor, and into all of them together: 5.5 TB/s at 1.8 GHz, which 48 of them take.
+// From the second-level cache into one multiprocessor, and into all of them together: 5.5 TB/s at 1.8 GHz, which 48 of
+// them take.
 constexpr int64_t kCacheBytesPerClock = 64, kCacheBytesPerClockTogether = 3050;
 
 // Clocks until the cache has given each of so many blocks so many bytes, each on a multiprocessor of its own.
@@ -23,8 +25,11 @@ constexpr int64_t cache_clocks(int64_t blocks, int64_t bytes) {
   return alone > together ? alone : together;
 }
 
-// From the other blocks of a cluster of so many into one's shared memory: published for 2 and 4, a fifth less for each doubling.
-constexpr int64_t received_bytes_per_clock(int64_t blocks) { return blocks <= 2 ? 16 : blocks <= 4 ? 13 : blocks <= 8 ? 11 : 9; }
+// From the other blocks of a cluster of so many into one's shared memory: published for 2 and 4, a fifth less for each
+// doubling.
+constexpr int64_t received_bytes_per_clock(int64_t blocks) {
+  return blocks <= 2 ? 16 : blocks <= 4 ? 13 : blocks <= 8 ? 11 : 9;
+}
 // A step beside its product and its bytes: sums, cell and readiness within a cluster; the same over the whole grid.
 constexpr int64_t kClusterStep = 900, kGridStep = 2300;
 // A launch, until its first bytes are there: each step of the step kernels has one.

@@ -15,15 +15,16 @@ template <class T>
 struct PlainProduct;
 using Float64Product = PlainProduct<double>;
 
-// A family of kernels for a policy and for ForwardArgs or BackwardArgs: what it offers for a call on the current device, with its best
-// shape or with the one of number `only`; the bytes of workspace that the call then needs; and the call itself.
+// A family of kernels for a policy and for ForwardArgs or BackwardArgs: what it offers for a call on the current
+// device, with its best shape or with the one of number `only`; the bytes of workspace that the call then needs; and
+// the call itself.
 constexpr int kAnyShape = -1;
-#define FASTLSTM_FAMILY(Name)                                                          \
-  template <class Policy, class Args>                                                  \
-  struct Name {                                                                        \
-    static Offer offer(const Args& args, const DeviceFacts& device, int only);         \
-    static size_t workspace(const Args& args, int shape);                              \
-    static void run(const Args& args, int shape, void* workspace, Launcher& launch);   \
+#define FASTLSTM_FAMILY(Name)                                                        \
+  template <class Policy, class Args>                                                \
+  struct Name {                                                                      \
+    static Offer offer(const Args& args, const DeviceFacts& device, int only);       \
+    static size_t workspace(const Args& args, int shape);                            \
+    static void run(const Args& args, int shape, void* workspace, Launcher& launch); \
   }
 
 // The weights stay on the chip.

@@ -1,4 +1,5 @@
-// Launches with their errors: after the first that fails nothing more is launched, and the status names the kernel and the sizes.
+// Launches with their errors: after the first that fails nothing more is launched, and the status names the kernel and
+// the sizes.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,8 +10,8 @@
 
 namespace fastlstm::cuda {
 
-// Of the current device; capability is the first digit of its compute capability, shared_bytes what a block can have at most,
-// cooperative whether a launch may ask for all of its blocks at once (parts of a shared GPU may not).
+// Of the current device; capability is the first digit of its compute capability, shared_bytes what a block can have at
+// most, cooperative whether a launch may ask for all of its blocks at once (parts of a shared GPU may not).
 struct DeviceFacts {
   int device = 0, multiprocessors = 1, capability = 0, shared_bytes = 0, cooperative = 0;
 
@@ -25,8 +26,8 @@ struct DeviceFacts {
   // In 48 bits; the same for what answers questions about kernels alike.
   uint64_t fingerprint() const {
     const auto part = [](int value, int bits) { return static_cast<uint64_t>(value) & ((uint64_t{1} << bits) - 1); };
-    return part(device, 9) << 39 | part(cooperative, 1) << 38 | part(multiprocessors, 12) << 26 | part(capability, 6) << 20 |
-           part(shared_bytes, 20);
+    return part(device, 9) << 39 | part(cooperative, 1) << 38 | part(multiprocessors, 12) << 26 |
+           part(capability, 6) << 20 | part(shared_bytes, 20);
   }
 };
 
@@ -54,7 +55,8 @@ class Launcher {
   }
 
   template <class... Params, class... Args>
-  void operator()(const char* name, void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes, const Args&... args) {
+  void operator()(const char* name, void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes,
+                  const Args&... args) {
     if (failed()) return;
     cudaLaunchConfig_t config{};
     config.gridDim = grid;
@@ -73,7 +75,8 @@ class Launcher {
 
   // A launch whose blocks all run at once, or none.
   template <class... Params, class... Args>
-  void cooperative(const char* name, void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes, const Args&... args) {
+  void cooperative(const char* name, void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes,
+                   const Args&... args) {
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeCooperative;
     attribute.val.cooperative = 1;
@@ -96,7 +99,8 @@ class Launcher {
   void over(int64_t elements, const char* name, void (*kernel)(Params...), const Args&... args) {
     constexpr int64_t kThreads = 256, kMostBlocks = 4096;
     const int64_t blocks = (elements + kThreads - 1) / kThreads;
-    (*this)(name, kernel, dim3(static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks)), kThreads, 0, args...);
+    (*this)(name, kernel, dim3(static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks)), kThreads, 0,
+            args...);
   }
 
  private:

@@ -18,16 +18,20 @@ struct Chosen {
 template <class Args, class Use>
 void with_policy(const Args& args, const Use& use) {
   switch (args.dtype) {
-    case DType::kBFloat16: return use(Chosen<BFloat16Product>());
-    case DType::kFloat16: return use(Chosen<Float16Product>());
-    case DType::kFloat64: return use(Chosen<Float64Product>());
-    case DType::kFloat32: break;
+    case DType::kBFloat16:
+      return use(Chosen<BFloat16Product>());
+    case DType::kFloat16:
+      return use(Chosen<Float16Product>());
+    case DType::kFloat64:
+      return use(Chosen<Float64Product>());
+    case DType::kFloat32:
+      break;
   }
   return args.tf32 ? use(Chosen<TF32Product>()) : use(Chosen<Float32Product>());
 }
 
-// Which families may be chosen, and with which shape. FASTLSTM_CUDA_KERNELS names them, such as "step", "cluster grid", or "grid:1" for
-// shape 1 of those for the call's sizes: to compare them, or where one is suspected.
+// Which families may be chosen, and with which shape. FASTLSTM_CUDA_KERNELS names them, such as "step", "cluster grid",
+// or "grid:1" for shape 1 of those for the call's sizes: to compare them, or where one is suspected.
 struct Wanted {
   bool family = true;
   int shape = kAnyShape;

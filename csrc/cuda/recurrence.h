@@ -1,8 +1,8 @@
-// What the CUDA recurrence is asked to do: plain device pointers, sizes and strides, and where on failure the reason is found.
-// No torch header here or below.
+// What the CUDA recurrence is asked to do: plain device pointers, sizes and strides, and where on failure the reason is
+// found. No torch header here or below.
 //
-// T, N, D, H, P and "wide" as in core/types.h. Every array is contiguous in the order of its shape unless strides are given. The
-// meaning of every argument is that of fastlstm/reference/lstm.py; T and N are at least 1.
+// T, N, D, H, P and "wide" as in core/types.h. Every array is contiguous in the order of its shape unless strides are
+// given. The meaning of every argument is that of fastlstm/reference/lstm.py; T and N are at least 1.
 #pragma once
 
 #include <cstddef>
@@ -19,21 +19,21 @@ struct Status {
 };
 
 struct ForwardArgs {
-  int device;                       // where all the memory is
+  int device;  // where all the memory is
   Sizes sizes;
   DType dtype;
-  bool tf32;                        // float32: round the factors of products to tf32
-  bool wide_gates;                  // gates_x is in the wide type
-  bool wide_states;                 // c0 and c_n are in the wide type
-  const void* gates_x;              // [T, N, D, 4H], steps and rows with these strides, in elements
+  bool tf32;            // float32: round the factors of products to tf32
+  bool wide_gates;      // gates_x is in the wide type
+  bool wide_states;     // c0 and c_n are in the wide type
+  const void* gates_x;  // [T, N, D, 4H], steps and rows with these strides, in elements
   int64_t gates_stride_t, gates_stride_n;
-  const void *h0, *c0;              // [D, N, P], [D, N, H]
+  const void *h0, *c0;                // [D, N, P], [D, N, H]
   const void *weight_hh, *weight_hr;  // [D, 4H, P], [D, P, H] or null
-  const int64_t* lengths;           // [N] or null
-  const bool* reset_mask;           // [T, N] or null
-  void *output, *h_n, *c_n;         // [T, N, D, P], [D, N, P], [D, N, H]
-  void* cells;                      // [T, N, D, H] wide, or null
-  void* gates;                      // [T, N, D, 4H] activated, or null
+  const int64_t* lengths;             // [N] or null
+  const bool* reset_mask;             // [T, N] or null
+  void *output, *h_n, *c_n;           // [T, N, D, P], [D, N, P], [D, N, H]
+  void* cells;                        // [T, N, D, H] wide, or null
+  void* gates;                        // [T, N, D, 4H] activated, or null
 };
 
 struct BackwardArgs {
@@ -41,20 +41,20 @@ struct BackwardArgs {
   Sizes sizes;
   DType dtype;
   bool tf32;
-  bool wide_gates;                  // dgates_x is in the wide type
-  bool wide_states;                 // c0, dh_n, dc_n, dh0 and dc0 are in the wide type
-  const void* doutput;              // [T, N, D, P] with these strides, or null
+  bool wide_gates;      // dgates_x is in the wide type
+  bool wide_states;     // c0, dh_n, dc_n, dh0 and dc0 are in the wide type
+  const void* doutput;  // [T, N, D, P] with these strides, or null
   int64_t doutput_stride_t, doutput_stride_n;
-  const void *dh_n, *dc_n;          // [D, N, P], [D, N, H], each or null
-  const void* dcells;               // [T, N, D, H] wide, or null
+  const void *dh_n, *dc_n;  // [D, N, P], [D, N, H], each or null
+  const void* dcells;       // [T, N, D, H] wide, or null
   const void* c0;
   const void *weight_hh, *weight_hr;
-  const void *cells, *gates;        // as the forward left them
+  const void *cells, *gates;  // as the forward left them
   const int64_t* lengths;
   const bool* reset_mask;
-  void* dgates_x;                   // [T, N, D, 4H]
-  void *dh0, *dc0;                  // [D, N, P], [D, N, H]
-  void* dhidden;                    // [T, N, D, P] wide, with a projection, else null
+  void* dgates_x;   // [T, N, D, 4H]
+  void *dh0, *dc0;  // [D, N, P], [D, N, H]
+  void* dhidden;    // [T, N, D, P] wide, with a projection, else null
 };
 
 // The families of kernels, in the order in which they are asked; of equals the first is taken.
@@ -66,8 +66,12 @@ struct Offer {
   int shape = 0;                // which of the family's shapes for these sizes, in the order in which it lists them
 
   bool possible() const { return step >= 0; }
-  double clocks(int64_t T) const { return static_cast<double>(once) + static_cast<double>(step) * static_cast<double>(T); }
-  bool beats(const Offer& other, int64_t T) const { return possible() && (!other.possible() || clocks(T) < other.clocks(T)); }
+  double clocks(int64_t T) const {
+    return static_cast<double>(once) + static_cast<double>(step) * static_cast<double>(T);
+  }
+  bool beats(const Offer& other, int64_t T) const {
+    return possible() && (!other.possible() || clocks(T) < other.clocks(T));
+  }
 };
 
 // How a call will run, decided once.
@@ -77,8 +81,8 @@ struct Choice {
   size_t workspace = 0;  // bytes of scratch memory that it needs, aligned to 256
 };
 
-// The least of what the families predict on the call's device, which looks at no array. The environment variable FASTLSTM_CUDA_KERNELS
-// names the families that may be chosen; the step kernels take what those cannot.
+// The least of what the families predict on the call's device, which looks at no array. The environment variable
+// FASTLSTM_CUDA_KERNELS names the families that may be chosen; the step kernels take what those cannot.
 Choice choose(const ForwardArgs& args);
 Choice choose(const BackwardArgs& args);
 

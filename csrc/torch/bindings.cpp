@@ -1,5 +1,5 @@
-// Registers the CPU kernels (those for CUDA: cuda.cpp) for the ops whose schemas fastlstm/ops/recurrence.py defines. LibTorch's
-// stable ABI only: one library for every torch from 2.10 on, and no Python in it.
+// Registers the CPU kernels (those for CUDA: cuda.cpp) for the ops whose schemas fastlstm/ops/recurrence.py defines.
+// LibTorch's stable ABI only: one library for every torch from 2.10 on, and no Python in it.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -19,11 +19,14 @@ static std::string cpu_isa() { return cpu_kernels().isa; }
 // JSON, of plain words.
 static std::string cpu_choice_json() {
   const Choice& choice = cpu_choice();
-  const auto text = [](const std::string& name, const std::string& value) { return '"' + name + "\": \"" + value + '"'; };
+  const auto text = [](const std::string& name, const std::string& value) {
+    return '"' + name + "\": \"" + value + '"';
+  };
   const ProductKinds& p = choice.products;
-  return "{" + text("isa", choice.kernels->isa) + ", " + text("why", choice.why) + ", \"l2_bytes\": " +
-         std::to_string(second_level_bytes()) + ", \"products\": {" + text("float64", "multiply-adds") + ", " +
-         text("float32", p.float32) + ", " + text("bfloat16", p.bfloat16) + ", " + text("float16", p.float16) + "}}";
+  return "{" + text("isa", choice.kernels->isa) + ", " + text("why", choice.why) +
+         ", \"l2_bytes\": " + std::to_string(second_level_bytes()) + ", \"products\": {" +
+         text("float64", "multiply-adds") + ", " + text("float32", p.float32) + ", " + text("bfloat16", p.bfloat16) +
+         ", " + text("float16", p.float16) + "}}";
 }
 
 static int64_t cpu_workers() { return planned_workers(static_cast<int>(torch::stable::get_num_threads())); }
@@ -50,7 +53,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastlstm, m) {
   m.def("cpu_without_workers() -> bool");
   m.def("cpu_quota(str root) -> float");
   m.def("cuda_architectures() -> str");
-  m.def("cpu_product(Tensor left, Tensor right, Tensor? addend, int left_parts, int right_parts, Tensor? packed) -> Tensor");
+  m.def(
+      "cpu_product(Tensor left, Tensor right, Tensor? addend, int left_parts, int right_parts, Tensor? packed) -> "
+      "Tensor");
   m.def("cpu_packed(Tensor right, int parts) -> Tensor");
 }
 

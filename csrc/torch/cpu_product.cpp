@@ -1,5 +1,5 @@
-// cpu_product: one of the kernels' own products of large matrices by itself, to be tested and timed beside torch.mm; cpu_packed: its right
-// factor packed beforehand, as a layer's weights are.
+// cpu_product: one of the kernels' own products of large matrices by itself, to be tested and timed beside torch.mm;
+// cpu_packed: its right factor packed beforehand, as a layer's weights are.
 
 #include "torch/layer_products.h"
 
@@ -36,19 +36,21 @@ Tensor cpu_packed(Tensor right, int64_t parts) {
   return packed;
 }
 
-Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t left_parts, int64_t right_parts, OptionalTensor packed) {
+Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t left_parts, int64_t right_parts,
+                   OptionalTensor packed) {
   const ScalarType product = addend ? addend->scalar_type() : wide_type(left.scalar_type());
   const MatrixProducts& products = products_in(product);
   const bool narrow = products.narrow && left_parts == 1 && right_parts == 1;
   check_factor(left, "left", product, narrow);
   check_factor(right, "right", product, narrow);
   const int64_t rows = left.size(0), depth = left.size(1), columns = right.size(1);
-  STD_TORCH_CHECK(right.size(0) == depth, "fastlstm: left has ", depth, " columns and right ", right.size(0), " rows, expected the same");
+  STD_TORCH_CHECK(right.size(0) == depth, "fastlstm: left has ", depth, " columns and right ", right.size(0),
+                  " rows, expected the same");
   check(addend, "addend", {rows, columns}, product);
   const bool served = (left_parts == right_parts && right_parts >= 1 && right_parts <= 3) ||
                       (left_parts == products.gradient_parts && right_parts == 1);
-  STD_TORCH_CHECK(served, "fastlstm: ", left_parts, " and ", right_parts, " parts, expected (3, 3), (2, 2), (", products.gradient_parts,
-                  ", 1) or (1, 1)");
+  STD_TORCH_CHECK(served, "fastlstm: ", left_parts, " and ", right_parts, " parts, expected (3, 3), (2, 2), (",
+                  products.gradient_parts, ", 1) or (1, 1)");
   Tensor out = empty({rows, columns}, product);
   if (addend) torch::stable::copy_(out, *addend);
   if (rows == 0 || columns == 0) return out;

@@ -1,5 +1,5 @@
-// lstm_forward and lstm_backward on CUDA tensors, with one more argument: whether float32 may be rounded to tf32 in products.
-// fastlstm/backends/gpu.py reads torch's settings and calls these.
+// lstm_forward and lstm_backward on CUDA tensors, with one more argument: whether float32 may be rounded to tf32 in
+// products. fastlstm/backends/gpu.py reads torch's settings and calls these.
 //
 // With FASTLSTM_SIMT the same code serves CPU tensors, with the kernels run by tests/simt.
 
@@ -10,9 +10,9 @@
 
 namespace fastlstm {
 
-ForwardResults cuda_forward(
-    Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr, OptionalTensor lengths,
-    OptionalTensor reset_mask, bool save_tape, bool save_cells, bool tf32) {
+ForwardResults cuda_forward(Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr,
+                            OptionalTensor lengths, OptionalTensor reset_mask, bool save_tape, bool save_cells,
+                            bool tf32) {
   const ForwardInputs in{gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask};
   const ForwardStart start = start_forward(in, save_tape, save_cells);
   if (start.done) return start.results();
@@ -27,10 +27,10 @@ ForwardResults cuda_forward(
   return start.results();
 }
 
-BackwardResults cuda_backward(
-    OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor dcells, OptionalTensor dgates_out,
-    Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr, Tensor cells, Tensor gates, OptionalTensor lengths,
-    OptionalTensor reset_mask, bool wide_gates, bool tf32) {
+BackwardResults cuda_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor dcells,
+                              OptionalTensor dgates_out, Tensor h0, Tensor c0, Tensor weight_hh,
+                              OptionalTensor weight_hr, Tensor cells, Tensor gates, OptionalTensor lengths,
+                              OptionalTensor reset_mask, bool wide_gates, bool tf32) {
   refuse_gates_gradient(dgates_out);
   const BackwardInputs in{doutput, dh_n, dc_n, dcells, h0, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask};
   const BackwardStart start = start_backward(in, wide_gates);

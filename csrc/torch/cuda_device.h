@@ -34,7 +34,8 @@ class OnDevice {
   void* stream() const {
     STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "fastlstm: CUDA tensors in a torch without CUDA");
     void* stream = nullptr;
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream) == 0, "fastlstm: torch has no CUDA stream to run on");
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream) == 0,
+                    "fastlstm: torch has no CUDA stream to run on");
     return stream;
   }
 

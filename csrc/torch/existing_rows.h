@@ -23,17 +23,22 @@ bool all_finite(const void* row, int64_t count) {
 
 inline bool all_finite(const void* row, int64_t count, ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::Double: return all_finite<double>(row, count);
-    case ScalarType::Float: return all_finite<float>(row, count);
-    case ScalarType::BFloat16: return all_finite<BFloat16>(row, count);
-    default: return all_finite<Float16>(row, count);
+    case ScalarType::Double:
+      return all_finite<double>(row, count);
+    case ScalarType::Float:
+      return all_finite<float>(row, count);
+    case ScalarType::BFloat16:
+      return all_finite<BFloat16>(row, count);
+    default:
+      return all_finite<Float16>(row, count);
   }
 }
 
-// `rows_of`, with zeros in the place of what does not exist and is not finite. The other factor has zeros for rows that do not exist, so
-// finite numbers there add nothing, and 0 * NaN would. Only these rows are read for it, just before the product reads them; nothing is
-// written or copied unless one of them holds such a number.
-inline Matrix existing_rows_of(const Tensor& sequence, int64_t t, int64_t steps, const int64_t* lengths, ScalarType dtype, Tensor& kept) {
+// `rows_of`, with zeros in the place of what does not exist and is not finite. The other factor has zeros for rows that
+// do not exist, so finite numbers there add nothing, and 0 * NaN would. Only these rows are read for it, just before
+// the product reads them; nothing is written or copied unless one of them holds such a number.
+inline Matrix existing_rows_of(const Tensor& sequence, int64_t t, int64_t steps, const int64_t* lengths,
+                               ScalarType dtype, Tensor& kept) {
   const Matrix rows = rows_of(sequence, t, steps, dtype, kept);
   if (lengths == nullptr || rows.columns == 0) return rows;
   const int64_t N = sequence.size(1), bytes = rows.columns * bytes_of(dtype);
@@ -46,7 +51,8 @@ inline Matrix existing_rows_of(const Tensor& sequence, int64_t t, int64_t steps,
   };
   std::atomic<bool> finite{true};
   for_padding([&](int64_t k) {
-    if (!all_finite(static_cast<const char*>(rows.data) + k * bytes, rows.columns, dtype)) finite.store(false, std::memory_order_relaxed);
+    if (!all_finite(static_cast<const char*>(rows.data) + k * bytes, rows.columns, dtype))
+      finite.store(false, std::memory_order_relaxed);
   });
   if (finite) return rows;
   Tensor cleared = empty({rows.rows, rows.columns}, dtype);

@@ -19,8 +19,8 @@ void add_elements(void* into, const void* from, int64_t count) {
   });
 }
 
-// into (+)= the sum of contiguous rows, a column's by itself: its bits do not depend on threads. Rows are summed in chunks, so that errors
-// grow with their number and that of a chunk's rows, and not with all rows.
+// into (+)= the sum of contiguous rows, a column's by itself: its bits do not depend on threads. Rows are summed in
+// chunks, so that errors grow with their number and that of a chunk's rows, and not with all rows.
 template <class T>
 void add_row_sums(void* into, const Matrix& rows, bool first) {
   constexpr int64_t kColumns = 64;
@@ -90,7 +90,7 @@ class Sum {
 
   static void add_to(const Matrix& into, const Tensor& addend) {
     (into.dtype == ScalarType::Double ? add_elements<double> : add_elements<float>)(into.data, addend.const_data_ptr(),
-                                                                                   into.rows * into.columns);
+                                                                                    into.rows * into.columns);
   }
 
   void finish() {
@@ -130,18 +130,18 @@ struct DirectionSums {
 
 // What the stretches of a backward pass add up to.
 struct Gradients {
-  static constexpr int kWhole = 3;                    // parts of a float32 number that is no rounded one
+  static constexpr int kWhole = 3;  // parts of a float32 number that is no rounded one
 
   const LayerShape& s;
   const Tensor& x;
   const int64_t* lengths;
   PartCounts parts;
-  bool own_dweights;                                  // those of W_ih and W_hh are the kernels' own products
-  std::vector<Tensor> weights_ih;                     // [4H, I]
-  std::vector<OwnWeight> own_weights_ih;              // instead of these, where dx is
+  bool own_dweights;                      // those of W_ih and W_hh are the kernels' own products
+  std::vector<Tensor> weights_ih;         // [4H, I]
+  std::vector<OwnWeight> own_weights_ih;  // instead of these, where dx is
   StretchRows dgates, dhidden, h_entering, unprojected;
-  Matrix ones;                                        // [1, rows of a stretch], where dgates are not in the accumulation type
-  Matrix dx;                                          // [T * N, I]; without data where not wanted
+  Matrix ones;  // [1, rows of a stretch], where dgates are not in the accumulation type
+  Matrix dx;    // [T * N, I]; without data where not wanted
   std::vector<DirectionSums> dweights;
 
   void take(int64_t k0, int64_t k1) {
@@ -186,7 +186,8 @@ struct Gradients {
       add(sums.ih, existing_rows_of(x, t, steps, lengths, type, kept));
     }
     if (sums.hh.wanted()) add(sums.hh, h_entering.rows(d, steps));
-    if (!targets.empty()) multiply_own(s.product, left.columns, gate_lines(left_factor(left, parts.gradients)), targets);
+    if (!targets.empty())
+      multiply_own(s.product, left.columns, gate_lines(left_factor(left, parts.gradients)), targets);
   }
 
   void add_dx(int64_t d, int64_t t, int64_t steps, const Matrix& dgates_rows) {
@@ -195,7 +196,8 @@ struct Gradients {
     rows.rows = steps * s.N;
     const bool own = !own_weights_ih.empty();
     if (dx.dtype == s.product && (own || s.D == 1)) {
-      own ? own_weights_ih[d].multiply(rows, dgates_rows, s.D == 2) : mm_out(rows, dgates_rows, Matrix::of(weights_ih[d]));
+      own ? own_weights_ih[d].multiply(rows, dgates_rows, s.D == 2)
+          : mm_out(rows, dgates_rows, Matrix::of(weights_ih[d]));
       return;
     }
     Tensor product = empty({steps * s.N, s.I}, s.product);
@@ -234,10 +236,14 @@ void fill_ones(void* into, int64_t count, ScalarType dtype) {
     for (int64_t k = 0; k < count; ++k) static_cast<decltype(one)*>(into)[k] = one;
   };
   switch (dtype) {
-    case ScalarType::Double: return fill(1.0);
-    case ScalarType::Float: return fill(1.0f);
-    case ScalarType::BFloat16: return fill(uint16_t{0x3f80});
-    default: return fill(uint16_t{0x3c00});
+    case ScalarType::Double:
+      return fill(1.0);
+    case ScalarType::Float:
+      return fill(1.0f);
+    case ScalarType::BFloat16:
+      return fill(uint16_t{0x3f80});
+    default:
+      return fill(uint16_t{0x3c00});
   }
 }
 
@@ -263,7 +269,9 @@ void run(const LayerBackward& call) {
     return;
   }
 
-  const auto any = [&](auto member) { return call.dweights[0].*member != nullptr || call.dweights[1].*member != nullptr; };
+  const auto any = [&](auto member) {
+    return call.dweights[0].*member != nullptr || call.dweights[1].*member != nullptr;
+  };
   const bool projected = call.weights[0].hr.has_value(), need_dhr = projected && any(&WeightGradients::hr),
              need_ones = s.product != s.wide && (any(&WeightGradients::bias_ih) || any(&WeightGradients::bias_hh));
   const int64_t steps = s.stretch(backward_bytes()), stretch = s.D * steps * s.N;
@@ -286,13 +294,20 @@ void run(const LayerBackward& call) {
     dx = wide_dx->mutable_data_ptr();
   }
   if (dx != nullptr && s.D == 2) copy_or_clear(dx, nullptr, s.T * s.N * s.I * bytes_of(dx_type));
-  Gradients g{s, call.x, call.lengths, parts,
-              own_product(s.product, 4 * s.H, s.I + s.P, steps * s.N, parts.gradients, parts.values), {}, {},
-              buffer(true, at_dgates, 4 * s.H, s.product), buffer(projected, at_dhidden, s.P, s.wide),
+  Gradients g{s,
+              call.x,
+              call.lengths,
+              parts,
+              own_product(s.product, 4 * s.H, s.I + s.P, steps * s.N, parts.gradients, parts.values),
+              {},
+              {},
+              buffer(true, at_dgates, 4 * s.H, s.product),
+              buffer(projected, at_dhidden, s.P, s.wide),
               buffer(any(&WeightGradients::hh), at_entering, s.P, s.product),
               buffer(need_dhr, at_unprojected, s.H, s.wide),
               Matrix::contiguous(need_ones ? memory.take(at_ones) : nullptr, 1, steps * s.N, s.product),
-              Matrix::contiguous(dx, s.T * s.N, s.I, dx_type), std::move(sums)};
+              Matrix::contiguous(dx, s.T * s.N, s.I, dx_type),
+              std::move(sums)};
   if (need_ones) fill_ones(g.ones.data, steps * s.N, s.product);
   const bool own_dx = dx != nullptr && own_product(s.product, steps * s.N, s.I, 4 * s.H, parts.gradients, parts.values);
   for (const DirectionWeights& w : call.weights) {
@@ -346,12 +361,13 @@ void run(const LayerBackward& call) {
   }
 }
 
-LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor dcells,
-                                         Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh,
-                                         OptionalTensor weight_hr, OptionalTensor weight_ih_reverse,
-                                         OptionalTensor weight_hh_reverse, OptionalTensor weight_hr_reverse, Tensor output,
-                                         Tensor cells, Tensor gates, OptionalTensor lengths, OptionalTensor reset_mask,
-                                         bool wide_products, bool need_dx, bool need_dweights) {
+LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
+                                         OptionalTensor dcells, Tensor x, Tensor h0, Tensor c0, Tensor weight_ih,
+                                         Tensor weight_hh, OptionalTensor weight_hr, OptionalTensor weight_ih_reverse,
+                                         OptionalTensor weight_hh_reverse, OptionalTensor weight_hr_reverse,
+                                         Tensor output, Tensor cells, Tensor gates, OptionalTensor lengths,
+                                         OptionalTensor reset_mask, bool wide_products, bool need_dx,
+                                         bool need_dweights) {
   const auto weights =
       by_direction(weight_ih, weight_hh, weight_hr, weight_ih_reverse, weight_hh_reverse, weight_hr_reverse);
   const LayerShape s = check_layer(x, h0, c0, weights, lengths, reset_mask, wide_products);
@@ -374,10 +390,26 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
          dbias = gradient(need_dweights, {s.D, 4 * s.H}, s.dtype),
          dweight_hr = gradient(need_dweights && projected, {s.D, s.P, s.H}, s.dtype);
   Held held;
-  LayerBackward call{s, x, weights, nullptr, 0, 0, held.data(dh_n), held.data(dc_n), held.data(dcells), held.data(h0),
-                     held.data(c0), held.data(output), held.data(cells), held.data(gates),
-                     static_cast<const int64_t*>(held.data(lengths)), static_cast<const bool*>(held.data(reset_mask)),
-                     need_dx ? dx.mutable_data_ptr() : nullptr, dh0.mutable_data_ptr(), dc0.mutable_data_ptr(), {}};
+  LayerBackward call{s,
+                     x,
+                     weights,
+                     nullptr,
+                     0,
+                     0,
+                     held.data(dh_n),
+                     held.data(dc_n),
+                     held.data(dcells),
+                     held.data(h0),
+                     held.data(c0),
+                     held.data(output),
+                     held.data(cells),
+                     held.data(gates),
+                     static_cast<const int64_t*>(held.data(lengths)),
+                     static_cast<const bool*>(held.data(reset_mask)),
+                     need_dx ? dx.mutable_data_ptr() : nullptr,
+                     dh0.mutable_data_ptr(),
+                     dc0.mutable_data_ptr(),
+                     {}};
   if (doutput) call.doutput = held.rows(*doutput, &call.doutput_stride_t, &call.doutput_stride_n);
   for (int64_t d = 0; need_dweights && d < s.D; ++d) {
     const auto part = [&](const Tensor& t, int64_t elements) {

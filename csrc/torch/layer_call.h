@@ -1,6 +1,7 @@
-// What lstm_layer_forward and lstm_layer_backward on the CPU have in common: the checks, and the matrix products around the
-// recurrence. The products are the kernels' own, or torch's mm; they are made for a stretch of steps at a time, so that gates are
-// still in a cache when the recurrence reads them, and no [T, N, 4H] array of them is ever made beside the tape.
+// What lstm_layer_forward and lstm_layer_backward on the CPU have in common: the checks, and the matrix products around
+// the recurrence. The products are the kernels' own, or torch's mm; they are made for a stretch of steps at a time, so
+// that gates are still in a cache when the recurrence reads them, and no [T, N, 4H] array of them is ever made beside
+// the tape.
 #pragma once
 
 #include <algorithm>
@@ -11,9 +12,10 @@
 
 namespace fastlstm {
 
-// Gates of one stretch: rows enough for a product to run at its full rate, and to be worth the threads' start; few enough to be still in a
-// near cache when they are used (measured: benchmarks/log.md). Forward, where a sum is a row's own, for each thread, whose caches are its
-// own; backward the same for every number of threads, so that sums over rows are too.
+// Gates of one stretch: rows enough for a product to run at its full rate, and to be worth the threads' start; few
+// enough to be still in a near cache when they are used (measured: benchmarks/log.md). Forward, where a sum is a row's
+// own, for each thread, whose caches are its own; backward the same for every number of threads, so that sums over rows
+// are too.
 inline int64_t forward_bytes() { return second_level_bytes() / 2; }
 inline int64_t backward_bytes() { return second_level_bytes() * 2; }
 inline constexpr int64_t kRowsForProduct = 256;
@@ -48,7 +50,8 @@ struct LayerForward {
 
 void run(const LayerForward& call);
 
-// Where the gradients of one direction's weights go, contiguous, of the weights' shapes and type; null where not wanted.
+// Where the gradients of one direction's weights go, contiguous, of the weights' shapes and type; null where not
+// wanted.
 struct WeightGradients {
   void *ih, *hh, *bias_ih, *bias_hh, *hr;
 };
@@ -69,10 +72,12 @@ struct LayerBackward {
 
 void run(const LayerBackward& call);
 
-inline LayerShape check_layer(const Tensor& x, const Tensor& h0, const Tensor& c0, const std::vector<DirectionWeights>& weights,
-                  const OptionalTensor& lengths, const OptionalTensor& reset_mask, bool wide_products) {
+inline LayerShape check_layer(const Tensor& x, const Tensor& h0, const Tensor& c0,
+                              const std::vector<DirectionWeights>& weights, const OptionalTensor& lengths,
+                              const OptionalTensor& reset_mask, bool wide_products) {
   STD_TORCH_CHECK(x.dim() == 3, "fastlstm: x has ", x.dim(), " dimensions, expected 3: (T, N, I)");
-  STD_TORCH_CHECK(h0.dim() == 3 && c0.dim() == 3, "fastlstm: h0 and c0 must have 3 dimensions, (D, N, P) and (D, N, H)");
+  STD_TORCH_CHECK(h0.dim() == 3 && c0.dim() == 3,
+                  "fastlstm: h0 and c0 must have 3 dimensions, (D, N, P) and (D, N, H)");
   LayerShape s{x.size(0), x.size(1), static_cast<int64_t>(weights.size()), x.size(2), c0.size(2), h0.size(2)};
   s.dtype = h0.scalar_type();
   s.wide = wide_type(s.dtype);
@@ -96,13 +101,14 @@ inline LayerShape check_layer(const Tensor& x, const Tensor& h0, const Tensor& c
 }
 
 inline std::vector<DirectionWeights> by_direction(const Tensor& ih, const Tensor& hh, const OptionalTensor& hr,
-                                           const OptionalTensor& ih_reverse, const OptionalTensor& hh_reverse,
-                                           const OptionalTensor& hr_reverse) {
+                                                  const OptionalTensor& ih_reverse, const OptionalTensor& hh_reverse,
+                                                  const OptionalTensor& hr_reverse) {
   std::vector<DirectionWeights> weights{{ih, hh, hr}};
   STD_TORCH_CHECK(ih_reverse.has_value() == hh_reverse.has_value(),
                   "fastlstm: weight_ih_reverse and weight_hh_reverse come together or not at all");
-  STD_TORCH_CHECK(hr_reverse.has_value() == (ih_reverse && hr),
-                  "fastlstm: weight_hr_reverse comes with weight_hr where there is a reverse direction, and only there");
+  STD_TORCH_CHECK(
+      hr_reverse.has_value() == (ih_reverse && hr),
+      "fastlstm: weight_hr_reverse comes with weight_hr where there is a reverse direction, and only there");
   if (ih_reverse) weights.push_back({*ih_reverse, *hh_reverse, hr_reverse});
   return weights;
 }
@@ -124,8 +130,8 @@ struct Matrix {
   Tensor tensor() const {
     const int64_t sizes[] = {rows, columns}, strides[] = {row_stride, column_stride};
     AtenTensorHandle handle;
-    STD_TORCH_CHECK(aoti_torch_create_tensor_from_blob(data, 2, sizes, strides, 0, code_of(dtype), aoti_torch_device_type_cpu(), 0,
-                                                       &handle) == 0,
+    STD_TORCH_CHECK(aoti_torch_create_tensor_from_blob(data, 2, sizes, strides, 0, code_of(dtype),
+                                                       aoti_torch_device_type_cpu(), 0, &handle) == 0,
                     "fastlstm: a matrix of shape ", text({rows, columns}), " could not be made a tensor");
     return Tensor(handle);
   }
@@ -148,20 +154,21 @@ inline Tensor converted(const Tensor& t, ScalarType dtype) {
   return out;
 }
 
-// Steps [t, t + steps) of a [T, N, width] tensor as contiguous [steps * N, width] rows of `dtype`: where they lie if that can be, else
-// in `kept`.
+// Steps [t, t + steps) of a [T, N, width] tensor as contiguous [steps * N, width] rows of `dtype`: where they lie if
+// that can be, else in `kept`.
 inline Matrix rows_of(const Tensor& sequence, int64_t t, int64_t steps, ScalarType dtype, Tensor& kept) {
   const int64_t N = sequence.size(1), width = sequence.size(2);
   if (sequence.scalar_type() == dtype && sequence.is_contiguous()) {
-    return Matrix::contiguous(static_cast<const char*>(sequence.const_data_ptr()) + t * N * width * bytes_of(dtype), steps * N, width,
-                              dtype);
+    return Matrix::contiguous(static_cast<const char*>(sequence.const_data_ptr()) + t * N * width * bytes_of(dtype),
+                              steps * N, width, dtype);
   }
   kept = converted(torch::stable::narrow(const_cast<Tensor&>(sequence), 0, t, steps), dtype);
   if (!kept.is_contiguous()) kept = torch::stable::contiguous(kept);
   return Matrix::contiguous(kept.const_data_ptr(), steps * N, width, dtype);
 }
 
-// Gates-like rows of one stretch, [D, steps, N, width]: those of a direction's first steps as [steps * N, width], and their strides.
+// Gates-like rows of one stretch, [D, steps, N, width]: those of a direction's first steps as [steps * N, width], and
+// their strides.
 struct StretchRows {
   char* data = nullptr;
   int64_t steps = 0, N = 0, width = 0;

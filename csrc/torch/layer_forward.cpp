@@ -6,8 +6,9 @@ namespace fastlstm {
 
 namespace {
 
-// gates = rows @ weight^T in the product's type. A narrower weight that serves one stretch alone is widened a part at a time, so
-// that it goes from cache to cache: a whole copy is fresh memory, whose pages cost more than the product of a few rows.
+// gates = rows @ weight^T in the product's type. A narrower weight that serves one stretch alone is widened a part at a
+// time, so that it goes from cache to cache: a whole copy is fresh memory, whose pages cost more than the product of a
+// few rows.
 void multiply_once(const Matrix& gates, const Matrix& rows, const Tensor& weight, ScalarType product) {
   constexpr int64_t kPartBytes = int64_t{1} << 20;
   const int64_t columns = weight.size(0), I = weight.size(1);
@@ -24,8 +25,9 @@ void multiply_once(const Matrix& gates, const Matrix& rows, const Tensor& weight
   }
 }
 
-// Whether the gate inputs of all steps are made at once, by the step's product: up to about 0.2 ms of it, where the tensors and calls of
-// a large product would cost a good part of that, and as long as the gates stay in the second-level cache.
+// Whether the gate inputs of all steps are made at once, by the step's product: up to about 0.2 ms of it, where the
+// tensors and calls of a large product would cost a good part of that, and as long as the gates stay in the
+// second-level cache.
 bool is_short(const LayerShape& s) {
   constexpr int64_t kMostProducts = int64_t{1} << 24;
   const int64_t gates = s.T * s.N * 4 * s.H;
@@ -37,7 +39,9 @@ void make_gates_at_once(const LayerShape& s, const Tensor& x, const std::vector<
   const int64_t gates = s.T * s.N * 4 * s.H, bytes = gates * bytes_of(s.wide);
   char* made = Workspace::take(s.D * bytes, Workspace::kGates);
   for (int64_t d = 0; d < s.D; ++d) {
-    cpu_kernels().gates({s.T * s.N, s.I, s.H, args.dtype, args.narrow_weights, held.data(x), held.data(weights[d].ih), made + d * bytes}, threads());
+    cpu_kernels().gates({s.T * s.N, s.I, s.H, args.dtype, args.narrow_weights, held.data(x), held.data(weights[d].ih),
+                         made + d * bytes},
+                        threads());
   }
   args.wide_gates = s.wide != s.dtype;
   args.gates_x = made;
@@ -81,7 +85,8 @@ void run(const LayerForward& call) {
   args.gates = call.gates;
   const int64_t steps = s.stretch(forward_bytes() * threads().count), rows = s.N * std::min(s.T, steps);
   const bool own = own_product(s.product, rows, 4 * s.H, s.I, parts.values, parts.values);
-  // By multiply-adds, both ways give the same bits where a sum is one chunk; by pairs, a short sequence's rounding is another.
+  // By multiply-adds, both ways give the same bits where a sum is one chunk; by pairs, a short sequence's rounding is
+  // another.
   if (is_short(s) && (!own || (!cpu_kernels().takes_parts && s.I <= kProductChunk))) {
     make_gates_at_once(s, call.x, call.weights, held, args);
     cpu_kernels().forward(args, threads());
@@ -96,7 +101,12 @@ void run(const LayerForward& call) {
     bool once;                    // one stretch, of products in a wider type than the weights'
     std::vector<Tensor> weights;  // of each direction, [4H, I]; with `once` as they came
     std::vector<OwnWeight> own;   // instead of these, where the products are the kernels' own
-  } context{s, call.x, {static_cast<char*>(gates_x.mutable_data_ptr()), steps, s.N, 4 * s.H, s.product}, s.product != s.weights, {}, {}};
+  } context{s,
+            call.x,
+            {static_cast<char*>(gates_x.mutable_data_ptr()), steps, s.N, 4 * s.H, s.product},
+            s.product != s.weights,
+            {},
+            {}};
   context.once = context.once && steps >= s.T;
   for (const DirectionWeights& w : call.weights) {
     if (own) {
@@ -129,11 +139,12 @@ void run(const LayerForward& call) {
   cpu_kernels().forward(args, threads());
 }
 
-ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-                                  OptionalTensor bias_hh, OptionalTensor weight_hr, OptionalTensor weight_ih_reverse,
-                                  OptionalTensor weight_hh_reverse, OptionalTensor bias_ih_reverse,
-                                  OptionalTensor bias_hh_reverse, OptionalTensor weight_hr_reverse, OptionalTensor lengths,
-                                  OptionalTensor reset_mask, bool wide_products, bool save_tape, bool save_cells) {
+ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh,
+                                  OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
+                                  OptionalTensor weight_ih_reverse, OptionalTensor weight_hh_reverse,
+                                  OptionalTensor bias_ih_reverse, OptionalTensor bias_hh_reverse,
+                                  OptionalTensor weight_hr_reverse, OptionalTensor lengths, OptionalTensor reset_mask,
+                                  bool wide_products, bool save_tape, bool save_cells) {
   auto weights = by_direction(weight_ih, weight_hh, weight_hr, weight_ih_reverse, weight_hh_reverse, weight_hr_reverse);
   const LayerShape s = check_layer(x, h0, c0, weights, lengths, reset_mask, wide_products);
   STD_TORCH_CHECK(!save_tape || s.weights == s.dtype,

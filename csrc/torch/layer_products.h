@@ -8,8 +8,8 @@
 
 namespace fastlstm {
 
-// How many bfloat16 numbers stand for one in these products: of x, h and the weights, and of gradients, whose own roundings are
-// those of the accumulation. A bfloat16 number is one, a float16 number two.
+// How many bfloat16 numbers stand for one in these products: of x, h and the weights, and of gradients, whose own
+// roundings are those of the accumulation. A bfloat16 number is one, a float16 number two.
 struct PartCounts {
   int values, gradients;
 
@@ -27,7 +27,8 @@ inline const MatrixProducts* own_products(ScalarType product) {
   return product == ScalarType::Double ? cpu_kernels().double_products : nullptr;
 }
 
-inline bool own_product(ScalarType product, int64_t rows, int64_t columns, int64_t depth, int left_parts, int right_parts) {
+inline bool own_product(ScalarType product, int64_t rows, int64_t columns, int64_t depth, int left_parts,
+                        int right_parts) {
   const MatrixProducts* products = own_products(product);
   return products != nullptr && products->worthwhile(rows, columns, depth, left_parts, right_parts);
 }
@@ -38,7 +39,9 @@ inline ScalarType value_type(ScalarType product, ScalarType dtype) {
 }
 
 inline DType factor_dtype(ScalarType type) {
-  return type == ScalarType::Double ? DType::kFloat64 : type == ScalarType::BFloat16 ? DType::kBFloat16 : DType::kFloat32;
+  return type == ScalarType::Double     ? DType::kFloat64
+         : type == ScalarType::BFloat16 ? DType::kBFloat16
+                                        : DType::kFloat32;
 }
 
 // Of matrices one of whose strides is 1.
@@ -59,13 +62,14 @@ inline Target target(const Matrix& out, const Factor& right, const void* packed,
 }
 
 // In the type of the targets.
-inline void multiply_own(ScalarType product, int64_t depth, const Factor& left, const std::vector<Target>& targets, int right_shares = 0) {
+inline void multiply_own(ScalarType product, int64_t depth, const Factor& left, const std::vector<Target>& targets,
+                         int right_shares = 0) {
   const ProductArgs args{depth, left, targets.data(), static_cast<int>(targets.size()), right_shares};
   own_products(product)->multiply(args, threads());
 }
 
-// A weight [4H, I] that rows of stretch after stretch are multiplied by, packed once; or as it lies, where `once` says that there is one
-// stretch.
+// A weight [4H, I] that rows of stretch after stretch are multiplied by, packed once; or as it lies, where `once` says
+// that there is one stretch.
 class OwnWeight {
  public:
   // Gates from x, or with `turned` the gradient of x from that of the gates.
@@ -79,10 +83,12 @@ class OwnWeight {
     if (!once) own_products(product)->pack(factor_, depth(turned), packed_.mutable_data_ptr(), threads());
   }
 
-  // out (+)= rows @ weight^T, or rows @ weight; the units of the former between `shares` workers, where that is more than one.
+  // out (+)= rows @ weight^T, or rows @ weight; the units of the former between `shares` workers, where that is more
+  // than one.
   void multiply(const Matrix& out, const Matrix& rows, bool add, int shares = 1) const {
     multiply_own(product_, rows.columns, left_factor(rows, left_parts_),
-                 {target(out, factor_, packed_.size(0) > 0 ? packed_.const_data_ptr() : nullptr, add)}, shares > 1 ? shares : 0);
+                 {target(out, factor_, packed_.size(0) > 0 ? packed_.const_data_ptr() : nullptr, add)},
+                 shares > 1 ? shares : 0);
   }
 
  private:

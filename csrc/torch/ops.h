@@ -1,5 +1,5 @@
-// The CPU implementations of the ops whose schemas fastlstm/ops/recurrence.py defines. Shapes and meanings stand there and in
-// fastlstm/reference/lstm.py.
+// The CPU implementations of the ops whose schemas fastlstm/ops/recurrence.py defines. Shapes and meanings stand there
+// and in fastlstm/reference/lstm.py.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -19,7 +19,8 @@ using StepResults = std::tuple<Tensor, Tensor, Tensor>;                     // y
 using InferenceResults = std::tuple<Tensor, Tensor, Tensor>;                // output, h_n, c_n
 using CellResults = std::tuple<Tensor, Tensor>;                             // h, c
 using CellTapeResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;         // h, c, cells, gates
-using CellGradientResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // dx, dh_in, dc_in, dgates, unprojected
+using CellGradientResults =
+    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // dx, dh_in, dc_in, dgates, unprojected
 // dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr
 using LayerBackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
@@ -27,54 +28,62 @@ ForwardResults lstm_forward(Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_
                             OptionalTensor lengths, OptionalTensor reset_mask, bool save_tape, bool save_cells);
 
 BackwardResults lstm_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor dcells,
-                              OptionalTensor dgates_out, Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr,
-                              Tensor cells, Tensor gates, OptionalTensor lengths, OptionalTensor reset_mask, bool wide_gates);
+                              OptionalTensor dgates_out, Tensor h0, Tensor c0, Tensor weight_hh,
+                              OptionalTensor weight_hr, Tensor cells, Tensor gates, OptionalTensor lengths,
+                              OptionalTensor reset_mask, bool wide_gates);
 
-ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-                                  OptionalTensor bias_hh, OptionalTensor weight_hr, OptionalTensor weight_ih_reverse,
-                                  OptionalTensor weight_hh_reverse, OptionalTensor bias_ih_reverse,
-                                  OptionalTensor bias_hh_reverse, OptionalTensor weight_hr_reverse, OptionalTensor lengths,
-                                  OptionalTensor reset_mask, bool wide_products, bool save_tape, bool save_cells);
+ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh,
+                                  OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
+                                  OptionalTensor weight_ih_reverse, OptionalTensor weight_hh_reverse,
+                                  OptionalTensor bias_ih_reverse, OptionalTensor bias_hh_reverse,
+                                  OptionalTensor weight_hr_reverse, OptionalTensor lengths, OptionalTensor reset_mask,
+                                  bool wide_products, bool save_tape, bool save_cells);
 
-LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor dcells,
-                                         Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh,
-                                         OptionalTensor weight_hr, OptionalTensor weight_ih_reverse,
-                                         OptionalTensor weight_hh_reverse, OptionalTensor weight_hr_reverse, Tensor output,
-                                         Tensor cells, Tensor gates, OptionalTensor lengths, OptionalTensor reset_mask,
-                                         bool wide_products, bool need_dx, bool need_dweights);
+LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
+                                         OptionalTensor dcells, Tensor x, Tensor h0, Tensor c0, Tensor weight_ih,
+                                         Tensor weight_hh, OptionalTensor weight_hr, OptionalTensor weight_ih_reverse,
+                                         OptionalTensor weight_hh_reverse, OptionalTensor weight_hr_reverse,
+                                         Tensor output, Tensor cells, Tensor gates, OptionalTensor lengths,
+                                         OptionalTensor reset_mask, bool wide_products, bool need_dx,
+                                         bool need_dweights);
 
 CellResults lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
                       OptionalTensor bias_hh);
 
-CellTapeResults lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-                                           OptionalTensor bias_hh, OptionalTensor weight_hr);
+CellTapeResults lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh,
+                                           OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr);
 
-CellGradientResults lstm_cell_training_backward(OptionalTensor dh, OptionalTensor dc, Tensor c, Tensor cells, Tensor gates,
-                                                Tensor weight_ih, Tensor weight_hh, OptionalTensor weight_hr, bool need_dx, bool need_dh,
-                                                bool need_dc);
+CellGradientResults lstm_cell_training_backward(OptionalTensor dh, OptionalTensor dc, Tensor c, Tensor cells,
+                                                Tensor gates, Tensor weight_ih, Tensor weight_hh,
+                                                OptionalTensor weight_hr, bool need_dx, bool need_dh, bool need_dc);
 
 // The gradients of weight_ih, weight_hh, both biases and weight_hr that `needs` asks for, summed over steps.
 std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates, std::vector<Tensor> x, std::vector<Tensor> h,
-                                               std::vector<Tensor> dh, std::vector<Tensor> unprojected, std::vector<bool> needs);
+                                               std::vector<Tensor> dh, std::vector<Tensor> unprojected,
+                                               std::vector<bool> needs);
 
-// left [rows, depth] @ right [depth, columns], float32, plus the addend if there is one, by the kernels' own product for numbers of so
-// many parts (cpu/matrix_product.h); `packed`: with the right factor packed beforehand.
-Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t left_parts, int64_t right_parts, OptionalTensor packed);
+// left [rows, depth] @ right [depth, columns], float32, plus the addend if there is one, by the kernels' own product
+// for numbers of so many parts (cpu/matrix_product.h); `packed`: with the right factor packed beforehand.
+Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t left_parts, int64_t right_parts,
+                   OptionalTensor packed);
 Tensor cpu_packed(Tensor right, int64_t parts);
 
 StepResults lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights);
 
-InferenceResults lstm_inference(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights, int64_t layers,
-                                bool bidirectional, bool batch_first, bool wide_products);
+InferenceResults lstm_inference(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
+                                int64_t layers, bool bidirectional, bool batch_first, bool wide_products);
 
-// output, h_n, c_n, and then of each layer from the lowest with a gradient to give: its input, except the first layer's, cells, gates.
-std::vector<Tensor> lstm_training_forward(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights, int64_t layers,
-                                          bool bidirectional, bool batch_first, bool wide_products, std::vector<bool> needs);
+// output, h_n, c_n, and then of each layer from the lowest with a gradient to give: its input, except the first
+// layer's, cells, gates.
+std::vector<Tensor> lstm_training_forward(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
+                                          int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
+                                          std::vector<bool> needs);
 
 // The gradients that `needs` asks for, in its order. `tape` is what the forward gave after c_n.
-std::vector<Tensor> lstm_training_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor x,
-                                           OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> matrices, Tensor output,
-                                           std::vector<Tensor> tape, int64_t layers, bool bidirectional, bool batch_first,
-                                           bool wide_products, std::vector<bool> needs);
+std::vector<Tensor> lstm_training_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
+                                           OptionalTensor x, OptionalTensor h0, OptionalTensor c0,
+                                           std::vector<Tensor> matrices, Tensor output, std::vector<Tensor> tape,
+                                           int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
+                                           std::vector<bool> needs);
 
 }  // namespace fastlstm

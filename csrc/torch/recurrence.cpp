@@ -4,9 +4,8 @@
 
 namespace fastlstm {
 
-ForwardResults lstm_forward(
-    Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr, OptionalTensor lengths,
-    OptionalTensor reset_mask, bool save_tape, bool save_cells) {
+ForwardResults lstm_forward(Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr,
+                            OptionalTensor lengths, OptionalTensor reset_mask, bool save_tape, bool save_cells) {
   const ForwardInputs in{gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask};
   const ForwardStart start = start_forward(in, save_tape, save_cells);
   if (start.done) return start.results();
@@ -17,10 +16,10 @@ ForwardResults lstm_forward(
   return start.results();
 }
 
-BackwardResults lstm_backward(
-    OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor dcells, OptionalTensor dgates_out,
-    Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr, Tensor cells, Tensor gates, OptionalTensor lengths,
-    OptionalTensor reset_mask, bool wide_gates) {
+BackwardResults lstm_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor dcells,
+                              OptionalTensor dgates_out, Tensor h0, Tensor c0, Tensor weight_hh,
+                              OptionalTensor weight_hr, Tensor cells, Tensor gates, OptionalTensor lengths,
+                              OptionalTensor reset_mask, bool wide_gates) {
   refuse_gates_gradient(dgates_out);
   const BackwardInputs in{doutput, dh_n, dc_n, dcells, h0, c0, weight_hh, weight_hr, cells, gates, lengths, reset_mask};
   const BackwardStart start = start_backward(in, wide_gates);

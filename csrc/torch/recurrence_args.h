@@ -1,6 +1,6 @@
-// A checked call's tensors as what kernels take of them: pointers, sizes and strides, in the CPU's ForwardArgs and BackwardArgs
-// (cpu/recurrence.h) or in CUDA's (cuda/recurrence.h), whose fields have the same names. What only one of them has is for the
-// caller to set.
+// A checked call's tensors as what kernels take of them: pointers, sizes and strides, in the CPU's ForwardArgs and
+// BackwardArgs (cpu/recurrence.h) or in CUDA's (cuda/recurrence.h), whose fields have the same names. What only one of
+// them has is for the caller to set.
 #pragma once
 
 #include "cuda/recurrence.h"
@@ -11,7 +11,8 @@ namespace fastlstm {
 // A contiguous [D, ...] array of `elements` for each direction: where each direction's part starts, or the whole.
 inline void put_weights(const void* data, int64_t D, int64_t elements, ScalarType dtype, const void* (&parts)[2]) {
   const int64_t bytes = bytes_of(dtype);
-  for (int64_t d = 0; d < D; ++d) parts[d] = data == nullptr ? nullptr : static_cast<const char*>(data) + d * elements * bytes;
+  for (int64_t d = 0; d < D; ++d)
+    parts[d] = data == nullptr ? nullptr : static_cast<const char*>(data) + d * elements * bytes;
 }
 
 inline void put_weights(const void* data, int64_t, int64_t, ScalarType, const void*& whole) { whole = data; }

@@ -5,9 +5,11 @@ namespace fastlstm {
 namespace {
 
 // Of gates (T, N, D, 4H) and the states; what the other arguments are held to.
-Sizes sizes_of(const Tensor& gates, const char* name, const Tensor& h0, const Tensor& c0, const OptionalTensor& weight_hr) {
+Sizes sizes_of(const Tensor& gates, const char* name, const Tensor& h0, const Tensor& c0,
+               const OptionalTensor& weight_hr) {
   STD_TORCH_CHECK(gates.dim() == 4, "fastlstm: ", name, " has ", gates.dim(), " dimensions, expected 4: (T, N, D, 4H)");
-  STD_TORCH_CHECK(h0.dim() == 3 && c0.dim() == 3, "fastlstm: h0 and c0 must have 3 dimensions, (D, N, P) and (D, N, H)");
+  STD_TORCH_CHECK(h0.dim() == 3 && c0.dim() == 3,
+                  "fastlstm: h0 and c0 must have 3 dimensions, (D, N, P) and (D, N, H)");
   const Sizes s{gates.size(0), gates.size(1), gates.size(2), c0.size(2), h0.size(2)};
   STD_TORCH_CHECK(s.D == 1 || s.D == 2, "fastlstm: ", name, " has ", s.D, " directions, expected 1 or 2");
   check_units(s.H, s.P);
@@ -45,7 +47,8 @@ ForwardStart start_forward(const ForwardInputs& in, bool save_tape, bool save_ce
   start.h_n = empty_beside(in.h0, {s.D, s.N, s.P}, dtype);
   start.c_n = empty_beside(in.h0, {s.D, s.N, s.H}, in.c0.scalar_type());
   start.cells = start.keep_cells ? empty_beside(in.h0, {s.T, s.N, s.D, s.H}, wide) : empty_beside(in.h0, {0}, wide);
-  start.gates = start.keep_gates ? empty_beside(in.h0, {s.T, s.N, s.D, 4 * s.H}, dtype) : empty_beside(in.h0, {0}, dtype);
+  start.gates =
+      start.keep_gates ? empty_beside(in.h0, {s.T, s.N, s.D, 4 * s.H}, dtype) : empty_beside(in.h0, {0}, dtype);
   start.done = s.T == 0 || s.N == 0;
   if (start.done) {
     torch::stable::copy_(start.h_n, in.h0);
@@ -79,8 +82,14 @@ BackwardStart start_backward(const BackwardInputs& in, bool wide_gates) {
   start.dhidden = in.weight_hr ? empty_beside(in.h0, {s.T, s.N, s.D, s.P}, wide) : empty_beside(in.h0, {0}, wide);
   start.done = s.T == 0 || s.N == 0;
   if (start.done) {
-    if (in.dh_n) torch::stable::copy_(start.dh0, *in.dh_n); else torch::stable::zero_(start.dh0);
-    if (in.dc_n) torch::stable::copy_(start.dc0, *in.dc_n); else torch::stable::zero_(start.dc0);
+    if (in.dh_n)
+      torch::stable::copy_(start.dh0, *in.dh_n);
+    else
+      torch::stable::zero_(start.dh0);
+    if (in.dc_n)
+      torch::stable::copy_(start.dc0, *in.dc_n);
+    else
+      torch::stable::zero_(start.dc0);
   }
   return start;
 }

@@ -1,5 +1,5 @@
-// What lstm_forward and lstm_backward have in common on every device: every shape, dtype and device is checked here, before a
-// kernel sees a pointer, and the results are allocated.
+// What lstm_forward and lstm_backward have in common on every device: every shape, dtype and device is checked here,
+// before a kernel sees a pointer, and the results are allocated.
 #pragma once
 
 #include "torch/ops.h"
@@ -20,7 +20,7 @@ struct ForwardStart {
   Tensor output, h_n, c_n;
   Tensor cells, gates;  // without elements where they are not asked for
   bool keep_cells, keep_gates;
-  bool done;            // no steps or no rows: the results are complete
+  bool done;  // no steps or no rows: the results are complete
 
   ForwardResults results() const { return {output, h_n, c_n, cells, gates}; }
 };

@@ -1,5 +1,5 @@
-// lstm_inference: a whole stack without a gradient, in one call. Beside a short sequence's work, a call of an op for each layer, and
-// what surrounds it in Python, is most of the time.
+// lstm_inference: a whole stack without a gradient, in one call. Beside a short sequence's work, a call of an op for
+// each layer, and what surrounds it in Python, is most of the time.
 
 #include "torch/ops.h"
 #include "torch/step_call.h"
@@ -11,15 +11,16 @@ namespace {
 // Up to so many steps, products with the weights as they lie are faster than packing these first.
 constexpr int64_t kDirectSteps = 4;
 
-// The weights of one layer's directions, from the flat list: of each direction weight_ih, weight_hh, both biases or neither,
-// weight_hr or not.
+// The weights of one layer's directions, from the flat list: of each direction weight_ih, weight_hh, both biases or
+// neither, weight_hr or not.
 struct LayerWeights {
   StepWeights directions[2];
 
   LayerWeights(const Tensor* first, int64_t each, int64_t D) {
     for (int64_t d = 0; d < D; ++d) {
       const Tensor* w = first + d * each;
-      directions[d] = {w, w + 1, each >= 4 ? w + 2 : nullptr, each >= 4 ? w + 3 : nullptr, each % 2 == 1 ? w + each - 1 : nullptr};
+      directions[d] = {w, w + 1, each >= 4 ? w + 2 : nullptr, each >= 4 ? w + 3 : nullptr,
+                       each % 2 == 1 ? w + each - 1 : nullptr};
     }
   }
 };
@@ -30,12 +31,18 @@ class InferenceCall {
  public:
   InferenceCall(const Tensor& x, const OptionalTensor& h0, const OptionalTensor& c0, const std::vector<Tensor>& weights,
                 int64_t layers, int64_t D, bool batch_first, bool wide_products)
-      : weights_(weights), layers_(layers), D_(D), batched_(x.dim() == 3), wide_products_(wide_products), dtype_(x.scalar_type()) {
-    STD_TORCH_CHECK(x.dim() == 2 || batched_, "fastlstm: x has ", x.dim(), " dimensions, expected 3, or 2 without rows");
+      : weights_(weights),
+        layers_(layers),
+        D_(D),
+        batched_(x.dim() == 3),
+        wide_products_(wide_products),
+        dtype_(x.scalar_type()) {
+    STD_TORCH_CHECK(x.dim() == 2 || batched_, "fastlstm: x has ", x.dim(),
+                    " dimensions, expected 3, or 2 without rows");
     const int64_t count = static_cast<int64_t>(weights.size());
     each_ = layers > 0 ? count / (layers * D) : 0;
-    STD_TORCH_CHECK(each_ >= 2 && each_ <= 5 && count == each_ * layers * D, "fastlstm: got ", count, " weights for ", layers,
-                    " layers of ", D, " directions, expected 2 to 5 for each");
+    STD_TORCH_CHECK(each_ >= 2 && each_ <= 5 && count == each_ * layers * D, "fastlstm: got ", count, " weights for ",
+                    layers, " layers of ", D, " directions, expected 2 to 5 for each");
     turned_ = batched_ && batch_first;
     x_ = turned_ ? torch::stable::transpose(x, 0, 1) : batched_ ? x : torch::stable::unsqueeze(x, 1);
     T_ = x_.size(0);
@@ -90,9 +97,10 @@ class InferenceCall {
     const auto& f = w.directions[0];
     const StepWeights none{};
     const auto& r = D_ == 2 ? w.directions[1] : none;
-    auto results = lstm_layer_forward(x_, of_layer(h0_), of_layer(c0_), *f.ih, *f.hh, optional(f.bias_ih), optional(f.bias_hh),
-                                      optional(f.hr), optional(r.ih), optional(r.hh), optional(r.bias_ih), optional(r.bias_hh),
-                                      optional(r.hr), OptionalTensor(), OptionalTensor(), wide_products_, false, false);
+    auto results =
+        lstm_layer_forward(x_, of_layer(h0_), of_layer(c0_), *f.ih, *f.hh, optional(f.bias_ih), optional(f.bias_hh),
+                           optional(f.hr), optional(r.ih), optional(r.hh), optional(r.bias_ih), optional(r.bias_hh),
+                           optional(r.hr), OptionalTensor(), OptionalTensor(), wide_products_, false, false);
     x_ = std::get<0>(results);
     copy_states(k, std::get<1>(results), h_n_, P_);
     copy_states(k, std::get<2>(results), c_n_, H_);
@@ -100,7 +108,8 @@ class InferenceCall {
 
   void copy_states(int64_t k, const Tensor& from, Tensor& to, int64_t width) {
     const int64_t bytes = D_ * N_ * width * bytes_of(dtype_);
-    if (bytes > 0) __builtin_memcpy(static_cast<char*>(to.mutable_data_ptr()) + k * bytes, from.const_data_ptr(), bytes);
+    if (bytes > 0)
+      __builtin_memcpy(static_cast<char*>(to.mutable_data_ptr()) + k * bytes, from.const_data_ptr(), bytes);
   }
 
   // A few steps from the weights as they lie.
@@ -131,7 +140,8 @@ class InferenceCall {
         args.c_out = s + 1 < T_ ? turn + h_bytes : static_cast<char*>(c_n_.mutable_data_ptr()) + row * c_bytes;
         cpu_kernels().step(args, threads_);
         for (int64_t n = 0; n < N_; ++n) {
-          __builtin_memcpy(y + ((t * N_ + n) * D_ + d) * P_ * bytes, static_cast<char*>(args.h_out) + n * P_ * bytes, P_ * bytes);
+          __builtin_memcpy(y + ((t * N_ + n) * D_ + d) * P_ * bytes, static_cast<char*>(args.h_out) + n * P_ * bytes,
+                           P_ * bytes);
         }
         args.h = args.h_out;
         args.c = args.c_out;
@@ -153,8 +163,8 @@ class InferenceCall {
 
 }  // namespace
 
-InferenceResults lstm_inference(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights, int64_t layers,
-                                bool bidirectional, bool batch_first, bool wide_products) {
+InferenceResults lstm_inference(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
+                                int64_t layers, bool bidirectional, bool batch_first, bool wide_products) {
   return InferenceCall(x, h0, c0, weights, layers, bidirectional ? 2 : 1, batch_first, wide_products).run();
 }
 

@@ -1,5 +1,6 @@
-// lstm_training_forward and lstm_training_backward: a whole stack and its gradients, each in one call. Beside a short sequence's work,
-// an op and a node of autograd for each layer, and the views and copies between them, are most of the time.
+// lstm_training_forward and lstm_training_backward: a whole stack and its gradients, each in one call. Beside a short
+// sequence's work, an op and a node of autograd for each layer, and the views and copies between them, are most of the
+// time.
 
 #include "torch/layer_call.h"
 
@@ -7,35 +8,45 @@ namespace fastlstm {
 
 namespace {
 
-// The stack as the tensors' shapes give it. Sequences come and go as the caller has them: (T, N, width), (N, T, width) with
-// `turned`, or (T, width) without rows; states as (L * D, N, width) or (L * D, width).
+// The stack as the tensors' shapes give it. Sequences come and go as the caller has them: (T, N, width), (N, T, width)
+// with `turned`, or (T, width) without rows; states as (L * D, N, width) or (L * D, width).
 struct Stack {
   int64_t L, D, each, T, N, H, P;  // each: weights of a layer's direction
   bool batched, turned;
   ScalarType dtype, product;
 
-  Stack(const Tensor& sequence, const Tensor& weight_hh, int64_t count, int64_t layers, bool bidirectional, bool batch_first,
-        bool wide_products)
-      : L(layers), D(bidirectional ? 2 : 1), each(layers > 0 ? count / (layers * D) : 0), batched(sequence.dim() == 3),
-        turned(batched && batch_first), dtype(sequence.scalar_type()), product(wide_products ? wide_type(dtype) : dtype) {
-    STD_TORCH_CHECK(batched || sequence.dim() == 2, "fastlstm: x has ", sequence.dim(), " dimensions, expected 3, or 2 without rows");
-    STD_TORCH_CHECK(each >= 2 && each <= 5 && count == each * L * D, "fastlstm: got ", count, " weights for ", L, " layers of ", D,
-                    " directions, expected 2 to 5 for each");
+  Stack(const Tensor& sequence, const Tensor& weight_hh, int64_t count, int64_t layers, bool bidirectional,
+        bool batch_first, bool wide_products)
+      : L(layers),
+        D(bidirectional ? 2 : 1),
+        each(layers > 0 ? count / (layers * D) : 0),
+        batched(sequence.dim() == 3),
+        turned(batched && batch_first),
+        dtype(sequence.scalar_type()),
+        product(wide_products ? wide_type(dtype) : dtype) {
+    STD_TORCH_CHECK(batched || sequence.dim() == 2, "fastlstm: x has ", sequence.dim(),
+                    " dimensions, expected 3, or 2 without rows");
+    STD_TORCH_CHECK(each >= 2 && each <= 5 && count == each * L * D, "fastlstm: got ", count, " weights for ", L,
+                    " layers of ", D, " directions, expected 2 to 5 for each");
     T = sequence.size(turned ? 1 : 0);
     N = batched ? sequence.size(turned ? 0 : 1) : 1;
     dtype_of(sequence, "x");
-    STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(0) % 4 == 0, "fastlstm: weight_hh has another shape than (4H, P)");
+    STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(0) % 4 == 0,
+                    "fastlstm: weight_hh has another shape than (4H, P)");
     H = weight_hh.size(0) / 4;
     P = weight_hh.size(1);
     check_units(H, P);
-    STD_TORCH_CHECK(projected() || P == H, "fastlstm: weight_hh has ", P, " columns, expected H = ", H, " without weight_hr");
+    STD_TORCH_CHECK(projected() || P == H, "fastlstm: weight_hh has ", P, " columns, expected H = ", H,
+                    " without weight_hr");
   }
 
   bool biased() const { return each >= 4; }
   bool projected() const { return each % 2 == 1; }
   int64_t bytes() const { return bytes_of(dtype); }
 
-  LayerShape layer(int64_t k, int64_t I) const { return {T, N, D, k == 0 ? I : D * P, H, P, dtype, wide_type(dtype), product, dtype, dtype}; }
+  LayerShape layer(int64_t k, int64_t I) const {
+    return {T, N, D, k == 0 ? I : D * P, H, P, dtype, wide_type(dtype), product, dtype, dtype};
+  }
 
   std::vector<int64_t> sequence_sizes(int64_t width) const {
     if (!batched) return {T, width};
@@ -58,30 +69,34 @@ struct Stack {
   const void* steps_of(const Tensor& sequence, Held& held) const {
     const bool lies_so = turned && sequence.stride(2) == 1 && sequence.stride(0) == sequence.size(2) &&
                          sequence.stride(1) == N * sequence.size(2);
-    return lies_so || (!turned && sequence.is_contiguous()) ? sequence.const_data_ptr() : held.data(time_major(sequence));
+    return lies_so || (!turned && sequence.is_contiguous()) ? sequence.const_data_ptr()
+                                                            : held.data(time_major(sequence));
   }
 
-  // The first layer that has a gradient to give, L where none has; `needs` says of x, h0, c0 and every weight whether its is wanted.
+  // The first layer that has a gradient to give, L where none has; `needs` says of x, h0, c0 and every weight whether
+  // its is wanted.
   int64_t lowest(const std::vector<bool>& needs) const {
-    STD_TORCH_CHECK(static_cast<int64_t>(needs.size()) == 3 + each * L * D, "fastlstm: needs has ", needs.size(), " entries, expected ",
-                    3 + each * L * D);
+    STD_TORCH_CHECK(static_cast<int64_t>(needs.size()) == 3 + each * L * D, "fastlstm: needs has ", needs.size(),
+                    " entries, expected ", 3 + each * L * D);
     if (needs[0] || needs[1] || needs[2]) return 0;
     return (std::find(needs.begin() + 3, needs.end(), true) - needs.begin() - 3) / (each * D);
   }
 };
 
-const char* part_of(const void* data, int64_t bytes) { return data == nullptr ? nullptr : static_cast<const char*>(data) + bytes; }
+const char* part_of(const void* data, int64_t bytes) {
+  return data == nullptr ? nullptr : static_cast<const char*>(data) + bytes;
+}
 
-// `to`, of the same layout, with the numbers of `from`. The output goes to the caller, who may write into it (`out += x`), and the tape's
-// is another. Made again from the gates and cells it would take no memory, but be rounded otherwise in 16 bits, and with a projection
-// cost a product.
+// `to`, of the same layout, with the numbers of `from`. The output goes to the caller, who may write into it (`out +=
+// x`), and the tape's is another. Made again from the gates and cells it would take no memory, but be rounded otherwise
+// in 16 bits, and with a projection cost a product.
 Tensor copy_of(const Tensor& from, Tensor to) {
   on_large_pages(to);
   const char* source = static_cast<const char*>(from.const_data_ptr());
   char* target = static_cast<char*>(to.mutable_data_ptr());
-  torch::stable::parallel_for(0, from.numel() * bytes_of(from.scalar_type()), int64_t{1} << 18, [&](int64_t begin, int64_t end) {
-    __builtin_memcpy(target + begin, source + begin, end - begin);
-  });
+  torch::stable::parallel_for(
+      0, from.numel() * bytes_of(from.scalar_type()), int64_t{1} << 18,
+      [&](int64_t begin, int64_t end) { __builtin_memcpy(target + begin, source + begin, end - begin); });
   return to;
 }
 
@@ -108,8 +123,9 @@ class States {
 
 }  // namespace
 
-std::vector<Tensor> lstm_training_forward(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights, int64_t layers,
-                                          bool bidirectional, bool batch_first, bool wide_products, std::vector<bool> needs) {
+std::vector<Tensor> lstm_training_forward(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
+                                          int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
+                                          std::vector<bool> needs) {
   STD_TORCH_CHECK(weights.size() >= 2, "fastlstm: got ", weights.size(), " weights");
   const Stack s(x, weights[1], static_cast<int64_t>(weights.size()), layers, bidirectional, batch_first, wide_products);
   const int64_t lowest = s.lowest(needs), I = x.size(x.dim() - 1);
@@ -142,9 +158,18 @@ std::vector<Tensor> lstm_training_forward(Tensor x, OptionalTensor h0, OptionalT
     }
     const bool last = k == s.L - 1, kept = k >= lowest;
     Tensor output = last ? results[0] : on_large_pages(empty({s.T, s.N, s.D * s.P}, s.dtype));
-    LayerForward call{shape, input, of_layer, h.of(k * h_bytes), c.of(k * c_bytes), nullptr, nullptr, output.mutable_data_ptr(),
+    LayerForward call{shape,
+                      input,
+                      of_layer,
+                      h.of(k * h_bytes),
+                      c.of(k * c_bytes),
+                      nullptr,
+                      nullptr,
+                      output.mutable_data_ptr(),
                       static_cast<char*>(h_n.mutable_data_ptr()) + k * h_bytes,
-                      static_cast<char*>(c_n.mutable_data_ptr()) + k * c_bytes, nullptr, nullptr};
+                      static_cast<char*>(c_n.mutable_data_ptr()) + k * c_bytes,
+                      nullptr,
+                      nullptr};
     if (kept) {
       Tensor cells = on_large_pages(empty({s.T, s.N, s.D, s.H}, shape.wide)),
              gates = on_large_pages(empty({s.T, s.N, s.D, 4 * s.H}, s.dtype));
@@ -161,20 +186,23 @@ std::vector<Tensor> lstm_training_forward(Tensor x, OptionalTensor h0, OptionalT
   return results;
 }
 
-std::vector<Tensor> lstm_training_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor x,
-                                           OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> matrices, Tensor output,
-                                           std::vector<Tensor> tape, int64_t layers, bool bidirectional, bool batch_first,
-                                           bool wide_products, std::vector<bool> needs) {
+std::vector<Tensor> lstm_training_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
+                                           OptionalTensor x, OptionalTensor h0, OptionalTensor c0,
+                                           std::vector<Tensor> matrices, Tensor output, std::vector<Tensor> tape,
+                                           int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
+                                           std::vector<bool> needs) {
   const int64_t count = static_cast<int64_t>(matrices.size());
   STD_TORCH_CHECK(count >= 2, "fastlstm: got ", count, " matrices");
-  const int64_t entries = std::max<int64_t>(layers * (bidirectional ? 2 : 1), 1), weights = static_cast<int64_t>(needs.size()) - 3,
-                kinds = weights / entries % 2 == 1 ? 3 : 2;
+  const int64_t entries = std::max<int64_t>(layers * (bidirectional ? 2 : 1), 1),
+                weights = static_cast<int64_t>(needs.size()) - 3, kinds = weights / entries % 2 == 1 ? 3 : 2;
   const Stack s(output, matrices[count / kinds], weights, layers, bidirectional, batch_first, wide_products);
   // Not every gradient that the forward kept a tape for may be wanted.
   const int64_t kept = (static_cast<int64_t>(tape.size()) + 1) / 3, taped = s.L - kept, lowest = s.lowest(needs);
-  STD_TORCH_CHECK(kept <= s.L && static_cast<int64_t>(tape.size()) == 3 * kept - (taped == 0 ? 1 : 0) && count == kinds * kept * s.D,
+  STD_TORCH_CHECK(kept <= s.L && static_cast<int64_t>(tape.size()) == 3 * kept - (taped == 0 ? 1 : 0) &&
+                      count == kinds * kept * s.D,
                   "fastlstm: got ", count, " matrices and a tape of ", tape.size(), " tensors for ", layers, " layers");
-  STD_TORCH_CHECK(lowest >= taped, "fastlstm: gradients of layer ", lowest, " are wanted, and there is a tape from layer ", taped, " on");
+  STD_TORCH_CHECK(lowest >= taped, "fastlstm: gradients of layer ", lowest,
+                  " are wanted, and there is a tape from layer ", taped, " on");
   const bool need_dx = needs[0];
   check(output, "output", s.sequence_sizes(s.D * s.P), s.dtype);
   check(doutput, "doutput", s.sequence_sizes(s.D * s.P), s.dtype);
@@ -238,11 +266,28 @@ std::vector<Tensor> lstm_training_backward(OptionalTensor doutput, OptionalTenso
     const bool pass_down = k > lowest;
     if (pass_down) below = on_large_pages(empty({s.T, s.N, shape.I}, s.dtype));
     Held of_call;
-    LayerBackward call{shape, input, of_layer, nullptr, 0, 0, part_of(dh_n_data, k * h_bytes), part_of(dc_n_data, k * c_bytes),
-                       nullptr, h.of(k * h_bytes), c.of(k * c_bytes), nullptr, of_call.data(cells), of_call.data(gates), nullptr,
-                       nullptr, pass_down ? below.mutable_data_ptr() : k == 0 ? dx : nullptr,
+    LayerBackward call{shape,
+                       input,
+                       of_layer,
+                       nullptr,
+                       0,
+                       0,
+                       part_of(dh_n_data, k * h_bytes),
+                       part_of(dc_n_data, k * c_bytes),
+                       nullptr,
+                       h.of(k * h_bytes),
+                       c.of(k * c_bytes),
+                       nullptr,
+                       of_call.data(cells),
+                       of_call.data(gates),
+                       nullptr,
+                       nullptr,
+                       pass_down ? below.mutable_data_ptr()
+                       : k == 0  ? dx
+                                 : nullptr,
                        dh0 ? static_cast<char*>(dh0) + k * h_bytes : unwanted.data(),
-                       dc0 ? static_cast<char*>(dc0) + k * c_bytes : unwanted.data() + h_bytes, {}};
+                       dc0 ? static_cast<char*>(dc0) + k * c_bytes : unwanted.data() + h_bytes,
+                       {}};
     // The output that this layer gave is what the one over it took.
     call.output = k == s.L - 1 ? s.steps_of(output, of_call) : of_call.data(next[k > 0 ? 3 : 2]);
     if (k < s.L - 1) {

@@ -1,5 +1,5 @@
-// lstm_step and lstm_cell: one step, of a stack of one-directional layers or of a cell, on the CPU, from the weights as they are
-// at the call. Nothing is packed and nothing is kept, so a weight may change between calls in any way.
+// lstm_step and lstm_cell: one step, of a stack of one-directional layers or of a cell, on the CPU, from the weights as
+// they are at the call. Nothing is packed and nothing is kept, so a weight may change between calls in any way.
 
 #include "torch/ops.h"
 #include "torch/step_call.h"
@@ -8,17 +8,24 @@ namespace fastlstm {
 
 namespace {
 
-// Where one step starts: x (N, I) or (I), states [layers, N, ...] (of a cell without the layers), and what of them is checked.
+// Where one step starts: x (N, I) or (I), states [layers, N, ...] (of a cell without the layers), and what of them is
+// checked.
 class StepCall {
  public:
   StepCall(const Tensor& x, const Tensor& h, const Tensor& c, int64_t layers, bool stacked)
-      : dtype_(h.scalar_type()), batched_(x.dim() == 2), stacked_(stacked), layers_(layers), N_(batched_ ? x.size(0) : 1) {
-    STD_TORCH_CHECK(x.dim() == 1 || batched_, "fastlstm: x has ", x.dim(), " dimensions, expected 2, (N, I), or 1, (I)");
+      : dtype_(h.scalar_type()),
+        batched_(x.dim() == 2),
+        stacked_(stacked),
+        layers_(layers),
+        N_(batched_ ? x.size(0) : 1) {
+    STD_TORCH_CHECK(x.dim() == 1 || batched_, "fastlstm: x has ", x.dim(),
+                    " dimensions, expected 2, (N, I), or 1, (I)");
     const int64_t dims = x.dim() + (stacked ? 1 : 0);
     STD_TORCH_CHECK(h.dim() == dims && c.dim() == dims, "fastlstm: h and c have ", h.dim(), " and ", c.dim(),
                     " dimensions, expected ", dims, " beside this x");
     STD_TORCH_CHECK(N_ <= kMaxStepRows, "fastlstm: x has ", N_, " rows, expected at most ", kMaxStepRows);
-    STD_TORCH_CHECK(x.scalar_type() == dtype_ && Where::of(x) == Where::cpu(), "fastlstm: x is not of h's dtype on the CPU");
+    STD_TORCH_CHECK(x.scalar_type() == dtype_ && Where::of(x) == Where::cpu(),
+                    "fastlstm: x is not of h's dtype on the CPU");
     args_.N = N_;
     args_.I = x.size(x.dim() - 1);
     args_.P = h.size(dims - 1);
@@ -82,7 +89,8 @@ StepResults lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights)
   StepCall call(x, h, c, layers, true);
   for (int64_t k = 0; k < layers; ++k) {
     const Tensor* w = weights.data() + k * each;
-    call.layer(k, {w, w + 1, each >= 4 ? w + 2 : nullptr, each >= 4 ? w + 3 : nullptr, each % 2 == 1 ? w + each - 1 : nullptr});
+    call.layer(k, {w, w + 1, each >= 4 ? w + 2 : nullptr, each >= 4 ? w + 3 : nullptr,
+                   each % 2 == 1 ? w + each - 1 : nullptr});
   }
   return {call.output(), call.h_n, call.c_n};
 }

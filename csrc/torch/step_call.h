@@ -1,4 +1,5 @@
-// What the ops of single steps (step.cpp, stack_inference.cpp) have in common: the weights of a layer's direction, checked.
+// What the ops of single steps (step.cpp, stack_inference.cpp) have in common: the weights of a layer's direction,
+// checked.
 #pragma once
 
 #include "torch/tensors.h"
@@ -10,10 +11,12 @@ struct StepWeights {
   const Tensor *ih, *hh, *bias_ih, *bias_hh, *hr;
 };
 
-// Puts the weights into `args`, whose sizes are those of the call, on tensors of `dtype`; `held` keeps what had to be copied.
+// Puts the weights into `args`, whose sizes are those of the call, on tensors of `dtype`; `held` keeps what had to be
+// copied.
 inline void set_weights(const StepWeights& of, ScalarType dtype, Held& held, StepArgs& args) {
   const ScalarType matrices = matrix_type(*of.ih, *of.hh, dtype);
-  const auto data = [&](const Tensor* t, const char* name, const std::vector<int64_t>& shape, ScalarType type) -> const void* {
+  const auto data = [&](const Tensor* t, const char* name, const std::vector<int64_t>& shape,
+                        ScalarType type) -> const void* {
     if (t == nullptr) return nullptr;
     check(*t, name, shape, type);
     return held.data(*t);

@@ -1,7 +1,7 @@
-// lstm_cell_training_forward, lstm_cell_training_backward and lstm_cell_weight_gradients: one step with its gradients, on the CPU, from
-// the weights as they lie at the call. Nothing is packed beforehand and nothing is kept. The gradients of the weights are an op of
-// their own, for the steps of a loop over cells together: made step by step, a matrix as large as the weights would be written, read
-// and added to another for every one.
+// lstm_cell_training_forward, lstm_cell_training_backward and lstm_cell_weight_gradients: one step with its gradients,
+// on the CPU, from the weights as they lie at the call. Nothing is packed beforehand and nothing is kept. The gradients
+// of the weights are an op of their own, for the steps of a loop over cells together: made step by step, a matrix as
+// large as the weights would be written, read and added to another for every one.
 
 #include "torch/layer_products.h"
 #include "torch/step_call.h"
@@ -20,7 +20,8 @@ void add_contiguous(const Matrix& into, const Tensor& addend) {
 // out (+)= left @ right, in the type of out, which is contiguous and the accumulation type.
 void multiply(const Matrix& out, const Matrix& left, int left_parts, const Matrix& right, int right_parts, bool add) {
   if (own_product(out.dtype, out.rows, out.columns, left.columns, left_parts, right_parts)) {
-    multiply_own(out.dtype, left.columns, left_factor(left, left_parts), {target(out, right_factor(right, right_parts), nullptr, add)});
+    multiply_own(out.dtype, left.columns, left_factor(left, left_parts),
+                 {target(out, right_factor(right, right_parts), nullptr, add)});
     return;
   }
   if (!add) return mm_out(out, left, right);
@@ -35,9 +36,11 @@ struct CellShape {
   ScalarType dtype, wide;
 
   // Of c, (N, H) or (H), and the weights.
-  CellShape(const Tensor& c, const Tensor& weight_ih, const Tensor& weight_hh) : batched(c.dim() == 2), dtype(c.scalar_type()) {
+  CellShape(const Tensor& c, const Tensor& weight_ih, const Tensor& weight_hh)
+      : batched(c.dim() == 2), dtype(c.scalar_type()) {
     STD_TORCH_CHECK(c.dim() == 1 || batched, "fastlstm: c has ", c.dim(), " dimensions, expected 2, (N, H), or 1, (H)");
-    STD_TORCH_CHECK(weight_ih.dim() == 2 && weight_hh.dim() == 2, "fastlstm: the weight matrices must have 2 dimensions");
+    STD_TORCH_CHECK(weight_ih.dim() == 2 && weight_hh.dim() == 2,
+                    "fastlstm: the weight matrices must have 2 dimensions");
     dtype_of(c, "c");
     wide = wide_type(dtype);
     N = batched ? c.size(0) : 1;
@@ -55,15 +58,15 @@ struct CellShape {
   bool few() const { return N <= kMaxStepRows; }
 
   void check_rows(bool projected) const {
-    STD_TORCH_CHECK(few() || (dtype == wide && !projected), "fastlstm: c has ", N, " rows, expected at most ", kMaxStepRows,
-                    " in 16 bits or with weight_hr");
+    STD_TORCH_CHECK(few() || (dtype == wide && !projected), "fastlstm: c has ", N, " rows, expected at most ",
+                    kMaxStepRows, " in 16 bits or with weight_hr");
   }
 };
 
 }  // namespace
 
-CellTapeResults lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-                                           OptionalTensor bias_hh, OptionalTensor weight_hr) {
+CellTapeResults lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh,
+                                           OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr) {
   const CellShape s(c, weight_ih, weight_hh);
   s.check_rows(weight_hr.has_value());
   check(x, "x", s.sizes(s.I), s.dtype);
@@ -104,9 +107,9 @@ CellTapeResults lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor 
   return {h_n, c_n, cells, gates};
 }
 
-CellGradientResults lstm_cell_training_backward(OptionalTensor dh, OptionalTensor dc, Tensor c, Tensor cells, Tensor gates,
-                                                Tensor weight_ih, Tensor weight_hh, OptionalTensor weight_hr, bool need_dx, bool need_dh,
-                                                bool need_dc) {
+CellGradientResults lstm_cell_training_backward(OptionalTensor dh, OptionalTensor dc, Tensor c, Tensor cells,
+                                                Tensor gates, Tensor weight_ih, Tensor weight_hh,
+                                                OptionalTensor weight_hr, bool need_dx, bool need_dh, bool need_dc) {
   const CellShape s(c, weight_ih, weight_hh);
   s.check_rows(weight_hr.has_value());
   check(dh, "dh", s.sizes(s.P), s.dtype);
@@ -117,12 +120,14 @@ CellGradientResults lstm_cell_training_backward(OptionalTensor dh, OptionalTenso
   check(weight_ih, "weight_ih", {4 * s.H, s.I}, s.dtype);
   check(weight_hh, "weight_hh", {4 * s.H, s.P}, s.dtype);
   check(weight_hr, "weight_hr", {s.P, s.H}, s.dtype);
-  STD_TORCH_CHECK(weight_hr || s.P == s.H, "fastlstm: weight_hh has ", s.P, " columns, expected H = ", s.H, " without weight_hr");
+  STD_TORCH_CHECK(weight_hr || s.P == s.H, "fastlstm: weight_hh has ", s.P, " columns, expected H = ", s.H,
+                  " without weight_hr");
   const auto result = [&](bool wanted, int64_t width, ScalarType dtype) {
     return empty(wanted ? s.sizes(width) : std::vector<int64_t>{0}, dtype);
   };
-  Tensor dx = result(need_dx, s.I, s.dtype), dh_in = result(need_dh, s.P, s.dtype), dc_in = result(need_dc, s.H, s.dtype),
-         dgates = result(true, 4 * s.H, s.wide), unprojected = result(weight_hr.has_value(), s.H, s.wide);
+  Tensor dx = result(need_dx, s.I, s.dtype), dh_in = result(need_dh, s.P, s.dtype),
+         dc_in = result(need_dc, s.H, s.dtype), dgates = result(true, 4 * s.H, s.wide),
+         unprojected = result(weight_hr.has_value(), s.H, s.wide);
   Held held;
   StepBackwardArgs args{s.N, s.I, s.H, s.P, dtype_of(c, "c")};
   args.dh = held.data(dh);
@@ -162,7 +167,8 @@ class Rows {
   Rows(const std::vector<Tensor>& of, const char* name, int64_t total, int64_t most, ScalarType dtype) : dtype_(dtype) {
     int64_t found = 0;
     for (const Tensor& t : of) {
-      STD_TORCH_CHECK(t.dim() == 1 || t.dim() == 2, "fastlstm: ", name, " has ", t.dim(), " dimensions, expected 2, or 1 without rows");
+      STD_TORCH_CHECK(t.dim() == 1 || t.dim() == 2, "fastlstm: ", name, " has ", t.dim(),
+                      " dimensions, expected 2, or 1 without rows");
       pieces_.push_back(torch::stable::contiguous(t));
       if (t.dim() == 1) pieces_.back() = torch::stable::unsqueeze(pieces_.back(), 0);
       width_ = pieces_[0].size(1);
@@ -201,7 +207,8 @@ class Rows {
     if (from.scalar_type() == dtype_) {
       const int64_t bytes = width_ * bytes_of(dtype_);
       char* into = static_cast<char*>(kept_->mutable_data_ptr()) + to * bytes;
-      if (count * bytes > 0) __builtin_memcpy(into, static_cast<const char*>(from.const_data_ptr()) + first * bytes, count * bytes);
+      if (count * bytes > 0)
+        __builtin_memcpy(into, static_cast<const char*>(from.const_data_ptr()) + first * bytes, count * bytes);
       return;
     }
     Tensor into = torch::stable::narrow(*kept_, 0, to, count);
@@ -219,7 +226,8 @@ struct Total {
   Tensor result, wide;
 
   Total(std::vector<int64_t> sizes, ScalarType dtype, ScalarType wide_dtype)
-      : result(on_large_pages(empty(sizes, dtype))), wide(dtype == wide_dtype ? result : on_large_pages(empty(sizes, wide_dtype))) {}
+      : result(on_large_pages(empty(sizes, dtype))),
+        wide(dtype == wide_dtype ? result : on_large_pages(empty(sizes, wide_dtype))) {}
 
   Tensor finished() {
     if (wide.scalar_type() != result.scalar_type()) torch::stable::copy_(result, wide);
@@ -239,11 +247,12 @@ void add_rows(Tensor& into, const Matrix& rows) {
 }  // namespace
 
 std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates, std::vector<Tensor> x, std::vector<Tensor> h,
-                                               std::vector<Tensor> dh, std::vector<Tensor> unprojected, std::vector<bool> needs) {
-  STD_TORCH_CHECK(!dgates.empty() && x.size() == dgates.size() && h.size() == dgates.size() && dh.size() == unprojected.size() &&
-                      (dh.empty() || dh.size() == dgates.size()),
-                  "fastlstm: lists of different lengths: dgates ", dgates.size(), ", x ", x.size(), ", h ", h.size(), ", dh ", dh.size(),
-                  ", unprojected ", unprojected.size());
+                                               std::vector<Tensor> dh, std::vector<Tensor> unprojected,
+                                               std::vector<bool> needs) {
+  STD_TORCH_CHECK(!dgates.empty() && x.size() == dgates.size() && h.size() == dgates.size() &&
+                      dh.size() == unprojected.size() && (dh.empty() || dh.size() == dgates.size()),
+                  "fastlstm: lists of different lengths: dgates ", dgates.size(), ", x ", x.size(), ", h ", h.size(),
+                  ", dh ", dh.size(), ", unprojected ", unprojected.size());
   STD_TORCH_CHECK(needs.size() == 5 && (!needs[4] || !dh.empty()), "fastlstm: needs has ", needs.size(),
                   " entries, expected 5, the last of them true only with dh");
   const ScalarType dtype = x[0].scalar_type(), wide = wide_type(dtype);
@@ -251,12 +260,14 @@ std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates, std::
   int64_t total = 0;
   for (const Tensor& t : dgates) total += t.dim() == 2 ? t.size(0) : 1;
   const int64_t H4 = dgates[0].size(dgates[0].dim() - 1);
-  const int64_t most = std::min(total, std::max(kRowsForProduct, backward_bytes() / std::max<int64_t>(H4 * bytes_of(wide), 1)));
+  const int64_t most =
+      std::min(total, std::max(kRowsForProduct, backward_bytes() / std::max<int64_t>(H4 * bytes_of(wide), 1)));
   const PartCounts parts = PartCounts::of(dtype);
   const int64_t I = x[0].size(x[0].dim() - 1), P = h[0].size(h[0].dim() - 1);
   const bool own = own_product(wide, H4, I + P, most, parts.gradients, parts.values);
   const ScalarType values = own ? value_type(wide, dtype) : wide;
-  Rows dgates_rows(dgates, "dgates", total, most, wide), x_rows(x, "x", total, most, values), h_rows(h, "h", total, most, values);
+  Rows dgates_rows(dgates, "dgates", total, most, wide), x_rows(x, "x", total, most, values),
+      h_rows(h, "h", total, most, values);
   std::optional<Rows> dh_rows, unprojected_rows;
   std::optional<Total> ih, hh, bias, hr;
   if (needs[0]) ih.emplace(std::vector<int64_t>{H4, I}, dtype, wide);
@@ -290,7 +301,8 @@ std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates, std::
     if (bias) (wide == ScalarType::Double ? add_rows<double> : add_rows<float>)(bias->wide, rows);
     if (hr) {
       constexpr int kWhole = 3;  // parts of a float32 number that is no rounded one
-      multiply(Matrix::of(hr->wide), dh_rows->next(count).transposed(), kWhole, unprojected_rows->next(count), kWhole, add);
+      multiply(Matrix::of(hr->wide), dh_rows->next(count).transposed(), kWhole, unprojected_rows->next(count), kWhole,
+               add);
     }
   }
   std::vector<Tensor> results;

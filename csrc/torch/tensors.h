@@ -33,11 +33,16 @@ using OptionalTensor = std::optional<Tensor>;
 
 inline DType dtype_of(const Tensor& t, const char* name) {
   switch (t.scalar_type()) {
-    case ScalarType::Double: return DType::kFloat64;
-    case ScalarType::Float: return DType::kFloat32;
-    case ScalarType::BFloat16: return DType::kBFloat16;
-    case ScalarType::Half: return DType::kFloat16;
-    default: break;
+    case ScalarType::Double:
+      return DType::kFloat64;
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    default:
+      break;
   }
   STD_TORCH_CHECK(false, "fastlstm: ", name, " must be float64, float32, bfloat16 or float16");
 }
@@ -48,10 +53,14 @@ inline ScalarType wide_type(ScalarType dtype) {
 
 inline int64_t bytes_of(ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::Double: return 8;
-    case ScalarType::Float: return 4;
-    case ScalarType::Byte: return 1;
-    default: return 2;
+    case ScalarType::Double:
+      return 8;
+    case ScalarType::Float:
+      return 4;
+    case ScalarType::Byte:
+      return 1;
+    default:
+      return 2;
   }
 }
 
@@ -61,7 +70,8 @@ inline std::string text(const std::vector<int64_t>& sizes) {
   return s + ")";
 }
 
-// The type that a call's weight matrices must have, by two of them: the other tensors', or bfloat16 beside float32 ones.
+// The type that a call's weight matrices must have, by two of them: the other tensors', or bfloat16 beside float32
+// ones.
 inline ScalarType matrix_type(const Tensor& ih, const Tensor& hh, ScalarType dtype) {
   const bool narrow = ih.scalar_type() == ScalarType::BFloat16 && hh.scalar_type() == ScalarType::BFloat16;
   return dtype == ScalarType::Float && narrow ? ScalarType::BFloat16 : dtype;
@@ -74,7 +84,8 @@ struct Where {
   static Where cpu() { return {aoti_torch_device_type_cpu(), -1}; }
   static Where of(const Tensor& t) {
     Where where;
-    STD_TORCH_CHECK(aoti_torch_get_device_type(t.get(), &where.type) == 0 && aoti_torch_get_device_index(t.get(), &where.index) == 0,
+    STD_TORCH_CHECK(aoti_torch_get_device_type(t.get(), &where.type) == 0 &&
+                        aoti_torch_get_device_index(t.get(), &where.index) == 0,
                     "fastlstm: a tensor has no device");
     return where;
   }
@@ -82,7 +93,8 @@ struct Where {
     return type == other.type && (index == other.index || type == aoti_torch_device_type_cpu());
   }
   std::string name() const {
-    return type == aoti_torch_device_type_cpu() ? "the CPU" : "device " + std::to_string(index) + " of another kind than the CPU";
+    return type == aoti_torch_device_type_cpu() ? "the CPU"
+                                                : "device " + std::to_string(index) + " of another kind than the CPU";
   }
 };
 
@@ -145,12 +157,18 @@ class Held {
 
 inline int32_t code_of(ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::Double: return aoti_torch_dtype_float64();
-    case ScalarType::Float: return aoti_torch_dtype_float32();
-    case ScalarType::BFloat16: return aoti_torch_dtype_bfloat16();
-    case ScalarType::Half: return aoti_torch_dtype_float16();
-    case ScalarType::Byte: return aoti_torch_dtype_uint8();
-    default: break;
+    case ScalarType::Double:
+      return aoti_torch_dtype_float64();
+    case ScalarType::Float:
+      return aoti_torch_dtype_float32();
+    case ScalarType::BFloat16:
+      return aoti_torch_dtype_bfloat16();
+    case ScalarType::Half:
+      return aoti_torch_dtype_float16();
+    case ScalarType::Byte:
+      return aoti_torch_dtype_uint8();
+    default:
+      break;
   }
   STD_TORCH_CHECK(false, "fastlstm: no tensors of this dtype are made");
 }
@@ -158,8 +176,8 @@ inline int32_t code_of(ScalarType dtype) {
 // A new tensor on the CPU, by the shortest way: the dispatcher's takes longer than a short step.
 inline Tensor empty(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
   AtenTensorHandle handle;
-  STD_TORCH_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), code_of(dtype),
-                                           aoti_torch_device_type_cpu(), 0, &handle) == 0,
+  STD_TORCH_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                                           code_of(dtype), aoti_torch_device_type_cpu(), 0, &handle) == 0,
                   "fastlstm: a tensor of shape ", text(sizes), " could not be allocated");
   Tensor t(handle);
   poison(t.mutable_data_ptr(), t.numel() * bytes_of(dtype));
@@ -180,12 +198,14 @@ inline Tensor empty_beside(const Tensor& like, const std::vector<int64_t>& sizes
   return torch::stable::new_empty(like, {sizes.data(), sizes.size()}, dtype);
 }
 
-// Asks for large pages under a large new tensor, before it is written. Every call gets its tape as fresh memory, and taking that
-// in pages of 4 KiB costs as much as a tenth of a training step; where the system has no large pages to give, nothing changes.
+// Asks for large pages under a large new tensor, before it is written. Every call gets its tape as fresh memory, and
+// taking that in pages of 4 KiB costs as much as a tenth of a training step; where the system has no large pages to
+// give, nothing changes.
 inline Tensor on_large_pages(Tensor t) {
 #if defined(__linux__)
   constexpr uintptr_t kPage = 4096, kWorthwhile = uintptr_t{8} << 20;
-  const uintptr_t bytes = t.numel() * bytes_of(t.scalar_type()), begin = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
+  const uintptr_t bytes = t.numel() * bytes_of(t.scalar_type()),
+                  begin = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
   if (bytes >= kWorthwhile) {
     const uintptr_t first = (begin + kPage - 1) / kPage * kPage, last = (begin + bytes) / kPage * kPage;
     madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
@@ -194,8 +214,8 @@ inline Tensor on_large_pages(Tensor t) {
   return t;
 }
 
-// For a call on tensors of this type, how many parts of a float32 number torch's settings ask for, where the kernels heed them: the
-// answer is Python's (fastlstm/backends/cpu.py).
+// For a call on tensors of this type, how many parts of a float32 number torch's settings ask for, where the kernels
+// heed them: the answer is Python's (fastlstm/backends/cpu.py).
 inline int float32_parts(ScalarType dtype) {
   if (dtype != ScalarType::Float || !cpu_kernels().takes_parts) return 3;
   StableIValue stack[1];

@@ -10,9 +10,10 @@ namespace fastlstm {
 using VariantLoopResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // The variant that the arguments ask for, checked against the call's sizes; `held` keeps its tensors.
-inline Variant variant_of(Held& held, const Sizes& s, const Tensor& h0, const OptionalTensor& h_mask, const OptionalTensor& norm_hh,
-                          const OptionalTensor& norm_c, const OptionalTensor& bias_c, const OptionalTensor& seed, double zoneout_h,
-                          double zoneout_c, int64_t stream, int64_t first_step) {
+inline Variant variant_of(Held& held, const Sizes& s, const Tensor& h0, const OptionalTensor& h_mask,
+                          const OptionalTensor& norm_hh, const OptionalTensor& norm_c, const OptionalTensor& bias_c,
+                          const OptionalTensor& seed, double zoneout_h, double zoneout_c, int64_t stream,
+                          int64_t first_step) {
   const ScalarType dtype = h0.scalar_type();
   const Where where = Where::of(h0);
   check(h_mask, "h_mask", {s.D, s.N, s.P}, wide_type(dtype), where);
@@ -27,8 +28,15 @@ inline Variant variant_of(Held& held, const Sizes& s, const Tensor& h0, const Op
   for (double p : {zoneout_h, zoneout_c}) {
     STD_TORCH_CHECK(p >= 0 && p <= 1, "fastlstm: zoneout is ", p, ", expected a probability in [0, 1]");
   }
-  return {held.data(h_mask), held.data(norm_hh), held.data(norm_c), held.data(bias_c),
-          static_cast<const int64_t*>(held.data(seed)), zoneout_h, zoneout_c, stream, first_step};
+  return {held.data(h_mask),
+          held.data(norm_hh),
+          held.data(norm_c),
+          held.data(bias_c),
+          static_cast<const int64_t*>(held.data(seed)),
+          zoneout_h,
+          zoneout_c,
+          stream,
+          first_step};
 }
 
 // The tape's part of the loop, checked, and its results `dproducts` and `dshown`.
@@ -54,8 +62,12 @@ inline VariantLoopStart start_variant_loop(Held& held, const BackwardStart& star
   VariantLoopStart loop;
   loop.dproducts = normed ? empty_beside(h0, {s.T, s.N, s.D, 4 * s.H}, gates_type) : empty_beside(h0, {0}, gates_type);
   loop.dshown = normed ? empty_beside(h0, {s.T, s.N, s.D, s.H}, wide) : empty_beside(h0, {0}, wide);
-  loop.tape = {held.data(candidates),  held.data(product_hat), held.data(product_scale), held.data(cell_hat),
-               held.data(cell_scale),  normed ? loop.dproducts.mutable_data_ptr() : nullptr,
+  loop.tape = {held.data(candidates),
+               held.data(product_hat),
+               held.data(product_scale),
+               held.data(cell_hat),
+               held.data(cell_scale),
+               normed ? loop.dproducts.mutable_data_ptr() : nullptr,
                normed ? loop.dshown.mutable_data_ptr() : nullptr};
   return loop;
 }

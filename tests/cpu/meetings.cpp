@@ -1,4 +1,5 @@
-// Workers that meet many times, some of them late; and the account of what sharing gains. Exits with the number of failures.
+// Workers that meet many times, some of them late; and the account of what sharing gains. Exits with the number of
+// failures.
 #include <atomic>
 #include <chrono>
 #include <cstdint>

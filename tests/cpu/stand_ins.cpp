@@ -1,6 +1,7 @@
-// Each instruction of AVX-512 that the kernels name, against the same in plain C++, on numbers of every kind. Built with
-// FASTLSTM_EMULATE_AVX512, the stand-ins of csrc/cpu/simd/emulated_avx512.h are what is checked; without it, the instructions
-// themselves, and so what is written here. Prints a line for each that differs; exit status 77 where the machine lacks them.
+// Each instruction of AVX-512 that the kernels name, against the same in plain C++, on numbers of every kind. Built
+// with FASTLSTM_EMULATE_AVX512, the stand-ins of csrc/cpu/simd/emulated_avx512.h are what is checked; without it, the
+// instructions themselves, and so what is written here. Prints a line for each that differs; exit status 77 where the
+// machine lacks them.
 
 #include <immintrin.h>
 
@@ -81,14 +82,18 @@ std::mt19937_64 generator(1);
 
 // Any bits; or a number of the middle of the range; or one of those that are hard.
 uint32_t any_bits() {
-  static const float hard[] = {0.f, -0.f, 1.f, -2.f, INFINITY, -INFINITY, NAN, 0x1p-126f, -0x1p-127f, 0x1p-149f, 65504.f, 65519.99f,
-                               65520.f, 0x1p-14f, 0x1p-24f, 0x1p-25f, 0x1.004p-25f, 0x1.002p0f, 0x1.006p0f, 0x1.fffffep127f};
+  static const float hard[] = {0.f,       -0.f,       1.f,          -2.f,       INFINITY,   -INFINITY,      NAN,
+                               0x1p-126f, -0x1p-127f, 0x1p-149f,    65504.f,    65519.99f,  65520.f,        0x1p-14f,
+                               0x1p-24f,  0x1p-25f,   0x1.004p-25f, 0x1.002p0f, 0x1.006p0f, 0x1.fffffep127f};
   const uint64_t random = generator();
   const uint32_t low = static_cast<uint32_t>(random);
   switch (random >> 62) {
-    case 0: return low;
-    case 1: return bits<uint32_t>(hard[low % (sizeof(hard) / sizeof(float))]);
-    default: return (low & 0x87ffffffu) + (60u << 24);  // 2^-7 to 2^9, of both signs
+    case 0:
+      return low;
+    case 1:
+      return bits<uint32_t>(hard[low % (sizeof(hard) / sizeof(float))]);
+    default:
+      return (low & 0x87ffffffu) + (60u << 24);  // 2^-7 to 2^9, of both signs
   }
 }
 
@@ -107,7 +112,8 @@ float of_float16(uint16_t x) {
   const int exponent = x >> 10 & 31, fraction = x & 1023;
   const float sign = x >> 15 ? -1.f : 1.f;
   if (exponent == 31) return fraction ? NAN : sign * INFINITY;
-  return sign * (exponent ? std::ldexp(1024.f + fraction, exponent - 25) : std::ldexp(static_cast<float>(fraction), -24));
+  return sign *
+         (exponent ? std::ldexp(1024.f + fraction, exponent - 25) : std::ldexp(static_cast<float>(fraction), -24));
 }
 
 // To nearest even; of NaN, what is left of its digits, quiet.
@@ -164,7 +170,8 @@ void check_conversions(const Floats& a, const Halves& h, __mmask16 mask) {
   const auto widened = Words::of(_mm512_maskz_cvtepu16_epi32(mask, h.as<__m256i>()));
   const auto narrowed = Halves::of(_mm512_maskz_cvtepi32_epi16(mask, w.as<__m512i>()));
   const auto wide = Floats::of(_mm512_maskz_cvtph_ps(mask, h.as<__m256i>()));
-  const auto half = Halves::of(_mm512_maskz_cvtps_ph(mask, a.as<__m512>(), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  const auto half =
+      Halves::of(_mm512_maskz_cvtps_ph(mask, a.as<__m512>(), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   check("cvtepu16_epi32", widened, [&](int j) { return h.at[j]; }, mask);
   check("cvtepi32_epi16", narrowed, [&](int j) { return w.at[j]; }, mask);
   check("cvtph_ps", wide, [&](int j) { return of_float16(h.at[j]); }, mask);
@@ -193,8 +200,8 @@ bool runs_here() {
 #if defined(FASTLSTM_EMULATE_AVX512)
   return avx2;
 #else
-  return avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512bf16");
+  return avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16");
 #endif
 }
 

@@ -23,7 +23,8 @@ void describe(const int64_t* call, int64_t* choice) {
 
 }  // namespace
 
-// call: dtype, tf32, T, N, D, H, P, whether there is a projection. choice: family, clocks of a step, clocks once, shape, workspace.
+// call: dtype, tf32, T, N, D, H, P, whether there is a projection. choice: family, clocks of a step, clocks once,
+// shape, workspace.
 extern "C" SIMT_EXPORT void simt_choose(bool backward, const int64_t* call, int64_t* choice) {
   backward ? describe<fastlstm::cuda::BackwardArgs>(call, choice) : describe<fastlstm::cuda::ForwardArgs>(call, choice);
 }

@@ -20,8 +20,8 @@ std::string lanes(uint32_t mask) {
 [[noreturn]] void fail_together(const char* name, const std::string& other, const WarpOperation& operation,
                                 const Place& place) {
   fail(Failure::divergence,
-       std::string("a lane is at ") + name + other + " while lanes " + lanes(operation.arrived) + " of its warp wait in " +
-           operation.name + " at " + text(operation.place),
+       std::string("a lane is at ") + name + other + " while lanes " + lanes(operation.arrived) +
+           " of its warp wait in " + operation.name + " at " + text(operation.place),
        place);
 }
 
@@ -112,8 +112,8 @@ BlockVotes block_barrier(const char* name, int predicate, const Place& place) {
     barrier.all = 1;
   } else if (std::strcmp(barrier.name, name) != 0 || !same(barrier.place, place)) {
     fail(Failure::divergence,
-         std::string("a thread is in ") + name + " while " + std::to_string(barrier.arrived) + " of its block wait in " +
-             barrier.name + " at " + text(barrier.place),
+         std::string("a thread is in ") + name + " while " + std::to_string(barrier.arrived) +
+             " of its block wait in " + barrier.name + " at " + text(barrier.place),
          place);
   }
   barrier.sum += predicate != 0;

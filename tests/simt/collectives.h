@@ -9,8 +9,9 @@
 
 namespace simt {
 
-// One operation of the lanes in `mask`: the last to come computes for all, from and into the operands, which the others keep
-// on their stacks meanwhile. All lanes have to name the same operation and mask; if `aligned`, at the same place, all 32.
+// One operation of the lanes in `mask`: the last to come computes for all, from and into the operands, which the others
+// keep on their stacks meanwhile. All lanes have to name the same operation and mask; if `aligned`, at the same place,
+// all 32.
 void warp_operation(const char* name, bool aligned, uint32_t mask, void* operand,
                     void (*compute)(Warp& warp, uint32_t mask), const Place& place);
 

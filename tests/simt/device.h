@@ -1,4 +1,5 @@
-// The device that host code finds, and what tests may set about it. Also as C functions, for a library loaded by Python.
+// The device that host code finds, and what tests may set about it. Also as C functions, for a library loaded by
+// Python.
 #pragma once
 
 #include <cstddef>
@@ -9,17 +10,18 @@ namespace simt {
 struct Device {
   int multiprocessors = 132;
   int capability_major = 9, capability_minor = 0;
-  int max_shared = 48 << 10;           // bytes of a block, without asking
-  int max_shared_opt_in = 227 << 10;   // after cudaFuncSetAttribute
+  int max_shared = 48 << 10;          // bytes of a block, without asking
+  int max_shared_opt_in = 227 << 10;  // after cudaFuncSetAttribute
   int max_shared_multiprocessor = 228 << 10;
-  int reserved_shared = 1 << 10;       // of each block, in addition
+  int reserved_shared = 1 << 10;  // of each block, in addition
   int max_threads_multiprocessor = 2048;
-  int fail_launch = 0;                 // a cudaError_t for the next launch to return, without running
-  int ptx_version = 0;                 // what the kernels were compiled for, such as 80; 0: for this device
-  int tensor_core_extra_bits = -1;     // below float32's last place, where sums are cut off; -1: to nearest, one term after the other
-  int cooperative = 1;                 // 0: no launches whose blocks all run at once
+  int fail_launch = 0;  // a cudaError_t for the next launch to return, without running
+  int ptx_version = 0;  // what the kernels were compiled for, such as 80; 0: for this device
+  int tensor_core_extra_bits =
+      -1;               // below float32's last place, where sums are cut off; -1: to nearest, one term after the other
+  int cooperative = 1;  // 0: no launches whose blocks all run at once
   int multiprocessors_together = 1 << 20;  // a cluster is on so many that lie together (a GPC)
-  int dry = 0;                         // 1: launches are checked and noted, and no kernel runs
+  int dry = 0;                             // 1: launches are checked and noted, and no kernel runs
 };
 
 Device& device();
@@ -43,8 +45,8 @@ SIMT_EXPORT uint64_t simt_launches();
 // blocks; false if there is none.
 SIMT_EXPORT bool simt_kernel(uint64_t k, const void** address, uint64_t* shared_bytes, uint64_t* threads);
 
-// Forgets all addresses of prefetches, and keeps those from now on, or none; how many different ones there are, and as many of them in
-// order as there is room for.
+// Forgets all addresses of prefetches, and keeps those from now on, or none; how many different ones there are, and as
+// many of them in order as there is room for.
 SIMT_EXPORT void simt_keep_prefetches(bool keep);
 SIMT_EXPORT uint64_t simt_prefetches(uint64_t room, const void** addresses);
 

@@ -1,8 +1,8 @@
 // The threads of a launch and who of them runs: grid, clusters, blocks, warps, threads.
 //
-// One fiber for each CUDA thread, on one OS thread. A thread runs until it has to wait, or until preempt() decides otherwise.
-// With seed 0 it never does, and warps and lanes take turns in order; any other seed draws the order, the length of each turn
-// and the moments of preemption, in one of three manners (see scheduler.cpp).
+// One fiber for each CUDA thread, on one OS thread. A thread runs until it has to wait, or until preempt() decides
+// otherwise. With seed 0 it never does, and warps and lanes take turns in order; any other seed draws the order, the
+// length of each turn and the moments of preemption, in one of three manners (see scheduler.cpp).
 #pragma once
 
 #include <cstdint>
@@ -48,7 +48,7 @@ struct Thread {
   uint3 index{};
   Wait wait;
   std::vector<AsyncCopy> copies;
-  unsigned open_group = 0;         // the group that the next commit closes
+  unsigned open_group = 0;                           // the group that the next commit closes
   uint64_t cluster_arrivals = 0, cluster_waits = 0;  // at barriers of the cluster
   struct Seen {
     const void* address = nullptr;
@@ -67,7 +67,7 @@ struct WarpOperation {
 
 struct Warp {
   Block* block = nullptr;
-  unsigned first = 0;  // linear index of lane 0
+  unsigned first = 0;                                         // linear index of lane 0
   uint32_t exists = 0, ready = 0, polling = 0, finished = 0;  // lanes
   int ready_slot = -1, polling_slot = -1;                     // places in the scheduler's lists
   unsigned position = 0;                                      // among the warps that are resident

@@ -31,8 +31,8 @@ T read(std::FILE* file) {
 
 }  // namespace
 
-// File: number of items; each the length of its name, the name, and the number of bytes and the bytes; or, for an integer,
-// -1 and the integer. All numbers int64.
+// File: number of items; each the length of its name, the name, and the number of bytes and the bytes; or, for an
+// integer, -1 and the integer. All numbers int64.
 Problem::Problem(const char* path) {
   std::FILE* file = std::fopen(path, "rb");
   if (!file) stop(std::string("cannot read ") + path);

@@ -132,7 +132,8 @@ void st_async_64(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t mbarrier_addr
   simt::store_async(addr, values, 8, mbarrier_addr, place);
 }
 
-void st_async_128(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3, uint32_t mbarrier_addr, Place place) {
+void st_async_128(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3, uint32_t mbarrier_addr,
+                  Place place) {
   const uint32_t values[4] = {v0, v1, v2, v3};
   simt::store_async(addr, values, 16, mbarrier_addr, place);
 }
@@ -178,8 +179,7 @@ bool mbarrier_try_wait(uint64_t* mbarrier, uint32_t parity, Place place) {
 }
 
 void mbarrier_wait(uint64_t* mbarrier, uint32_t parity, Place place) {
-  while (!mbarrier_try_wait(mbarrier, parity, place)) {
-  }
+  while (!mbarrier_try_wait(mbarrier, parity, place)) {}
 }
 
 }  // namespace ptx

@@ -1,5 +1,5 @@
-// Stands in for csrc/cuda/device/ptx.h where the kernels are compiled for the CPU. The same functions, each with one argument more:
-// the place of the call, for reports.
+// Stands in for csrc/cuda/device/ptx.h where the kernels are compiled for the CPU. The same functions, each with one
+// argument more: the place of the call, for reports.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -60,8 +60,7 @@ void cp_async_wait() {
 
 template <class Done>
 void wait_until(const Done& done) {
-  while (!done()) {
-  }
+  while (!done()) {}
 }
 
 int ld_acquire_gpu(const int* p, Place place = here());

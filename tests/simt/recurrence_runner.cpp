@@ -1,5 +1,5 @@
-// Runs csrc/cuda's recurrence on the arrays of a problem, each in memory of its own and of exactly its size, the workspace
-// too: built with AddressSanitizer, this sees what the kernels read or write beside any of them.
+// Runs csrc/cuda's recurrence on the arrays of a problem, each in memory of its own and of exactly its size, the
+// workspace too: built with AddressSanitizer, this sees what the kernels read or write beside any of them.
 #include <cuda_runtime.h>
 
 #include <cstdlib>

@@ -97,7 +97,8 @@ Device& device() {
   return only;
 }
 
-cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*call)(const void*), const void* arguments) {
+cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*call)(const void*),
+                   const void* arguments) {
   const Lock lock(all_of_this());
   if (device().fail_launch != 0) {
     const auto error = static_cast<cudaError_t>(device().fail_launch);
@@ -121,18 +122,30 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    case cudaErrorInvalidDeviceFunction: return "invalid device function";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
-    case cudaErrorLaunchOutOfResources: return "too many resources requested for launch";
-    case cudaErrorLaunchFailure: return simt_last_report();
-    case cudaErrorCooperativeLaunchTooLarge: return "too many blocks in cooperative launch";
-    case cudaErrorNotSupported: return "operation not supported";
-    case cudaErrorInvalidClusterSize: return "Invalid cluster size";
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    case cudaErrorInvalidDeviceFunction:
+      return "invalid device function";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
+    case cudaErrorIllegalAddress:
+      return "an illegal memory access was encountered";
+    case cudaErrorLaunchOutOfResources:
+      return "too many resources requested for launch";
+    case cudaErrorLaunchFailure:
+      return simt_last_report();
+    case cudaErrorCooperativeLaunchTooLarge:
+      return "too many blocks in cooperative launch";
+    case cudaErrorNotSupported:
+      return "operation not supported";
+    case cudaErrorInvalidClusterSize:
+      return "Invalid cluster size";
   }
   return "unrecognized error code";
 }
@@ -163,18 +176,42 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   const simt::Device& d = simt::device();
   if (device != 0) return simt::remember(cudaErrorInvalidDevice);
   switch (attribute) {
-    case cudaDevAttrMaxThreadsPerBlock: *value = 1024; return cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerBlock: *value = d.max_shared; return cudaSuccess;
-    case cudaDevAttrWarpSize: *value = 32; return cudaSuccess;
-    case cudaDevAttrMultiProcessorCount: *value = d.multiprocessors; return cudaSuccess;
-    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = d.max_threads_multiprocessor; return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMajor: *value = d.capability_major; return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMinor: *value = d.capability_minor; return cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = d.max_shared_multiprocessor; return cudaSuccess;
-    case cudaDevAttrCooperativeLaunch: *value = d.cooperative; return cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = d.max_shared_opt_in; return cudaSuccess;
-    case cudaDevAttrReservedSharedMemoryPerBlock: *value = d.reserved_shared; return cudaSuccess;
-    case cudaDevAttrClusterLaunch: *value = d.capability_major >= 9; return cudaSuccess;
+    case cudaDevAttrMaxThreadsPerBlock:
+      *value = 1024;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+      *value = d.max_shared;
+      return cudaSuccess;
+    case cudaDevAttrWarpSize:
+      *value = 32;
+      return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount:
+      *value = d.multiprocessors;
+      return cudaSuccess;
+    case cudaDevAttrMaxThreadsPerMultiProcessor:
+      *value = d.max_threads_multiprocessor;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = d.capability_major;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = d.capability_minor;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = d.max_shared_multiprocessor;
+      return cudaSuccess;
+    case cudaDevAttrCooperativeLaunch:
+      *value = d.cooperative;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = d.max_shared_opt_in;
+      return cudaSuccess;
+    case cudaDevAttrReservedSharedMemoryPerBlock:
+      *value = d.reserved_shared;
+      return cudaSuccess;
+    case cudaDevAttrClusterLaunch:
+      *value = d.capability_major >= 9;
+      return cudaSuccess;
   }
   return simt::remember(cudaErrorInvalidValue);
 }
@@ -241,10 +278,11 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* kernel, co
   simt::Launch made;
   const cudaError_t error = simt::check(*config, kernel, made);
   if (error != cudaSuccess) return simt::remember(error);
-  // How many registers the kernel has for a GPU is not known here: many, as if a multiprocessor had them for 390 threads.
+  // How many registers the kernel has for a GPU is not known here: many, as if a multiprocessor had them for 390
+  // threads.
   const int threads = static_cast<int>(simt::count(made.block));
-  const int blocks = std::min(simt::blocks_per_multiprocessor(simt::count(made.block), made.shared_bytes),
-                              std::max(1, 390 / threads));
+  const int blocks =
+      std::min(simt::blocks_per_multiprocessor(simt::count(made.block), made.shared_bytes), std::max(1, 390 / threads));
   const int all = simt::device().multiprocessors, together = std::min(all, simt::device().multiprocessors_together);
   const int size = static_cast<int>(simt::count(made.cluster));
   *clusters = all / together * (together * blocks / size) + all % together * blocks / size;

@@ -41,13 +41,13 @@ struct Scheduler {
   std::string report;
 } s;
 
-void enlist(std::vector<Warp*>& list, int Warp::*slot, Warp& warp) {
+void enlist(std::vector<Warp*>& list, int Warp::* slot, Warp& warp) {
   if (warp.*slot >= 0) return;
   warp.*slot = static_cast<int>(list.size());
   list.push_back(&warp);
 }
 
-void delist(std::vector<Warp*>& list, int Warp::*slot, Warp& warp) {
+void delist(std::vector<Warp*>& list, int Warp::* slot, Warp& warp) {
   if (warp.*slot < 0) return;
   list[warp.*slot] = list.back();
   list[warp.*slot]->*slot = warp.*slot;
@@ -230,7 +230,8 @@ bool run(const Launch& launch) {
   draw_manner();
   clear();
   try {
-    // Blocks that nobody promised to run together run one group after the other, in an order that nobody promised either.
+    // Blocks that nobody promised to run together run one group after the other, in an order that nobody promised
+    // either.
     std::vector<unsigned> groups = block_groups(launch);
     if (adversarial()) {
       for (size_t i = groups.size(); i > 1; --i) std::swap(groups[i - 1], groups[draw(static_cast<unsigned>(i))]);

@@ -72,11 +72,13 @@ unsigned char* SharedMemory::checked(const void* address, size_t bytes, size_t a
                                      const Place& place) const {
   const auto offset = static_cast<int64_t>(reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(data_));
   if (offset < 0 || offset + static_cast<int64_t>(bytes) > static_cast<int64_t>(bytes_)) {
-    fail(Failure::memory, std::string(what) + ": " + std::to_string(bytes) + " bytes at " + at_offset(*this, offset), place);
+    fail(Failure::memory, std::string(what) + ": " + std::to_string(bytes) + " bytes at " + at_offset(*this, offset),
+         place);
   }
   if (offset % static_cast<int64_t>(alignment) != 0) {
     fail(Failure::memory,
-         std::string(what) + ": " + at_offset(*this, offset) + " is not aligned to " + std::to_string(alignment), place);
+         std::string(what) + ": " + at_offset(*this, offset) + " is not aligned to " + std::to_string(alignment),
+         place);
   }
   return data_ + offset;
 }
@@ -91,7 +93,8 @@ ClusterAddress checked_cluster_address(uint32_t address, size_t bytes, size_t al
   const uint32_t rank = (address >> kRankShift) - 1;
   const uint32_t offset = address & ((1u << kRankShift) - 1);
   if (rank >= cluster.blocks.size()) {
-    fail(Failure::memory, std::string(what) + ": " + std::to_string(address) + " is not an address of shared memory", place);
+    fail(Failure::memory, std::string(what) + ": " + std::to_string(address) + " is not an address of shared memory",
+         place);
   }
   Block& block = *cluster.blocks[rank];
   if (block.ended) {
@@ -141,7 +144,8 @@ Mbarrier& find_mbarrier(Block& block, const void* address, const char* what, con
   for (Mbarrier& mbarrier : block.shared.mbarriers) {
     if (block.shared.data() + mbarrier.offset != data) continue;
     if (std::memcmp(data, &kMbarrier, 8) != 0) {
-      fail(Failure::memory, std::string(what) + ": the mbarrier made at " + text(mbarrier.made) + " was written over", place);
+      fail(Failure::memory, std::string(what) + ": the mbarrier made at " + text(mbarrier.made) + " was written over",
+           place);
     }
     return mbarrier;
   }

@@ -20,8 +20,8 @@ struct Mbarrier {
   Place made;
 };
 
-// Exactly as many bytes as were asked for, from the heap, so that AddressSanitizer sees what is beside them. Filled with
-// 0xFF, a NaN in every format: what is read before it was written shows in the result.
+// Exactly as many bytes as were asked for, from the heap, so that AddressSanitizer sees what is beside them. Filled
+// with 0xFF, a NaN in every format: what is read before it was written shows in the result.
 class SharedMemory {
  public:
   void allocate(size_t bytes);
@@ -31,7 +31,8 @@ class SharedMemory {
   size_t bytes() const { return bytes_; }
 
   // The address, if `bytes` bytes there are this memory's and aligned to `alignment`; else fails, naming `what`.
-  unsigned char* checked(const void* address, size_t bytes, size_t alignment, const char* what, const Place& place) const;
+  unsigned char* checked(const void* address, size_t bytes, size_t alignment, const char* what,
+                         const Place& place) const;
 
   std::vector<Mbarrier> mbarriers;
   unsigned stores_under_way = 0;  // st.async to here
@@ -49,7 +50,8 @@ struct ClusterAddress {
   unsigned char* data;
 };
 
-// Fails unless `bytes` bytes there are memory of a block of this thread's cluster that runs, and aligned to `alignment`.
+// Fails unless `bytes` bytes there are memory of a block of this thread's cluster that runs, and aligned to
+// `alignment`.
 ClusterAddress checked_cluster_address(uint32_t address, size_t bytes, size_t alignment, const char* what,
                                        const Place& place);
 

@@ -1,4 +1,5 @@
-// mma and ldmatrix: the last lane of a warp to come computes for all, from the layouts that csrc/cuda/device/ptx.h describes.
+// mma and ldmatrix: the last lane of a warp to come computes for all, from the layouts that csrc/cuda/device/ptx.h
+// describes.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -35,11 +36,12 @@ int exponent_of(double x) {
   return static_cast<int>(bits >> 52 & 0x7ff) - 1023;
 }
 
-// The sum of `count` exact terms as tensor cores were found to make it: all are aligned to the largest, cut off towards zero
-// `extra_bits` bits below that one's last place in float32, added, and the sum is cut off to float32. After Fasi, Higham, Mikaitis &
-// Pranesh 2021, "Numerical behavior of NVIDIA tensor cores" (V100, T4, A100), and Khattak & Mikaitis 2025, "Accurate models of
-// NVIDIA tensor cores" (to B200). Architectures differ in the extra bits and in how many terms they take at a time; fewer bits are
-// the harder test. Here the largest is told by its normalised exponent, which cuts off the same or a bit more.
+// The sum of `count` exact terms as tensor cores were found to make it: all are aligned to the largest, cut off towards
+// zero `extra_bits` bits below that one's last place in float32, added, and the sum is cut off to float32. After Fasi,
+// Higham, Mikaitis & Pranesh 2021, "Numerical behavior of NVIDIA tensor cores" (V100, T4, A100), and Khattak & Mikaitis
+// 2025, "Accurate models of NVIDIA tensor cores" (to B200). Architectures differ in the extra bits and in how many
+// terms they take at a time; fewer bits are the harder test. Here the largest is told by its normalised exponent, which
+// cuts off the same or a bit more.
 float cut_off_sum(const double* terms, int count, int extra_bits) {
   double largest = 0;
   for (int k = 0; k < count; ++k) largest = std::max(largest, std::fabs(terms[k]));
@@ -158,8 +160,8 @@ void ldmatrix(const char* name, uint32_t (&r)[kMatrices], const void* row, Place
   simt::warp_operation(name, true, kAll, &operand, load_matrices<kMatrices, kTrans>, place);
 }
 
-void mma(const char* name, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], void (*compute)(Warp&, uint32_t),
-         Place place) {
+void mma(const char* name, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+         void (*compute)(Warp&, uint32_t), Place place) {
   Mma operand{d, a, b};
   simt::warp_operation(name, true, kAll, &operand, compute, place);
 }

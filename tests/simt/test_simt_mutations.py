@@ -88,7 +88,8 @@ MUTANTS = {
     ),
     "a barrier behind the product is missing": Mutant(
         "clusters", "forward", "cluster/forward.h",
-        "    __syncthreads();\n#pragma unroll\n    for (int e", "#pragma unroll\n    for (int e",
+        "    __syncthreads();\n    typename ForwardCell<IO, Acc>::Step steps",
+        "    typename ForwardCell<IO, Acc>::Step steps",
     ),
     "h sent to the buffer that is being read": Mutant(
         "clusters", "forward", "cluster/forward.h",
@@ -96,7 +97,7 @@ MUTANTS = {
     ),
     "c crosses a reset": Mutant(
         "clusters", "forward", "cluster/forward_cell.h",
-        "c_ = at.cut ? Acc{0} : out.c;", "c_ = out.c;",
+        "c_ = at.cut ? Acc{0} : step.cell.c;", "c_ = step.cell.c;",
     ),
     "a step after a row's last": Mutant(
         "clusters", "backward", "cluster/backward_cell.h",
@@ -203,8 +204,8 @@ MUTANTS = {
     ),
     "no barrier between h~ and its product": Mutant(
         "projected clusters", "forward", "projected/forward.h",
-        "::store(own(row)[unit], h);\n    }\n    __syncthreads();",
-        "::store(own(row)[unit], h);\n    }",
+        "    __syncthreads();\n    typename StationaryProduct<typename Shape::Own>::Sums of_outputs",
+        "    typename StationaryProduct<typename Shape::Own>::Sums of_outputs",
     ),
     "rows without a pair forgotten": Mutant(
         "projected clusters", "backward", "projected/exchange.h",

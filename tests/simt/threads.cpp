@@ -83,12 +83,13 @@ void land(Thread& thread, size_t i) {
 
 std::string waits_for(const Thread& thread) {
   const bool polls = thread.wait.address != nullptr;
-  std::string line = std::string(polls ? " polls " : " waits in ") + thread.wait.what + " at " + text(thread.wait.place);
+  std::string line =
+      std::string(polls ? " polls " : " waits in ") + thread.wait.what + " at " + text(thread.wait.place);
   if (polls) line += ", and sees " + std::to_string(static_cast<int64_t>(thread.wait.value));
   for (const Mbarrier& mbarrier : thread.block->shared.mbarriers) {
     if (thread.block->shared.data() + mbarrier.offset != thread.wait.address) continue;
-    line += ": phase " + std::to_string(mbarrier.phase) + " of the mbarrier made at " + text(mbarrier.made) + " lacks " +
-            std::to_string(mbarrier.pending) + " of " + std::to_string(mbarrier.count) + " arrivals and " +
+    line += ": phase " + std::to_string(mbarrier.phase) + " of the mbarrier made at " + text(mbarrier.made) +
+            " lacks " + std::to_string(mbarrier.pending) + " of " + std::to_string(mbarrier.count) + " arrivals and " +
             std::to_string(mbarrier.bytes) + " bytes";
   }
   return line;
@@ -159,8 +160,10 @@ bool end_thread(Thread& thread) {
   if (--block.live > 0) return false;
   block.ended = true;
   if (block.shared.stores_under_way > 0) {
-    fail(Failure::misuse, "block " + triple(block.index.x, block.index.y, block.index.z) +
-                              " has ended, and st_async is still under way to its shared memory", thread.wait.place);
+    fail(Failure::misuse,
+         "block " + triple(block.index.x, block.index.y, block.index.z) +
+             " has ended, and st_async is still under way to its shared memory",
+         thread.wait.place);
   }
   check_all_bytes_came(block.shared);
   block.shared.release();

@@ -64,7 +64,8 @@ void probe_clusters() {
     std::snprintf(detail, sizeof detail, "%d blocks, 512 bytes to each", blocks);
     say("all-gather in a cluster, part of a step", detail, few = clocks_a_round(all_gather<1>, launch), "clocks", step);
     std::snprintf(detail, sizeof detail, "%d blocks, 1024 bytes to each", blocks);
-    say("all-gather in a cluster, part of a step", detail, many = clocks_a_round(all_gather<2>, launch), "clocks", step);
+    say("all-gather in a cluster, part of a step", detail, many = clocks_a_round(all_gather<2>, launch), "clocks",
+        step);
     std::snprintf(detail, sizeof detail, "%d blocks", blocks);
     if (many > few) {
       say("received from the other blocks of a cluster", detail, (blocks - 1) * 512 / (many - few), "bytes a clock",

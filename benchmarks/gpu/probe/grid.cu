@@ -1,5 +1,5 @@
-// How fast the blocks of a grid give each other a step's state through the second-level cache: by the counter that the kernels use,
-// and by words that say themselves of which step they are.
+// How fast the blocks of a grid give each other a step's state through the second-level cache: by the counter that the
+// kernels use, and by words that say themselves of which step they are.
 #include "cuda/costs.h"
 #include "cuda/grid/exchange.h"
 #include "probe.h"
@@ -39,8 +39,8 @@ __global__ void __launch_bounds__(Shape::kThreads) by_counter(GridMemory memory,
   if (blockIdx.x == 0 && threadIdx.x == 0) *clocks = clock64() - start;
 }
 
-// A word is 16 bits of the step's number and 16 of the state: two bytes in four, and no counter. As many words are under way at once
-// as a thread reads.
+// A word is 16 bits of the step's number and 16 of the state: two bytes in four, and no counter. As many words are
+// under way at once as a thread reads.
 __global__ void __launch_bounds__(Shape::kThreads) by_words(int* memory, int rounds, long long* clocks) {
   constexpr int kWords = Shape::kRows * Shape::kUnits;  // a block's
   const int words = static_cast<int>(gridDim.x) * kWords;
@@ -86,7 +86,8 @@ void probe_grid() {
     // Counters and step numbers begin anew with each launch.
     DeviceArray<int> words(2 * kMostBlocks * Shape::kRows * Shape::kUnits);
     launch.before = [&] { words.clear(); };
-    say("all-gather over the grid, words with their step", detail, clocks_a_round(by_words, launch, words.get()), "clocks", step);
+    say("all-gather over the grid, words with their step", detail, clocks_a_round(by_words, launch, words.get()),
+        "clocks", step);
 
     DeviceArray<unsigned char> states(2 * Shape::kRows * GridStates<Shape>::kRowBytes);
     DeviceArray<int> counters(GridMemory::kCounterStride);

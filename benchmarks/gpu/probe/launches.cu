@@ -63,7 +63,8 @@ void probe_launches() {
   }
   const double captured = seconds_since(start) / rounds();
   say("launch after launch", "in a graph", captured * 1e6, "us");
-  say("launch after launch", "in a graph", captured * clock * 1e9, "clocks", static_cast<double>(fastlstm::cuda::costs::kLaunch));
+  say("launch after launch", "in a graph", captured * clock * 1e9, "clocks",
+      static_cast<double>(fastlstm::cuda::costs::kLaunch));
 }
 
 }  // namespace probe

@@ -1,5 +1,5 @@
-// Measures what csrc/cuda/costs.h assumes, and what else decides which exchange is best: a line of JSON for each answer.
-// An argument gives the rounds of each loop.
+// Measures what csrc/cuda/costs.h assumes, and what else decides which exchange is best: a line of JSON for each
+// answer. An argument gives the rounds of each loop.
 #include "probe.h"
 
 int main(int argc, char** argv) {

@@ -55,7 +55,7 @@ class DeviceArray {
 struct Launch {
   dim3 grid = 1, block = 256;
   size_t shared_bytes = 0;
-  int cluster = 0;           // blocks of a cluster, 0: none
+  int cluster = 0;  // blocks of a cluster, 0: none
   bool cooperative = false;
   std::function<void()> before = [] {};
 };
@@ -65,7 +65,8 @@ template <class Kernel>
 cudaLaunchConfig_t configure(Kernel* kernel, const Launch& launch, cudaLaunchAttribute (&attributes)[1]) {
   const void* function = reinterpret_cast<const void*>(kernel);
   if (launch.shared_bytes > 0) {
-    check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(launch.shared_bytes)),
+    check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(launch.shared_bytes)),
           "cudaFuncSetAttribute");
   }
   if (launch.cluster > 8) {
@@ -88,8 +89,8 @@ cudaLaunchConfig_t configure(Kernel* kernel, const Launch& launch, cudaLaunchAtt
   return config;
 }
 
-// Clocks of one of the rounds that a kernel goes through, which gets `more...`, their count, and where to put its clocks; the second
-// of two launches, since the first also loads the code.
+// Clocks of one of the rounds that a kernel goes through, which gets `more...`, their count, and where to put its
+// clocks; the second of two launches, since the first also loads the code.
 template <class... Params, class... Args>
 double clocks_a_round(void (*kernel)(Params...), const Launch& launch, const Args&... more) {
   DeviceArray<long long> clocks(1);
@@ -104,8 +105,8 @@ double clocks_a_round(void (*kernel)(Params...), const Launch& launch, const Arg
 
 // One line: what was asked, the value, and what csrc/cuda/costs.h assumes of it, or 0 where it assumes nothing.
 inline void say(const char* question, const char* detail, double value, const char* unit, double assumed = 0) {
-  std::printf("{\"question\": \"%s\", \"detail\": \"%s\", \"value\": %.4g, \"unit\": \"%s\", \"assumed\": %.4g}\n", question, detail,
-              value, unit, assumed);
+  std::printf("{\"question\": \"%s\", \"detail\": \"%s\", \"value\": %.4g, \"unit\": \"%s\", \"assumed\": %.4g}\n",
+              question, detail, value, unit, assumed);
   std::fflush(stdout);
 }
 

@@ -63,7 +63,8 @@ __global__ void cache_reads(const unsigned char* from, int bytes, bool own, int 
   if (own) from += static_cast<size_t>(blockIdx.x) * bytes;
   const long long start = clock64();
   for (int k = 0; k < rounds; ++k) {
-    for (int at = threadIdx.x * 16; at < bytes; at += static_cast<int>(blockDim.x) * 16) ptx::cp_async_16(shared + at, from + at, true);
+    for (int at = threadIdx.x * 16; at < bytes; at += static_cast<int>(blockDim.x) * 16)
+      ptx::cp_async_16(shared + at, from + at, true);
     ptx::cp_async_commit();
     ptx::cp_async_wait<0>();
     __syncthreads();
@@ -105,8 +106,8 @@ void probe_rates() {
   Launch launch;
   launch.shared_bytes = 256 * kReads * sizeof(float4);
   DeviceArray<float> sink(1);
-  say("read from shared memory", "8 warps", 256.0 * 16 * kReads / clocks_a_round(shared_reads, launch, sink.get()), "bytes a clock",
-      costs::kSharedBytesPerClock);
+  say("read from shared memory", "8 warps", 256.0 * 16 * kReads / clocks_a_round(shared_reads, launch, sink.get()),
+      "bytes a clock", costs::kSharedBytesPerClock);
 
   constexpr int kBytes = 64 << 10;
   const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
@@ -116,8 +117,8 @@ void probe_rates() {
   for (bool own : {false, true}) {
     const unsigned char* from = memory.get();
     const double clocks = clocks_a_round(cache_reads, launch, from, kBytes, own);
-    say("from the second-level cache into a multiprocessor", own ? "each its own 64 KiB" : "all the same 64 KiB", kBytes / clocks,
-        "bytes a clock", costs::kCacheBytesPerClock);
+    say("from the second-level cache into a multiprocessor", own ? "each its own 64 KiB" : "all the same 64 KiB",
+        kBytes / clocks, "bytes a clock", costs::kCacheBytesPerClock);
     say("from the second-level cache into all multiprocessors", own ? "each its own 64 KiB" : "all the same 64 KiB",
         multiprocessors * kBytes / clocks, "bytes a clock", costs::kCacheBytesPerClockTogether);
   }
@@ -127,8 +128,8 @@ void probe_rates() {
   DeviceArray<unsigned> far(words);
   Launch alone;
   alone.block = 1;
-  say("from asking global memory until it answers", "one word after the other", clocks_a_round(memory_chain, alone, far.get(), words - 1),
-      "clocks", costs::kMemory);
+  say("from asking global memory until it answers", "one word after the other",
+      clocks_a_round(memory_chain, alone, far.get(), words - 1), "clocks", costs::kMemory);
 }
 
 }  // namespace probe

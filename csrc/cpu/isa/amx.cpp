@@ -1,4 +1,5 @@
-// The kernels for x86-64 with AMX (bfloat16 tiles) beside AVX-512: the recurrence's products on tiles, the rest as on AVX-512.
+// The kernels for x86-64 with AMX (bfloat16 tiles) beside AVX-512: the recurrence's products on tiles, the rest as on
+// AVX-512.
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -14,7 +15,8 @@
 #include "cpu/workspace.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), \
+                             apply_to = function)
 #elif defined(FASTLSTM_EMULATE_AVX512)
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")
@@ -54,21 +56,26 @@ bool visit_types(const Args& args, bool narrow_weights, const Visit& visit) {
   using OfBFloat16 = Products<Tiled<1, 1>, Tiled<2, 1>>;
   using OfFloat16 = Products<Tiled<2, 2>>;
   switch (args.dtype) {
-    case DType::kFloat64: return false;
+    case DType::kFloat64:
+      return false;
     case DType::kFloat32:
       switch (args.float32_parts) {
-        case 1: return narrow_weights ? visit(float{}, float{}, BFloat16{}, Products<Tiled<1, 1>>{})
-                                      : visit(float{}, float{}, float{}, Products<Tiled<1, 1>>{});
-        case 2: return narrow_weights ? visit(float{}, float{}, BFloat16{}, Products<Tiled<2, 1>>{})
-                                      : visit(float{}, float{}, float{}, Products<Tiled<2, 2>>{});
-        default: return narrow_weights ? visit(float{}, float{}, BFloat16{}, Products<Tiled<3, 1>>{})
-                                       : visit(float{}, float{}, float{}, Products<Tiled<3, 3>>{});
+        case 1:
+          return narrow_weights ? visit(float{}, float{}, BFloat16{}, Products<Tiled<1, 1>>{})
+                                : visit(float{}, float{}, float{}, Products<Tiled<1, 1>>{});
+        case 2:
+          return narrow_weights ? visit(float{}, float{}, BFloat16{}, Products<Tiled<2, 1>>{})
+                                : visit(float{}, float{}, float{}, Products<Tiled<2, 2>>{});
+        default:
+          return narrow_weights ? visit(float{}, float{}, BFloat16{}, Products<Tiled<3, 1>>{})
+                                : visit(float{}, float{}, float{}, Products<Tiled<3, 3>>{});
       }
     case DType::kBFloat16:
       return args.wide_gates ? visit(BFloat16{}, float{}, BFloat16{}, OfBFloat16{})
                              : visit(BFloat16{}, BFloat16{}, BFloat16{}, OfBFloat16{});
     case DType::kFloat16:
-      return args.wide_gates ? visit(Float16{}, float{}, Float16{}, OfFloat16{}) : visit(Float16{}, Float16{}, Float16{}, OfFloat16{});
+      return args.wide_gates ? visit(Float16{}, float{}, Float16{}, OfFloat16{})
+                             : visit(Float16{}, Float16{}, Float16{}, OfFloat16{});
   }
   return false;
 }
@@ -104,9 +111,16 @@ void backward(const BackwardArgs& args, const Threads& threads) {
 const Kernels& kernels_amx(bool emulated) {
   static const MatrixProducts products{amx::worthwhile_product, amx::packed_product_bytes, amx::pack_product,
                                        amx::multiply_matrices};
-  static const Kernels kernels{emulated ? "amx-emulated" : "amx", amx::forward, amx::backward, kernels_avx512().step,
-                               kernels_avx512().step_backward, kernels_avx512().gates, kernels_avx512().variants, &products,
-                               kernels_avx512().double_products, true};
+  static const Kernels kernels{emulated ? "amx-emulated" : "amx",
+                               amx::forward,
+                               amx::backward,
+                               kernels_avx512().step,
+                               kernels_avx512().step_backward,
+                               kernels_avx512().gates,
+                               kernels_avx512().variants,
+                               &products,
+                               kernels_avx512().double_products,
+                               true};
   amx::Tiles::emulated = emulated;
   return kernels;
 }

@@ -28,8 +28,15 @@ namespace avx2 {
 }  // namespace avx2
 
 const Kernels& kernels_avx2() {
-  static const Kernels kernels{"avx2", avx2::forward, avx2::backward, avx2::step, avx2::step_backward, avx2::gates,
-                               &avx2::variants::kernels, &avx2::fma_products<float>, &avx2::fma_products<double>};
+  static const Kernels kernels{"avx2",
+                               avx2::forward,
+                               avx2::backward,
+                               avx2::step,
+                               avx2::step_backward,
+                               avx2::gates,
+                               &avx2::variants::kernels,
+                               &avx2::fma_products<float>,
+                               &avx2::fma_products<double>};
   return kernels;
 }
 }  // namespace fastlstm

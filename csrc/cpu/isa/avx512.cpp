@@ -14,7 +14,8 @@
 #include "cpu/workspace.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), \
+                             apply_to = function)
 #elif defined(FASTLSTM_EMULATE_AVX512)
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")
@@ -31,8 +32,15 @@ namespace avx512 {
 }  // namespace avx512
 
 const Kernels& kernels_avx512() {
-  static const Kernels kernels{"avx512", avx512::forward, avx512::backward, avx512::step, avx512::step_backward, avx512::gates,
-                               &avx512::variants::kernels, &avx512::fma_products<float>, &avx512::fma_products<double>};
+  static const Kernels kernels{"avx512",
+                               avx512::forward,
+                               avx512::backward,
+                               avx512::step,
+                               avx512::step_backward,
+                               avx512::gates,
+                               &avx512::variants::kernels,
+                               &avx512::fma_products<float>,
+                               &avx512::fma_products<double>};
   return kernels;
 }
 }  // namespace fastlstm

@@ -1,5 +1,5 @@
-// The kernels for x86-64 with AVX512-BF16 beside AVX-512: bfloat16 products by VDPBF16PS, the rest as on AVX-512. dispatch.cpp says where
-// they are chosen.
+// The kernels for x86-64 with AVX512-BF16 beside AVX-512: bfloat16 products by VDPBF16PS, the rest as on AVX-512.
+// dispatch.cpp says where they are chosen.
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -15,7 +15,8 @@
 #include "cpu/workspace.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c"))), \
+                             apply_to = function)
 #elif defined(FASTLSTM_EMULATE_AVX512)
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")
@@ -61,9 +62,15 @@ void backward(const BackwardArgs& args, const Threads& threads) {
 }  // namespace avx512bf16
 
 const Kernels& kernels_avx512bf16() {
-  static const Kernels kernels{"avx512bf16", avx512bf16::forward, avx512bf16::backward, kernels_avx512().step,
-                               kernels_avx512().step_backward, kernels_avx512().gates, kernels_avx512().variants,
-                               &avx512bf16::pair_products, kernels_avx512().double_products};
+  static const Kernels kernels{"avx512bf16",
+                               avx512bf16::forward,
+                               avx512bf16::backward,
+                               kernels_avx512().step,
+                               kernels_avx512().step_backward,
+                               kernels_avx512().gates,
+                               kernels_avx512().variants,
+                               &avx512bf16::pair_products,
+                               kernels_avx512().double_products};
   return kernels;
 }
 }  // namespace fastlstm

@@ -1,5 +1,5 @@
-// Which kernels this machine runs: a table by features and vendor, read once. Nothing is timed, so that results repeat from process to
-// process; what a row rests on was measured (benchmarks/log.md).
+// Which kernels this machine runs: a table by features and vendor, read once. Nothing is timed, so that results repeat
+// from process to process; what a row rests on was measured (benchmarks/log.md).
 
 #include <cstdlib>
 #include <stdexcept>
@@ -36,7 +36,8 @@ struct Row {
 constexpr const char kAdds[] = "multiply-adds";
 constexpr ProductKinds kMultiplyAdds{kAdds, kAdds, kAdds};
 constexpr ProductKinds kPairs{kAdds, "pairs of bfloat16 (VDPBF16PS)", kAdds};
-constexpr ProductKinds kTiles{"AMX tiles, each number as three of bfloat16", "AMX tiles", "AMX tiles, each number as two of bfloat16"};
+constexpr ProductKinds kTiles{"AMX tiles, each number as three of bfloat16", "AMX tiles",
+                              "AMX tiles, each number as two of bfloat16"};
 
 // visit(row) for the rows of the table, the best first, until it gives true.
 template <class Visit>
@@ -45,29 +46,37 @@ void for_rows(const Visit& visit) {
   const Processor& p = Processor::here();
   constexpr const char kNoAvx512[] = "this processor has AVX2 and no AVX-512";
 #if defined(FASTLSTM_WITHOUT_AVX512)
-  const char* why_avx2 = p.avx512 ? "the library was built without the kernels of AVX-512, which this processor has: build it again here"
-                                  : kNoAvx512;
+  const char* why_avx2 =
+      p.avx512 ? "the library was built without the kernels of AVX-512, which this processor has: build it again here"
+               : kNoAvx512;
 #else
   const char* why_avx2 = kNoAvx512;
   const When wide = p.emulated ? When::kNamed : When::kByItself;
-  // Which product is faster is the vendor's: VDPBF16PS did twice the products of multiply-adds on Zen 5, whose datapath Zen 4
-  // is taken to share, and half of them on Sapphire Rapids.
+  // Which product is faster is the vendor's: VDPBF16PS did twice the products of multiply-adds on Zen 5, whose datapath
+  // Zen 4 is taken to share, and half of them on Sapphire Rapids.
   const bool amd = p.vendor == Vendor::kAmd && !p.emulated;
   if (visit(Row{"amx", p.amx, When::kByItself, []() -> const Kernels& { return kernels_amx(false); }, kTiles,
-                "tiles of bfloat16 do many times the products of multiply-adds"})) return;
+                "tiles of bfloat16 do many times the products of multiply-adds"}))
+    return;
   const When pairs = amd ? When::kByItself : When::kNamed;
   if (visit(Row{"avx512bf16", p.avx512bf16, pairs, kernels_avx512bf16, kPairs,
-                "pairs of bfloat16 did twice the products of multiply-adds on the AMD processor measured (Zen 5)"})) return;
+                "pairs of bfloat16 did twice the products of multiply-adds on the AMD processor measured (Zen 5)"}))
+    return;
   if (visit(Row{"avx512", p.avx512, wide, kernels_avx512, kMultiplyAdds,
-                "AVX-512 without AMX; pairs of bfloat16 did half the products of multiply-adds on the one Intel processor measured "
-                "(Sapphire Rapids)"})) return;
+                "AVX-512 without AMX; pairs of bfloat16 did half the products of multiply-adds on the one Intel "
+                "processor measured "
+                "(Sapphire Rapids)"}))
+    return;
 #endif
   if (visit(Row{"avx2", p.avx2, When::kByItself, kernels_avx2, kMultiplyAdds, why_avx2})) return;
 #if !defined(FASTLSTM_WITHOUT_AVX512)
-  if (visit(Row{"amx-emulated", p.avx512, When::kForTests, []() -> const Kernels& { return kernels_amx(true); }, kTiles, "for tests"})) return;
+  if (visit(Row{"amx-emulated", p.avx512, When::kForTests, []() -> const Kernels& { return kernels_amx(true); }, kTiles,
+                "for tests"}))
+    return;
 #endif
 #endif
-  visit(Row{"generic", true, When::kByItself, kernels_generic, kMultiplyAdds, "there are no kernels for an instruction set of this processor"});
+  visit(Row{"generic", true, When::kByItself, kernels_generic, kMultiplyAdds,
+            "there are no kernels for an instruction set of this processor"});
 }
 
 Choice choose() {

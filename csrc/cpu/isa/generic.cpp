@@ -19,8 +19,15 @@ namespace generic {
 }  // namespace generic
 
 const Kernels& kernels_generic() {
-  static const Kernels kernels{"generic", generic::forward, generic::backward, generic::step, generic::step_backward, generic::gates,
-                               &generic::variants::kernels, &generic::fma_products<float>, &generic::fma_products<double>};
+  static const Kernels kernels{"generic",
+                               generic::forward,
+                               generic::backward,
+                               generic::step,
+                               generic::step_backward,
+                               generic::gates,
+                               &generic::variants::kernels,
+                               &generic::fma_products<float>,
+                               &generic::fma_products<double>};
   return kernels;
 }
 }  // namespace fastlstm

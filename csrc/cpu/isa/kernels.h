@@ -5,8 +5,9 @@
 #include "cpu/product/blocked_matrix_product.h"
 #include "cpu/product/fma_matrix_product.h"
 
-// visit(a number of the type as which W_hh [4H, P], of type W, is packed for shares of `bytes` in the accumulation type). Where
-// reading weights is what takes the time, 16-bit ones stay so, and are widened at every step (measured: benchmarks/log.md).
+// visit(a number of the type as which W_hh [4H, P], of type W, is packed for shares of `bytes` in the accumulation
+// type). Where reading weights is what takes the time, 16-bit ones stay so, and are widened at every step (measured:
+// benchmarks/log.md).
 template <class Acc, class W, class Visit>
 void visit_packed(int64_t N, int64_t bytes, const Visit& visit) {
   if constexpr (std::is_same_v<W, BFloat16>) {
@@ -42,10 +43,14 @@ void visit_types(DType dtype, bool wide_gates, bool narrow_weights, const Visit&
   constexpr BFloat16 b{};
   constexpr Float16 h{};
   switch (dtype) {
-    case DType::kFloat64: return visit(double{}, double{}, double{}, double{});
-    case DType::kFloat32: return narrow_weights ? visit(float{}, float{}, float{}, b) : visit(float{}, float{}, float{}, float{});
-    case DType::kBFloat16: return wide_gates ? visit(float{}, b, float{}, b) : visit(float{}, b, b, b);
-    case DType::kFloat16: return wide_gates ? visit(float{}, h, float{}, h) : visit(float{}, h, h, h);
+    case DType::kFloat64:
+      return visit(double{}, double{}, double{}, double{});
+    case DType::kFloat32:
+      return narrow_weights ? visit(float{}, float{}, float{}, b) : visit(float{}, float{}, float{}, float{});
+    case DType::kBFloat16:
+      return wide_gates ? visit(float{}, b, float{}, b) : visit(float{}, b, b, b);
+    case DType::kFloat16:
+      return wide_gates ? visit(float{}, h, float{}, h) : visit(float{}, h, h, h);
   }
 }
 
@@ -68,9 +73,8 @@ void step(const StepArgs& args, const Threads& threads) {
 }
 
 void step_backward(const StepBackwardArgs& args, const Threads& threads) {
-  visit_types(args.dtype, false, false, [&](auto acc, auto io, auto, auto) {
-    StepBackward<decltype(acc), decltype(io)>(args, threads).run();
-  });
+  visit_types(args.dtype, false, false,
+              [&](auto acc, auto io, auto, auto) { StepBackward<decltype(acc), decltype(io)>(args, threads).run(); });
 }
 
 void gates(const GatesArgs& args, const Threads& threads) {

@@ -13,7 +13,8 @@ namespace fastlstm {
 
 enum class Vendor { kOther, kAmd, kIntel };
 
-// Feature sets that kernels are made for. avx512: F, BW, VL and DQ. amx: tiles of bfloat16, which the system saves and permits.
+// Feature sets that kernels are made for. avx512: F, BW, VL and DQ. amx: tiles of bfloat16, which the system saves and
+// permits.
 struct Processor {
   Vendor vendor = Vendor::kOther;
   bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false;
@@ -49,8 +50,8 @@ inline Processor read_processor() {
 #if defined(FASTLSTM_EMULATE_AVX512)
   p.emulated = p.avx512 = p.avx512bf16 = p.avx2;
 #else
-  p.avx512 = p.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-             __builtin_cpu_supports("avx512dq");
+  p.avx512 = p.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   p.avx512bf16 = p.avx512 && __builtin_cpu_supports("avx512bf16");
   p.amx = p.avx512 && amx_permitted();
 #endif

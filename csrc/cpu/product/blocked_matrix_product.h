@@ -1,19 +1,22 @@
-// Products of large matrices (matrix_product.h says which), blocked for the caches. Included inside a namespace of an instruction set,
-// after product.h.
+// Products of large matrices (matrix_product.h says which), blocked for the caches. Included inside a namespace of an
+// instruction set, after product.h.
 //
-// The blocking of Goto & van de Geijn (2008): a strip of the right factor, kStrip vectors of its lines by a chunk of depth, stays in the
-// first-level cache while blocks of the left factor, packed in the second-level cache, go past it; the sums of six rows by a strip stay
-// in registers for the length of a chunk. A sum is made chunk by chunk, k rising, by itself: its bits depend neither on the lines beside
-// it nor on threads.
+// The blocking of Goto & van de Geijn (2008): a strip of the right factor, kStrip vectors of its lines by a chunk of
+// depth, stays in the first-level cache while blocks of the left factor, packed in the second-level cache, go past it;
+// the sums of six rows by a strip stay in registers for the length of a chunk. A sum is made chunk by chunk, k rising,
+// by itself: its bits depend neither on the lines beside it nor on threads.
 
-constexpr int kStrip = kRegisters == 32 ? 4 : 2;  // vectors: kMaxRows x kStrip sums, and the strip's vectors beside them
+// Vectors of a strip: kMaxRows x kStrip sums are in registers, and the strip's vectors beside them.
+constexpr int kStrip = kRegisters == 32 ? 4 : 2;
 template <class Sum>
 constexpr int kStripLines = kStrip * lanes<Sum>;
 
 // How numbers are packed and multiplied is the Kind (fma_matrix_product.h, pair_matrix_product.h):
-//   Sum: what is accumulated. Left, Right: a packed element, of kNumbers consecutive numbers of a line. kChunk: numbers summed at once.
+//   Sum: what is accumulated. Left, Right: a packed element, of kNumbers consecutive numbers of a line. kChunk: numbers
+//   summed at once.
 //   pack_strip: numbers of kStripLines lines of the right factor, [element][line], zeros where there is none.
-//   pack_rows: of consecutive lines of the left factor, panels of up to kMaxRows [element][line of the panel], `panel` elements apart.
+//   pack_rows: of consecutive lines of the left factor, panels of up to kMaxRows [element][line of the panel], `panel`
+//   elements apart.
 //   add: the products of one element of MR rows and of NV vectors of lines to their sums.
 template <class Kind>
 class BlockedProduct {
@@ -44,7 +47,10 @@ class BlockedProduct {
     int64_t most, group_lines, per_group, count;
 
     Pieces(const Factor& f, int64_t most)
-        : most(most), group_lines(f.lines / f.groups), per_group((group_lines + most - 1) / most), count(per_group * f.groups) {}
+        : most(most),
+          group_lines(f.lines / f.groups),
+          per_group((group_lines + most - 1) / most),
+          count(per_group * f.groups) {}
     int64_t first_line(int64_t piece) const { return piece / per_group * group_lines + piece % per_group * most; }
     int64_t lines(int64_t piece) const { return std::min(most, group_lines - piece % per_group * most); }
 
@@ -67,7 +73,8 @@ class BlockedProduct {
       : a_(args), threads_(threads), chunks_(args.depth), panels_(args.left, kMaxRows) {
     for (int t = 0; t < a_.target_count; ++t) strips_ += strips_of(a_.targets[t].right).count;
     // About a quarter of the second-level cache, for strips and sums pass through it too.
-    block_panels_ = std::clamp<int64_t>(second_level_bytes() / 4 / (panel_elements() * sizeof(Left)), 1, panels_.per_group);
+    block_panels_ =
+        std::clamp<int64_t>(second_level_bytes() / 4 / (panel_elements() * sizeof(Left)), 1, panels_.per_group);
     share();
     fleeting_ = row_shares_ == 1 && panels_.count <= block_panels_;
     Layout size(nullptr);
@@ -100,17 +107,20 @@ class BlockedProduct {
   }
 
  private:
-  static void pack_strip(const Factor& right, const Pieces& strips, int64_t strip, const Chunks& chunks, int64_t chunk, Right* packed) {
+  static void pack_strip(const Factor& right, const Pieces& strips, int64_t strip, const Chunks& chunks, int64_t chunk,
+                         Right* packed) {
     Factor group = right;
     group.lines = strips.first_line(strip) + strips.lines(strip);  // beyond are another group's
     Kind::pack_strip(group, strips.first_line(strip), chunks.begin(chunk), chunks.numbers(chunk), packed);
   }
 
-  // Rows or strips are what workers share, whichever leaves the largest share smallest; of equal ones rows, which are packed once then.
+  // Rows or strips are what workers share, whichever leaves the largest share smallest; of equal ones rows, which are
+  // packed once then.
   void share() {
     constexpr double kProductsPerThread = 1e6;
     const double all = static_cast<double>(a_.left.lines) * a_.depth * strips_ * kWidth;
-    const int64_t workers = std::max<int64_t>(1, static_cast<int64_t>(std::min<double>(threads_.count, all / kProductsPerThread)));
+    const int64_t workers =
+        std::max<int64_t>(1, static_cast<int64_t>(std::min<double>(threads_.count, all / kProductsPerThread)));
     const auto largest = [](int64_t count, int64_t shares) { return (count + shares - 1) / shares; };
     if (a_.right_shares > 0) {
       strip_shares_ = std::min<int64_t>(a_.right_shares, workers);
@@ -131,7 +141,8 @@ class BlockedProduct {
   void lay_out(Layout& layout) {
     for (int t = 0; t < a_.target_count; ++t) {
       const Target& target = a_.targets[t];
-      packed_[t] = layout.array<Right>(target.packed != nullptr || fleeting_ ? 0 : packed_elements(target.right, a_.depth));
+      packed_[t] =
+          layout.array<Right>(target.packed != nullptr || fleeting_ ? 0 : packed_elements(target.right, a_.depth));
     }
     strips_packed_ = layout.array<Right>(fleeting_ ? strip_shares_ * strip_elements() : 0);
     blocks_ = layout.array<Left>(row_shares_ * strip_shares_ * block_panels_ * panel_elements());
@@ -147,8 +158,8 @@ class BlockedProduct {
       panels_.for_share(row_share, row_shares_, [&](int64_t begin, int64_t end) {
         for (int64_t first = begin; first < end; first += block_panels_) {
           const int64_t last = std::min(first + block_panels_, end), line = panels_.first_line(first);
-          Kind::pack_rows(a_.left, line, panels_.first_line(last - 1) + panels_.lines(last - 1) - line, chunks_.begin(chunk),
-                          chunks_.numbers(chunk), block, panel_elements());
+          Kind::pack_rows(a_.left, line, panels_.first_line(last - 1) + panels_.lines(last - 1) - line,
+                          chunks_.begin(chunk), chunks_.numbers(chunk), block, panel_elements());
           for (int t = 0; t < a_.target_count; ++t) {
             const Pieces strips = strips_of(a_.targets[t].right);
             strips.for_share(strip_share, strip_shares_, [&](int64_t s, int64_t s_end) {
@@ -161,8 +172,8 @@ class BlockedProduct {
   }
 
   // A block's rows [first, last) by a strip.
-  FASTLSTM_INLINE void multiply_block(int64_t n, int64_t chunk, int64_t first, int64_t last, const Left* block, int t, const Pieces& strips,
-                                      int64_t s) {
+  FASTLSTM_INLINE void multiply_block(int64_t n, int64_t chunk, int64_t first, int64_t last, const Left* block, int t,
+                                      const Pieces& strips, int64_t s) {
     const Target& target = a_.targets[t];
     const Right* strip;
     if (target.packed == nullptr && fleeting_) {
@@ -174,15 +185,16 @@ class BlockedProduct {
     }
     for (int64_t p = first; p < last; ++p) {
       Sum* out = static_cast<Sum*>(target.out) + panels_.first_line(p) * target.out_stride + strips.first_line(s);
-      multiply(static_cast<int>(panels_.lines(p)), block + (p - first) * panel_elements(), strip, chunks_.elements(chunk), out,
-               target.out_stride, strips.lines(s), target.add || chunk > 0);
+      multiply(static_cast<int>(panels_.lines(p)), block + (p - first) * panel_elements(), strip,
+               chunks_.elements(chunk), out, target.out_stride, strips.lines(s), target.add || chunk > 0);
     }
   }
 
-  static void multiply(int rows, const Left* left, const Right* right, int64_t elements, Sum* out, int64_t stride, int64_t width,
-                       bool add) {
+  static void multiply(int rows, const Left* left, const Right* right, int64_t elements, Sum* out, int64_t stride,
+                       int64_t width, bool add) {
     using Function = void (*)(const Left*, const Right*, int64_t, Sum*, int64_t, int64_t, bool);
-#define FASTLSTM_WIDTHS(MR) {strip<MR, 1>, strip<MR, 2>, strip<MR, kStrip == 4 ? 3 : 2>, strip<MR, kStrip>}
+#define FASTLSTM_WIDTHS(MR) \
+  { strip<MR, 1>, strip<MR, 2>, strip<MR, kStrip == 4 ? 3 : 2>, strip<MR, kStrip> }
     static constexpr Function table[kMaxRows][4] = {FASTLSTM_WIDTHS(1), FASTLSTM_WIDTHS(2), FASTLSTM_WIDTHS(3),
                                                     FASTLSTM_WIDTHS(4), FASTLSTM_WIDTHS(5), FASTLSTM_WIDTHS(6)};
 #undef FASTLSTM_WIDTHS
@@ -191,8 +203,8 @@ class BlockedProduct {
 
   // MR rows by the NV vectors of a strip that have lines.
   template <int MR, int NV>
-  __attribute__((noinline)) static void strip(const Left* left, const Right* right, int64_t elements, Sum* out, int64_t stride,
-                                              int64_t width, bool add) {
+  __attribute__((noinline)) static void strip(const Left* left, const Right* right, int64_t elements, Sum* out,
+                                              int64_t stride, int64_t width, bool add) {
     constexpr int L = lanes<Sum>;
     // Where the sums go was last seen a chunk ago, and comes from a far cache while they are made.
     for (int r = 0; r < MR; ++r) {
@@ -220,11 +232,11 @@ class BlockedProduct {
   const ProductArgs& a_;
   const Threads& threads_;
   const Chunks chunks_;
-  const Pieces panels_;                          // of kMaxRows rows
-  int64_t strips_ = 0;                           // of all targets
+  const Pieces panels_;  // of kMaxRows rows
+  int64_t strips_ = 0;   // of all targets
   int64_t row_shares_ = 1, strip_shares_ = 1, block_panels_;
-  bool fleeting_;                                // rows are one block: a strip is used up once it is packed, and only one is kept
-  Right* packed_[kTargets];                      // right factors that did not come packed
-  Right* strips_packed_;                         // [share], fleeting
-  Left* blocks_;                                 // [share][panel] of a chunk of rows
+  bool fleeting_;            // rows are one block: a strip is used up once it is packed, and only one is kept
+  Right* packed_[kTargets];  // right factors that did not come packed
+  Right* strips_packed_;     // [share], fleeting
+  Left* blocks_;             // [share][panel] of a chunk of rows
 };

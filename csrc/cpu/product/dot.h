@@ -1,8 +1,8 @@
-// Products of a row-major weight matrix with a vector, from the weights as they lie: for a step or two, packing would take
-// longer than the products. Included inside a namespace of an instruction set, after simd.h.
+// Products of a row-major weight matrix with a vector, from the weights as they lie: for a step or two, packing would
+// take longer than the products. Included inside a namespace of an instruction set, after simd.h.
 
-// A vector [K] that weight rows are multiplied by, ready for blocks of lanes: what is left of K beyond whole blocks is read as
-// one block that ends with the last element, and whose lanes that were read before are masked.
+// A vector [K] that weight rows are multiplied by, ready for blocks of lanes: what is left of K beyond whole blocks is
+// read as one block that ends with the last element, and whose lanes that were read before are masked.
 template <class Acc>
 struct DotOperand {
   static constexpr int L = lanes<Acc>;
@@ -23,8 +23,8 @@ struct DotOperand {
   }
 };
 
-// The same for rows of bfloat16 numbers, two of which are in a lane: blocks of 2 L numbers, those of even places before those of
-// uneven ones. Half the instructions that widening one number a lane takes.
+// The same for rows of bfloat16 numbers, two of which are in a lane: blocks of 2 L numbers, those of even places before
+// those of uneven ones. Half the instructions that widening one number a lane takes.
 struct PairOperand {
   static constexpr int L = lanes<float>;
   using Bits = VectorOf<float>::bits;
@@ -107,7 +107,8 @@ FASTLSTM_INLINE void add_products(const PairOperand& x, const Row& row, Vec<Acc>
   for (int j = 0; j < L; ++j) add(sum[j], x.last[0], x.last[1], load_raw<Bits>(row(j) + x.K - 2 * L) & x.mask);
 }
 
-// Lane j: the sum over the lanes of v[j]. Halves are added while they are interleaved, so each round leaves half the vectors.
+// Lane j: the sum over the lanes of v[j]. Halves are added while they are interleaved, so each round leaves half the
+// vectors.
 template <class Acc>
 FASTLSTM_INLINE Vec<Acc> sums_of_lanes(Vec<Acc> (&v)[lanes<Acc>]) {
   constexpr auto indices = std::make_index_sequence<lanes<Acc>>{};
@@ -121,10 +122,11 @@ FASTLSTM_INLINE Vec<Acc> sums_of_lanes(Vec<Acc> (&v)[lanes<Acc>]) {
   return v[0];
 }
 
-// The first matrix [rows, x.K] times x, plus the second [rows, h.K] times h, for the `rows` (1 to L) rows that begin at the two
-// pointers; lanes from `rows` on repeat the last row. Either pointer may be null.
+// The first matrix [rows, x.K] times x, plus the second [rows, h.K] times h, for the `rows` (1 to L) rows that begin at
+// the two pointers; lanes from `rows` on repeat the last row. Either pointer may be null.
 template <class Acc, class W, class Operand>
-__attribute__((noinline)) Vec<Acc> dot_rows(const W* first, const Operand& x, const W* second, const Operand& h, int64_t rows) {
+__attribute__((noinline)) Vec<Acc> dot_rows(const W* first, const Operand& x, const W* second, const Operand& h,
+                                            int64_t rows) {
   constexpr int L = lanes<Acc>;
   Vec<Acc> sum[L] = {};
   const auto add = [&](const W* weights, const Operand& operand) FASTLSTM_INLINE_LAMBDA {
@@ -133,16 +135,24 @@ __attribute__((noinline)) Vec<Acc> dot_rows(const W* first, const Operand& x, co
       // Addresses as the machine forms them, base + stride * (1, 2, 4, 8), so that 16 rows need few registers.
       const int64_t K3 = 3 * K, K5 = 5 * K, K7 = 7 * K;
       const W* upper = weights + 8 * K;
-      add_products<Acc, W>(operand, [&](int j) FASTLSTM_INLINE_LAMBDA {
-        const W* base = j < 8 ? weights : upper;
-        switch (j % 8) {
-          case 3: return base + K3;
-          case 5: return base + K5;
-          case 6: return base + 2 * K3;
-          case 7: return base + K7;
-          default: return base + j % 8 * K;
-        }
-      }, sum);
+      add_products<Acc, W>(
+          operand,
+          [&](int j) FASTLSTM_INLINE_LAMBDA {
+            const W* base = j < 8 ? weights : upper;
+            switch (j % 8) {
+              case 3:
+                return base + K3;
+              case 5:
+                return base + K5;
+              case 6:
+                return base + 2 * K3;
+              case 7:
+                return base + K7;
+              default:
+                return base + j % 8 * K;
+            }
+          },
+          sum);
     } else {
       add_products<Acc, W>(operand, [&](int j) { return weights + std::min<int64_t>(j, rows - 1) * K; }, sum);
     }

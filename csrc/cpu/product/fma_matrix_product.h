@@ -1,4 +1,5 @@
-// Products of large matrices by fused multiply-adds. Included inside a namespace of an instruction set, after blocked_matrix_product.h.
+// Products of large matrices by fused multiply-adds. Included inside a namespace of an instruction set, after
+// blocked_matrix_product.h.
 
 template <class T>
 struct MultiplyAdds {
@@ -6,8 +7,8 @@ struct MultiplyAdds {
   using Left = T;
   using Right = T;
   static constexpr int L = lanes<T>, kNumbers = 1, kWidth = kStripLines<T>;
-  // A chunk of a strip is 16 KiB with vectors of 32 bytes, half of a first-level cache of 32 KiB, and 64 KiB with vectors of 64 bytes,
-  // which then comes from the second-level cache.
+  // A chunk of a strip is 16 KiB with vectors of 32 bytes, half of a first-level cache of 32 KiB, and 64 KiB with
+  // vectors of 64 bytes, which then comes from the second-level cache.
   static constexpr int64_t kChunk = kProductChunk;
 
   static void pack_strip(const Factor& right, int64_t first, int64_t k0, int64_t numbers, T* out) {
@@ -17,19 +18,23 @@ struct MultiplyAdds {
       if (right.depth_stride == 1) {
         pack_transposed<T>(from, right.line_stride, count, numbers, out + v * L, kWidth);
       } else if (count == L) {
-        for (int64_t k = 0; k < numbers; ++k) store_raw(out + k * kWidth + v * L, load_raw<Vec<T>>(from + k * right.depth_stride));
+        for (int64_t k = 0; k < numbers; ++k)
+          store_raw(out + k * kWidth + v * L, load_raw<Vec<T>>(from + k * right.depth_stride));
       } else {
-        for (int64_t k = 0; k < numbers; ++k) store_raw(out + k * kWidth + v * L, load_part<T>(from + k * right.depth_stride, count));
+        for (int64_t k = 0; k < numbers; ++k)
+          store_raw(out + k * kWidth + v * L, load_part<T>(from + k * right.depth_stride, count));
       }
     }
   }
 
-  static void pack_rows(const Factor& left, int64_t first, int64_t lines, int64_t k0, int64_t numbers, T* out, int64_t panel) {
+  static void pack_rows(const Factor& left, int64_t first, int64_t lines, int64_t k0, int64_t numbers, T* out,
+                        int64_t panel) {
     for (int64_t line = 0; line < lines; line += kMaxRows, out += panel) {
       const int rows = static_cast<int>(std::min<int64_t>(kMaxRows, lines - line));
       const T* from = left.at<T>(first + line, k0);
       if (left.line_stride == 1) {
-        for (int64_t k = 0; k < numbers; ++k) __builtin_memcpy(out + k * rows, from + k * left.depth_stride, rows * sizeof(T));
+        for (int64_t k = 0; k < numbers; ++k)
+          __builtin_memcpy(out + k * rows, from + k * left.depth_stride, rows * sizeof(T));
       } else {
         for (int64_t k = 0; k < numbers; ++k) {
           for (int r = 0; r < rows; ++r) out[k * rows + r] = from[r * left.line_stride + k * left.depth_stride];

@@ -1,12 +1,12 @@
 // How weights are packed for the step's product. Included inside a namespace of an instruction set, after simd.h.
 //
-// Weights are packed once a call into panels of up to kPanel vectors of output columns, a panel in parts of up to kPart vectors that
-// are accumulated together; for each k a part's vectors lie next to each other, so that a product reads them as one stream:
-// [panel][part][k][vector][lane]. In the forward pass the vectors of a panel are the gates i, f, g, o of the same units, so that a
-// product ends with all that the cell needs.
+// Weights are packed once a call into panels of up to kPanel vectors of output columns, a panel in parts of up to kPart
+// vectors that are accumulated together; for each k a part's vectors lie next to each other, so that a product reads
+// them as one stream: [panel][part][k][vector][lane]. In the forward pass the vectors of a panel are the gates i, f, g,
+// o of the same units, so that a product ends with all that the cell needs.
 
-// Two bfloat16 weights, of an even k and of the next one, in a lane's 32 bits: one load, a shift and a mask make two vectors of
-// numbers, where a load of 16-bit lanes makes one and needs an instruction more.
+// Two bfloat16 weights, of an even k and of the next one, in a lane's 32 bits: one load, a shift and a mask make two
+// vectors of numbers, where a load of 16-bit lanes makes one and needs an instruction more.
 struct BFloat16Pair {
   uint32_t bits;
 };
@@ -17,15 +17,16 @@ constexpr int kDepthOf = std::is_same_v<W, BFloat16Pair> ? 2 : 1;
 
 constexpr int kPanel = 4;
 constexpr int kMaxRows = 6;
-// With 16 registers the sums of six rows by two vectors are what fits beside the weights and a state: a panel has two parts. Three rows
-// by four vectors would fit too, and read the weights, which come from the second-level cache, twice as often.
+// With 16 registers the sums of six rows by two vectors are what fits beside the weights and a state: a panel has two
+// parts. Three rows by four vectors would fit too, and read the weights, which come from the second-level cache, twice
+// as often.
 constexpr int kPart = kRegisters == 32 ? kPanel : kPanel / 2;
 // How many of a panel's vectors are accumulated at once for MR rows.
 template <int MR>
 constexpr int kVectorsAtOnce = MR <= 3 ? kPanel : kPart;
 
-// Where vector v of a panel of NV has its first packed element (that of k is k / kDepthOf * the second number further on). `depth`: packed
-// elements of a column.
+// Where vector v of a panel of NV has its first packed element (that of k is k / kDepthOf * the second number further
+// on). `depth`: packed elements of a column.
 struct PackedVector {
   int64_t first, stride;
 };
@@ -44,8 +45,9 @@ struct Panel {
   int64_t offset;
 };
 
-// Panels over `count` output vectors, cut so that each of U shares has whole ones: `even` as far as can be, so that no panel has one
-// vector whose additions wait for each other, or full ones first, which tiles want. share_begin: U + 1 entries.
+// Panels over `count` output vectors, cut so that each of U shares has whole ones: `even` as far as can be, so that no
+// panel has one vector whose additions wait for each other, or full ones first, which tiles want. share_begin: U + 1
+// entries.
 struct Panels {
   std::vector<Panel> panels;
   std::vector<int64_t> share_begin;
@@ -54,9 +56,12 @@ struct Panels {
   Panels(int64_t count, int panel_vectors, int U, int64_t K, int lane_count, int stored_vectors, bool even = true) {
     share_begin.push_back(0);
     for (int u = 0; u < U; ++u) {
-      const int64_t begin = count * u / U, width = count * (u + 1) / U - begin, cuts = (width + panel_vectors - 1) / panel_vectors;
+      const int64_t begin = count * u / U, width = count * (u + 1) / U - begin,
+                    cuts = (width + panel_vectors - 1) / panel_vectors;
       for (int64_t cut = 0; cut < cuts; ++cut) {
-        const auto at = [&](int64_t n) { return begin + (even ? width * n / cuts : std::min(width, n * panel_vectors)); };
+        const auto at = [&](int64_t n) {
+          return begin + (even ? width * n / cuts : std::min(width, n * panel_vectors));
+        };
         const int64_t v = at(cut);
         const int vectors = static_cast<int>(at(cut + 1) - v);
         panels.push_back({v, vectors, elements});
@@ -66,8 +71,8 @@ struct Panels {
     }
   }
 
-  // body(panel, the next one or null) for each panel of share u. Steps that take turns at going forwards and backwards begin with the
-  // panels that the last step ended with, which are still in the nearer cache where all of them are not.
+  // body(panel, the next one or null) for each panel of share u. Steps that take turns at going forwards and backwards
+  // begin with the panels that the last step ended with, which are still in the nearer cache where all of them are not.
   template <class Body>
   FASTLSTM_INLINE void for_share(int u, bool backwards, const Body& body) const {
     const int64_t begin = share_begin[u], end = share_begin[u + 1];
@@ -76,7 +81,8 @@ struct Panels {
   }
 };
 
-// out[k * out_stride + j] = rows[j * row_stride + k] for k in [0, K) and lanes j in [0, L); lanes from `count` on are 0.
+// out[k * out_stride + j] = rows[j * row_stride + k] for k in [0, K) and lanes j in [0, L); lanes from `count` on are
+// 0.
 template <class Acc, class IO, class W>
 void pack_transposed(const IO* rows, int64_t row_stride, int64_t count, int64_t K, W* out, int64_t out_stride) {
   constexpr int L = lanes<Acc>;
@@ -150,14 +156,16 @@ void pack_columns(const Panel& panel, const IO* weight, int64_t K, int64_t colum
 }
 
 // Panels of consecutive output columns of a [K, columns] matrix as pairs.
-inline void pack_column_pairs(const Panel& panel, const BFloat16* weight, int64_t K, int64_t columns, BFloat16Pair* packed) {
+inline void pack_column_pairs(const Panel& panel, const BFloat16* weight, int64_t K, int64_t columns,
+                              BFloat16Pair* packed) {
   constexpr int L = lanes<float>;
   for (int v = 0; v < panel.vectors; ++v) {
     const int64_t first = (panel.vector + v) * L, count = std::min<int64_t>(L, columns - first);
     const auto row = [&](int64_t k) {
       if (k >= K) return VectorOf<float>::bits{};
       const BFloat16* numbers = weight + k * columns + first;
-      return bit_cast<VectorOf<float>::bits>(count == L ? load<float, true>(numbers, L) : load<float, false>(numbers, count));
+      return bit_cast<VectorOf<float>::bits>(count == L ? load<float, true>(numbers, L)
+                                                        : load<float, false>(numbers, count));
     };
     const PackedVector place = packed_place<float>(v, panel.vectors, (K + 1) / 2);
     BFloat16Pair* out = packed + panel.offset + place.first;

@@ -1,8 +1,9 @@
-// Products of large matrices by VDPBF16PS: bfloat16 numbers in pairs, added in float32. Included inside the namespace of the AVX512-BF16
-// kernels, after parts.h and blocked_matrix_product.h.
+// Products of large matrices by VDPBF16PS: bfloat16 numbers in pairs, added in float32. Included inside the namespace
+// of the AVX512-BF16 kernels, after parts.h and blocked_matrix_product.h.
 //
-// Both factors are one bfloat16 number each: values of bfloat16 tensors as they are, float32 gradients of these rounded to nearest, as
-// nn.LSTM rounds them too. The instruction takes denormal numbers for zero, as all bfloat16 products of oneDNN and torch do here.
+// Both factors are one bfloat16 number each: values of bfloat16 tensors as they are, float32 gradients of these rounded
+// to nearest, as nn.LSTM rounds them too. The instruction takes denormal numbers for zero, as all bfloat16 products of
+// oneDNN and torch do here.
 
 struct PairProducts {
   using Sum = float;
@@ -14,18 +15,22 @@ struct PairProducts {
   static void pack_strip(const Factor& right, int64_t first, int64_t k0, int64_t numbers, BFloat16Pair* out) {
     for (int v = 0; v < kStrip; ++v) {
       const int64_t line = first + v * 16, lines = std::clamp<int64_t>(right.lines - line, 0, 16);
-      for_tiles(right, lines > 0 ? line : 0, lines, k0, numbers, [&](int64_t k, int64_t pairs, const BFloat16Pair* tile) {
-        for (int64_t p = 0; p < pairs; ++p) __builtin_memcpy(out + (k / 2 + p) * kWidth + v * 16, tile + p * 16, 64);
-      });
+      for_tiles(right, lines > 0 ? line : 0, lines, k0, numbers,
+                [&](int64_t k, int64_t pairs, const BFloat16Pair* tile) {
+                  for (int64_t p = 0; p < pairs; ++p)
+                    __builtin_memcpy(out + (k / 2 + p) * kWidth + v * 16, tile + p * 16, 64);
+                });
     }
   }
 
-  static void pack_rows(const Factor& left, int64_t first, int64_t lines, int64_t k0, int64_t numbers, BFloat16Pair* out, int64_t panel) {
+  static void pack_rows(const Factor& left, int64_t first, int64_t lines, int64_t k0, int64_t numbers,
+                        BFloat16Pair* out, int64_t panel) {
     for (int64_t line = 0; line < lines; line += 16) {
       const int64_t count = std::min<int64_t>(16, lines - line);
       for_tiles(left, first + line, count, k0, numbers, [&](int64_t k, int64_t pairs, const BFloat16Pair* tile) {
         for (int64_t j = 0; j < count; ++j) {
-          const int64_t p = (line + j) / kMaxRows, row = (line + j) % kMaxRows, rows = std::min<int64_t>(kMaxRows, lines - p * kMaxRows);
+          const int64_t p = (line + j) / kMaxRows, row = (line + j) % kMaxRows,
+                        rows = std::min<int64_t>(kMaxRows, lines - p * kMaxRows);
           BFloat16Pair* to = out + p * panel + k / 2 * rows + row;
           for (int64_t pair = 0; pair < pairs; ++pair) to[pair * rows] = tile[pair * 16 + j];
         }
@@ -42,14 +47,17 @@ struct PairProducts {
     for (int r = 0; r < MR; ++r) {
       const auto x = bit_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(left[r].bits)));
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) sum[r][v] = bit_cast<Vec<float>>(_mm512_dpbf16_ps(bit_cast<__m512>(sum[r][v]), x, vectors[v]));
+      for (int v = 0; v < NV; ++v)
+        sum[r][v] = bit_cast<Vec<float>>(_mm512_dpbf16_ps(bit_cast<__m512>(sum[r][v]), x, vectors[v]));
     }
   }
 
  private:
-  // visit(k, pairs, [pair][line] of up to 16 pairs from number k of the chunk on) for up to 16 lines; lines beyond are zeros.
+  // visit(k, pairs, [pair][line] of up to 16 pairs from number k of the chunk on) for up to 16 lines; lines beyond are
+  // zeros.
   template <class Visit>
-  static void for_tiles(const Factor& f, int64_t first, int64_t lines, int64_t k0, int64_t numbers, const Visit& visit) {
+  static void for_tiles(const Factor& f, int64_t first, int64_t lines, int64_t k0, int64_t numbers,
+                        const Visit& visit) {
     const auto run = [&](auto number) {
       using T = decltype(number);
       for (int64_t k = 0; k < numbers; k += kTileDepth) {
@@ -84,4 +92,5 @@ inline constexpr MatrixProducts pair_products{
       if (args.targets[0].right.parts != 1) return fma_products<float>.multiply(args, threads);
       BlockedProduct<PairProducts>(args, threads).run();
     },
-    true, 1};
+    true,
+    1};

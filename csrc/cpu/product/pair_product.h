@@ -1,10 +1,11 @@
-// The step's matrix product by VDPBF16PS: two bfloat16 products a lane, added in float32. Included inside the namespace of the
-// AVX512-BF16 kernels, after product.h and parts.h.
+// The step's matrix product by VDPBF16PS: two bfloat16 products a lane, added in float32. Included inside the namespace
+// of the AVX512-BF16 kernels, after product.h and parts.h.
 //
-// A bfloat16 state times bfloat16 weights is made from the numbers as they are; gradients, which are float32, are taken as sums of two
-// bfloat16 numbers, so that a weight is multiplied twice. The instruction takes denormal numbers for zero, in results too, and rounds
-// after each of its two additions, to nearest even whatever the rounding mode: as many roundings as multiply-adds make. Sums that are
-// not finite, or so small that the denormal numbers matter, are made again from the numbers themselves, as with tiles.
+// A bfloat16 state times bfloat16 weights is made from the numbers as they are; gradients, which are float32, are taken
+// as sums of two bfloat16 numbers, so that a weight is multiplied twice. The instruction takes denormal numbers for
+// zero, in results too, and rounds after each of its two additions, to nearest even whatever the rounding mode: as many
+// roundings as multiply-adds make. Sums that are not finite, or so small that the denormal numbers matter, are made
+// again from the numbers themselves, as with tiles.
 
 template <int A>
 struct Pairs {
@@ -49,8 +50,10 @@ struct Pairs {
   static FASTLSTM_INLINE bool doubtful(Vec<float> sums) { return any_doubtful(sums, splat(0x1p-90f), 0); }
 
   // out[r][v] = the sum over k of states[r][k] * packed[k][v], for 1 to kRows rows and 1 to 4 vectors.
-  static void multiply(Engine&, int rows, int vectors, const States& states, int64_t row, const BFloat16* packed, float* out) {
-#define FASTLSTM_ROWS(MR) {multiply_rows<MR, 1>, multiply_rows<MR, 2>, multiply_rows<MR, 3>, multiply_rows<MR, 4>}
+  static void multiply(Engine&, int rows, int vectors, const States& states, int64_t row, const BFloat16* packed,
+                       float* out) {
+#define FASTLSTM_ROWS(MR) \
+  { multiply_rows<MR, 1>, multiply_rows<MR, 2>, multiply_rows<MR, 3>, multiply_rows<MR, 4> }
     using Function = void (*)(const States&, int64_t, const BFloat16*, float*);
     static constexpr Function table[kRows][kPanel] = {FASTLSTM_ROWS(1), FASTLSTM_ROWS(2), FASTLSTM_ROWS(3),
                                                       FASTLSTM_ROWS(4), FASTLSTM_ROWS(5), FASTLSTM_ROWS(6)};
@@ -64,7 +67,8 @@ struct Pairs {
   }
 
   template <int MR, int NV>
-  __attribute__((noinline)) static void multiply_rows(const States& states, int64_t row, const BFloat16* packed, float* out) {
+  __attribute__((noinline)) static void multiply_rows(const States& states, int64_t row, const BFloat16* packed,
+                                                      float* out) {
     // With few rows, two sums over every other pair, so that additions need not wait for each other.
     constexpr int kSums = MR * NV * 2 <= kRegisters / 2 ? 2 : 1;
     const int64_t pairs = states.depth() / 2;

@@ -1,14 +1,14 @@
-// Numbers as sums of bfloat16 numbers, for units that multiply these in pairs and add in float32. Included inside a namespace of an
-// instruction set with AVX-512, after simd.h.
+// Numbers as sums of bfloat16 numbers, for units that multiply these in pairs and add in float32. Included inside a
+// namespace of an instruction set with AVX-512, after simd.h.
 //
-// A float32 number is the sum of three bfloat16 numbers of 8 digits each: the nearest one, the one nearest to what is left, and the
-// rest. A product of two numbers is then the sum of the products of their parts, of which those of parts i and j with i + j < the
-// number of parts matter: with three, what is left out is at most 2^-24 of the product of the magnitudes, with two 2^-16.
-// The largest numbers and infinities have a part that is infinite and another that is not a number or infinite the other way: they
-// leave NaN in a sum.
+// A float32 number is the sum of three bfloat16 numbers of 8 digits each: the nearest one, the one nearest to what is
+// left, and the rest. A product of two numbers is then the sum of the products of their parts, of which those of parts
+// i and j with i + j < the number of parts matter: with three, what is left out is at most 2^-24 of the product of the
+// magnitudes, with two 2^-16. The largest numbers and infinities have a part that is infinite and another that is not a
+// number or infinite the other way: they leave NaN in a sum.
 
-// The parts of 16 numbers, one vector of 32 bits each, a bfloat16 in the upper half. Ties are rounded away from zero, in the last part
-// to even, as a bfloat16 tensor's are.
+// The parts of 16 numbers, one vector of 32 bits each, a bfloat16 in the upper half. Ties are rounded away from zero,
+// in the last part to even, as a bfloat16 tensor's are.
 template <int Parts>
 FASTLSTM_INLINE void split(Vec<float> x, VectorOf<float>::bits (&parts)[Parts]) {
   using Bits = VectorOf<float>::bits;
@@ -35,7 +35,9 @@ class PartRows {
   int64_t stride() const { return Parts * depth_; }
   int64_t depth() const { return depth_; }
   void clear(int64_t row) { __builtin_memset(data_ + row * stride(), 0, stride() * sizeof(BFloat16)); }
-  void copy(int64_t to, int64_t from) { __builtin_memcpy(data_ + to * stride(), row(from), stride() * sizeof(BFloat16)); }
+  void copy(int64_t to, int64_t from) {
+    __builtin_memcpy(data_ + to * stride(), row(from), stride() * sizeof(BFloat16));
+  }
 
   // Numbers [first, first + count) of a row.
   FASTLSTM_INLINE void store(int64_t row, int64_t first, int64_t count, Vec<float> x) {
@@ -97,13 +99,14 @@ FASTLSTM_INLINE bool any_doubtful(Vec<float> sums, Vec<float> below, __mmask16 z
 
 constexpr int64_t kTileDepth = 32, kTileElements = 16 * kTileDepth;
 
-// One tile of 16 lines by 32 numbers for each part, part p at out + p * part_stride: row r is line r, or where Pairs, pair r of every
-// line, which is how the right factor of a product wants it. Lines and numbers that are not there are zeros.
+// One tile of 16 lines by 32 numbers for each part, part p at out + p * part_stride: row r is line r, or where Pairs,
+// pair r of every line, which is how the right factor of a product wants it. Lines and numbers that are not there are
+// zeros.
 //
 // From lines of `count` (1 to 32) consecutive numbers each:
 template <int Parts, bool Pairs, class IO, class Seen>
-FASTLSTM_INLINE void pack_lines(const IO* from, int64_t stride, int64_t lines, int64_t count, BFloat16* out, int64_t part_stride,
-                                Seen& seen) {
+FASTLSTM_INLINE void pack_lines(const IO* from, int64_t stride, int64_t lines, int64_t count, BFloat16* out,
+                                int64_t part_stride, Seen& seen) {
   Vec<float> rows[Parts][16] = {};
   for (int64_t j = 0; j < lines; ++j) {
     BFloat16 parts[Parts][32];
@@ -126,12 +129,13 @@ FASTLSTM_INLINE void pack_lines(const IO* from, int64_t stride, int64_t lines, i
 
 // From numbers whose lines are consecutive, `count` (1 to 32) times:
 template <int Parts, bool Pairs, class IO, class Seen>
-FASTLSTM_INLINE void pack_numbers(const IO* from, int64_t stride, int64_t lines, int64_t count, BFloat16* out, int64_t part_stride,
-                                  Seen& seen) {
+FASTLSTM_INLINE void pack_numbers(const IO* from, int64_t stride, int64_t lines, int64_t count, BFloat16* out,
+                                  int64_t part_stride, Seen& seen) {
   Vec<float> rows[Parts][16] = {};
   const auto number = [&](int64_t k) FASTLSTM_INLINE_LAMBDA {
     if (k >= count) return Vec<float>{};
-    const Vec<float> x = lines == 16 ? load<float, true>(from + k * stride, 16) : load<float, false>(from + k * stride, lines);
+    const Vec<float> x =
+        lines == 16 ? load<float, true>(from + k * stride, 16) : load<float, false>(from + k * stride, lines);
     seen.see(x);
     return x;
   };

@@ -13,8 +13,8 @@ FASTLSTM_INLINE Vec<Acc> packed_vector(const W* w, int64_t depth, int64_t k, int
   }
 }
 
-// Memory that a product fetches into the second-level cache on its way: so many lines of it with every four k. A core that
-// multiplies several rows waits for a stream from the third-level cache unless somebody asks for it early.
+// Memory that a product fetches into the second-level cache on its way: so many lines of it with every four k. A core
+// that multiplies several rows waits for a stream from the third-level cache unless somebody asks for it early.
 struct Ahead {
   const char* at = nullptr;
   int lines = 0;
@@ -34,13 +34,14 @@ struct Ahead {
   }
 };
 
-// out[r][v] = sum over k of a[r][k] * w[k][v] for vectors v of [First, First + NV) of a panel of All. `w` holds Acc, or 16-bit numbers
-// widened on the way where reading the weights is what takes the time.
+// out[r][v] = sum over k of a[r][k] * w[k][v] for vectors v of [First, First + NV) of a panel of All. `w` holds Acc, or
+// 16-bit numbers widened on the way where reading the weights is what takes the time.
 template <class Acc, class W, int MR, int First, int NV, int All>
 FASTLSTM_INLINE void product_part(const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out, Ahead ahead) {
   constexpr int L = lanes<Acc>;
-  // One sum over all k whatever MR and NV: a row's bits do not depend on the rows beside it, nor on how units are shared out. One row's
-  // additions wait for each other no longer than for its weights, which come from the second-level cache.
+  // One sum over all k whatever MR and NV: a row's bits do not depend on the rows beside it, nor on how units are
+  // shared out. One row's additions wait for each other no longer than for its weights, which come from the
+  // second-level cache.
   constexpr int kSteps = kDepthOf<W>;
   const int64_t depth = (K + kSteps - 1) / kSteps;
   Vec<Acc> sum[MR][NV] = {};
@@ -79,7 +80,8 @@ FASTLSTM_INLINE void product_part(const Acc* a, int64_t stride, const W* w, int6
 
 // All NV vectors of a panel.
 template <class Acc, class W, int MR, int NV>
-__attribute__((noinline)) void product_rows(const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out, Ahead ahead) {
+__attribute__((noinline)) void product_rows(const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out,
+                                            Ahead ahead) {
   constexpr int kFirst = NV < kVectorsAtOnce<MR> ? NV : kVectorsAtOnce<MR>;
   product_part<Acc, W, MR, 0, kFirst, NV>(a, stride, w, K, out, ahead);
   if constexpr (kFirst < NV) product_part<Acc, W, MR, kFirst, NV - kFirst, NV>(a, stride, w, K, out, {});
@@ -90,11 +92,12 @@ using ProductFn = void (*)(const Acc*, int64_t, const W*, int64_t, Acc*, Ahead);
 
 // The product for `rows` (1..kMaxRows) rows and `vectors` (1..kPanel) vectors.
 template <class Acc, class W>
-inline void product(int rows, int vectors, const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out, Ahead ahead = {}) {
+inline void product(int rows, int vectors, const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out,
+                    Ahead ahead = {}) {
 #define FASTLSTM_ROWS(MR) \
-  {product_rows<Acc, W, MR, 1>, product_rows<Acc, W, MR, 2>, product_rows<Acc, W, MR, 3>, product_rows<Acc, W, MR, 4>}
+  { product_rows<Acc, W, MR, 1>, product_rows<Acc, W, MR, 2>, product_rows<Acc, W, MR, 3>, product_rows<Acc, W, MR, 4> }
   static constexpr ProductFn<Acc, W> table[kMaxRows][kPanel] = {FASTLSTM_ROWS(1), FASTLSTM_ROWS(2), FASTLSTM_ROWS(3),
-                                                         FASTLSTM_ROWS(4), FASTLSTM_ROWS(5), FASTLSTM_ROWS(6)};
+                                                                FASTLSTM_ROWS(4), FASTLSTM_ROWS(5), FASTLSTM_ROWS(6)};
 #undef FASTLSTM_ROWS
   table[rows - 1][vectors - 1](a, stride, w, K, out, ahead);
 }
@@ -114,14 +117,16 @@ FASTLSTM_INLINE void for_row_blocks(int64_t total, const Body& body) {
   }
 }
 
-// Asks for the next panel's weights a part at a time, from product to product of one panel's row blocks, where the weights of a share
-// are `far` and there are row blocks enough to hide it.
+// Asks for the next panel's weights a part at a time, from product to product of one panel's row blocks, where the
+// weights of a share are `far` and there are row blocks enough to hide it.
 template <class Packed>
 class FetchNext {
  public:
   // elements: of the next panel. K: of the products. rows: of all blocks.
   FetchNext(bool far, const Packed* packed, const Panel* next, int64_t elements, int64_t K, int64_t rows)
-      : blocks_(far && next != nullptr && rows > kMaxRows ? row_blocks(rows) : 0), K_(K), bytes_(elements * sizeof(Packed)) {
+      : blocks_(far && next != nullptr && rows > kMaxRows ? row_blocks(rows) : 0),
+        K_(K),
+        bytes_(elements * sizeof(Packed)) {
     if (blocks_ > 0) from_ = packed + next->offset;
   }
 
@@ -133,8 +138,8 @@ class FetchNext {
   int64_t block_ = 0;
 };
 
-// How the loops over steps multiply: here by fused multiply-adds on states in the accumulation type and weights packed as W. Another
-// way (tile_product.h) may keep the states in a second form, and has something like registers to set up.
+// How the loops over steps multiply: here by fused multiply-adds on states in the accumulation type and weights packed
+// as W. Another way (tile_product.h) may keep the states in a second form, and has something like registers to set up.
 template <class Acc, class W>
 struct Fma {
   using Packed = W;

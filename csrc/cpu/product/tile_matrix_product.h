@@ -1,15 +1,17 @@
-// Products of large float32 matrices on AMX tiles (matrix_product.h says which). Included inside the namespace of the AMX kernels,
-// after tile_panels.h.
+// Products of large float32 matrices on AMX tiles (matrix_product.h says which). Included inside the namespace of the
+// AMX kernels, after tile_panels.h.
 //
-// A worker packs as many panels of its rows as half of the second-level cache holds, and takes them past all of its columns; four
-// tiles of sums, two panels of rows by two of columns, stay in tile registers for the length of a chunk. A sum of a chunk in which
-// what tiles dropped may matter, or which is not finite, is made again from the numbers themselves, by multiply-adds. What remains
-// are sums that are all below 2^-126 next to others that are not: they may be zero.
+// A worker packs as many panels of its rows as half of the second-level cache holds, and takes them past all of its
+// columns; four tiles of sums, two panels of rows by two of columns, stay in tile registers for the length of a chunk.
+// A sum of a chunk in which what tiles dropped may matter, or which is not finite, is made again from the numbers
+// themselves, by multiply-adds. What remains are sums that are all below 2^-126 next to others that are not: they may
+// be zero.
 
 template <int A, int B>
 class TileMatrixProduct {
  public:
-  TileMatrixProduct(const ProductArgs& args, const Threads& threads) : a_(args), threads_(threads), chunks_(args.depth) {
+  TileMatrixProduct(const ProductArgs& args, const Threads& threads)
+      : a_(args), threads_(threads), chunks_(args.depth) {
     for (int t = 0; t < a_.target_count; ++t) column_pairs_ += pairs_of(a_.targets[t].right.lines);
     row_pairs_ = pairs_of(a_.left.lines);
     choose_shares(useful_workers());
@@ -59,14 +61,16 @@ class TileMatrixProduct {
     return std::max<int64_t>(1, static_cast<int64_t>(std::min<double>(threads_.count, all / kProductsPerThread)));
   }
 
-  // Shares of the rows times shares of the columns, so that a worker is done soonest. For each 32 numbers of a sum: its products, the
-  // packing of its rows, and its columns read from the third-level cache, at 8 bytes a clock, once for each block of rows.
+  // Shares of the rows times shares of the columns, so that a worker is done soonest. For each 32 numbers of a sum: its
+  // products, the packing of its rows, and its columns read from the third-level cache, at 8 bytes a clock, once for
+  // each block of rows.
   void choose_shares(int64_t workers) {
     const auto share = [](int64_t pairs, int64_t shares) { return (pairs + shares - 1) / shares; };
     const int64_t most = std::max<int64_t>(1, kBlockBytes / (2 * chunks_.panel_bytes(A)));
     int64_t best = -1;
     for (int64_t r = 1; r <= std::min(workers, row_pairs_); ++r) {
-      const int64_t c = std::min(workers / r, column_pairs_), rows = share(row_pairs_, r), columns = share(column_pairs_, c);
+      const int64_t c = std::min(workers / r, column_pairs_), rows = share(row_pairs_, r),
+                    columns = share(column_pairs_, c);
       const int64_t clocks = 4 * 16 * kProducts * rows * columns + 2 * kPackClocks * A * rows +
                              2 * (kTileElements * sizeof(BFloat16) / 8) * B * columns * share(rows, most);
       if (best >= 0 && clocks >= best) continue;
@@ -80,7 +84,8 @@ class TileMatrixProduct {
   void lay_out(Layout& layout) {
     for (int t = 0; t < a_.target_count; ++t) {
       const Target& target = a_.targets[t];
-      packed_[t] = layout.array<char>(target.packed != nullptr ? 0 : panels_of(target.right.lines) * chunks_.panel_bytes(B));
+      packed_[t] =
+          layout.array<char>(target.packed != nullptr ? 0 : panels_of(target.right.lines) * chunks_.panel_bytes(B));
     }
     blocks_ = layout.array<char>(row_shares_ * column_shares_ * 2 * block_pairs_ * chunks_.panel_bytes(A));
   }
@@ -102,7 +107,8 @@ class TileMatrixProduct {
       int64_t before = 0;
       for (int t = 0; t < a_.target_count; ++t) {
         const int64_t pairs = pairs_of(a_.targets[t].right.lines);
-        for (int64_t pair = std::max(first_pair - before, int64_t{0}); pair < std::min(last_pair - before, pairs); ++pair) {
+        for (int64_t pair = std::max(first_pair - before, int64_t{0}); pair < std::min(last_pair - before, pairs);
+             ++pair) {
           for (int64_t r = rows; r < rows_end; ++r) {
             multiply_pairs(tiles, chunk, r, block + 2 * (r - rows) * chunks_.panel_bytes(A), t, pair);
           }
@@ -122,15 +128,18 @@ class TileMatrixProduct {
     const bool two_rows = 2 * row_pair + 1 < panels_of(a_.left.lines), two_columns = 2 * column_pair + 1 < panels;
     alignas(64) float sums[32][32];
     if (two_rows) {
-      two_columns ? tile_sums<2, 2>(tiles, chunk, rows, columns, sums) : tile_sums<2, 1>(tiles, chunk, rows, columns, sums);
+      two_columns ? tile_sums<2, 2>(tiles, chunk, rows, columns, sums)
+                  : tile_sums<2, 1>(tiles, chunk, rows, columns, sums);
     } else {
-      two_columns ? tile_sums<1, 2>(tiles, chunk, rows, columns, sums) : tile_sums<1, 1>(tiles, chunk, rows, columns, sums);
+      two_columns ? tile_sums<1, 2>(tiles, chunk, rows, columns, sums)
+                  : tile_sums<1, 1>(tiles, chunk, rows, columns, sums);
     }
     for (int i = 0; i <= two_rows; ++i) {
       const PanelHead& left = *reinterpret_cast<const PanelHead*>(rows + i * chunks_.panel_bytes(A));
       for (int j = 0; j <= two_columns; ++j) {
         const Doubt doubt(left, *reinterpret_cast<const PanelHead*>(columns + j * bytes));
-        finish(target, chunk, (2 * row_pair + i) * kPanelLines, (2 * column_pair + j) * kPanelLines, &sums[16 * i][16 * j], doubt);
+        finish(target, chunk, (2 * row_pair + i) * kPanelLines, (2 * column_pair + j) * kPanelLines,
+               &sums[16 * i][16 * j], doubt);
       }
     }
   }
@@ -139,12 +148,14 @@ class TileMatrixProduct {
   void tile_sums(Tiles& tiles, int64_t chunk, const char* rows, const char* columns, float (&sums)[32][32]) {
     const auto* left = reinterpret_cast<const BFloat16*>(rows + sizeof(PanelHead));
     const auto* right = reinterpret_cast<const BFloat16*>(columns + sizeof(PanelHead));
-    const int64_t next_left = chunks_.panel_bytes(A) / sizeof(BFloat16), next_right = chunks_.panel_bytes(B) / sizeof(BFloat16);
+    const int64_t next_left = chunks_.panel_bytes(A) / sizeof(BFloat16),
+                  next_right = chunks_.panel_bytes(B) / sizeof(BFloat16);
     tiles.zero<0>();
     tiles.zero<1>();
     tiles.zero<2>();
     tiles.zero<3>();
-    for (int64_t k = 0; k < chunks_.numbers(chunk); k += kTileDepth, left += A * kTileElements, right += B * kTileElements) {
+    for (int64_t k = 0; k < chunks_.numbers(chunk);
+         k += kTileDepth, left += A * kTileElements, right += B * kTileElements) {
       int loaded_left = -1, loaded_right = -1;
 #pragma GCC unroll 6
       for (const auto& [a, b] : kOrder) {
@@ -173,7 +184,8 @@ class TileMatrixProduct {
 
   // One tile of a chunk's sums to where they go.
   void finish(const Target& target, int64_t chunk, int64_t row, int64_t column, const float* sums, const Doubt& doubt) {
-    const int64_t rows = std::min(kPanelLines, a_.left.lines - row), columns = std::min(kPanelLines, target.right.lines - column);
+    const int64_t rows = std::min(kPanelLines, a_.left.lines - row),
+                  columns = std::min(kPanelLines, target.right.lines - column);
     const bool add = target.add || chunk > 0;
     for (int64_t r = 0; r < rows; ++r) {
       Vec<float> sum = load_raw<Vec<float>>(sums + r * 32);
@@ -187,7 +199,8 @@ class TileMatrixProduct {
     }
   }
 
-  __attribute__((noinline)) Vec<float> sum_again(const Factor& right, int64_t chunk, int64_t row, int64_t column, int64_t columns) {
+  __attribute__((noinline)) Vec<float> sum_again(const Factor& right, int64_t chunk, int64_t row, int64_t column,
+                                                 int64_t columns) {
     Vec<float> sum = {};
     for (int64_t k = chunks_.begin(chunk), end = k + chunks_.numbers(chunk); k < end; ++k) {
       const float* from = right.at<float>(column, k);
@@ -205,11 +218,11 @@ class TileMatrixProduct {
   const ProductArgs& a_;
   const Threads& threads_;
   const Chunks chunks_;
-  int64_t row_pairs_, column_pairs_ = 0;      // of panels; columns of all targets
+  int64_t row_pairs_, column_pairs_ = 0;  // of panels; columns of all targets
   int64_t row_shares_ = 1, column_shares_ = 1, block_pairs_ = 1;
   static constexpr int kTargets = 2;
-  char* packed_[kTargets];                    // [panel] of a chunk of each right factor that did not come packed
-  char* blocks_;                              // [share][panel] of a chunk of rows
+  char* packed_[kTargets];  // [panel] of a chunk of each right factor that did not come packed
+  char* blocks_;            // [share][panel] of a chunk of rows
 };
 
 // visit(std::integral_constant left, right) for parts that tiles serve.
@@ -223,17 +236,20 @@ auto visit_parts(int left, int right, const Visit& visit) {
 }
 
 bool worthwhile_product(int64_t rows, int64_t columns, int64_t depth, int left_parts, int right_parts) {
-  return visit_parts(left_parts, right_parts,
-                     [&](auto a, auto b) { return TileMatrixProduct<a.value, b.value>::worthwhile(rows, columns, depth); });
+  return visit_parts(left_parts, right_parts, [&](auto a, auto b) {
+    return TileMatrixProduct<a.value, b.value>::worthwhile(rows, columns, depth);
+  });
 }
 
 // How a right factor is packed depends on its parts alone.
 int64_t packed_product_bytes(const Factor& right, int64_t depth) {
-  return visit_parts(right.parts, right.parts, [&](auto, auto parts) { return packed_bytes<parts.value>(right, depth); });
+  return visit_parts(right.parts, right.parts,
+                     [&](auto, auto parts) { return packed_bytes<parts.value>(right, depth); });
 }
 
 void pack_product(const Factor& right, int64_t depth, void* packed, const Threads& threads) {
-  visit_parts(right.parts, right.parts, [&](auto, auto parts) { pack_whole<parts.value>(right, depth, packed, threads); });
+  visit_parts(right.parts, right.parts,
+              [&](auto, auto parts) { pack_whole<parts.value>(right, depth, packed, threads); });
 }
 
 void multiply_matrices(const ProductArgs& args, const Threads& threads) {

@@ -1,9 +1,9 @@
-// Factors of large float32 products cut into panels for AMX tiles (tile_matrix_product.h): 16 lines and up to kChunk numbers each,
-// split and packed tile by tile, 2 bytes for each number and part. Included inside the namespace of the AMX kernels, after tiles.h
-// and parts.h.
+// Factors of large float32 products cut into panels for AMX tiles (tile_matrix_product.h): 16 lines and up to kChunk
+// numbers each, split and packed tile by tile, 2 bytes for each number and part. Included inside the namespace of the
+// AMX kernels, after tiles.h and parts.h.
 //
-// Tiles take denormal numbers for zero, and parts of infinities mean nothing: each panel knows the range of its numbers, by which
-// two panels say which sums of theirs may be wrong.
+// Tiles take denormal numbers for zero, and parts of infinities mean nothing: each panel knows the range of its
+// numbers, by which two panels say which sums of theirs may be wrong.
 
 struct alignas(64) PanelHead {
   float largest, least;  // magnitudes; least of those that are not zero
@@ -26,7 +26,9 @@ struct Chunks {
   int64_t numbers(int64_t chunk) const { return std::min(size, depth - begin(chunk)); }
   int64_t blocks() const { return size / kTileDepth; }
   // One panel of a chunk: its head, then [block][part][tile].
-  int64_t panel_bytes(int parts) const { return sizeof(PanelHead) + blocks() * parts * kTileElements * sizeof(BFloat16); }
+  int64_t panel_bytes(int parts) const {
+    return sizeof(PanelHead) + blocks() * parts * kTileElements * sizeof(BFloat16);
+  }
 };
 
 template <int Parts, bool Right>
@@ -65,11 +67,12 @@ template <int Parts>
 void pack_whole(const Factor& right, int64_t depth, void* packed, const Threads& threads) {
   const Chunks chunks(depth);
   const int64_t bytes = panels_of(right.lines) * chunks.panel_bytes(Parts);
-  for (int64_t c = 0; c < chunks.count; ++c) pack_chunk<Parts>(right, chunks, c, static_cast<char*>(packed) + c * bytes, threads);
+  for (int64_t c = 0; c < chunks.count; ++c)
+    pack_chunk<Parts>(right, chunks, c, static_cast<char*>(packed) + c * bytes, threads);
 }
 
-// Which sums of two panels' numbers are made again. Parts below 2^-126 are dropped: of numbers below 2^-103, and of products that
-// are so small. An error of 2^-126 for each term is nothing in a sum above 2^-90.
+// Which sums of two panels' numbers are made again. Parts below 2^-126 are dropped: of numbers below 2^-103, and of
+// products that are so small. An error of 2^-126 for each term is nothing in a sum above 2^-90.
 struct Doubt {
   Vec<float> below;
   __mmask16 zeros;  // whether a sum of zero, too

@@ -1,8 +1,9 @@
-// The step's matrix product on AMX tiles. Included inside the namespace of the AMX kernels, after product.h, tiles.h and parts.h.
+// The step's matrix product on AMX tiles. Included inside the namespace of the AMX kernels, after product.h, tiles.h
+// and parts.h.
 //
-// Tiles take denormal numbers for zero, so numbers below 2^-103 lose parts, and a sum is off by about 2^-126 for each term. Sums that
-// are not finite, or below 2^-90 and not zero, are therefore made again from the numbers themselves (`doubtful`); what remains is
-// that a sum of products that are all below 2^-126 may come out as zero.
+// Tiles take denormal numbers for zero, so numbers below 2^-103 lose parts, and a sum is off by about 2^-126 for each
+// term. Sums that are not finite, or below 2^-90 and not zero, are therefore made again from the numbers themselves
+// (`doubtful`); what remains is that a sum of products that are all below 2^-126 may come out as zero.
 
 template <int A, int B>
 struct Tiled {
@@ -18,7 +19,8 @@ struct Tiled {
   // Packed numbers for each output column.
   static int64_t packed_depth(int64_t K) { return States::depth_of(K) * B; }
 
-  // Panels whose vectors are gates i, f, g, o of the same units, from the weight [4H, K]: [k block][part][vector][tile].
+  // Panels whose vectors are gates i, f, g, o of the same units, from the weight [4H, K]: [k
+  // block][part][vector][tile].
   template <class IO>
   static void pack_forward(const Panel& panel, const IO* weight, int64_t H, int64_t K, BFloat16* packed) {
     const int64_t first = panel.vector * 16, units = std::min<int64_t>(16, H - first);
@@ -26,8 +28,8 @@ struct Tiled {
     for (int64_t k = 0; k < K; k += kTileDepth) {
       BFloat16* block = packed + panel.offset + k / kTileDepth * B * 4 * kTileElements;
       for (int64_t g = 0; g < 4; ++g) {
-        pack_lines<B, true>(weight + (g * H + first) * K + k, K, units, std::min(kTileDepth, K - k), block + g * kTileElements,
-                            4 * kTileElements, unseen);
+        pack_lines<B, true>(weight + (g * H + first) * K + k, K, units, std::min(kTileDepth, K - k),
+                            block + g * kTileElements, 4 * kTileElements, unseen);
       }
     }
   }
@@ -40,8 +42,8 @@ struct Tiled {
       BFloat16* block = packed + panel.offset + k / kTileDepth * B * panel.vectors * kTileElements;
       for (int v = 0; v < panel.vectors; ++v) {
         const int64_t first = (panel.vector + v) * 16, count = std::min<int64_t>(16, columns - first);
-        pack_numbers<B, true>(weight + k * columns + first, columns, count, std::min(kTileDepth, K - k), block + v * kTileElements,
-                              panel.vectors * kTileElements, unseen);
+        pack_numbers<B, true>(weight + k * columns + first, columns, count, std::min(kTileDepth, K - k),
+                              block + v * kTileElements, panel.vectors * kTileElements, unseen);
       }
     }
   }
@@ -50,7 +52,8 @@ struct Tiled {
   static FASTLSTM_INLINE bool doubtful(Vec<float> sums) { return any_doubtful(sums, splat(0x1p-90f), 0); }
 
   // out[r][v] = the sum over k of states[r][k] * packed[k][v], for `rows` (1 to 32) rows and 1 to 4 vectors.
-  static void multiply(Tiles& tiles, int rows, int vectors, const States& states, int64_t row, const BFloat16* packed, float* out) {
+  static void multiply(Tiles& tiles, int rows, int vectors, const States& states, int64_t row, const BFloat16* packed,
+                       float* out) {
     if (rows <= 16) {
       tiles.configure(rows, rows);
       multiply_rows<1>(tiles, vectors, states, row, packed, out);
@@ -61,9 +64,11 @@ struct Tiled {
   }
 
  private:
-  // With one tile of rows four columns of tiles at a time, with two tiles two: four sums, for which five or four tiles are loaded.
+  // With one tile of rows four columns of tiles at a time, with two tiles two: four sums, for which five or four tiles
+  // are loaded.
   template <int RowTiles>
-  static void multiply_rows(Tiles& tiles, int vectors, const States& states, int64_t row, const BFloat16* packed, float* out) {
+  static void multiply_rows(Tiles& tiles, int vectors, const States& states, int64_t row, const BFloat16* packed,
+                            float* out) {
     constexpr int kColumns = 4 / RowTiles;
     const int64_t stride = states.stride() * sizeof(BFloat16), out_stride = vectors * 64;
     const BFloat16* rows = states.row(row);

@@ -1,9 +1,10 @@
-// AMX tiles behind a thin interface: eight tiles of 16 rows of 64 bytes, products of bfloat16 pairs summed in float32. Included
-// inside the namespace of the AMX kernels.
+// AMX tiles behind a thin interface: eight tiles of 16 rows of 64 bytes, products of bfloat16 pairs summed in float32.
+// Included inside the namespace of the AMX kernels.
 //
-// The same kernels run on an emulation of the instructions in plain vector code, which is what the tests prove them on where there is no
-// AMX. It follows the pseudo-code of TDPBF16PS in Intel's Software Developer's Manual: even and odd elements are summed apart with
-// fused multiply-adds, denormal numbers count as zero in operands and results, rounding is to nearest even.
+// The same kernels run on an emulation of the instructions in plain vector code, which is what the tests prove them on
+// where there is no AMX. It follows the pseudo-code of TDPBF16PS in Intel's Software Developer's Manual: even and odd
+// elements are summed apart with fused multiply-adds, denormal numbers count as zero in operands and results, rounding
+// is to nearest even.
 
 class Tiles {
  public:
@@ -51,7 +52,8 @@ class Tiles {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride_bytes), "i"(T) : "memory");
   }
 
-  // Tile C [rows of A, 16] float32 += A [rows, 32] bfloat16 times B, whose row r holds the rows 2r and 2r + 1 of a matrix in pairs.
+  // Tile C [rows of A, 16] float32 += A [rows, 32] bfloat16 times B, whose row r holds the rows 2r and 2r + 1 of a
+  // matrix in pairs.
   template <int C, int A, int B>
   FASTLSTM_INLINE void multiply() {
     if (emulated) return emulate_multiply(C, A, B);
@@ -67,7 +69,9 @@ class Tiles {
   }
 
   // The even and the odd numbers of a row of pairs.
-  static Vec<float> number(Bits pairs, int odd) { return flushed(bit_cast<Vec<float>>(odd ? pairs & 0xffff0000u : pairs << 16)); }
+  static Vec<float> number(Bits pairs, int odd) {
+    return flushed(bit_cast<Vec<float>>(odd ? pairs & 0xffff0000u : pairs << 16));
+  }
 
   __attribute__((noinline)) void emulate_zero(int t) { __builtin_memset(tiles()[t], 0, sizeof(tiles()[t])); }
 
@@ -79,7 +83,8 @@ class Tiles {
   }
 
   __attribute__((noinline)) void emulate_store(int t, void* to, int64_t stride) {
-    for (int r = 0; r < emulated_rows_[t]; ++r) __builtin_memcpy(static_cast<char*>(to) + r * stride, tiles()[t][r], 64);
+    for (int r = 0; r < emulated_rows_[t]; ++r)
+      __builtin_memcpy(static_cast<char*>(to) + r * stride, tiles()[t][r], 64);
   }
 
   __attribute__((noinline)) void emulate_multiply(int c, int a, int b) {

@@ -1,6 +1,7 @@
-// AVX-512 on a machine that has AVX2 alone: a stand-in for each of its instructions that the kernels name, in 256-bit halves, with the
-// semantics of Intel's Software Developer's Manual. Slow, and in test builds only (FASTLSTM_EMULATE_AVX512, see setup.py). All other
-// vector code goes through the compiler's vector extension, which it lowers to AVX2 by itself. Included by simd.h.
+// AVX-512 on a machine that has AVX2 alone: a stand-in for each of its instructions that the kernels name, in 256-bit
+// halves, with the semantics of Intel's Software Developer's Manual. Slow, and in test builds only
+// (FASTLSTM_EMULATE_AVX512, see setup.py). All other vector code goes through the compiler's vector extension, which it
+// lowers to AVX2 by itself. Included by simd.h.
 
 #if defined(__clang__)
 #error "FASTLSTM_EMULATE_AVX512 is for GCC: the targets of its sources are set by GCC's pragma"
@@ -62,7 +63,8 @@ FASTLSTM_INLINE __m512 fmadd_ps(__m512 a, __m512 b, __m512 c) {
 }
 
 FASTLSTM_INLINE __m512 abs_ps(__m512 x) {
-  const auto without_sign = [](__m256 part) FASTLSTM_INLINE_LAMBDA { return _mm256_andnot_ps(_mm256_set1_ps(-0.f), part); };
+  const auto without_sign = [](__m256 part)
+                                FASTLSTM_INLINE_LAMBDA { return _mm256_andnot_ps(_mm256_set1_ps(-0.f), part); };
   return by_halves<__m256>(without_sign, x);
 }
 
@@ -77,8 +79,8 @@ FASTLSTM_INLINE __m512 maskz_max_ps(__mmask16 mask, __m512 a, __m512 b) {
   return masked<uint32_t>(mask, by_halves<__m256>(largest, a, b));
 }
 
-// 1 / x, with the largest error that the instruction may have, of less than 2^-14: rounded to 13 binary places. Zeros, infinities, NaN
-// and powers of two come out as they should; results below 2^-126 and above 2^127 are not rounded.
+// 1 / x, with the largest error that the instruction may have, of less than 2^-14: rounded to 13 binary places. Zeros,
+// infinities, NaN and powers of two come out as they should; results below 2^-126 and above 2^127 are not rounded.
 FASTLSTM_INLINE __m512 maskz_rcp14_ps(__mmask16 mask, __m512 x) {
   const auto rounded = [](__m256 part) FASTLSTM_INLINE_LAMBDA {
     const __m256 exact = _mm256_div_ps(_mm256_set1_ps(1.f), part);
@@ -99,14 +101,16 @@ FASTLSTM_INLINE __m512i maskz_mul_epu32(__mmask8 mask, __m512i a, __m512i b) {
 }
 
 FASTLSTM_INLINE __m512i maskz_cvtepu16_epi32(__mmask16 mask, __m256i x) {
-  const __m256i low = _mm256_cvtepu16_epi32(half<__m128i>(x, false)), high = _mm256_cvtepu16_epi32(half<__m128i>(x, true));
+  const __m256i low = _mm256_cvtepu16_epi32(half<__m128i>(x, false)),
+                high = _mm256_cvtepu16_epi32(half<__m128i>(x, true));
   return masked<uint32_t>(mask, whole<__m512i>(low, high));
 }
 
 // The lower 16 bits of each lane.
 FASTLSTM_INLINE __m256i maskz_cvtepi32_epi16(__mmask16 mask, __m512i x) {
   const __m256i lower = _mm256_set1_epi32(0xffff);
-  const __m256i low = _mm256_and_si256(half<__m256i>(x, false), lower), high = _mm256_and_si256(half<__m256i>(x, true), lower);
+  const __m256i low = _mm256_and_si256(half<__m256i>(x, false), lower),
+                high = _mm256_and_si256(half<__m256i>(x, true), lower);
   // Packing goes by 128 bits of both: the quarters of 64 bits come as 0, 2, 1, 3.
   return masked<uint16_t>(mask, _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8));
 }
@@ -118,7 +122,8 @@ FASTLSTM_INLINE __m512 maskz_cvtph_ps(__mmask16 mask, __m256i x) {
 
 template <int kRounding>
 FASTLSTM_INLINE __m256i maskz_cvtps_ph(__mmask16 mask, __m512 x) {
-  constexpr int kWithoutSuppression = kRounding & ~_MM_FROUND_NO_EXC;  // 256-bit conversions have no such bit; exceptions are masked
+  constexpr int kWithoutSuppression =
+      kRounding & ~_MM_FROUND_NO_EXC;  // 256-bit conversions have no such bit; exceptions are masked
   const __m128i low = _mm256_cvtps_ph(half<__m256>(x, false), kWithoutSuppression);
   const __m128i high = _mm256_cvtps_ph(half<__m256>(x, true), kWithoutSuppression);
   return masked<uint16_t>(mask, whole<__m256i>(low, high));
@@ -131,7 +136,8 @@ FASTLSTM_INLINE __mmask16 cmp_ps_mask(__m512 a, __m512 b) {
   return static_cast<__mmask16>(low | high << 8);
 }
 
-// Of the instruction's kinds NaN, quiet (0x01) and signalling (0x80), and infinities (0x08, 0x10): what is not below infinity.
+// Of the instruction's kinds NaN, quiet (0x01) and signalling (0x80), and infinities (0x08, 0x10): what is not below
+// infinity.
 template <int kKinds>
 FASTLSTM_INLINE __mmask16 fpclass_ps_mask(__m512 x) {
   static_assert(kKinds == (0x01 | 0x80 | 0x08 | 0x10), "no other kinds are asked for");
@@ -144,14 +150,15 @@ FASTLSTM_INLINE __m256 flushed(__m256 x) {
   return _mm256_blendv_ps(x, _mm256_and_ps(x, sign), denormal);
 }
 
-// sum + the product of the odd bfloat16 numbers, then + that of the even ones: two fused multiply-adds, which take denormal numbers for
-// zeros and leave zeros for them. Which of several NaN comes out is not followed.
+// sum + the product of the odd bfloat16 numbers, then + that of the even ones: two fused multiply-adds, which take
+// denormal numbers for zeros and leave zeros for them. Which of several NaN comes out is not followed.
 FASTLSTM_INLINE __m512 dpbf16_ps(__m512 sums, __m512bh a, __m512bh b) {
   const auto add = [](__m256 sum, __m256i x, __m256i y) FASTLSTM_INLINE_LAMBDA {
     const auto odd = [](__m256i pairs) FASTLSTM_INLINE_LAMBDA {
       return flushed(_mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(~0xffff))));
     };
-    const auto even = [](__m256i pairs) FASTLSTM_INLINE_LAMBDA { return flushed(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))); };
+    const auto even = [](__m256i pairs)
+                          FASTLSTM_INLINE_LAMBDA { return flushed(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))); };
     const __m256 first = flushed(_mm256_fmadd_ps(odd(x), odd(y), flushed(sum)));
     return flushed(_mm256_fmadd_ps(even(x), even(y), first));
   };

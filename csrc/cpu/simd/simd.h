@@ -1,6 +1,6 @@
-// Vectors of one instruction set, through the compilers' vector extension: FASTLSTM_SIMD_BYTES wide, so that one source is
-// compiled to SSE2 or NEON (16), AVX2 (32) and AVX-512 (64). Included inside a namespace of that instruction set, after the
-// target pragma of a isa/<isa>.cpp.
+// Vectors of one instruction set, through the compilers' vector extension: FASTLSTM_SIMD_BYTES wide, so that one source
+// is compiled to SSE2 or NEON (16), AVX2 (32) and AVX-512 (64). Included inside a namespace of that instruction set,
+// after the target pragma of a isa/<isa>.cpp.
 //
 // Storage types are float, double, and the 16-bit types below; all arithmetic is on float or double vectors.
 
@@ -112,7 +112,9 @@ struct Storage<float, Float16> {
   using V = Vec<float>;
   using Bits = VectorOf<float>::bits;
 #if FASTLSTM_SIMD_BYTES == 64
-  static FASTLSTM_INLINE V load(const Float16* p) { return bit_cast<V>(_mm512_maskz_cvtph_ps(0xffff, load_raw<__m256i>(p))); }
+  static FASTLSTM_INLINE V load(const Float16* p) {
+    return bit_cast<V>(_mm512_maskz_cvtph_ps(0xffff, load_raw<__m256i>(p)));
+  }
   static FASTLSTM_INLINE void store(Float16* p, V v) {
     store_raw(p, _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }

@@ -1,8 +1,9 @@
 // sigmoid and tanh on vectors. Included inside a namespace of an instruction set, after simd.h.
 //
-// Both go through expm1 on a reduced argument: x = k ln2 + r, |r| <= ln2 / 2; expm1(x) = 2^k expm1(r) + (2^k - 1), which keeps
-// the leading digits of small x. NaN comes out as NaN; the clamps pass it on because comparisons with it are false.
-// Errors against float64, over every float (tests/cpu/test_math.py): see there for the bounds that are asserted.
+// Both go through expm1 on a reduced argument: x = k ln2 + r, |r| <= ln2 / 2; expm1(x) = 2^k expm1(r) + (2^k - 1),
+// which keeps the leading digits of small x. NaN comes out as NaN; the clamps pass it on because comparisons with it
+// are false. Errors against float64, over every float (tests/cpu/test_math.py): see there for the bounds that are
+// asserted.
 
 template <class Acc>
 struct ExpConstants;
@@ -25,9 +26,9 @@ struct ExpConstants<double> {
   static constexpr double ln2_high = 6.93147180369123816490e-01, ln2_low = 1.90821492927058770002e-10;
   static constexpr double shifter = 0x1.8p52;
   static constexpr int mantissa_bits = 52, bias = 1023;
-  static constexpr double terms[] = {
-      1. / 2,        1. / 6,         1. / 24,         1. / 120,         1. / 720,          1. / 5040,          1. / 40320,
-      1. / 362880,   1. / 3628800,   1. / 39916800,   1. / 479001600,   1. / 6227020800.,  1. / 87178291200.};
+  static constexpr double terms[] = {1. / 2,         1. / 6,           1. / 24,          1. / 120,     1. / 720,
+                                     1. / 5040,      1. / 40320,       1. / 362880,      1. / 3628800, 1. / 39916800,
+                                     1. / 479001600, 1. / 6227020800., 1. / 87178291200.};
   static constexpr double sigmoid_limit = 708.;
   static constexpr double tanh_limit = 22.;
 };
@@ -56,8 +57,8 @@ struct Math {
     return x < low ? low : x;
   }
 
-  // n / d for 2^-126 < |d| < 2^126. A 512-bit division takes 16 cycles; a 14-bit reciprocal and one correction of the quotient take
-  // about four, and come within 0.6 ULP.
+  // n / d for 2^-126 < |d| < 2^126. A 512-bit division takes 16 cycles; a 14-bit reciprocal and one correction of the
+  // quotient take about four, and come within 0.6 ULP.
   static FASTLSTM_INLINE V divide(V n, V d) {
 #if FASTLSTM_SIMD_BYTES == 64
     if constexpr (std::is_same_v<Acc, float>) {

@@ -1,14 +1,15 @@
 // The backward loop over steps. Included inside a namespace of an instruction set.
 //
-// Acc computes; IO is the tensors' type, GX that of dgates_x (IO or Acc); Product is how dgates are multiplied by W_hh. A step takes, for
-// each row, what came from the later step's gates, dgates_{t+1} W_hh, adds the output's gradient, and goes through the cell. With a
-// projection a step has two halves: the whole gradient of h_t (P wide) first, then, after a meeting, its product with W_hr and the cell.
+// Acc computes; IO is the tensors' type, GX that of dgates_x (IO or Acc); Product is how dgates are multiplied by W_hh.
+// A step takes, for each row, what came from the later step's gates, dgates_{t+1} W_hh, adds the output's gradient, and
+// goes through the cell. With a projection a step has two halves: the whole gradient of h_t (P wide) first, then, after
+// a meeting, its product with W_hr and the cell.
 
 template <class Acc, class IO, class GX, class Product>
 class Backward : BackwardTape<Acc, IO, GX> {
   using Tape = BackwardTape<Acc, IO, GX>;
-  using typename Tape::Places;
   using Tape::a_, Tape::s_, Tape::plan_, Tape::rec_, Tape::first_, Tape::L, Tape::at;
+  using typename Tape::Places;
 
  public:
   Backward(const BackwardArgs& args, const Threads& threads, const Plan& plan)
@@ -123,16 +124,19 @@ class Backward : BackwardTape<Acc, IO, GX> {
         __builtin_memset(this->template row_of<Acc>(a_.dhidden, a_.dhidden_strides, d, t, row), 0, s_.P * sizeof(Acc));
       }
       if (a_.h_entering != nullptr) {
-        __builtin_memset(this->template row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, row), 0, s_.P * sizeof(GX));
+        __builtin_memset(this->template row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, row), 0,
+                         s_.P * sizeof(GX));
       }
       if (a_.unprojected != nullptr) {
-        __builtin_memset(this->template row_of<Acc>(a_.unprojected, a_.unprojected_strides, d, t, row), 0, s_.H * sizeof(Acc));
+        __builtin_memset(this->template row_of<Acc>(a_.unprojected, a_.unprojected_strides, d, t, row), 0,
+                         s_.H * sizeof(Acc));
       }
     }
   }
 
   // The rows' dgates of a buffer times a panel of W_hh.
-  void multiply(typename Product::Engine& engine, int d, int buffer, int64_t slot, int rows, const Panel& panel, Ahead ahead, Acc* sums) {
+  void multiply(typename Product::Engine& engine, int d, int buffer, int64_t slot, int rows, const Panel& panel,
+                Ahead ahead, Acc* sums) {
     const typename Product::Packed* packed = packed_hh_ + d * hh_panels_.elements + panel.offset;
     if constexpr (Product::kTiled) {
       Product::multiply(engine, rows, panel.vectors, dgates_parts_, state_row(buffer, d, slot), packed, sums);
@@ -147,8 +151,8 @@ class Backward : BackwardTape<Acc, IO, GX> {
         store_raw(sums + k * L, sum);
       }
     } else {
-      product<Acc, typename Product::Packed>(rows, panel.vectors, dgates_state(buffer, d, slot), 4 * s_.H, packed, 4 * s_.H, sums,
-                                             ahead);
+      product<Acc, typename Product::Packed>(rows, panel.vectors, dgates_state(buffer, d, slot), 4 * s_.H, packed,
+                                             4 * s_.H, sums, ahead);
     }
   }
 
@@ -156,7 +160,8 @@ class Backward : BackwardTape<Acc, IO, GX> {
   void hidden_gradients(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
     alignas(64) Acc sums[Product::kRows * kPanel * L];
     typename Product::Engine engine;
-    if (!Product::kTiled && plan_.U > 1) fetch_rows(dgates_state(1 - buffer, d, begin), 4 * s_.H, end - begin, 4 * s_.H);
+    if (!Product::kTiled && plan_.U > 1)
+      fetch_rows(dgates_state(1 - buffer, d, begin), 4 * s_.H, end - begin, 4 * s_.H);
     const typename Product::Packed* packed = packed_hh_ + d * hh_panels_.elements;
     const bool far = hh_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(*packed)) > resident_bytes();
     const Places p = this->places(d, t, dgates_state(buffer, d, 0), end);
@@ -181,7 +186,8 @@ class Backward : BackwardTape<Acc, IO, GX> {
   }
 
   template <bool Whole>
-  FASTLSTM_INLINE void plain_step(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units, Vec<Acc> dh) {
+  FASTLSTM_INLINE void plain_step(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t unit,
+                                  int64_t units, Vec<Acc> dh) {
     const int64_t row = plan_.rows[slot];
     if (p.doutput != nullptr) dh += load<Acc, Whole>(p.doutput + row * a_.doutput_stride_n + unit, units);
     if (p.h_entering != nullptr) {
@@ -192,7 +198,8 @@ class Backward : BackwardTape<Acc, IO, GX> {
   }
 
   template <bool Whole>
-  FASTLSTM_INLINE void any_step(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t column, int64_t columns, Vec<Acc> dh) {
+  FASTLSTM_INLINE void any_step(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t column,
+                                int64_t columns, Vec<Acc> dh) {
     dh += this->template arriving<Whole>(d, t, slot, column, columns);
     const int64_t row = plan_.rows[slot];
     if (p.h_entering != nullptr) {
@@ -241,13 +248,14 @@ class Backward : BackwardTape<Acc, IO, GX> {
 
   // Plain: as `Places` says.
   template <bool Whole, bool Plain>
-  FASTLSTM_INLINE void cell(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units, Vec<Acc> dh) {
+  FASTLSTM_INLINE void cell(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units,
+                            Vec<Acc> dh) {
     using V = Vec<Acc>;
     const int64_t row = plan_.rows[slot], H = s_.H;
     const bool cut = !Plain && rec_.cut_entering(d, t, row, plan_.lengths[slot]);
     const IO* tape = p.gates + row * s_.D * 4 * H + unit;
-    const Gates<V> gates{load<Acc, Whole>(tape, units), load<Acc, Whole>(tape + H, units), load<Acc, Whole>(tape + 2 * H, units),
-                         load<Acc, Whole>(tape + 3 * H, units)};
+    const Gates<V> gates{load<Acc, Whole>(tape, units), load<Acc, Whole>(tape + H, units),
+                         load<Acc, Whole>(tape + 2 * H, units), load<Acc, Whole>(tape + 3 * H, units)};
     const int64_t place = row * s_.D * H + unit;
     const V c = load<Acc, Whole>(p.cells + place, units);
     Acc* dc_row = dc_state(d, slot) + unit;
@@ -263,7 +271,8 @@ class Backward : BackwardTape<Acc, IO, GX> {
     }
     const CellGradient<V> grad = lstm_cell_backward(gates, tanh_c, c_entering, dh, dc);
     if (a_.unprojected != nullptr) {
-      store<Acc, Whole>(this->template row_of<Acc>(a_.unprojected, a_.unprojected_strides, d, t, row) + unit, gates.o * tanh_c, units);
+      store<Acc, Whole>(this->template row_of<Acc>(a_.unprojected, a_.unprojected_strides, d, t, row) + unit,
+                        gates.o * tanh_c, units);
     }
 
     GX* dgates_x = p.dgates_x + row * a_.dgates_strides.n + unit;

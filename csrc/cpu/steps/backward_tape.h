@@ -20,17 +20,17 @@ class BackwardTape {
     return static_cast<const IO*>(a_.doutput) + t * a_.doutput_stride_t + row * a_.doutput_stride_n + d * s_.P;
   }
 
-  // Whether no row that has step t takes its first or its last one there, and none is cut: `end` is behind the last of them, which
-  // ends first.
+  // Whether no row that has step t takes its first or its last one there, and none is cut: `end` is behind the last of
+  // them, which ends first.
   bool is_plain(int d, int64_t t, int64_t end) const {
     if (end == 0 || a_.reset_mask != nullptr) return false;
     const int64_t length = plan_.lengths[end - 1];
     return t != rec_.first_step(d, length) && t != rec_.last_step(d, length);
   }
 
-  // Where step t of a direction has its rows, counted once for all of them: row r of doutput at r * a_.doutput_stride_n, of dgates_x and
-  // h_entering at r * their strides' n, of an array [T, N, D, width] at r * D * width, and slot s of dgates at s * 4H. `..._before` is
-  // of the step before, where the step is plain.
+  // Where step t of a direction has its rows, counted once for all of them: row r of doutput at r *
+  // a_.doutput_stride_n, of dgates_x and h_entering at r * their strides' n, of an array [T, N, D, width] at r * D *
+  // width, and slot s of dgates at s * 4H. `..._before` is of the step before, where the step is plain.
   struct Places {
     const IO *gates, *doutput, *output_before;
     const Acc *cells, *cells_before, *dcells;
@@ -42,17 +42,25 @@ class BackwardTape {
   Places places(int d, int64_t t, Acc* dgates, int64_t end) const {
     const bool plain = is_plain(d, t, end);
     const int64_t before = plain ? rec_.step_before(d, t) : t;
-    const auto of = [&](const auto* data, int64_t step, int64_t width) { return data == nullptr ? nullptr : data + at(step, 0, d, width); };
+    const auto of = [&](const auto* data, int64_t step, int64_t width) {
+      return data == nullptr ? nullptr : data + at(step, 0, d, width);
+    };
     const auto *output = static_cast<const IO*>(a_.output), *gates = static_cast<const IO*>(a_.gates);
     const auto *cells = static_cast<const Acc*>(a_.cells), *dcells = static_cast<const Acc*>(a_.dcells);
-    return {of(gates, t, 4 * s_.H), a_.doutput == nullptr ? nullptr : doutput_of(d, t, 0), of(output, before, s_.P),
-            of(cells, t, s_.H), of(cells, before, s_.H), of(dcells, t, s_.H),
+    return {of(gates, t, 4 * s_.H),
+            a_.doutput == nullptr ? nullptr : doutput_of(d, t, 0),
+            of(output, before, s_.P),
+            of(cells, t, s_.H),
+            of(cells, before, s_.H),
+            of(dcells, t, s_.H),
             row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, 0),
             a_.h_entering == nullptr ? nullptr : row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, 0),
-            dgates, plain};
+            dgates,
+            plain};
   }
 
-  // Asks for what the cells of a block of rows will read, while their product is made: these streams are more than a core follows.
+  // Asks for what the cells of a block of rows will read, while their product is made: these streams are more than a
+  // core follows.
   void prefetch_tape(const Places& p, int64_t slot, int rows, const Panel& panel) const {
     constexpr int kLine = std::max<int>(1, 64 / (L * sizeof(IO)));  // vectors of a cache line
     const auto ask = [&](const auto* row) FASTLSTM_INLINE_LAMBDA {

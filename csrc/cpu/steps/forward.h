@@ -1,7 +1,7 @@
 // The forward loop over steps. Included inside a namespace of an instruction set.
 //
-// Acc computes; IO is the tensors' type, GX that of gates_x (IO or Acc), W that of the weight matrices; Product is how h is multiplied by
-// W_hh.
+// Acc computes; IO is the tensors' type, GX that of gates_x (IO or Acc), W that of the weight matrices; Product is how
+// h is multiplied by W_hh.
 
 template <class Acc, class IO, class GX, class W, class Product>
 class Forward {
@@ -132,7 +132,8 @@ class Forward {
       if (length == 0) {
         __builtin_memcpy(static_cast<IO*>(a_.h_n) + (d * s_.N + row) * s_.P, h0, s_.P * sizeof(IO));
         const int64_t bytes = a_.wide_states ? sizeof(Acc) : sizeof(IO);
-        __builtin_memcpy(static_cast<char*>(a_.c_n) + c_first * bytes, static_cast<const char*>(a_.c0) + c_first * bytes, s_.H * bytes);
+        __builtin_memcpy(static_cast<char*>(a_.c_n) + c_first * bytes,
+                         static_cast<const char*>(a_.c0) + c_first * bytes, s_.H * bytes);
       }
     }
   }
@@ -151,8 +152,8 @@ class Forward {
     }
   }
 
-  // Where step t of a direction has its rows, counted once for all of them: row r of x at r * a_.gates_strides.n, of an array
-  // [T, N, D, width] at r * D * width, and slot s of a state at s * its stride.
+  // Where step t of a direction has its rows, counted once for all of them: row r of x at r * a_.gates_strides.n, of an
+  // array [T, N, D, width] at r * D * width, and slot s of a state at s * its stride.
   struct Places {
     const GX* x;
     IO *output, *gates;
@@ -165,8 +166,13 @@ class Forward {
     const auto of = [&](auto* data, int64_t width) { return data == nullptr ? nullptr : data + at(t, 0, d, width); };
     // The last of the rows that have the step is the first that ends.
     const bool plain = end > 0 && a_.reset_mask == nullptr && t != rec_.last_step(d, plan_.lengths[end - 1]);
-    return {gates_x_at(d, t, 0), of(static_cast<IO*>(a_.output), s_.P), of(static_cast<IO*>(a_.gates), 4 * s_.H),
-            of(static_cast<Acc*>(a_.cells), s_.H), c_state(d, 0), h_state(1 - buffer, d, 0), plain};
+    return {gates_x_at(d, t, 0),
+            of(static_cast<IO*>(a_.output), s_.P),
+            of(static_cast<IO*>(a_.gates), 4 * s_.H),
+            of(static_cast<Acc*>(a_.cells), s_.H),
+            c_state(d, 0),
+            h_state(1 - buffer, d, 0),
+            plain};
   }
 
   void step(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
@@ -175,7 +181,8 @@ class Forward {
     const typename Product::Packed* packed = packed_hh_ + d * gate_panels_.elements;
     typename Product::Engine engine;
     if (!Product::kTiled && plan_.U > 1) fetch_rows(h_state(buffer, d, begin), h_stride_, end - begin, s_.P);
-    const bool far = gate_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(typename Product::Packed)) > resident_bytes();
+    const bool far =
+        gate_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(typename Product::Packed)) > resident_bytes();
     gate_panels_.for_share(u, buffer == 1, [&](const Panel& panel, const Panel* next) {
       FetchNext fetch(far, packed, next, Product::packed_depth(s_.P) * kPanel * L, s_.P, end - begin);
       const int64_t unit = panel.vector * L, units = std::min<int64_t>(L, s_.H - unit);
@@ -186,8 +193,8 @@ class Forward {
           Product::multiply(engine, rows, kPanel, h_parts_, state_row(buffer, d, slot), packed + panel.offset, sums);
           multiply_again(d, buffer, slot, rows, unit, units, sums);
         } else {
-          product<Acc, typename Product::Packed>(rows, kPanel, h_state(buffer, d, slot), h_stride_, packed + panel.offset, s_.P,
-                                                 sums, fetch.part());
+          product<Acc, typename Product::Packed>(rows, kPanel, h_state(buffer, d, slot), h_stride_,
+                                                 packed + panel.offset, s_.P, sums, fetch.part());
         }
         if (units == L && at_t.plain && !projected()) {
           cells<true, true>(at_t, d, t, buffer, slot, rows, unit, units, sums);
@@ -215,7 +222,8 @@ class Forward {
     return gates_x_[d] + t * a_.gates_strides.t + row * a_.gates_strides.n;
   }
 
-  // What the cells of a block of rows will read while its product is made: the streams of many rows are more than a core follows.
+  // What the cells of a block of rows will read while its product is made: the streams of many rows are more than a
+  // core follows.
   FASTLSTM_INLINE void prefetch_cells(const Places& p, int64_t slot, int rows, int64_t unit) {
     for (int64_t k = slot; k < slot + rows; ++k) {
       const int64_t row = plan_.rows[k];
@@ -225,11 +233,12 @@ class Forward {
     }
   }
 
-  // The cells of a block of rows in two rounds, c of all and then h of all: in one, each row's second activation waits for its first,
-  // and a processor runs out of instructions to overlap. sums: 4 vectors of each row; c and the output gate take their place. Plain: as
-  // `Places` says, and without a projection.
+  // The cells of a block of rows in two rounds, c of all and then h of all: in one, each row's second activation waits
+  // for its first, and a processor runs out of instructions to overlap. sums: 4 vectors of each row; c and the output
+  // gate take their place. Plain: as `Places` says, and without a projection.
   template <bool Whole, bool Plain>
-  FASTLSTM_INLINE void cells(const Places& p, int d, int64_t t, int buffer, int64_t slot, int rows, int64_t unit, int64_t units, Acc* sums) {
+  FASTLSTM_INLINE void cells(const Places& p, int d, int64_t t, int buffer, int64_t slot, int rows, int64_t unit,
+                             int64_t units, Acc* sums) {
     for (int r = 0; r < rows; ++r) cell<Whole, Plain>(p, d, t, slot + r, unit, units, sums + r * kPanel * L);
     for (int r = 0; r < rows; ++r) hidden<Whole, Plain>(p, d, t, buffer, slot + r, unit, units, sums + r * kPanel * L);
   }
@@ -268,7 +277,8 @@ class Forward {
   }
 
   template <bool Whole, bool Plain>
-  FASTLSTM_INLINE void hidden(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units, const Acc* sums) {
+  FASTLSTM_INLINE void hidden(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units,
+                              const Acc* sums) {
     using V = Vec<Acc>;
     const V h = lstm_cell_hidden<Math<Acc>>(load_raw<V>(sums + L), load_raw<V>(sums));
     if constexpr (Plain) {
@@ -293,7 +303,8 @@ class Forward {
   FASTLSTM_INLINE void emit(int d, int64_t t, int buffer, int64_t slot, int64_t first, int64_t count, Vec<Acc> h) {
     const int64_t row = plan_.rows[slot], length = plan_.lengths[slot];
     store<Acc, Whole>(static_cast<IO*>(a_.output) + at(t, row, d, s_.P) + first, h, count);
-    if (t == rec_.last_step(d, length)) store<Acc, Whole>(static_cast<IO*>(a_.h_n) + (d * s_.N + row) * s_.P + first, h, count);
+    if (t == rec_.last_step(d, length))
+      store<Acc, Whole>(static_cast<IO*>(a_.h_n) + (d * s_.N + row) * s_.P + first, h, count);
     const Vec<Acc> entering = cut_after(d, t, row, length) ? Vec<Acc>{} : rounded_to<Acc, IO>(h);
     store_raw(h_state(1 - buffer, d, slot) + first, entering);
     h_parts_.store(state_row(1 - buffer, d, slot), first, count, entering);
@@ -331,10 +342,10 @@ class Forward {
   int64_t h_stride_, c_stride_;
   typename Product::Packed* packed_hh_;
   Acc* packed_hr_;
-  const GX* gates_x_[2];  // of each direction, so that step t is at t * stride
-  Acc* bias_;             // [D, 4, H padded], b_ih + b_hh
-  Acc* h_;            // [2, D, slots, P padded]
+  const GX* gates_x_[2];              // of each direction, so that step t is at t * stride
+  Acc* bias_;                         // [D, 4, H padded], b_ih + b_hh
+  Acc* h_;                            // [2, D, slots, P padded]
   typename Product::States h_parts_;  // h_ as the product wants it, where that is another form
-  Acc* c_;            // [D, slots, H padded]
-  Acc* unprojected_;  // [D, slots, H padded]
+  Acc* c_;                            // [D, slots, H padded]
+  Acc* unprojected_;                  // [D, slots, H padded]
 };

@@ -1,11 +1,13 @@
-// The gate inputs x W_ih^T of a short sequence, for which a BLAS's call costs more than its product. Included inside a namespace of
-// an instruction set, after product.h.
+// The gate inputs x W_ih^T of a short sequence, for which a BLAS's call costs more than its product. Included inside a
+// namespace of an instruction set, after product.h.
 
 template <class Acc, class IO, class W>
 class GateInputs {
  public:
   explicit GateInputs(const GatesArgs& args)
-      : a_(args), panels_((4 * args.H + L - 1) / L, kPanel, 1, args.I, L, 1), stride_(same ? args.I : padded<Acc>(args.I)) {
+      : a_(args),
+        panels_((4 * args.H + L - 1) / L, kPanel, 1, args.I, L, 1),
+        stride_(same ? args.I : padded<Acc>(args.I)) {
     Layout size(nullptr);
     lay_out(size);
     Layout layout(Workspace::take(size.used()));
@@ -36,7 +38,8 @@ class GateInputs {
   void widen() {
     if constexpr (!same) {
       for (int64_t r = 0; r < a_.rows; ++r) {
-        for (int64_t k = 0; k < a_.I; ++k) wide_x_[r * stride_ + k] = convert<Acc>(static_cast<const IO*>(a_.x)[r * a_.I + k]);
+        for (int64_t k = 0; k < a_.I; ++k)
+          wide_x_[r * stride_ + k] = convert<Acc>(static_cast<const IO*>(a_.x)[r * a_.I + k]);
       }
     }
   }

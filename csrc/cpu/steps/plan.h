@@ -1,7 +1,7 @@
 // How one call is shared out over threads: D directions x R groups of rows x U shares of the hidden units.
 //
-// Rows are independent, so the R groups (and the directions) never wait for each other; the U workers of a group hold slices
-// of the weights, small enough for their caches, and meet at a barrier once a step.
+// Rows are independent, so the R groups (and the directions) never wait for each other; the U workers of a group hold
+// slices of the weights, small enough for their caches, and meet at a barrier once a step.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +34,7 @@ struct Plan {
 inline void choose_grid(Plan& plan, const Sizes& s, int64_t weight_bytes, int threads) {
   // Below this much arithmetic a step, a thread's share is not worth the meeting (measured: benchmarks/log.md).
   constexpr double kFlopsPerMeeting = 6e4, kFlopsPerThread = 2e6;
-  constexpr int64_t kRowsToStream = 32;              // rows that hide a stream of weights from the third-level cache
+  constexpr int64_t kRowsToStream = 32;  // rows that hide a stream of weights from the third-level cache
   const double step_flops = 8.0 * s.N * s.H * s.P;
   const double all_flops = step_flops * s.T * s.D;
   const int useful = static_cast<int>(std::min<double>(threads, 1 + all_flops / kFlopsPerThread));
@@ -74,8 +74,8 @@ inline Plan make_plan(const Sizes& s, const int64_t* lengths, int64_t weight_byt
   return plan;
 }
 
-// Runs body(direction, group, first share, last share, barrier) so that every share of every group is covered once. One call
-// of body may stand for several shares; it must take them through each step together before it meets the others.
+// Runs body(direction, group, first share, last share, barrier) so that every share of every group is covered once. One
+// call of body may stand for several shares; it must take them through each step together before it meets the others.
 template <class Body>
 void run_plan(const Plan& plan, const Threads& threads, const Body& body) {
   struct Context {

@@ -1,14 +1,16 @@
-// What the forward and the backward loops share: which row a slot is, and where its state is cut. Included inside a namespace
-// of an instruction set.
+// What the forward and the backward loops share: which row a slot is, and where its state is cut. Included inside a
+// namespace of an instruction set.
 
-constexpr int64_t kChunkRows = 96;  // rows that go through all steps together: their states stay in the second-level cache
+constexpr int64_t kChunkRows =
+    96;  // rows that go through all steps together: their states stay in the second-level cache
 
 template <class Acc>
 constexpr int64_t padded(int64_t n) {
   return (n + lanes<Acc> - 1) / lanes<Acc> * lanes<Acc>;
 }
 
-// Asks for rows that other cores wrote, all at once: a product comes to their lines one after another, and waits for each.
+// Asks for rows that other cores wrote, all at once: a product comes to their lines one after another, and waits for
+// each.
 template <class T>
 inline void fetch_rows(const T* first, int64_t stride, int64_t rows, int64_t width) {
   constexpr int64_t kLine = 64 / sizeof(T);

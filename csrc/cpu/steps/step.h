@@ -1,8 +1,8 @@
-// One step of one layer for a few rows, straight from the weights of the tensors. Included inside a namespace of an instruction
-// set.
+// One step of one layer for a few rows, straight from the weights of the tensors. Included inside a namespace of an
+// instruction set.
 //
-// Blocks of L units are what threads share out; a block makes the four gates of its units and goes on into the cell. W is the weight
-// matrices' type.
+// Blocks of L units are what threads share out; a block makes the four gates of its units and goes on into the cell. W
+// is the weight matrices' type.
 
 template <class Acc, class IO, class W>
 class Step {
@@ -20,8 +20,8 @@ class Step {
 
   void run(const Threads& threads) {
     const int workers = threads.count;
-    // Steps take turns at going forwards and backwards through the weights: what the last one ended with is still in the nearer cache
-    // where all of them are not.
+    // Steps take turns at going forwards and backwards through the weights: what the last one ended with is still in
+    // the nearer cache where all of them are not.
     static thread_local bool backwards = false;
     backwards = !backwards;
     const int64_t blocks = (a_.H + L - 1) / L, shares = std::min<int64_t>(workers, blocks);
@@ -91,7 +91,8 @@ class Step {
     V bias[4] = {};
     for (int64_t g = 0; g < 4; ++g) {
       const int64_t row = g * a_.H + unit;
-      const W *ih = static_cast<const W*>(a_.weight_ih) + row * a_.I, *hh = static_cast<const W*>(a_.weight_hh) + row * a_.P;
+      const W *ih = static_cast<const W*>(a_.weight_ih) + row * a_.I,
+              *hh = static_cast<const W*>(a_.weight_hh) + row * a_.P;
       for (int64_t n = 0; n < dot_rows_of_call(); ++n) sums[n][g] = dot_rows<Acc, W>(ih, x_[n], hh, h_[n], count);
       for (const void* b : {a_.bias_ih, a_.bias_hh}) {
         if (b != nullptr) bias[g] += load<Acc, Whole>(static_cast<const IO*>(b) + row, count);

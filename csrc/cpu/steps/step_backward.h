@@ -1,8 +1,9 @@
-// The gradients of one step of one layer, straight from the weights of the tensors. Included inside a namespace of an instruction set.
+// The gradients of one step of one layer, straight from the weights of the tensors. Included inside a namespace of an
+// instruction set.
 //
-// Products of rows with a matrix as it lies go through it a few of its rows at a time, from their first number to their last: so it is
-// read as streams, and the sums pass through the first-level cache. Threads share the columns, and every sum is made in the order of
-// the matrix's rows, whatever their number.
+// Products of rows with a matrix as it lies go through it a few of its rows at a time, from their first number to their
+// last: so it is read as streams, and the sums pass through the first-level cache. Threads share the columns, and every
+// sum is made in the order of the matrix's rows, whatever their number.
 
 template <class Acc, class IO>
 class StepBackward {
@@ -39,7 +40,8 @@ class StepBackward {
     const bool projected = a_.weight_hr != nullptr && a_.dh != nullptr;
     dprojected_ = layout.array<Acc>(projected ? a_.N * a_.P : 0);
     dhidden_ = layout.array<Acc>(projected ? a_.N * a_.H : 0);
-    wide_out_ = layout.array<Acc>(same ? 0 : a_.N * std::max(a_.dx == nullptr ? 0 : a_.I, a_.dh_in == nullptr ? 0 : a_.P));
+    wide_out_ =
+        layout.array<Acc>(same ? 0 : a_.N * std::max(a_.dx == nullptr ? 0 : a_.I, a_.dh_in == nullptr ? 0 : a_.P));
   }
 
   template <bool Whole>
@@ -47,8 +49,8 @@ class StepBackward {
     using V = Vec<Acc>;
     const int64_t H = a_.H, place = n * H + unit;
     const IO* tape = static_cast<const IO*>(a_.gates) + 4 * n * H + unit;
-    const Gates<V> gates{load<Acc, Whole>(tape, count), load<Acc, Whole>(tape + H, count), load<Acc, Whole>(tape + 2 * H, count),
-                         load<Acc, Whole>(tape + 3 * H, count)};
+    const Gates<V> gates{load<Acc, Whole>(tape, count), load<Acc, Whole>(tape + H, count),
+                         load<Acc, Whole>(tape + 2 * H, count), load<Acc, Whole>(tape + 3 * H, count)};
     V dh = {}, dc = {};
     if (a_.dh != nullptr) {
       dh = a_.weight_hr != nullptr ? load<Acc, Whole>(dhidden_ + place, count)
@@ -64,7 +66,8 @@ class StepBackward {
     store<Acc, Whole>(dgates + 2 * H, grad.gates.g, count);
     store<Acc, Whole>(dgates + 3 * H, grad.gates.o, count);
     if (a_.dc_in != nullptr) store<Acc, Whole>(static_cast<IO*>(a_.dc_in) + place, grad.c_in, count);
-    if (a_.unprojected != nullptr) store<Acc, Whole>(static_cast<Acc*>(a_.unprojected) + place, gates.o * tanh_c, count);
+    if (a_.unprojected != nullptr)
+      store<Acc, Whole>(static_cast<Acc*>(a_.unprojected) + place, gates.o * tanh_c, count);
   }
 
   // out [N, columns] = dgates [N, 4H] @ weight [4H, columns].
@@ -90,26 +93,30 @@ class StepBackward {
       for (int64_t k = 0; k < K;) {
         const int depth = K - k >= kDepth ? kDepth : 1;
         for_row_blocks(a_.N, [&](int64_t first, int count) {
-          add(count, depth, rows + first * K + k, K, weights + k * columns, columns, end - begin, out + first * columns + begin);
+          add(count, depth, rows + first * K + k, K, weights + k * columns, columns, end - begin,
+              out + first * columns + begin);
         });
         k += depth;
       }
     });
   }
 
-  static void add(int rows, int depth, const Acc* a, int64_t stride, const IO* weights, int64_t columns, int64_t count, Acc* out) {
+  static void add(int rows, int depth, const Acc* a, int64_t stride, const IO* weights, int64_t columns, int64_t count,
+                  Acc* out) {
     using Function = void (*)(const Acc*, int64_t, const IO*, int64_t, int64_t, Acc*);
-#define FASTLSTM_DEPTHS(MR) {add_rows<MR, 1>, add_rows<MR, kDepth>}
+#define FASTLSTM_DEPTHS(MR) \
+  { add_rows<MR, 1>, add_rows<MR, kDepth> }
     static constexpr Function table[kMaxRows][2] = {FASTLSTM_DEPTHS(1), FASTLSTM_DEPTHS(2), FASTLSTM_DEPTHS(3),
                                                     FASTLSTM_DEPTHS(4), FASTLSTM_DEPTHS(5), FASTLSTM_DEPTHS(6)};
 #undef FASTLSTM_DEPTHS
     table[rows - 1][depth == kDepth](a, stride, weights, columns, count, out);
   }
 
-  // out [MR rows] += a [MR, K] @ weights [K, count]; the rows of out and weights are `columns` apart, those of a `stride`.
+  // out [MR rows] += a [MR, K] @ weights [K, count]; the rows of out and weights are `columns` apart, those of a
+  // `stride`.
   template <int MR, int K>
-  __attribute__((noinline)) static void add_rows(const Acc* a, int64_t stride, const IO* weights, int64_t columns, int64_t count,
-                                                 Acc* out) {
+  __attribute__((noinline)) static void add_rows(const Acc* a, int64_t stride, const IO* weights, int64_t columns,
+                                                 int64_t count, Acc* out) {
     const auto add = [&](int64_t j, int64_t n, auto whole) FASTLSTM_INLINE_LAMBDA {
       constexpr bool Whole = decltype(whole)::value;
       Vec<Acc> sum[MR];

@@ -20,8 +20,12 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
   void run() {
     Frame::template pack<IO>(
         hh_, hr_,
-        [&](const Panel& panel, const IO* weight, Acc* out) { pack_columns<Acc, false>(panel, weight, 4 * s_.H, s_.P, out); },
-        [&](const Panel& panel, const IO* weight, Acc* out) { pack_columns<Acc, false>(panel, weight, s_.P, s_.H, out); });
+        [&](const Panel& panel, const IO* weight, Acc* out) {
+          pack_columns<Acc, false>(panel, weight, 4 * s_.H, s_.P, out);
+        },
+        [&](const Panel& panel, const IO* weight, Acc* out) {
+          pack_columns<Acc, false>(panel, weight, s_.P, s_.H, out);
+        });
     Frame::for_chunks([this](int d, int64_t begin, int64_t end, int u0, int u1, const auto& meet) {
       if (u0 == 0) start_rows(d, begin, end);
       meet();
@@ -85,7 +89,8 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
     }
   }
 
-  // body(slot, column, columns, whole, dh) for each vector of what arrives at the rows' h from the later step, or at h0.
+  // body(slot, column, columns, whole, dh) for each vector of what arrives at the rows' h from the later step, or at
+  // h0.
   template <class Body>
   FASTLSTM_INLINE void through_hh(int d, int64_t begin, int64_t total, int u, const Body& body) {
     const int64_t H4 = 4 * s_.H;
@@ -155,8 +160,8 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
     const Acc* candidates = tape_row(tape_.candidates, t, row, d, H);
     GX* dgates_x = static_cast<GX*>(a_.dgates_x) + at(t, row, d, 4 * H);
 
-    // dhidden: what arrived at h~, becomes what arrived at the argument of tanh, or at LN(c~) in it; the output gate's gradient goes
-    // to work.
+    // dhidden: what arrived at h~, becomes what arrived at the argument of tanh, or at LN(c~) in it; the output gate's
+    // gradient goes to work.
     const IO* gain = normed() ? static_cast<const IO*>(v_.norm_c) + d * H : nullptr;
     const IO* bias = v_.bias_c == nullptr ? nullptr : static_cast<const IO*>(v_.bias_c) + d * H;
     const Acc* hat = normed() ? tape_row(tape_.cell_hat, t, row, d, H) : nullptr;
@@ -201,8 +206,8 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
       const V i = load<Acc, kWhole>(gates_row + j, count), f = load<Acc, kWhole>(gates_row + H + j, count);
       const V g = load<Acc, kWhole>(gates_row + 2 * H + j, count);
       const V grads[4] = {dcandidate * g * i * (1 - i),
-                          dcandidate * cell_entering<kWhole>(d, t, slot, j, count, cut) * f * (1 - f), dcandidate * i * (1 - g * g),
-                          load_raw<V>(work + 3 * h_stride_ + j)};
+                          dcandidate * cell_entering<kWhole>(d, t, slot, j, count, cut) * f * (1 - f),
+                          dcandidate * i * (1 - g * g), load_raw<V>(work + 3 * h_stride_ + j)};
       for (int gate = 0; gate < 4; ++gate) {
         store<Acc, kWhole>(dgates_x + gate * H + j, grads[gate], count);
         if (normed()) {
@@ -232,7 +237,8 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
         sum_hat += dhat * load<Acc, kWhole>(hat + gate * H + j, count);
       });
     }
-    const Acc mean = sum_of<Acc>(sum) / static_cast<Acc>(4 * H), mean_hat = sum_of<Acc>(sum_hat) / static_cast<Acc>(4 * H);
+    const Acc mean = sum_of<Acc>(sum) / static_cast<Acc>(4 * H),
+              mean_hat = sum_of<Acc>(sum_hat) / static_cast<Acc>(4 * H);
     const Acc scale = *tape_row(tape_.product_scale, t, row, d, 1);
     GX* out = static_cast<GX*>(tape_.dproducts) + at(t, row, d, 4 * H);
     for (int gate = 0; gate < 4; ++gate) {

@@ -19,7 +19,9 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
     Frame::template pack<IO>(
         hh_, hr_,
         [&](const Panel& panel, const IO* weight, Acc* out) { pack_gates<Acc>(panel, weight, s_.H, s_.P, out); },
-        [&](const Panel& panel, const IO* weight, Acc* out) { pack_columns<Acc, true>(panel, weight, s_.H, s_.P, out); });
+        [&](const Panel& panel, const IO* weight, Acc* out) {
+          pack_columns<Acc, true>(panel, weight, s_.H, s_.P, out);
+        });
     Frame::for_chunks([this](int d, int64_t begin, int64_t end, int u0, int u1, const auto& meet) {
       if (u0 == 0) start_rows(d, begin, end);
       meet();
@@ -64,7 +66,8 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
       if (length == 0) {
         __builtin_memcpy(static_cast<IO*>(a_.h_n) + state * s_.P, h0, s_.P * sizeof(IO));
         const int64_t bytes = s_.H * (a_.wide_states ? sizeof(Acc) : sizeof(IO));
-        __builtin_memcpy(static_cast<char*>(a_.c_n) + state * bytes, static_cast<const char*>(a_.c0) + state * bytes, bytes);
+        __builtin_memcpy(static_cast<char*>(a_.c_n) + state * bytes, static_cast<const char*>(a_.c0) + state * bytes,
+                         bytes);
       }
     }
   }
@@ -109,7 +112,8 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
     const bool cut = !last && rec_.cut_entering(d, rec_.step_after(d, t), row, length);
     Acc *products = row_of(products_, d, slot, 4 * h_stride_), *hidden = row_of(hidden_, d, slot, h_stride_);
     const Moments<Acc> of_products = normed() ? moments(products, 4, h_stride_, H) : Moments<Acc>{};
-    const GX* x = static_cast<const GX*>(a_.gates_x) + d * a_.gates_strides.d + t * a_.gates_strides.t + row * a_.gates_strides.n;
+    const GX* x =
+        static_cast<const GX*>(a_.gates_x) + d * a_.gates_strides.d + t * a_.gates_strides.t + row * a_.gates_strides.n;
     const IO* gain = normed() ? static_cast<const IO*>(v_.norm_hh) + d * 4 * H : nullptr;
     const Zone<Acc, 1> zone(v_, d, row, t);
     Acc* c_state = row_of(c_, d, slot, h_stride_);
@@ -117,7 +121,8 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
       constexpr bool kWhole = decltype(whole)::value;
       const auto preactivation = [&](int g) FASTLSTM_INLINE_LAMBDA {
         V product = load_raw<V>(products + g * h_stride_ + j);
-        if (normed()) product = load<Acc, kWhole>(gain + g * H + j, count) * ((product - of_products.mean) * of_products.scale);
+        if (normed())
+          product = load<Acc, kWhole>(gain + g * H + j, count) * ((product - of_products.mean) * of_products.scale);
         return load<Acc, kWhole>(x + g * H + j, count) + product;
       };
       Gates<V> gates{preactivation(0), preactivation(1), preactivation(2), preactivation(3)};
@@ -161,8 +166,8 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
 
   // h_t from y~: to the output, to h_n at the row's last step, and, unless it is cut there, to the next step.
   template <class Whole>
-  FASTLSTM_INLINE void emit(int d, int64_t t, int64_t slot, int64_t j, int64_t count, Whole whole, V y, const Zone<Acc, 0>& zone,
-                            bool last, bool cut) {
+  FASTLSTM_INLINE void emit(int d, int64_t t, int64_t slot, int64_t j, int64_t count, Whole whole, V y,
+                            const Zone<Acc, 0>& zone, bool last, bool cut) {
     const int64_t row = plan_.rows[slot];
     const V h = rounded_to<Acc, IO>(zone.mix(j, load_raw<V>(row_of(h_, d, slot, p_stride_) + j), y));
     store<Acc, Whole::value>(static_cast<IO*>(a_.output) + at(t, row, d, s_.P) + j, h, count);

@@ -1,7 +1,7 @@
 // What the variants' loops over steps have in common. Included inside a namespace of an instruction set.
 //
-// Layer normalisation needs whole rows, and so a step has phases between which the workers of a group meet: products, by panels
-// of units, and cells, by rows.
+// Layer normalisation needs whole rows, and so a step has phases between which the workers of a group meet: products,
+// by panels of units, and cells, by rows.
 
 // A matrix of each direction, packed for products.
 template <class Acc>
@@ -37,7 +37,9 @@ class VariantFrame {
   int64_t at(int64_t t, int64_t row, int d, int64_t width) const { return ((t * s_.N + row) * s_.D + d) * width; }
 
   // Panels of a matrix with `columns` of `depth` numbers.
-  Panels columns_of(int64_t columns, int64_t depth) const { return {(columns + L - 1) / L, kPanel, plan_.U, depth, L, 1}; }
+  Panels columns_of(int64_t columns, int64_t depth) const {
+    return {(columns + L - 1) / L, kPanel, plan_.U, depth, L, 1};
+  }
 
   // The workspace that lay_out(Layout&) takes.
   template <class LayOut>
@@ -62,8 +64,8 @@ class VariantFrame {
     });
   }
 
-  // chunk(d, begin, end, u0, u1, meet): each worker, which has shares [u0, u1) of the units, with the slots [begin, end) of
-  // direction d that go through all steps together; meet() waits for the others that have them.
+  // chunk(d, begin, end, u0, u1, meet): each worker, which has shares [u0, u1) of the units, with the slots [begin,
+  // end) of direction d that go through all steps together; meet() waits for the others that have them.
   template <class Chunk>
   void for_chunks(const Chunk& chunk) {
     run_plan(plan_, threads_, [&](int d, int group, int u0, int u1, Barrier& barrier) {
@@ -81,18 +83,19 @@ class VariantFrame {
     for (int64_t slot = begin + count * u0 / plan_.U; slot < begin + count * u1 / plan_.U; ++slot) row(slot);
   }
 
-  // out(slot, panel, sums) for rows [begin, begin + count) of `factor` [D, slots, stride] times a share's panels. sums: the
-  // row's, the panel's vectors one after the other; of panels of gates, i, f, g and o of a vector of units.
+  // out(slot, panel, sums) for rows [begin, begin + count) of `factor` [D, slots, stride] times a share's panels. sums:
+  // the row's, the panel's vectors one after the other; of panels of gates, i, f, g and o of a vector of units.
   template <bool kGates, class Out>
-  FASTLSTM_INLINE void multiply(const PackedMatrix<Acc>& matrix, int d, int u, Acc* factor, int64_t stride, int64_t depth,
-                                int64_t begin, int64_t count, const Out& out) {
+  FASTLSTM_INLINE void multiply(const PackedMatrix<Acc>& matrix, int d, int u, Acc* factor, int64_t stride,
+                                int64_t depth, int64_t begin, int64_t count, const Out& out) {
     alignas(64) Acc sums[kMaxRows * kPanel * L];
     for (int64_t p = matrix.panels.share_begin[u]; p < matrix.panels.share_begin[u + 1]; ++p) {
       const Panel& panel = matrix.panels.panels[p];
       const int vectors = kGates ? kPanel : panel.vectors;
       for_row_blocks(count, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
-        product<Acc, Acc>(rows, vectors, row_of(factor, d, slot, stride), stride, matrix.of(d) + panel.offset, depth, sums);
+        product<Acc, Acc>(rows, vectors, row_of(factor, d, slot, stride), stride, matrix.of(d) + panel.offset, depth,
+                          sums);
         for (int r = 0; r < rows; ++r) out(slot + r, panel, sums + r * vectors * L);
       });
     }

@@ -13,10 +13,14 @@ namespace variants {
 template <class Visit>
 void visit_types(DType dtype, bool wide_gates, const Visit& visit) {
   switch (dtype) {
-    case DType::kFloat64: return visit(double{}, double{}, double{});
-    case DType::kFloat32: return visit(float{}, float{}, float{});
-    case DType::kBFloat16: return wide_gates ? visit(float{}, BFloat16{}, float{}) : visit(float{}, BFloat16{}, BFloat16{});
-    case DType::kFloat16: return wide_gates ? visit(float{}, Float16{}, float{}) : visit(float{}, Float16{}, Float16{});
+    case DType::kFloat64:
+      return visit(double{}, double{}, double{});
+    case DType::kFloat32:
+      return visit(float{}, float{}, float{});
+    case DType::kBFloat16:
+      return wide_gates ? visit(float{}, BFloat16{}, float{}) : visit(float{}, BFloat16{}, BFloat16{});
+    case DType::kFloat16:
+      return wide_gates ? visit(float{}, Float16{}, float{}) : visit(float{}, Float16{}, Float16{});
   }
 }
 

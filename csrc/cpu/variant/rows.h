@@ -1,5 +1,5 @@
-// What the variants' loops do with whole rows: zoneout's masks, and sums for layer normalisation. Included inside a namespace of
-// an instruction set.
+// What the variants' loops do with whole rows: zoneout's masks, and sums for layer normalisation. Included inside a
+// namespace of an instruction set.
 
 // Philox4x32-10 on counters in 64-bit lanes, of which the lower halves count.
 struct ZoneoutGenerator {
@@ -55,7 +55,8 @@ struct VariantRecurrence : VariantSteps {
 
 // How much of its old value a vector of units keeps: all ones in a lane that keeps it.
 template <class Acc, int kWord>
-FASTLSTM_INLINE typename VectorOf<Acc>::integer keeping(const ZoneoutGenerator& generator, int64_t unit, uint32_t threshold) {
+FASTLSTM_INLINE typename VectorOf<Acc>::integer keeping(const ZoneoutGenerator& generator, int64_t unit,
+                                                        uint32_t threshold) {
   using Wide = ZoneoutGenerator::Wide;
   using Signed = VectorOf<double>::integer;
   const auto kept = [&](int64_t first) FASTLSTM_INLINE_LAMBDA {

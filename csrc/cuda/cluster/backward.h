@@ -1,6 +1,6 @@
 // The backward recurrence in one launch: a block has the gates of its own units, as in forward.h, and multiplies their
-// gradients with the weights to its part of the sums for all units. These parts are what the blocks give each other: half the bytes
-// of the gates' gradients.
+// gradients with the weights to its part of the sums for all units. These parts are what the blocks give each other:
+// half the bytes of the gates' gradients.
 #pragma once
 
 #include "cuda/cluster/backward_cell.h"
@@ -8,16 +8,18 @@
 
 namespace fastlstm::cuda {
 
-// A block's part of a layer in the backward direction: all units, K the four gates of kUnits of them. Its state is its own gates'
-// gradients; what it receives are the parts of the sums for its units from each block and each of the warps that split K. Two
-// states, since a warp that has nothing for this block's own units may still be reading the last one when all parts are here.
+// A block's part of a layer in the backward direction: all units, K the four gates of kUnits of them. Its state is its
+// own gates' gradients; what it receives are the parts of the sums for its units from each block and each of the warps
+// that split K. Two states, since a warp that has nothing for this block's own units may still be reading the last one
+// when all parts are here.
 template <class Product_>
 struct BackwardShape : Product_ {
   using Product = Product_;
   static constexpr int kUnits = Product::kK / 4, kMostUnits = Product::kColumns;
   static constexpr int kMostBlocks = kMostUnits / kUnits;
   static constexpr int kPartFloats = Product::kRows * kUnits;
-  static constexpr int kSentBytes = Product::kWarpsK * kPartFloats * sizeof(float);  // to each block of a cluster, a step
+  static constexpr int kSentBytes =
+      Product::kWarpsK * kPartFloats * sizeof(float);  // to each block of a cluster, a step
 
   static constexpr size_t kWeightsAt = 16;
   static constexpr size_t kStatesAt = kWeightsAt + Product::kWeightBytes;
@@ -30,14 +32,15 @@ struct BackwardShape : Product_ {
 
 // All steps, by all threads of a block.
 template <class Shape, bool kCluster>
-__device__ __forceinline__ void backward_on_cluster(const ClusterBackwardCall<typename Shape::IO, typename Shape::Acc>& call,
-                                                    unsigned char* shared) {
+__device__ __forceinline__ void backward_on_cluster(
+    const ClusterBackwardCall<typename Shape::IO, typename Shape::Acc>& call, unsigned char* shared) {
   using IO = typename Shape::IO;
   using Acc = typename Shape::Acc;
   using Split = ThreadPlaces<Shape>;
   const Sizes& s = call.sizes;
   const int d = static_cast<int>(blockIdx.z), blocks = kCluster ? static_cast<int>(ptx::cluster_size()) : 1;
-  const int block = static_cast<int>(blockIdx.x % blocks), unit0 = block * Shape::kUnits, sources = blocks * Shape::kWarpsK;
+  const int block = static_cast<int>(blockIdx.x % blocks), unit0 = block * Shape::kUnits,
+            sources = blocks * Shape::kWarpsK;
   const int64_t row0 = blockIdx.x / blocks * int64_t{Shape::kRows};
   const auto state = [&](int64_t j, int row) {
     return reinterpret_cast<IO*>(shared + Shape::kStatesAt + j % 2 * Shape::kStateBytes + row * Shape::kStateStride);
@@ -89,7 +92,8 @@ __device__ __forceinline__ void backward_on_cluster(const ClusterBackwardCall<ty
     });
     if (j + 1 < s.T) {
 #pragma unroll
-      for (int e = 0; e < Split::kElements; ++e) cells[e].fetch(call, d, j + 1, Split::n(e, row0, s.N), unit0 + Split::unit(e));
+      for (int e = 0; e < Split::kElements; ++e)
+        cells[e].fetch(call, d, j + 1, Split::n(e, row0, s.N), unit0 + Split::unit(e));
     }
   }
   exchange.wait(s.T);
@@ -103,8 +107,8 @@ __device__ __forceinline__ void backward_on_cluster(const ClusterBackwardCall<ty
 
 // Blocks: clusters one after the other, 1, directions.
 template <class Shape, bool kCluster>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
-    lstm_backward_kernel_cluster(const __grid_constant__ ClusterBackwardCall<typename Shape::IO, typename Shape::Acc> call) {
+__global__ void __launch_bounds__(Shape::kThreads, 1) lstm_backward_kernel_cluster(
+    const __grid_constant__ ClusterBackwardCall<typename Shape::IO, typename Shape::Acc> call) {
   if constexpr (!kCluster || ptx::kHasClusters) {
     FASTLSTM_SHARED(shared);
     backward_on_cluster<Shape, kCluster>(call, shared);

@@ -1,5 +1,5 @@
-// The backward cell of the kernels that keep the weights on the chip: a thread takes a row and unit backwards through all steps, the
-// gradient of c in a register.
+// The backward cell of the kernels that keep the weights on the chip: a thread takes a row and unit backwards through
+// all steps, the gradient of c in a register.
 #pragma once
 
 #include "cuda/cluster/forward_cell.h"
@@ -13,7 +13,7 @@ struct ClusterBackwardCall {
   const IO* doutput;  // or null
   int64_t doutput_stride_t, doutput_stride_n;
   EitherArray<IO, Acc> dh_n, dc_n;  // each or null
-  const Acc* dcells;      // or null
+  const Acc* dcells;                // or null
   EitherArray<IO, Acc> c0;
   const IO *weight_hh, *weight_hr;  // weight_hr null without a projection
   const Acc* cells;
@@ -41,7 +41,8 @@ class BackwardState {
   }
 
   // Loads what step t needs beside the product, early.
-  __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n, int64_t unit) {
+  __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n,
+                                        int64_t unit) {
     const Sizes& s = call.sizes;
     const int64_t H = s.H, later = steps_later(d, t);
     if (row.has(later)) {
@@ -67,10 +68,11 @@ class BackwardState {
     if (call.dcells != nullptr) dc_ += call.dcells[place];
   }
 
-  // Step t of a row that is there, from all that arrives at its h before any projection; returns the gates' gradients, 0 where the row
-  // does not have the step. As they go to the step before they are written to passed[0], passed[stride]...; a step that the row does
-  // not have keeps those of `before`.
-  __device__ __forceinline__ Gates<Acc> step(const RowSteps& row, int64_t t, Acc dh, IO* passed, const IO* before, int stride) {
+  // Step t of a row that is there, from all that arrives at its h before any projection; returns the gates' gradients,
+  // 0 where the row does not have the step. As they go to the step before they are written to passed[0],
+  // passed[stride]...; a step that the row does not have keeps those of `before`.
+  __device__ __forceinline__ Gates<Acc> step(const RowSteps& row, int64_t t, Acc dh, IO* passed, const IO* before,
+                                             int stride) {
     if (t < row.length) {
       const CellGradient<Acc> gradient = lstm_cell_backward(gates_, CellMath::tanh(c_), c_in_, dh, dc_);
       const Acc of_gates[4] = {gradient.gates.i, gradient.gates.f, gradient.gates.g, gradient.gates.o};
@@ -85,7 +87,8 @@ class BackwardState {
   }
 
   // Stores the gates' gradients of step t of a row that is there.
-  __device__ __forceinline__ void keep(const Call& call, int d, int64_t t, int64_t n, int64_t unit, const Gates<Acc>& gradients) const {
+  __device__ __forceinline__ void keep(const Call& call, int d, int64_t t, int64_t n, int64_t unit,
+                                       const Gates<Acc>& gradients) const {
     const Sizes& s = call.sizes;
     const int64_t first = ((t * s.N + n) * s.D + d) * 4 * s.H + unit;
     call.dgates_x.store(first, gradients.i);
@@ -111,14 +114,16 @@ class BackwardOutput {
  public:
   using Call = ClusterBackwardCall<IO, Acc>;
 
-  // The gradient of h_n waits for the row's last step, which is the first that it takes backwards, or for the end where it has none.
-  __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit, int64_t width) {
+  // The gradient of h_n waits for the row's last step, which is the first that it takes backwards, or for the end where
+  // it has none.
+  __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit,
+                                        int64_t width) {
     if (row.there() && call.dh_n.data != nullptr) dh_ = call.dh_n.load((d * call.sizes.N + n) * width + unit);
   }
 
   // Loads what arrives at step t beside the product, early.
-  __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n, int64_t unit,
-                                        int64_t width) {
+  __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n,
+                                        int64_t unit, int64_t width) {
     if (call.doutput == nullptr) return;
     const int64_t later = steps_later(d, t);
     if (row.has(later)) {
@@ -137,7 +142,8 @@ class BackwardOutput {
   }
 
   // After all steps of a row that is there, with the product's sum for the state before the first.
-  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit, int64_t width, Acc sum) const {
+  __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit, int64_t width,
+                                         Acc sum) const {
     call.dh0.store((d * call.sizes.N + n) * width + unit, sum + dh_);
   }
 
@@ -163,13 +169,15 @@ class BackwardCell {
     output_.fetch(call, row_, d, t, n, unit, call.sizes.H);
   }
 
-  __device__ __forceinline__ Gates<Acc> step(const Call& call, int d, int64_t j, Acc sum, IO* passed, const IO* before, int stride) {
+  __device__ __forceinline__ Gates<Acc> step(const Call& call, int d, int64_t j, Acc sum, IO* passed, const IO* before,
+                                             int stride) {
     if (!row_.there()) return {};
     const int64_t t = call.steps.step_at(d, call.sizes.T - 1 - j);
     return state_.step(row_, t, output_.arriving(row_, t, sum), passed, before, stride);
   }
 
-  __device__ __forceinline__ void keep(const Call& call, int d, int64_t j, int64_t n, int64_t unit, const Gates<Acc>& gradients) const {
+  __device__ __forceinline__ void keep(const Call& call, int d, int64_t j, int64_t n, int64_t unit,
+                                       const Gates<Acc>& gradients) const {
     if (row_.there()) state_.keep(call, d, call.steps.step_at(d, call.sizes.T - 1 - j), n, unit, gradients);
   }
 

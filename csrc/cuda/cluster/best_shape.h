@@ -1,5 +1,5 @@
-// How a family chooses among its shapes for a call: each is asked for its offer, the best one's number is kept, and found again when
-// the call runs. Shapes are types, so both go over all of them.
+// How a family chooses among its shapes for a call: each is asked for its offer, the best one's number is kept, and
+// found again when the call runs. Shapes are types, so both go over all of them.
 #pragma once
 
 #include <atomic>
@@ -43,8 +43,8 @@ class Numbered {
   mutable int count_ = 0;
 };
 
-// What ask() said of this device before, or says now: a number of 15 bits. Asking the device takes longer than a step, and its answer
-// stays the same.
+// What ask() said of this device before, or says now: a number of 15 bits. Asking the device takes longer than a step,
+// and its answer stays the same.
 template <class Ask>
 int known(std::atomic<uint64_t>& answer, const DeviceFacts& device, const Ask& ask) {
   const uint64_t asked = device.fingerprint() << 16 | 1, before = answer.load(std::memory_order_relaxed);

@@ -1,9 +1,9 @@
-// How the blocks of a cluster give each other their part of a step's numbers: by stores into each other's shared memory that arrive
-// on their own and count themselves on an mbarrier there.
+// How the blocks of a cluster give each other their part of a step's numbers: by stores into each other's shared memory
+// that arrive on their own and count themselves on an mbarrier there.
 //
-// There are two buffers, for even and odd steps. A block writes step k + 1's numbers into a buffer that held step k - 1's. Nobody
-// still reads that: all of step k's numbers are here, and each thread sent its part of them only behind a barrier at which all of
-// its block had done with step k - 1's.
+// There are two buffers, for even and odd steps. A block writes step k + 1's numbers into a buffer that held step k -
+// 1's. Nobody still reads that: all of step k's numbers are here, and each thread sent its part of them only behind a
+// barrier at which all of its block had done with step k - 1's.
 #pragma once
 
 #include "cuda/device/numbers.h"
@@ -13,8 +13,8 @@ namespace fastlstm::cuda {
 // The most blocks of a cluster on any device.
 constexpr int kMostInCluster = 16;
 
-// Threads next to each other in a warp hold numbers next to each other in memory: those of a group of kGroup make 8 bytes, which
-// all of them get, low address first.
+// Threads next to each other in a warp hold numbers next to each other in memory: those of a group of kGroup make 8
+// bytes, which all of them get, low address first.
 template <class IO>
 struct Words {
   static constexpr int kGroup = 8 / sizeof(IO);
@@ -36,14 +36,15 @@ struct Words {
   }
 };
 
-// Stores into the shared memory of blocks of the cluster, which count themselves on the mbarrier at the same place there; of a block
-// without a cluster, into its own.
+// Stores into the shared memory of blocks of the cluster, which count themselves on the mbarrier at the same place
+// there; of a block without a cluster, into its own.
 template <bool kCluster>
 struct AsyncStores {
-  // All threads of the warp; x for this place of all blocks. Threads whose groups have the same numbers share the blocks out: this one
-  // is in the copy-th of `copies` such groups.
+  // All threads of the warp; x for this place of all blocks. Threads whose groups have the same numbers share the
+  // blocks out: this one is in the copy-th of `copies` such groups.
   template <class IO>
-  static __device__ __forceinline__ void to_all(uint32_t blocks, uint64_t* mbarrier, IO* place, IO x, int copy = 0, int copies = 1) {
+  static __device__ __forceinline__ void to_all(uint32_t blocks, uint64_t* mbarrier, IO* place, IO x, int copy = 0,
+                                                int copies = 1) {
     if constexpr (kCluster) {
       const Words<IO> words(x);
       const int member = static_cast<int>(threadIdx.x) % Words<IO>::kGroup;
@@ -57,10 +58,11 @@ struct AsyncStores {
   }
 
   // Two numbers for this place of one block, aligned to 8 bytes.
-  static __device__ __forceinline__ void to_one(uint32_t block, uint64_t* mbarrier, float* place, float first, float second) {
+  static __device__ __forceinline__ void to_one(uint32_t block, uint64_t* mbarrier, float* place, float first,
+                                                float second) {
     if constexpr (kCluster) {
-      ptx::st_async_64(ptx::map_to_rank(ptx::shared_address(place), block), __float_as_uint(first), __float_as_uint(second),
-                       ptx::map_to_rank(ptx::shared_address(mbarrier), block));
+      ptx::st_async_64(ptx::map_to_rank(ptx::shared_address(place), block), __float_as_uint(first),
+                       __float_as_uint(second), ptx::map_to_rank(ptx::shared_address(mbarrier), block));
     } else {
       place[0] = first;
       place[1] = second;
@@ -71,8 +73,8 @@ struct AsyncStores {
 template <bool kCluster>
 class Exchange {
  public:
-  // All threads; `mbarriers` are two in shared memory, `bytes` what a block gets for a step, `count` for how many steps. Nothing may be
-  // sent before the barrier that `ready` is.
+  // All threads; `mbarriers` are two in shared memory, `bytes` what a block gets for a step, `count` for how many
+  // steps. Nothing may be sent before the barrier that `ready` is.
   __device__ __forceinline__ Exchange(uint64_t* mbarriers, uint32_t bytes, int64_t count)
       : mbarriers_(mbarriers), bytes_(bytes), left_(count), blocks_(kCluster ? ptx::cluster_size() : 1) {
     if (kCluster && threadIdx.x == 0) {

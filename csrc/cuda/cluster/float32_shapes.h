@@ -1,6 +1,6 @@
-// Which shapes of a cluster serve float32 as it is: shapes.h for the other policies. The product is most of a step, so the blocks are
-// as many as a cluster may have, except where one holds all units. The fastest of those offered is taken: without tensor cores for
-// few rows, and where six bytes a weight do not fit.
+// Which shapes of a cluster serve float32 as it is: shapes.h for the other policies. The product is most of a step, so
+// the blocks are as many as a cluster may have, except where one holds all units. The fastest of those offered is
+// taken: without tensor cores for few rows, and where six bytes a weight do not fit.
 #pragma once
 
 #include "cuda/cluster/shapes.h"

@@ -1,5 +1,5 @@
-// The forward recurrence in one launch: a cluster of blocks takes some rows through all steps, its blocks hold the weights of some
-// units each, and c stays in registers.
+// The forward recurrence in one launch: a cluster of blocks takes some rows through all steps, its blocks hold the
+// weights of some units each, and c stays in registers.
 #pragma once
 
 #include "cuda/cluster/exchange.h"
@@ -8,20 +8,23 @@
 
 namespace fastlstm::cuda {
 
-// A block's part of a layer in the forward direction: the four gates of kUnits units, all of K. Its sums go through shared memory, where the threads that step the cells take them.
+// A block's part of a layer in the forward direction: the four gates of kUnits units, all of K. Its sums go through
+// shared memory, where the threads that step the cells take them.
 template <class Product_, int kStates_ = 2>
 struct ForwardShape : Product_ {
   using Product = Product_;
   static constexpr int kStates = kStates_;
   static constexpr int kUnits = Product::kColumns / 4, kMostUnits = Product::kK;
   static constexpr int kSumStride = Product::kColumns + 4;
-  static constexpr int kSentBytes = kUnits * Product::kRows * sizeof(typename Product::IO);  // to each block of a cluster, a step
+  static constexpr int kSentBytes =
+      kUnits * Product::kRows * sizeof(typename Product::IO);  // to each block of a cluster, a step
 
   // Shared memory, from its start; two mbarriers come first.
   static constexpr size_t kWeightsAt = 16;
   static constexpr size_t kStatesAt = kWeightsAt + Product::kWeightBytes;
   static constexpr size_t kSumsAt = kStatesAt + kStates * Product::kStateBytes;
-  static constexpr size_t kSharedBytes = kSumsAt + Product::kWarpsK * Product::kRows * kSumStride * sizeof(typename Product::Acc);
+  static constexpr size_t kSharedBytes =
+      kSumsAt + Product::kWarpsK * Product::kRows * kSumStride * sizeof(typename Product::Acc);
 
   // The gate of a column, its unit, and where they stand among the sums.
   static __device__ __forceinline__ int gate(int column) { return column / kUnits; }
@@ -31,8 +34,8 @@ struct ForwardShape : Product_ {
   }
 };
 
-// The rows and units of a block, shared out to its threads: neighbours have neighbouring units. Where the places do not go round, some
-// threads have one less.
+// The rows and units of a block, shared out to its threads: neighbours have neighbouring units. Where the places do not
+// go round, some threads have one less.
 template <class Shape>
 struct ThreadPlaces {
   static constexpr int kPlaces = Shape::kUnits * Shape::kRows;
@@ -73,7 +76,9 @@ class ClusterStates {
     exchange_.wait(k);
     return reinterpret_cast<const unsigned char*>(at(k, 0, 0));
   }
-  __device__ __forceinline__ void send(int64_t k, int row, int unit, IO h) const { exchange_.send_to_all(k, at(k, row, unit), h); }
+  __device__ __forceinline__ void send(int64_t k, int row, int unit, IO h) const {
+    exchange_.send_to_all(k, at(k, row, unit), h);
+  }
   __device__ __forceinline__ void sent() const {}
   __device__ __forceinline__ void done() const { exchange_.done(); }
 
@@ -110,8 +115,8 @@ __device__ __forceinline__ void forward_on_chip(const ClusterForwardCall<typenam
   }
   states.ready();
 
-  // Others wait for h, and `sent` may wait until all that was stored before is there: so the tape is stored behind both, as far as
-  // registers hold it that long.
+  // Others wait for h, and `sent` may wait until all that was stored before is there: so the tape is stored behind
+  // both, as far as registers hold it that long.
   constexpr bool kAllSentFirst = Split::kElements <= 4;
   for (int64_t k = 0; k < s.T; ++k) {
     const auto keep = [&](int e, const typename ForwardCell<IO, Acc>::Step& step) {
@@ -146,7 +151,8 @@ __device__ __forceinline__ void forward_on_chip(const ClusterForwardCall<typenam
     }
     if (k + 1 < s.T) {
 #pragma unroll
-      for (int e = 0; e < Split::kElements; ++e) cells[e].fetch(call, d, k + 1, Split::n(e, row0, s.N), unit0 + Split::unit(e));
+      for (int e = 0; e < Split::kElements; ++e)
+        cells[e].fetch(call, d, k + 1, Split::n(e, row0, s.N), unit0 + Split::unit(e));
     }
   }
 #pragma unroll
@@ -156,13 +162,14 @@ __device__ __forceinline__ void forward_on_chip(const ClusterForwardCall<typenam
 
 // Blocks: clusters one after the other, 1, directions. A cluster has as many blocks as hold all units.
 template <class Shape, bool kCluster>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
-    lstm_forward_kernel_cluster(const __grid_constant__ ClusterForwardCall<typename Shape::IO, typename Shape::Acc> call) {
+__global__ void __launch_bounds__(Shape::kThreads, 1) lstm_forward_kernel_cluster(
+    const __grid_constant__ ClusterForwardCall<typename Shape::IO, typename Shape::Acc> call) {
   if constexpr (!kCluster || ptx::kHasClusters) {
     FASTLSTM_SHARED(shared);
     const int blocks = kCluster ? static_cast<int>(ptx::cluster_size()) : 1;
     ClusterStates<Shape, kCluster> states(shared, blocks, call.sizes.T);
-    forward_on_chip<Shape>(call, shared, static_cast<int>(blockIdx.x % blocks), blockIdx.x / blocks * int64_t{Shape::kRows}, states);
+    forward_on_chip<Shape>(call, shared, static_cast<int>(blockIdx.x % blocks),
+                           blockIdx.x / blocks * int64_t{Shape::kRows}, states);
   }
 }
 

@@ -1,4 +1,5 @@
-// The forward cell of the kernels that keep the weights on the chip: a thread takes a row and unit through all steps, c in a register.
+// The forward cell of the kernels that keep the weights on the chip: a thread takes a row and unit through all steps, c
+// in a register.
 #pragma once
 
 #include "cuda/device/place.h"
@@ -21,9 +22,9 @@ struct ClusterForwardCall {
   IO* gates;   // or null
 };
 
-// How many steps before its numbers are loaded a step is asked for from memory, whose answer may take longer than a step; what is then
-// in the second-level cache comes in a quarter of the time. All threads ask for the numbers that they will load: lines that they share
-// are one request.
+// How many steps before its numbers are loaded a step is asked for from memory, whose answer may take longer than a
+// step; what is then in the second-level cache comes in a quarter of the time. All threads ask for the numbers that
+// they will load: lines that they share are one request.
 constexpr int kStepsAhead = 4;
 
 // One step of a row: whether the row has it, whether the next enters with zeros.
@@ -76,7 +77,8 @@ class ForwardState {
   }
 
   // Loads what step k adds to the product, early.
-  __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t k, int64_t n, int64_t unit) {
+  __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t k, int64_t n,
+                                        int64_t unit) {
     const int64_t t = call.steps.step_at(d, k), H = call.sizes.H;
     const int64_t later = call.steps.step_at(d, k + kStepsAhead);
     if (row.has(later)) {
@@ -86,7 +88,8 @@ class ForwardState {
     }
     if (t >= row.length) return;
     const int64_t first = t * call.gates_stride_t + n * call.gates_stride_n + d * 4 * H + unit;
-    x_ = {call.gates_x.load(first), call.gates_x.load(first + H), call.gates_x.load(first + 2 * H), call.gates_x.load(first + 3 * H)};
+    x_ = {call.gates_x.load(first), call.gates_x.load(first + H), call.gates_x.load(first + 2 * H),
+          call.gates_x.load(first + 3 * H)};
   }
 
   // A step of a row that is there, from the product's sums. Stores nothing: others wait for h, and nobody for the tape.
@@ -100,7 +103,8 @@ class ForwardState {
   }
 
   // Stores the tape of step t of a row that is there.
-  __device__ __forceinline__ void keep(const Call& call, int d, int64_t t, int64_t n, int64_t unit, const ForwardStep<Acc>& step) const {
+  __device__ __forceinline__ void keep(const Call& call, int d, int64_t t, int64_t n, int64_t unit,
+                                       const ForwardStep<Acc>& step) const {
     const Sizes& s = call.sizes;
     const int64_t place = ((t * s.N + n) * s.D + d) * s.H + unit;
     if (call.cells != nullptr) call.cells[place] = step.cell.c;
@@ -129,7 +133,8 @@ class ForwardOutput {
  public:
   using Call = ClusterForwardCall<IO, Acc>;
 
-  __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit, int64_t width) {
+  __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit,
+                                        int64_t width) {
     if (!row.there()) return;
     h_ = call.h0[(d * call.sizes.N + n) * width + unit];
   }
@@ -153,7 +158,8 @@ class ForwardOutput {
   }
 
   // Stores the output of step t of a row that is there.
-  __device__ __forceinline__ void keep(const Call& call, int d, int64_t t, int64_t n, int64_t unit, int64_t width, IO output) const {
+  __device__ __forceinline__ void keep(const Call& call, int d, int64_t t, int64_t n, int64_t unit, int64_t width,
+                                       IO output) const {
     const Sizes& s = call.sizes;
     call.output[((t * s.N + n) * s.D + d) * width + unit] = output;
   }
@@ -190,14 +196,16 @@ class ForwardCell {
   };
 
   // Step k from the product's sums; returns h as it enters step k + 1.
-  __device__ __forceinline__ IO step(const Call& call, int d, int64_t k, int64_t n, const Gates<Acc>& sums, Step& step) {
+  __device__ __forceinline__ IO step(const Call& call, int d, int64_t k, int64_t n, const Gates<Acc>& sums,
+                                     Step& step) {
     if (!row_.there()) return IO{};
     const RowStep at = row_.at(call, d, k, n);
     step.state = state_.step(at, sums);
     return output_.step(at, step.state.cell.h, step.output);
   }
 
-  __device__ __forceinline__ void keep(const Call& call, int d, int64_t k, int64_t n, int64_t unit, const Step& step) const {
+  __device__ __forceinline__ void keep(const Call& call, int d, int64_t k, int64_t n, int64_t unit,
+                                       const Step& step) const {
     if (!row_.there()) return;
     const int64_t t = call.steps.step_at(d, k);
     state_.keep(call, d, t, n, unit, step.state);

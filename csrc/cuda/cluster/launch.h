@@ -12,8 +12,8 @@
 
 namespace fastlstm::cuda {
 
-// Whether so many blocks are what a kernel for clusters, or one for blocks of their own, is made for. A cluster has two at least:
-// what st.async does in a cluster of one is undefined (PTX ISA, st.async: %cluster_nctarank > 1).
+// Whether so many blocks are what a kernel for clusters, or one for blocks of their own, is made for. A cluster has two
+// at least: what st.async does in a cluster of one is undefined (PTX ISA, st.async: %cluster_nctarank > 1).
 constexpr bool blocks_serve(int64_t blocks, bool in_clusters) {
   return in_clusters ? blocks >= 2 && blocks <= kMostInCluster : blocks == 1;
 }
@@ -52,7 +52,9 @@ class ClusterLaunch {
     return fine ? clusters : 0;
   }
 
-  void operator()(Launcher& launch, const char* name, const Call& call) { launch.configured(name, kernel_, config_, call); }
+  void operator()(Launcher& launch, const char* name, const Call& call) {
+    launch.configured(name, kernel_, config_, call);
+  }
 
  private:
   Kernel kernel_;
@@ -83,10 +85,12 @@ class ClusterPlan {
         clusters_((call.sizes.N + Shape::kRows - 1) / Shape::kRows),
         multiprocessors_(device.multiprocessors),
         launch_(kernel_for<Shape>(call), blocks_, clusters_, call.sizes.D, Shape::kThreads, Shape::kSharedBytes),
-        resident_(blocks_serve(blocks_, kClusters) && (!kClusters || device.capability >= 9) ? known_resident(device) : 0) {}
+        resident_(blocks_serve(blocks_, kClusters) && (!kClusters || device.capability >= 9) ? known_resident(device)
+                                                                                             : 0) {}
 
-  // A step for all rows: the product; what other blocks send, at the rate of distributed shared memory; and what the cell and the
-  // exchange take whatever their size. Clusters that find no room wait for others to end, and blocks on one multiprocessor share it.
+  // A step for all rows: the product; what other blocks send, at the rate of distributed shared memory; and what the
+  // cell and the exchange take whatever their size. Clusters that find no room wait for others to end, and blocks on
+  // one multiprocessor share it.
   Offer offer() const {
     if (resident_ == 0) return {};
     const int64_t all = clusters_ * call_.sizes.D, rounds = (all + resident_ - 1) / resident_;
@@ -131,7 +135,8 @@ Offer ClusterKernels<Policy, Args>::offer(const Args& a, const DeviceFacts& devi
   if (!on_chip_may_take(a.sizes)) return {};
   const auto call = on_chip_call<Policy>(a);
   BestShape best(a.sizes.T, only);
-  visit_cluster_shapes<Policy>(a, [&](auto of) { best.add(ClusterPlan<decltype(of), CallOf<Policy, Args>>(call, device).offer()); });
+  visit_cluster_shapes<Policy>(
+      a, [&](auto of) { best.add(ClusterPlan<decltype(of), CallOf<Policy, Args>>(call, device).offer()); });
   return best.offer();
 }
 

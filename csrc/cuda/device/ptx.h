@@ -20,8 +20,8 @@
 namespace fastlstm {
 namespace ptx {
 
-// The same number, unknown to the compiler as that: what is made of it after a loop is not kept in registers through the
-// loop because it was made before, too.
+// The same number, unknown to the compiler as that: what is made of it after a loop is not kept in registers through
+// the loop because it was made before, too.
 FASTLSTM_PTX int made_anew(int x) {
   asm volatile("" : "+r"(x));
   return x;
@@ -79,9 +79,9 @@ FASTLSTM_PTX uint32_t float_to_tf32(float x) {
 //   a, tf32: a[0] row group, a[1] row group + 8, column pair; a[2], a[3] the same in column pair + 4
 //   b, tf32: b[0] row pair, b[1] row pair + 4; column group
 
-#define FASTLSTM_MMA(shape_and_types)                                                                                \
+#define FASTLSTM_MMA(shape_and_types)                                                                                 \
   asm volatile("mma.sync.aligned." shape_and_types " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                      \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                       \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 
 FASTLSTM_PTX void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {  // K = 16
@@ -109,15 +109,15 @@ FASTLSTM_PTX uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-#define FASTLSTM_LDMATRIX_X4(trans)                                                                             \
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4" trans ".shared.b16 {%0, %1, %2, %3}, [%4];"                      \
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])                                                 \
-               : "r"(shared_address(row))                                                                       \
+#define FASTLSTM_LDMATRIX_X4(trans)                                                        \
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4" trans ".shared.b16 {%0, %1, %2, %3}, [%4];" \
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])                            \
+               : "r"(shared_address(row))                                                  \
                : "memory")
-#define FASTLSTM_LDMATRIX_X2(trans)                                            \
+#define FASTLSTM_LDMATRIX_X2(trans)                                                \
   asm volatile("ldmatrix.sync.aligned.m8n8.x2" trans ".shared.b16 {%0, %1}, [%2];" \
-               : "=r"(r[0]), "=r"(r[1])                                        \
-               : "r"(shared_address(row))                                      \
+               : "=r"(r[0]), "=r"(r[1])                                            \
+               : "r"(shared_address(row))                                          \
                : "memory")
 
 FASTLSTM_PTX void ldmatrix_x4(uint32_t (&r)[4], const void* row) { FASTLSTM_LDMATRIX_X4(""); }
@@ -148,11 +148,12 @@ FASTLSTM_PTX void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" : : "n"(kPending) : "memory");
 }
 
-// Asks for the line of an address in global memory to be brought into the second-level cache; the address must be an array's.
+// Asks for the line of an address in global memory to be brought into the second-level cache; the address must be an
+// array's.
 FASTLSTM_PTX void prefetch_l2(const void* global) { asm volatile("prefetch.global.L2 [%0];" : : "l"(global)); }
 
-// Until done() is true. Compiled with FASTLSTM_TRAP_HANGS, a wait of about two seconds ends the kernel with an error: what never comes
-// then costs a test its process, and not the time of the whole run.
+// Until done() is true. Compiled with FASTLSTM_TRAP_HANGS, a wait of about two seconds ends the kernel with an error:
+// what never comes then costs a test its process, and not the time of the whole run.
 template <class Done>
 FASTLSTM_PTX void wait_until(const Done& done) {
 #ifdef FASTLSTM_TRAP_HANGS
@@ -163,8 +164,7 @@ FASTLSTM_PTX void wait_until(const Done& done) {
     if (clock64() - began > kMostClocks) __trap();
   }
 #else
-  while (!done()) {
-  }
+  while (!done()) {}
 #endif
 }
 
@@ -191,9 +191,9 @@ FASTLSTM_PTX void st_release_gpu(int* p, int value) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" : : "l"(p), "r"(value) : "memory");
 }
 
-// Behind a barrier of the block it releases what all of its threads wrote, not this one's writes alone: causality goes from their
-// writes through the barrier to it, and from it on to whoever acquires (PTX ISA, "Causality Order"). A counter that several blocks
-// add to passes each one's release on, since every red reads and writes it.
+// Behind a barrier of the block it releases what all of its threads wrote, not this one's writes alone: causality goes
+// from their writes through the barrier to it, and from it on to whoever acquires (PTX ISA, "Causality Order"). A
+// counter that several blocks add to passes each one's release on, since every red reads and writes it.
 FASTLSTM_PTX void red_release_gpu_add(int* p, int value) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;" : : "l"(p), "r"(value) : "memory");
 }

@@ -51,9 +51,7 @@ FASTLSTM_PTX void cluster_arrive_release() {
   FASTLSTM_ASM_SM90("barrier.cluster.arrive.release.aligned;" : : : "memory");
 }
 
-FASTLSTM_PTX void cluster_wait_acquire() {
-  FASTLSTM_ASM_SM90("barrier.cluster.wait.acquire.aligned;" : : : "memory");
-}
+FASTLSTM_PTX void cluster_wait_acquire() { FASTLSTM_ASM_SM90("barrier.cluster.wait.acquire.aligned;" : : : "memory"); }
 
 // -- Shared memory of another block of the cluster, by 32-bit addresses: of this block's own from shared_address, of
 // the same place in the block of another rank from map_to_rank. The other block must have started, and must not end
@@ -77,35 +75,28 @@ FASTLSTM_PTX void st_cluster_32(uint32_t addr, uint32_t v) {
 
 // 16 bytes, aligned to 16; v0 at the lowest address.
 FASTLSTM_PTX void st_cluster_128(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3) {
-  FASTLSTM_ASM_SM90("st.shared::cluster.v4.b32 [%0], {%1, %2, %3, %4};"
-                    :
-                    : "r"(addr), "r"(v0), "r"(v1), "r"(v2), "r"(v3)
-                    : "memory");
+  FASTLSTM_ASM_SM90("st.shared::cluster.v4.b32 [%0], {%1, %2, %3, %4};" : : "r"(addr), "r"(v0), "r"(v1), "r"(v2),
+                    "r"(v3) : "memory");
 }
 
 // Stores that arrive later and then count 4, 8 or 16 bytes on the mbarrier, which is in the same block as addr. Whoever
 // waits for that phase sees the bytes. Aligned to their size.
 
 FASTLSTM_PTX void st_async_32(uint32_t addr, uint32_t v, uint32_t mbarrier_addr) {
-  FASTLSTM_ASM_SM90("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];"
-                    :
-                    : "r"(addr), "r"(v), "r"(mbarrier_addr)
-                    : "memory");
+  FASTLSTM_ASM_SM90("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" : : "r"(addr), "r"(v),
+                    "r"(mbarrier_addr) : "memory");
 }
 
 FASTLSTM_PTX void st_async_64(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t mbarrier_addr) {
-  FASTLSTM_ASM_SM90("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];"
-                    :
-                    : "r"(addr), "r"(v0), "r"(v1), "r"(mbarrier_addr)
-                    : "memory");
+  FASTLSTM_ASM_SM90("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" : : "r"(addr),
+                    "r"(v0), "r"(v1), "r"(mbarrier_addr) : "memory");
 }
 
 FASTLSTM_PTX void st_async_128(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3,
                                uint32_t mbarrier_addr) {
-  FASTLSTM_ASM_SM90("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];"
-                    :
-                    : "r"(addr), "r"(v0), "r"(v1), "r"(v2), "r"(v3), "r"(mbarrier_addr)
-                    : "memory");
+  FASTLSTM_ASM_SM90(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" : : "r"(addr),
+      "r"(v0), "r"(v1), "r"(v2), "r"(v3), "r"(mbarrier_addr) : "memory");
 }
 
 // -- mbarriers: 8 bytes of shared memory. A phase ends when `count` arrivals have come and as many bytes as were
@@ -119,18 +110,15 @@ FASTLSTM_PTX void mbarrier_init(uint64_t* mbarrier, uint32_t count) {
 FASTLSTM_PTX void mbarrier_fence_init() { FASTLSTM_ASM_SM90("fence.mbarrier_init.release.cluster;" : : : "memory"); }
 
 FASTLSTM_PTX void mbarrier_arrive(uint64_t* mbarrier) {
-  FASTLSTM_ASM_SM90("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];"
-                    :
-                    : "r"(shared_address(mbarrier))
-                    : "memory");
+  FASTLSTM_ASM_SM90(
+      "mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" : : "r"(shared_address(mbarrier)) : "memory");
 }
 
 // Arrives, and makes this phase wait for that many bytes of st_async as well.
 FASTLSTM_PTX void mbarrier_arrive_expect_tx(uint64_t* mbarrier, uint32_t bytes) {
-  FASTLSTM_ASM_SM90("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;"
-                    :
-                    : "r"(shared_address(mbarrier)), "r"(bytes)
-                    : "memory");
+  FASTLSTM_ASM_SM90(
+      "mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" : : "r"(shared_address(mbarrier)),
+      "r"(bytes) : "memory");
 }
 
 // On an mbarrier of any block of the cluster.
@@ -145,25 +133,26 @@ FASTLSTM_PTX bool mbarrier_try_wait(uint64_t* mbarrier, uint32_t parity) {
   FASTLSTM_ASM_SM90(
       "{\n"
       ".reg .pred over;\n"
-      "mbarrier.try_wait.parity." FASTLSTM_WAIT_ORDER ".cluster.shared::cta.b64 over, [%1], %2;\n"
+      "mbarrier.try_wait.parity." FASTLSTM_WAIT_ORDER
+      ".cluster.shared::cta.b64 over, [%1], %2;\n"
       "selp.u32 %0, 1, 0, over;\n"
-      "}"
-      : "=r"(done)
-      : "r"(shared_address(mbarrier)), "r"(parity)
-      : "memory");
+      "}" : "=r"(done) : "r"(shared_address(mbarrier)),
+      "r"(parity) : "memory");
   return done != 0;
 }
 
-// Orders what this thread saw by relaxed operations before what follows, for the shared memory of the cluster's blocks alone.
+// Orders what this thread saw by relaxed operations before what follows, for the shared memory of the cluster's blocks
+// alone.
 FASTLSTM_PTX void fence_acquire_shared_cluster() { FASTLSTM_ASM_SM90(FASTLSTM_WAIT_FENCE : : : "memory"); }
 
-// Until that phase is over; then what was sent by st_async in it can be read, and what blocks did in shared memory of the cluster
-// before they sent it is done. Of global memory nothing is said.
+// Until that phase is over; then what was sent by st_async in it can be read, and what blocks did in shared memory of
+// the cluster before they sent it is done. Of global memory nothing is said.
 //
-// A complete-tx of st.async is a release at the scope of the cluster, and the wait reads what it wrote. A relaxed read and a
-// fence.acquire behind it make an acquire pattern as an acquiring read does (PTX ISA, "Release and Acquire Patterns"), so the two
-// synchronize; sync_restrict limits what is then ordered to shared::cluster objects, and the exchanges have no others. An
-// acquiring wait would throw away the first-level cache (CCTL.IVALL) behind every phase, for the sake of global memory.
+// A complete-tx of st.async is a release at the scope of the cluster, and the wait reads what it wrote. A relaxed read
+// and a fence.acquire behind it make an acquire pattern as an acquiring read does (PTX ISA, "Release and Acquire
+// Patterns"), so the two synchronize; sync_restrict limits what is then ordered to shared::cluster objects, and the
+// exchanges have no others. An acquiring wait would throw away the first-level cache (CCTL.IVALL) behind every phase,
+// for the sake of global memory.
 FASTLSTM_PTX void mbarrier_wait(uint64_t* mbarrier, uint32_t parity) {
   wait_until([&] { return mbarrier_try_wait(mbarrier, parity); });
   fence_acquire_shared_cluster();

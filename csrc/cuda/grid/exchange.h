@@ -1,8 +1,9 @@
-// How blocks of a whole grid give each other a step's state, where no cluster can hold the weights: through global memory, which
-// they meet in the second-level cache, and a counter of the blocks that have written theirs.
+// How blocks of a whole grid give each other a step's state, where no cluster can hold the weights: through global
+// memory, which they meet in the second-level cache, and a counter of the blocks that have written theirs.
 //
-// All blocks must run at once: the launch is cooperative. There are two buffers, for even and odd steps. A block writes step k + 1's
-// state over step k - 1's: all blocks have counted themselves for step k, and each had copied step k - 1's before.
+// All blocks must run at once: the launch is cooperative. There are two buffers, for even and odd steps. A block writes
+// step k + 1's state over step k - 1's: all blocks have counted themselves for step k, and each had copied step k - 1's
+// before.
 #pragma once
 
 #include "cuda/device/numbers.h"
@@ -16,11 +17,11 @@ struct GridMemory {
   static constexpr int kCounterStride = 32;
 };
 
-// Begins to copy rows from global to shared memory, 16 bytes at a time: all threads of the block, as many to each of a shape's rows.
-// (Parts counted over all rows would be told apart by dividing, for every 16 bytes.)
+// Begins to copy rows from global to shared memory, 16 bytes at a time: all threads of the block, as many to each of a
+// shape's rows. (Parts counted over all rows would be told apart by dividing, for every 16 bytes.)
 template <class Shape>
-__device__ __forceinline__ void copy_rows(unsigned char* to, int to_stride, const unsigned char* from, int from_stride, int rows,
-                                          int row_bytes) {
+__device__ __forceinline__ void copy_rows(unsigned char* to, int to_stride, const unsigned char* from, int from_stride,
+                                          int rows, int row_bytes) {
   constexpr int kToARow = Shape::kThreads / Shape::kRows;
   static_assert(kToARow * Shape::kRows == Shape::kThreads);
   const int thread = static_cast<int>(threadIdx.x), row = thread / kToARow;
@@ -36,9 +37,10 @@ class GridStates {
   using IO = typename Shape::IO;
   static constexpr int kRowBytes = Shape::kK * sizeof(IO);
 
-  // A state has `width` numbers a row, whatever room the shape has, and the first `rows` of a shape's rows; what it has room for beyond
-  // these stays as `start` left it.
-  __device__ __forceinline__ GridStates(unsigned char* shared, const GridMemory& memory, int64_t group, int blocks, int rows, int width)
+  // A state has `width` numbers a row, whatever room the shape has, and the first `rows` of a shape's rows; what it has
+  // room for beyond these stays as `start` left it.
+  __device__ __forceinline__ GridStates(unsigned char* shared, const GridMemory& memory, int64_t group, int blocks,
+                                        int rows, int width)
       : state_(shared + Shape::kStatesAt),
         sent_(memory.states + group * 2 * Shape::kRows * kRowBytes),
         counter_(memory.counters + group * GridMemory::kCounterStride),

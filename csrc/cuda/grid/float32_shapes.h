@@ -1,5 +1,5 @@
-// Which shapes of a whole-grid kernel serve float32 as it is: kernels.h for the other policies. The fastest of those offered that
-// fits is taken.
+// Which shapes of a whole-grid kernel serve float32 as it is: kernels.h for the other policies. The fastest of those
+// offered that fits is taken.
 #pragma once
 
 #include "cuda/grid/kernels.h"

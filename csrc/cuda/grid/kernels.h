@@ -1,5 +1,5 @@
-// The recurrence in one launch of the whole grid: the cluster kernels' work, where no cluster can hold the weights. A group of blocks
-// takes some rows of one direction through all steps.
+// The recurrence in one launch of the whole grid: the cluster kernels' work, where no cluster can hold the weights. A
+// group of blocks takes some rows of one direction through all steps.
 #pragma once
 
 #include "cuda/cluster/backward.h"
@@ -20,13 +20,14 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
                              const __grid_constant__ GridMemory memory) {
   FASTLSTM_SHARED(shared);
   const int64_t row0 = blockIdx.y * int64_t{Shape::kRows};
-  GridStates<Shape> states(shared, memory, blockIdx.z * gridDim.y + blockIdx.y, gridDim.x, rows_of_group<Shape>(call.sizes, row0),
-                           gridDim.x * Shape::kUnits);
+  GridStates<Shape> states(shared, memory, blockIdx.z * gridDim.y + blockIdx.y, gridDim.x,
+                           rows_of_group<Shape>(call.sizes, row0), gridDim.x * Shape::kUnits);
   forward_on_chip<Shape>(call, shared, static_cast<int>(blockIdx.x), row0, states);
 }
 
-// A block's part of a layer in the backward direction, where the gates' gradients are exchanged: kUnits columns of the weights, K the
-// four gates of all units. (Parts of sums, as clusters exchange them, would be as many as there are blocks.)
+// A block's part of a layer in the backward direction, where the gates' gradients are exchanged: kUnits columns of the
+// weights, K the four gates of all units. (Parts of sums, as clusters exchange them, would be as many as there are
+// blocks.)
 template <class Product_>
 struct BackwardGridShape : Product_ {
   using Product = Product_;
@@ -35,7 +36,8 @@ struct BackwardGridShape : Product_ {
   static constexpr size_t kWeightsAt = 16;
   static constexpr size_t kStatesAt = kWeightsAt + Product::kWeightBytes;
   static constexpr size_t kSumsAt = kStatesAt + Product::kStateBytes;
-  static constexpr size_t kSharedBytes = kSumsAt + Product::kWarpsK * Product::kRows * kSumStride * sizeof(typename Product::Acc);
+  static constexpr size_t kSharedBytes =
+      kSumsAt + Product::kWarpsK * Product::kRows * kSumStride * sizeof(typename Product::Acc);
 
   static __device__ __forceinline__ int sum_at(int warp_k, int row, int unit) {
     return (warp_k * Product::kRows + row) * kSumStride + unit;
@@ -55,7 +57,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   const int all_units = static_cast<int>(gridDim.x) * Shape::kUnits;
   const int64_t row0 = blockIdx.y * int64_t{Shape::kRows};
   Acc* sums = reinterpret_cast<Acc*>(shared + Shape::kSumsAt);
-  GridStates<Shape> states(shared, memory, blockIdx.z * gridDim.y + blockIdx.y, gridDim.x, rows_of_group<Shape>(s, row0), 4 * all_units);
+  GridStates<Shape> states(shared, memory, blockIdx.z * gridDim.y + blockIdx.y, gridDim.x,
+                           rows_of_group<Shape>(s, row0), 4 * all_units);
   const IO* weights = call.weight_hh + d * 4 * s.H * s.H;
   const StationaryProduct<typename Shape::Product> product(shared + Shape::kWeightsAt, [&](int column, int k) {
     const int gate = k / all_units, from = k % all_units, unit = unit0 + column;
@@ -103,10 +106,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     states.sent();
     // Behind it, which waits until all that was stored before is there.
 #pragma unroll
-    for (int e = 0; e < Split::kElements; ++e) cells[e].keep(call, d, j, Split::n(e, row0, s.N), unit0 + Split::unit(e), gradients[e]);
+    for (int e = 0; e < Split::kElements; ++e)
+      cells[e].keep(call, d, j, Split::n(e, row0, s.N), unit0 + Split::unit(e), gradients[e]);
     if (j + 1 < s.T) {
 #pragma unroll
-      for (int e = 0; e < Split::kElements; ++e) cells[e].fetch(call, d, j + 1, Split::n(e, row0, s.N), unit0 + Split::unit(e));
+      for (int e = 0; e < Split::kElements; ++e)
+        cells[e].fetch(call, d, j + 1, Split::n(e, row0, s.N), unit0 + Split::unit(e));
     }
   }
 }

@@ -13,13 +13,14 @@
 
 namespace fastlstm::cuda {
 
-// How many blocks of a cooperative launch the device runs at once, one to a multiprocessor; 0 where it has no room for any, or no such
-// launches.
+// How many blocks of a cooperative launch the device runs at once, one to a multiprocessor; 0 where it has no room for
+// any, or no such launches.
 template <class Kernel>
 int resident_blocks(Kernel kernel, int threads, size_t shared_bytes, const DeviceFacts& device) {
   int blocks = 0;
-  const bool fine = device.cooperative != 0 && allow_shared_bytes(reinterpret_cast<const void*>(kernel), shared_bytes) &&
-                    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes) == cudaSuccess;
+  const bool fine =
+      device.cooperative != 0 && allow_shared_bytes(reinterpret_cast<const void*>(kernel), shared_bytes) &&
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes) == cudaSuccess;
   if (!fine) cudaGetLastError();  // a "no" is not an error, and must not be reported as the next call's
   return fine && blocks > 0 ? device.multiprocessors : 0;
 }
@@ -60,16 +61,19 @@ struct GridPlan {
     return memory;
   }
 
-  // A step: the tensor cores' or shared memory's part of the product, the state's way from the second-level cache into every block,
-  // and the cell and the counter.
+  // A step: the tensor cores' or shared memory's part of the product, the state's way from the second-level cache into
+  // every block, and the cell and the counter.
   template <class Call>
   Offer offer(const Call& call, const DeviceFacts& device) const {
     static std::atomic<uint64_t> answer;
-    const auto ask = [&] { return resident_blocks(grid_kernel_for<Shape>(call), Shape::kThreads, Shape::kSharedBytes, device); };
+    const auto ask = [&] {
+      return resident_blocks(grid_kernel_for<Shape>(call), Shape::kThreads, Shape::kSharedBytes, device);
+    };
     if (!blocks_fit(blocks, groups, D, call.sizes.T, known(answer, device, ask))) return {};
     const int64_t row_bytes = blocks * Shape::kUnits * GridStates<Shape>::kRowBytes / Shape::kMostUnits;
     const int64_t rows = std::min<int64_t>(call.sizes.N, Shape::kRows);
-    const int64_t step = costs::kGridStep + Shape::kProductClocks + costs::cache_clocks(blocks * groups * D, rows * row_bytes);
+    const int64_t step =
+        costs::kGridStep + Shape::kProductClocks + costs::cache_clocks(blocks * groups * D, rows * row_bytes);
     return {step, 2 * costs::kLaunch + Shape::kLoads * costs::kMemory};
   }
 
@@ -118,7 +122,8 @@ void GridKernels<Policy, Args>::run(const Args& a, int shape, void* workspace, L
   constexpr bool kForward = std::is_same_v<Args, ForwardArgs>;
   const auto call = on_chip_call<Policy>(a);
   const auto launch_on = [&](auto of) {
-    GridPlan<decltype(of)>(a.sizes).run(call, workspace, launch, kForward ? "lstm_forward_kernel_grid" : "lstm_backward_kernel_grid");
+    GridPlan<decltype(of)>(a.sizes).run(call, workspace, launch,
+                                        kForward ? "lstm_forward_kernel_grid" : "lstm_backward_kernel_grid");
   };
   visit_grid_shapes<Policy>(a, Numbered(shape, launch_on));
 }

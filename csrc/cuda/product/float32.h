@@ -1,18 +1,19 @@
 // float32 factors on the tensor cores, at float32's own accuracy.
 //
-// A float32 number is the sum of three bfloat16 numbers of eight significant bits each: the upper half of its word, the upper half
-// of what that leaves, and the rest. The three are exact, as are the tensor cores' products of them, and of the nine products of two
-// numbers the six with part + part < 3 matter: what the others add is at most 2^-21 of the product, 2^-24 on average, less than the
-// roundings of a sum of a few terms. (Henry, Tang & Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for
-// higher-precision computations".)
+// A float32 number is the sum of three bfloat16 numbers of eight significant bits each: the upper half of its word, the
+// upper half of what that leaves, and the rest. The three are exact, as are the tensor cores' products of them, and of
+// the nine products of two numbers the six with part + part < 3 matter: what the others add is at most 2^-21 of the
+// product, 2^-24 on average, less than the roundings of a sum of a few terms. (Henry, Tang & Heinecke 2019, "Leveraging
+// the bfloat16 artificial intelligence datatype for higher-precision computations".)
 //
-// Tensor cores align what they add to the largest term and cut the rest off (Fasi et al. 2021, "Numerical behavior of NVIDIA tensor
-// cores"), so that long sums drift towards zero (Ootomo & Yokota 2022, "Recovering single precision accuracy from tensor cores while
-// surpassing the FP32 theoretical peak performance"). So they add 16 terms of K, the smallest products first, and the sums of these
-// go into the total by an ordinary addition.
+// Tensor cores align what they add to the largest term and cut the rest off (Fasi et al. 2021, "Numerical behavior of
+// NVIDIA tensor cores"), so that long sums drift towards zero (Ootomo & Yokota 2022, "Recovering single precision
+// accuracy from tensor cores while surpassing the FP32 theoretical peak performance"). So they add 16 terms of K, the
+// smallest products first, and the sums of these go into the total by an ordinary addition.
 //
-// What differs from fused multiply-adds: an infinite factor gives NaN, since what it leaves is infinity - infinity, and never a
-// finite number; NaN gives NaN. Numbers below 2^-110 lose the bits that stand for less than 2^-133, bfloat16's smallest.
+// What differs from fused multiply-adds: an infinite factor gives NaN, since what it leaves is infinity - infinity, and
+// never a finite number; NaN gives NaN. Numbers below 2^-110 lose the bits that stand for less than 2^-133, bfloat16's
+// smallest.
 #pragma once
 
 #include "cuda/product/operands.h"
@@ -22,7 +23,8 @@ namespace fastlstm::cuda {
 struct Float32Product : TensorCoreFragments {
   using IO = float;
 
-  // Of a chunk, eight numbers a row, a thread has two of each row, which make a word: two of its parts fill an mma's sixteen k's.
+  // Of a chunk, eight numbers a row, a thread has two of each row, which make a word: two of its parts fill an mma's
+  // sixteen k's.
   struct A {
     uint32_t part[3][2];
   };
@@ -67,7 +69,8 @@ struct Float32Product : TensorCoreFragments {
   // For each two numbers: three words packed, two parts masked and taken off.
   static constexpr int kStateSlots = 2 * (3 + 2 * 4);
 
-  // bfloat16 wants two k's in a word: those of a thread's words w and w + 1. The order of K is free, as long as both factors have it.
+  // bfloat16 wants two k's in a word: those of a thread's words w and w + 1. The order of K is free, as long as both
+  // factors have it.
   struct Weights {
     Part part[3];
   };
@@ -109,7 +112,9 @@ struct Float32Product : TensorCoreFragments {
   // The three parts of two numbers, the first in the lower halves.
   static __device__ __forceinline__ void split(uint32_t (&parts)[3], uint32_t first, uint32_t second) {
     constexpr uint32_t kUpper = 0xffff0000;
-    const auto rest = [](uint32_t bits) { return __float_as_uint(__uint_as_float(bits) - __uint_as_float(bits & kUpper)); };
+    const auto rest = [](uint32_t bits) {
+      return __float_as_uint(__uint_as_float(bits) - __uint_as_float(bits & kUpper));
+    };
 #pragma unroll
     for (int part = 0; part < 3; ++part) {
       parts[part] = first >> 16 | (second & kUpper);

@@ -23,10 +23,11 @@ bool is_factor(const void* data, int64_t count) {
 
 constexpr int kCopyTile = 32;
 
-// to[d][r][c] = from[d][r][c], or from[d][c][r] where `transposed`, for r < rows and c < columns; zero up to c < width. Blocks of
-// kCopyTile x 8 threads: column tiles, row tiles, directions.
+// to[d][r][c] = from[d][r][c], or from[d][c][r] where `transposed`, for r < rows and c < columns; zero up to c < width.
+// Blocks of kCopyTile x 8 threads: column tiles, row tiles, directions.
 template <class T>
-__global__ void lstm_kernel_copy_matrix(const T* from, T* to, int64_t rows, int64_t columns, int64_t width, bool transposed) {
+__global__ void lstm_kernel_copy_matrix(const T* from, T* to, int64_t rows, int64_t columns, int64_t width,
+                                        bool transposed) {
   FASTLSTM_SHARED(shared);
   T* tile = reinterpret_cast<T*>(shared);  // [kCopyTile][kCopyTile + 1]
   const int64_t column0 = blockIdx.x * int64_t{kCopyTile};
@@ -51,12 +52,13 @@ __global__ void lstm_kernel_copy_matrix(const T* from, T* to, int64_t rows, int6
 }
 
 template <class T>
-void launch_copy(Launcher& launch, const T* from, T* to, int64_t D, int64_t rows, int64_t columns, int64_t width, bool transposed) {
+void launch_copy(Launcher& launch, const T* from, T* to, int64_t D, int64_t rows, int64_t columns, int64_t width,
+                 bool transposed) {
   const auto tiles = [](int64_t count) { return (count + kCopyTile - 1) / kCopyTile; };
   const dim3 grid(static_cast<unsigned>(tiles(width)), static_cast<unsigned>(std::min<int64_t>(tiles(rows), 65535)),
                   static_cast<unsigned>(D));
-  launch("lstm_kernel_copy_matrix", lstm_kernel_copy_matrix<T>, grid, 8 * kCopyTile, kCopyTile * (kCopyTile + 1) * sizeof(T), from, to,
-         rows, columns, width, transposed);
+  launch("lstm_kernel_copy_matrix", lstm_kernel_copy_matrix<T>, grid, 8 * kCopyTile,
+         kCopyTile * (kCopyTile + 1) * sizeof(T), from, to, rows, columns, width, transposed);
 }
 
 }  // namespace fastlstm::cuda

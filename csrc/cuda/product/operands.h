@@ -1,9 +1,11 @@
-// How a warp multiplies: for each type of factor a policy with its storage type (IO), accumulation type (Acc), and fragments.
+// How a warp multiplies: for each type of factor a policy with its storage type (IO), accumulation type (Acc), and
+// fragments.
 //
-// A policy adds A B^T for A of 16 rows and B of 8 columns over a chunk of `kChunkBytes` along K. Both lie in shared memory, rows
-// and columns `kStride` bytes apart, K contiguous. Whatever the policy, the thread with lane = 4 g + q owns of the 16 x 8 results
-// those of rows g and g + 8 and columns 2 q and 2 q + 1, in this order: the layout of mma.sync's accumulators (PTX ISA, "Matrix
-// Fragments for mma.m16n8k16"). So everything around the product is written once.
+// A policy adds A B^T for A of 16 rows and B of 8 columns over a chunk of `kChunkBytes` along K. Both lie in shared
+// memory, rows and columns `kStride` bytes apart, K contiguous. Whatever the policy, the thread with lane = 4 g + q
+// owns of the 16 x 8 results those of rows g and g + 8 and columns 2 q and 2 q + 1, in this order: the layout of
+// mma.sync's accumulators (PTX ISA, "Matrix Fragments for mma.m16n8k16"). So everything around the product is written
+// once.
 #pragma once
 
 #include "cuda/device/numbers.h"
@@ -11,12 +13,13 @@
 
 namespace fastlstm::cuda {
 
-// Bytes of a row of a tile in shared memory: 128 of numbers, and 16 that put eight rows' 16-byte parts on different banks.
+// Bytes of a row of a tile in shared memory: 128 of numbers, and 16 that put eight rows' 16-byte parts on different
+// banks.
 constexpr int kRowBytes = 128;
 constexpr int kStride = kRowBytes + 16;
 
-// Loads for the tensor cores. ldmatrix moves 16-byte parts of rows, four threads to a part: pairs of 16-bit numbers, or single
-// 32-bit ones, in just the places where mma.sync wants them.
+// Loads for the tensor cores. ldmatrix moves 16-byte parts of rows, four threads to a part: pairs of 16-bit numbers, or
+// single 32-bit ones, in just the places where mma.sync wants them.
 struct TensorCoreFragments {
   using Acc = float;
   static constexpr int kChunkBytes = 32;
@@ -31,8 +34,9 @@ struct TensorCoreFragments {
   // How many mma.sync a chunk takes.
   static constexpr int kProductsAChunk = 1;
 
-  // For stationary.h, which takes two chunks at a time: the weights of 16 columns, the state's words as ldmatrix gives them, and
-  // how many products they make. A thread with lane = 4 g + q has of a pair of chunks, 16 words a row, the words q + 4 w of row g.
+  // For stationary.h, which takes two chunks at a time: the weights of 16 columns, the state's words as ldmatrix gives
+  // them, and how many products they make. A thread with lane = 4 g + q has of a pair of chunks, 16 words a row, the
+  // words q + 4 w of row g.
   using Part = A;
   struct Weights {
     Part part[2];
@@ -68,18 +72,24 @@ struct HalfFragments : TensorCoreFragments {
       to.part[word / 4].bits[word % 4] = at(word % 2, k).bits | static_cast<uint32_t>(at(word % 2, k + 1).bits) << 16;
     }
   }
-  static __device__ __forceinline__ State state(const uint32_t (&bits)[4]) { return {{bits[0], bits[1], bits[2], bits[3]}}; }
+  static __device__ __forceinline__ State state(const uint32_t (&bits)[4]) {
+    return {{bits[0], bits[1], bits[2], bits[3]}};
+  }
 };
 
 struct BFloat16Product : HalfFragments<BFloat16> {
-  static __device__ __forceinline__ void multiply(float (&d)[4], const A& a, const B& b) { ptx::mma_bf16(d, a.bits, b.bits); }
+  static __device__ __forceinline__ void multiply(float (&d)[4], const A& a, const B& b) {
+    ptx::mma_bf16(d, a.bits, b.bits);
+  }
   static __device__ __forceinline__ void multiply(float (&d)[4], int product, const Weights& w, const State& s) {
     multiply(d, w.part[product], {{s.bits[2 * product], s.bits[2 * product + 1]}});
   }
 };
 
 struct Float16Product : HalfFragments<Float16> {
-  static __device__ __forceinline__ void multiply(float (&d)[4], const A& a, const B& b) { ptx::mma_f16(d, a.bits, b.bits); }
+  static __device__ __forceinline__ void multiply(float (&d)[4], const A& a, const B& b) {
+    ptx::mma_f16(d, a.bits, b.bits);
+  }
   static __device__ __forceinline__ void multiply(float (&d)[4], int product, const Weights& w, const State& s) {
     multiply(d, w.part[product], {{s.bits[2 * product], s.bits[2 * product + 1]}});
   }
@@ -97,14 +107,17 @@ struct TF32Product : TensorCoreFragments {
     TensorCoreFragments::load(b, tile, lane);
     round(b.bits);
   }
-  static __device__ __forceinline__ void multiply(float (&d)[4], const A& a, const B& b) { ptx::mma_tf32(d, a.bits, b.bits); }
+  static __device__ __forceinline__ void multiply(float (&d)[4], const A& a, const B& b) {
+    ptx::mma_tf32(d, a.bits, b.bits);
+  }
 
   static constexpr int kStateSlots = 4;
 
   template <class At>
   static __device__ __forceinline__ void pack(Weights& to, int q, const At& at) {
 #pragma unroll
-    for (int word = 0; word < 8; ++word) to.part[word / 4].bits[word % 4] = ptx::float_to_tf32(at(word % 2, word / 2 * 4 + q));
+    for (int word = 0; word < 8; ++word)
+      to.part[word / 4].bits[word % 4] = ptx::float_to_tf32(at(word % 2, word / 2 * 4 + q));
   }
   static __device__ __forceinline__ State state(const uint32_t (&bits)[4]) {
     State s{{bits[0], bits[1], bits[2], bits[3]}};

@@ -1,16 +1,18 @@
-// stationary.h's product without tensor cores, for float32 and few rows: an mma.sync of 8 rows takes as long for one. Six of them, for
-// 256 weights, are 42 clocks of a scheduler; fused multiply-adds take 8 for each row, and a weight is 4 bytes instead of 6.
+// stationary.h's product without tensor cores, for float32 and few rows: an mma.sync of 8 rows takes as long for one.
+// Six of them, for 256 weights, are 42 clocks of a scheduler; fused multiply-adds take 8 for each row, and a weight is
+// 4 bytes instead of 6.
 //
-// A thread has some weights of some columns, and adds their products with the state's words, which all threads of a column group read
-// at once; then the threads that share columns add their sums.
+// A thread has some weights of some columns, and adds their products with the state's words, which all threads of a
+// column group read at once; then the threads that share columns add their sums.
 #pragma once
 
 #include "cuda/product/stationary.h"
 
 namespace fastlstm::cuda {
 
-// A matrix of kColumns x kK weights. A warp's lanes are kLanesK along K times the rest along the columns, of which a lane has kPerLane;
-// along K it has kHeld quads of numbers in registers and kShared in shared memory. kWarpsK warps split K.
+// A matrix of kColumns x kK weights. A warp's lanes are kLanesK along K times the rest along the columns, of which a
+// lane has kPerLane; along K it has kHeld quads of numbers in registers and kShared in shared memory. kWarpsK warps
+// split K.
 template <int kWarpsM_, int kWarpsK_, int kLanesK_, int kPerLane_, int kHeld_, int kShared_, int kRows_>
 struct PlainShape {
   using Policy = Float32Product;
@@ -28,8 +30,8 @@ struct PlainShape {
   static constexpr int kLoads = kQuads;
   static_assert(kRows % 2 == 0, "sums are given away in pairs of rows");
 
-  // Predicted: the schedulers' time for the multiply-adds and the shuffles, or shared memory's, whichever is longer; a quad of the state
-  // is counted as the 512 bytes that a warp reads, though the threads share them.
+  // Predicted: the schedulers' time for the multiply-adds and the shuffles, or shared memory's, whichever is longer; a
+  // quad of the state is counted as the 512 bytes that a warp reads, though the threads share them.
   static constexpr int64_t kProductClocks = [] {
     constexpr int64_t kWarps = kThreads / 32, kTurns = (kWarps + costs::kSchedulers - 1) / costs::kSchedulers;
     int64_t stages = 0;
@@ -144,7 +146,8 @@ class StationaryProduct<PlainShape<kSizes...>> {
   static __device__ __forceinline__ void multiply(Sums& sums, const unsigned char* state, const Weight& weight) {
     Quad h[Shape::kRows];
 #pragma unroll
-    for (int row = 0; row < Shape::kRows; ++row) h[row] = *reinterpret_cast<const Quad*>(state + row * Shape::kStateStride);
+    for (int row = 0; row < Shape::kRows; ++row)
+      h[row] = *reinterpret_cast<const Quad*>(state + row * Shape::kStateStride);
 #pragma unroll
     for (int c = 0; c < Shape::kPerLane; ++c) {
       const Quad w = weight(c);

@@ -1,15 +1,16 @@
 // The product of a step, for one block: a tile of the state's rows times a tile of the weights' rows, over all of K.
 //
-// Tiles go through shared memory in stages of kRowBytes along K, copied by cp.async while earlier ones are multiplied. The sums
-// end up in shared memory, where any thread may take those of one row and unit, all gates together.
+// Tiles go through shared memory in stages of kRowBytes along K, copied by cp.async while earlier ones are multiplied.
+// The sums end up in shared memory, where any thread may take those of one row and unit, all gates together.
 #pragma once
 
 #include "cuda/product/operands.h"
 
 namespace fastlstm::cuda {
 
-// How a block shares its tile among warps: kWarpsM x kWarpsN parts of 16 kTilesM rows by 8 kTilesN columns, and kWarpsK warps on
-// each part, which take turns along K. For few rows only the last gives a block several warps to hide latency with.
+// How a block shares its tile among warps: kWarpsM x kWarpsN parts of 16 kTilesM rows by 8 kTilesN columns, and kWarpsK
+// warps on each part, which take turns along K. For few rows only the last gives a block several warps to hide latency
+// with.
 template <int kWarpsM_, int kWarpsN_, int kWarpsK_, int kTilesM_, int kTilesN_, int kStages_>
 struct Tile {
   static constexpr int kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kWarpsK = kWarpsK_;
@@ -18,12 +19,13 @@ struct Tile {
   static constexpr int kRows = 16 * kTilesM * kWarpsM, kColumns = 8 * kTilesN * kWarpsN;
 };
 
-// The factors. Rows and columns lie `a_stride` and `b_stride` bytes apart, multiples of 16 as are the addresses; `bytes` of each
-// count, also a multiple of 16. What lies beyond K there must be zero in one factor and finite in the other.
+// The factors. Rows and columns lie `a_stride` and `b_stride` bytes apart, multiples of 16 as are the addresses;
+// `bytes` of each count, also a multiple of 16. What lies beyond K there must be zero in one factor and finite in the
+// other.
 struct Factors {
-  const unsigned char* a;     // [D] x [rows][K]
+  const unsigned char* a;  // [D] x [rows][K]
   int64_t a_stride_d, a_stride;
-  const unsigned char* b;     // [D] x [gates][units][K]
+  const unsigned char* b;  // [D] x [gates][units][K]
   int64_t b_stride_d, b_stride;
   int64_t rows, units, bytes;
 };
@@ -45,10 +47,11 @@ class Product {
  public:
   static constexpr size_t kSharedBytes = kTileBytes > kSumBytes ? kTileBytes : kSumBytes;
 
-  __device__ __forceinline__ explicit Product(unsigned char* shared) : shared_(shared), sums_(reinterpret_cast<Acc*>(shared)) {}
+  __device__ __forceinline__ explicit Product(unsigned char* shared)
+      : shared_(shared), sums_(reinterpret_cast<Acc*>(shared)) {}
 
-  // All threads of the block, whose place in the grid (tile_grid) says which rows and units are its own: makes their sums, and
-  // calls use(d, row, unit, sums) with the kGates sums of each.
+  // All threads of the block, whose place in the grid (tile_grid) says which rows and units are its own: makes their
+  // sums, and calls use(d, row, unit, sums) with the kGates sums of each.
   template <class Use>
   __device__ __forceinline__ void run(const Factors& f, const Use& use) {
     const int d = static_cast<int>(blockIdx.z);
@@ -79,7 +82,8 @@ class Product {
     Acc acc[Tile::kTilesM][Tile::kTilesN][4] = {};
     for (int s = 0; s < count; ++s) {
       ptx::cp_async_wait<Tile::kStages - 2>();
-      // Behind this barrier stage s is there for all, and all are done with stage s - 1, whose place the next copy takes.
+      // Behind this barrier stage s is there for all, and all are done with stage s - 1, whose place the next copy
+      // takes.
       __syncthreads();
       copy(f, s + Tile::kStages - 1, s + Tile::kStages - 1 < count);
       multiply(acc, shared_ + s % Tile::kStages * kStageBytes);
@@ -133,7 +137,8 @@ class Product {
     ptx::cp_async_commit();  // an empty group counts too, so that the waits above always mean the same stage
   }
 
-  __device__ __forceinline__ void multiply(Acc (&acc)[Tile::kTilesM][Tile::kTilesN][4], const unsigned char* stage) const {
+  __device__ __forceinline__ void multiply(Acc (&acc)[Tile::kTilesM][Tile::kTilesN][4],
+                                           const unsigned char* stage) const {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const unsigned char* rows = stage + warp_m(warp) * Tile::kTilesM * 16 * kStride;
     const unsigned char* columns = stage + (Tile::kRows + warp_n(warp) * Tile::kTilesN * 8) * kStride;

@@ -1,7 +1,8 @@
-// A product whose weights stay on the chip: loaded once into registers, what does not fit there into shared memory, and then
-// multiplied with a new state at every step.
+// A product whose weights stay on the chip: loaded once into registers, what does not fit there into shared memory, and
+// then multiplied with a new state at every step.
 //
-// Here the weights are the 16-row factor of mma.sync and the batch's rows its 8 columns: a batch of one row wastes less of it.
+// Here the weights are the 16-row factor of mma.sync and the batch's rows its 8 columns: a batch of one row wastes less
+// of it.
 #pragma once
 
 #include "cuda/costs.h"
@@ -10,16 +11,17 @@
 
 namespace fastlstm::cuda {
 
-// A matrix of kColumns x kK weights, and how the warps of a block share it. Each warp has kTilesM tiles of 16 of the columns (the
-// results' columns; mma.sync's rows), and along K kHeldChunks chunks of 32 bytes in registers and kSharedChunks in shared memory;
-// kWarpsK warps split K. A state has 8 kTilesN rows.
+// A matrix of kColumns x kK weights, and how the warps of a block share it. Each warp has kTilesM tiles of 16 of the
+// columns (the results' columns; mma.sync's rows), and along K kHeldChunks chunks of 32 bytes in registers and
+// kSharedChunks in shared memory; kWarpsK warps split K. A state has 8 kTilesN rows.
 template <class Policy_, int kWarpsM_, int kWarpsK_, int kTilesM_, int kHeldChunks_, int kSharedChunks_, int kTilesN_>
 struct StationaryShape {
   using Policy = Policy_;
   using IO = typename Policy::IO;
   using Acc = typename Policy::Acc;
   static constexpr int kWarpsM = kWarpsM_, kWarpsK = kWarpsK_, kTilesM = kTilesM_, kTilesN = kTilesN_;
-  static constexpr int kHeldChunks = kHeldChunks_, kSharedChunks = kSharedChunks_, kChunks = kHeldChunks_ + kSharedChunks_;
+  static constexpr int kHeldChunks = kHeldChunks_, kSharedChunks = kSharedChunks_,
+                       kChunks = kHeldChunks_ + kSharedChunks_;
   static constexpr int kThreads = 32 * kWarpsM * kWarpsK;
   static constexpr int kColumns = 16 * kTilesM * kWarpsM;
   static constexpr int kRows = 8 * kTilesN;
@@ -32,14 +34,16 @@ struct StationaryShape {
   static constexpr int kWeightBytes = kThreads * kTilesM * kSharedPairs * kParts * 16;
   static constexpr int kLoads = kTilesM * kPairs;  // of weights, one after the other
   static constexpr int kWarpsAScheduler = (kThreads / 32 + costs::kSchedulers - 1) / costs::kSchedulers;
-  // A product with the sums of the one before waits for it. Where a scheduler has too few tiles to turn to meanwhile, each gets two
-  // sums, of even and of odd chunks.
+  // A product with the sums of the one before waits for it. Where a scheduler has too few tiles to turn to meanwhile,
+  // each gets two sums, of even and of odd chunks.
   static constexpr int kTilesAScheduler = kWarpsAScheduler * kTilesM * kTilesN;
-  static constexpr int kSumsATile = !Policy::kApart && kTilesAScheduler * costs::kMma < costs::kMmaLatency * 2 / 3 ? 2 : 1;
+  static constexpr int kSumsATile =
+      !Policy::kApart && kTilesAScheduler * costs::kMma < costs::kMmaLatency * 2 / 3 ? 2 : 1;
   static_assert(kChunks % 2 == 0 && kHeldChunks % 2 == 0, "states are loaded two chunks at a time");
 
-  // Predicted: the tensor cores' time (or that of a chain of products that wait for each other), the schedulers' (an instruction a
-  // clock) or shared memory's, whichever is longest. Sums that are made apart are cleared and added, four numbers each.
+  // Predicted: the tensor cores' time (or that of a chain of products that wait for each other), the schedulers' (an
+  // instruction a clock) or shared memory's, whichever is longest. Sums that are made apart are cleared and added, four
+  // numbers each.
   static constexpr int64_t kProductClocks = [] {
     constexpr int64_t kWarps = kThreads / 32, kTurns = kWarpsAScheduler * kPairs;
     constexpr int64_t kOneOfEachChain = kTilesAScheduler * kSumsATile * costs::kMma;
@@ -83,7 +87,8 @@ class StationaryProduct {
     }
   }
 
-  // All threads: this thread's sums of the weights with a state [kRows][kK] in shared memory, over its warp's part of K.
+  // All threads: this thread's sums of the weights with a state [kRows][kK] in shared memory, over its warp's part of
+  // K.
   __device__ __forceinline__ void run(const unsigned char* state, Sums& total) const {
     Sums sums[Shape::kSumsATile] = {};
     state += lane_ % 8 * Shape::kStateStride + lane_ / 8 * 16 + warp_k() * Shape::kPairs * 64;
@@ -108,7 +113,8 @@ class StationaryProduct {
     }
   }
 
-  // Calls use(column, row, first, second) with the sums of each column and pair of rows (row, row + 1) that this thread has.
+  // Calls use(column, row, first, second) with the sums of each column and pair of rows (row, row + 1) that this thread
+  // has.
   template <class Use>
   __device__ __forceinline__ void for_pairs(const Sums& sums, const Use& use) const {
 #pragma unroll
@@ -128,12 +134,15 @@ class StationaryProduct {
  private:
   using Fragment = typename Policy::Weights;
 
-  __device__ __forceinline__ int column(int m, int row) const { return (warp_ / Shape::kWarpsK * Shape::kTilesM + m) * 16 + row; }
+  __device__ __forceinline__ int column(int m, int row) const {
+    return (warp_ / Shape::kWarpsK * Shape::kTilesM + m) * 16 + row;
+  }
 
-  // A pair of chunks, with the weights whose parts weight(m, part) gives. Products of different tiles follow each other, since one
-  // with the sums of the last has to wait for it.
+  // A pair of chunks, with the weights whose parts weight(m, part) gives. Products of different tiles follow each
+  // other, since one with the sums of the last has to wait for it.
   template <class Weight>
-  static __device__ __forceinline__ void multiply(Sums (&sums)[Shape::kSumsATile], const unsigned char* state, const Weight& weight) {
+  static __device__ __forceinline__ void multiply(Sums (&sums)[Shape::kSumsATile], const unsigned char* state,
+                                                  const Weight& weight) {
     Fragment a[Shape::kTilesM];
 #pragma unroll
     for (int m = 0; m < Shape::kTilesM; ++m) {

@@ -20,30 +20,33 @@ using LargeTile = Tile<4, 2, 1, 2, 8, 3>;
 
 enum class TileSize { kNarrow, kMedium, kLarge };
 
-// float64 is there to be right, and has the narrow tile alone. Where a chunk takes several products these are most of the time, and the
-// large tile saves little of them.
+// float64 is there to be right, and has the narrow tile alone. Where a chunk takes several products these are most of
+// the time, and the large tile saves little of them.
 template <class Policy>
 constexpr TileSize kLargest = sizeof(typename Policy::Acc) > 4 ? TileSize::kNarrow
-                              : Policy::kProductsAChunk > 1 ? TileSize::kMedium
-                                                            : TileSize::kLarge;
+                              : Policy::kProductsAChunk > 1    ? TileSize::kMedium
+                                                               : TileSize::kLarge;
 
 struct TileChoice {
   TileSize size;
   int64_t clocks;  // predicted for a step, its launch included
 };
 
-// Clocks of a block's products for so many chunks along K: of the tensor cores, or of the schedulers where numbers are split first.
+// Clocks of a block's products for so many chunks along K: of the tensor cores, or of the schedulers where numbers are
+// split first.
 template <class Policy, class Tile>
 constexpr int64_t product_clocks(int64_t chunks) {
   constexpr int64_t kWarps = Tile::kThreads / 32, kTurns = (kWarps + costs::kSchedulers - 1) / costs::kSchedulers;
   constexpr int64_t kM = Tile::kTilesM, kN = Tile::kTilesN, kProducts = kM * kN * Policy::kProductsAChunk;
-  constexpr int64_t kSlots = kProducts + (kM + kN) + (2 * kM + kN) * Policy::kStateSlots / 2 + (Policy::kApart ? kM * kN * 8 : 0);
+  constexpr int64_t kSlots =
+      kProducts + (kM + kN) + (2 * kM + kN) * Policy::kStateSlots / 2 + (Policy::kApart ? kM * kN * 8 : 0);
   return kTurns * std::max(kProducts * costs::kMma, kSlots) * chunks / Tile::kWarpsK;
 }
 
-// Every block reads its rows and its columns of the factors once, and a multiprocessor takes in so many bytes a clock of what it
-// reads, all of them so many: so a launch takes as long as the busiest multiprocessor reads, or multiplies (all of the tile, whatever
-// rows there are), or as the cache gives to all, and a time of its own beside that. The least wins, the smaller tile on a tie.
+// Every block reads its rows and its columns of the factors once, and a multiprocessor takes in so many bytes a clock
+// of what it reads, all of them so many: so a launch takes as long as the busiest multiprocessor reads, or multiplies
+// (all of the tile, whatever rows there are), or as the cache gives to all, and a time of its own beside that. The
+// least wins, the smaller tile on a tie.
 template <class Policy, int kGates>
 TileChoice choose_tile(int64_t rows, int64_t units, int64_t k, int64_t D, const DeviceFacts& device) {
   const int multiprocessors = device.multiprocessors;
@@ -57,10 +60,12 @@ TileChoice choose_tile(int64_t rows, int64_t units, int64_t k, int64_t D, const 
     const int64_t bytes = k * static_cast<int64_t>(sizeof(typename Policy::IO));
     const int64_t read = lines * bytes / costs::kCacheBytesPerClock;
     const int64_t together = row_tiles * unit_tiles * D * lines * bytes / costs::kCacheBytesPerClockTogether;
-    const int64_t multiplied = kLargest<Policy> == TileSize::kNarrow ? 0 : product_clocks<Policy, Tile>(bytes / Policy::kChunkBytes);
+    const int64_t multiplied =
+        kLargest<Policy> == TileSize::kNarrow ? 0 : product_clocks<Policy, Tile>(bytes / Policy::kChunkBytes);
     return TileChoice{size, costs::kLaunch + std::max(rounds * std::max(read, multiplied), together)};
   };
-  const TileChoice narrow = choice(TileSize::kNarrow, NarrowTile<kGates>{}), medium = choice(TileSize::kMedium, MediumTile<kGates>{}),
+  const TileChoice narrow = choice(TileSize::kNarrow, NarrowTile<kGates>{}),
+                   medium = choice(TileSize::kMedium, MediumTile<kGates>{}),
                    large = choice(TileSize::kLarge, LargeTile{});
   const bool only_medium = kLargest<Policy> != TileSize::kLarge || kLargeBytes > device.shared_bytes;
   const TileChoice wider = only_medium || medium.clocks <= large.clocks ? medium : large;
@@ -81,8 +86,8 @@ void visit_tile(TileSize size, const Visit& visit) {
 
 // Blocks: row tiles (of which there may be millions), unit tiles, directions.
 inline dim3 tile_grid(int64_t rows, int tile_rows, int64_t units, int tile_units, int64_t D) {
-  return dim3(static_cast<unsigned>((rows + tile_rows - 1) / tile_rows), static_cast<unsigned>((units + tile_units - 1) / tile_units),
-              static_cast<unsigned>(D));
+  return dim3(static_cast<unsigned>((rows + tile_rows - 1) / tile_rows),
+              static_cast<unsigned>((units + tile_units - 1) / tile_units), static_cast<unsigned>(D));
 }
 
 }  // namespace fastlstm::cuda

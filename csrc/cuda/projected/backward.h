@@ -1,5 +1,5 @@
-// The backward recurrence with a projection in one launch: the forward's exchanges, with the gradients of the gates for h~ and that of
-// y for y.
+// The backward recurrence with a projection in one launch: the forward's exchanges, with the gradients of the gates for
+// h~ and that of y for y.
 #pragma once
 
 #include "cuda/projected/exchange.h"
@@ -8,25 +8,30 @@ namespace fastlstm::cuda {
 
 // All steps backwards, for the rows of the batch from row0 on and the units of block `block`, by all of its threads.
 template <class Shape, class Reduction>
-__device__ __forceinline__ void backward_projected(const ClusterBackwardCall<typename Shape::IO, typename Shape::Acc>& call,
-                                                   unsigned char* shared, const Slices& slices, int block, int row0,
-                                                   Reduction& reduction) {
+__device__ __forceinline__ void backward_projected(
+    const ClusterBackwardCall<typename Shape::IO, typename Shape::Acc>& call, unsigned char* shared,
+    const Slices& slices, int block, int row0, Reduction& reduction) {
   using IO = typename Shape::IO;
   using Acc = typename Shape::Acc;
   using Split = ThreadPlaces<Shape>;
   using Outputs = OutputPlaces<Shape>;
   const Sizes& s = call.sizes;
   const int d = static_cast<int>(blockIdx.z), unit0 = block * Shape::kUnits, output0 = block << slices.shift;
-  const auto dy = [&](int row) { return reinterpret_cast<IO*>(shared + Shape::kSharedStateAt + row * Shape::Shared::kStateStride); };
-  const auto own = [&](int row) { return reinterpret_cast<IO*>(shared + Shape::kOwnStateAt + row * Shape::Own::kStateStride); };
+  const auto dy = [&](int row) {
+    return reinterpret_cast<IO*>(shared + Shape::kSharedStateAt + row * Shape::Shared::kStateStride);
+  };
+  const auto own = [&](int row) {
+    return reinterpret_cast<IO*>(shared + Shape::kOwnStateAt + row * Shape::Own::kStateStride);
+  };
   Acc* sums = reinterpret_cast<Acc*>(shared + Shape::kSumsAt);
 
   const int H = static_cast<int>(s.H), P = static_cast<int>(s.P);  // what is on the chip is counted in 32 bits
   const IO* weight_hr = call.weight_hr + d * s.P * s.H;
-  const StationaryProduct<typename Shape::Shared> hidden_product(shared + Shape::kSharedWeightsAt, [&](int column, int k) {
-    const int unit = unit0 + column;
-    return unit < H && k < P ? weight_hr[k * H + unit] : IO{};
-  });
+  const StationaryProduct<typename Shape::Shared> hidden_product(
+      shared + Shape::kSharedWeightsAt, [&](int column, int k) {
+        const int unit = unit0 + column;
+        return unit < H && k < P ? weight_hr[k * H + unit] : IO{};
+      });
   const IO* weight_hh = call.weight_hh + d * 4 * s.H * s.P;
   const StationaryProduct<typename Shape::Own> output_product(shared + Shape::kOwnWeightsAt, [&](int output, int k) {
     const int unit = unit0 + k % Shape::kUnits;
@@ -150,8 +155,8 @@ __device__ __forceinline__ void backward_projected(const ClusterBackwardCall<typ
 
 // Blocks: clusters one after the other, 1, directions.
 template <class Shape, bool kCluster = (Shape::kMostBlocks > 1)>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
-    lstm_backward_kernel_projected_cluster(const __grid_constant__ ClusterBackwardCall<typename Shape::IO, typename Shape::Acc> call) {
+__global__ void __launch_bounds__(Shape::kThreads, 1) lstm_backward_kernel_projected_cluster(
+    const __grid_constant__ ClusterBackwardCall<typename Shape::IO, typename Shape::Acc> call) {
   if constexpr (!kCluster || ptx::kHasClusters) {
     FASTLSTM_SHARED(shared);
     const auto part = ProjectedPart<Shape>::in_cluster(call.sizes);
@@ -163,13 +168,14 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 
 // Blocks: those of a group, groups, directions.
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
-    lstm_backward_kernel_projected_grid(const __grid_constant__ ClusterBackwardCall<typename Shape::IO, typename Shape::Acc> call,
-                                        const __grid_constant__ ProjectedGridMemory memory) {
+__global__ void __launch_bounds__(Shape::kThreads, 1) lstm_backward_kernel_projected_grid(
+    const __grid_constant__ ClusterBackwardCall<typename Shape::IO, typename Shape::Acc> call,
+    const __grid_constant__ ProjectedGridMemory memory) {
   FASTLSTM_SHARED(shared);
   const auto part = ProjectedPart<Shape>::in_grid(call.sizes);
   const Slices slices(call.sizes.P, part.blocks);
-  GridReduction<Shape> reduction(shared, memory, blockIdx.z * gridDim.y + blockIdx.y, slices, part.block, part.blocks, part.rows);
+  GridReduction<Shape> reduction(shared, memory, blockIdx.z * gridDim.y + blockIdx.y, slices, part.block, part.blocks,
+                                 part.rows);
   backward_projected<Shape>(call, shared, slices, part.block, part.row0, reduction);
 }
 

@@ -1,11 +1,12 @@
 // A layer with a projection, on the chip: what a block has of it.
 //
-// A block owns kUnits units whole: their rows of W_hh (kUnits x 4 gates, K = P) and their columns of W_hr (P outputs, K = kUnits). So
-// a step is one product with what all blocks have, P numbers a row; the cells; one product of the block's own numbers, whose sums are
-// its parts of all P outputs; and the parts' addition over the blocks. Forward, h~ is what the block has of its own, y what all have;
-// backward, the gates' gradients and that of y. Parts go to the block that owns the output (P / blocks of them), which adds them,
-// finishes the output and gives it to all blocks. These are two exchanges a step, of 4 P and sizeof(IO) P bytes a row into each
-// block; had each block owned whole rows of W_hr, h~ or the gates' gradients, H or 4 H numbers, would have had to go to all.
+// A block owns kUnits units whole: their rows of W_hh (kUnits x 4 gates, K = P) and their columns of W_hr (P outputs, K
+// = kUnits). So a step is one product with what all blocks have, P numbers a row; the cells; one product of the block's
+// own numbers, whose sums are its parts of all P outputs; and the parts' addition over the blocks. Forward, h~ is what
+// the block has of its own, y what all have; backward, the gates' gradients and that of y. Parts go to the block that
+// owns the output (P / blocks of them), which adds them, finishes the output and gives it to all blocks. These are two
+// exchanges a step, of 4 P and sizeof(IO) P bytes a row into each block; had each block owned whole rows of W_hr, h~ or
+// the gates' gradients, H or 4 H numbers, would have had to go to all.
 #pragma once
 
 #include "core/inline.h"
@@ -32,8 +33,9 @@ struct Slices {
   }
 };
 
-// The two products of a block: Shared_ with what all blocks have, K up to kMostOutputs, its sums through shared memory to the threads
-// of the cells; Own_ with what the block has, kMostOutputs columns. kMostBlocks at most share a layer; with one there is no exchange.
+// The two products of a block: Shared_ with what all blocks have, K up to kMostOutputs, its sums through shared memory
+// to the threads of the cells; Own_ with what the block has, kMostOutputs columns. kMostBlocks at most share a layer;
+// with one there is no exchange.
 template <class Shared_, class Own_, int kUnits_, int kMostBlocks_>
 struct ProjectedShape {
   using Shared = Shared_;
@@ -60,10 +62,13 @@ struct ProjectedShape {
   static constexpr size_t kSharedBytes = kPartsAt + kMostInSlices * kRows * Own::kWarpsK * sizeof(float);
 
   static FASTLSTM_INLINE int part_floats(const Slices& slices) { return slices.size() * kRows; }
-  static __device__ __forceinline__ int sum_at(int warp_k, int row, int column) { return (warp_k * kRows + row) * kSumStride + column; }
+  static __device__ __forceinline__ int sum_at(int warp_k, int row, int column) {
+    return (warp_k * kRows + row) * kSumStride + column;
+  }
 };
 
-// The forward: columns of the shared product are the gates of kUnits units, one gate after the other; K of the own product are the units.
+// The forward: columns of the shared product are the gates of kUnits units, one gate after the other; K of the own
+// product are the units.
 template <class Shared, class Own, int kMostBlocks>
 struct ProjectedForwardShape : ProjectedShape<Shared, Own, Shared::kColumns / 4, kMostBlocks> {
   static_assert(Own::kK >= Shared::kColumns / 4);
@@ -93,8 +98,8 @@ struct ProjectedPart {
   }
 };
 
-// The rows and outputs of a block's slice, shared out to its threads. Where there are more threads than places, several lanes of a
-// warp share a place: each adds some of its parts.
+// The rows and outputs of a block's slice, shared out to its threads. Where there are more threads than places, several
+// lanes of a warp share a place: each adds some of its parts.
 template <class Shape>
 class OutputPlaces {
  public:

@@ -1,8 +1,10 @@
-// The two exchanges of a step with a projection: parts of all outputs to the blocks that own them, and finished outputs to all.
+// The two exchanges of a step with a projection: parts of all outputs to the blocks that own them, and finished outputs
+// to all.
 //
-// Each exchange has one buffer, not two, since the other one comes between its uses. Parts of a step are sent when all outputs of the
-// step before are here: their owners had added all parts of that step by then. Outputs are sent when all parts of the step are here,
-// which every block sent behind a barrier at which all of its threads had done with the outputs before.
+// Each exchange has one buffer, not two, since the other one comes between its uses. Parts of a step are sent when all
+// outputs of the step before are here: their owners had added all parts of that step by then. Outputs are sent when all
+// parts of the step are here, which every block sent behind a barrier at which all of its threads had done with the
+// outputs before.
 //
 // Rows beyond the batch are not sent.
 #pragma once
@@ -22,12 +24,14 @@ struct Parts {
   __device__ __forceinline__ float sum(const OutputPlaces<Shape>& places, int e) const {
     const float* from = parts + slices.place(places.row(e), places.output(e));
     float total = 0;  // in a fixed order, so that results repeat bit by bit
-    for (int source = places.copy(); source < sources; source += places.copies()) total += from[source * Shape::part_floats(slices)];
+    for (int source = places.copy(); source < sources; source += places.copies())
+      total += from[source * Shape::part_floats(slices)];
     return places.add(total);
   }
 };
 
-// In a cluster, by stores into each other's shared memory, each exchange with an mbarrier; in a block of its own, by barriers.
+// In a cluster, by stores into each other's shared memory, each exchange with an mbarrier; in a block of its own, by
+// barriers.
 template <class Shape, bool kCluster>
 class ClusterReduction {
  public:
@@ -36,8 +40,8 @@ class ClusterReduction {
   static constexpr bool kWaitsForStores = false;
 
   // `rows` of the batch; how many times parts and outputs come. Nothing may be sent before `ready`.
-  __device__ __forceinline__ ClusterReduction(unsigned char* shared, const Slices& slices, int block, int blocks, int rows,
-                                              int reductions, int gathers)
+  __device__ __forceinline__ ClusterReduction(unsigned char* shared, const Slices& slices, int block, int blocks,
+                                              int rows, int reductions, int gathers)
       : parts_{reinterpret_cast<float*>(shared + Shape::kPartsAt), slices, blocks * Shape::Own::kWarpsK},
         state_(shared + Shape::kSharedStateAt),
         block_(block),
@@ -83,7 +87,8 @@ class ClusterReduction {
     const int row = places.row(e), output = (block_ << parts_.slices.shift) + places.output(e);
     IO* place = reinterpret_cast<IO*>(state_ + row * Shape::Shared::kStateStride) + output;
     x = places.of_first(x);
-    AsyncStores<kCluster>::to_all(row < rows_ ? blocks_ : 0, mbarriers_ + kOutputs, place, x, places.copy(), places.copies());
+    AsyncStores<kCluster>::to_all(row < rows_ ? blocks_ : 0, mbarriers_ + kOutputs, place, x, places.copy(),
+                                  places.copies());
   }
   __device__ __forceinline__ void sent() const {}
   // Until all outputs are here, as a state of the shared product.
@@ -130,7 +135,8 @@ class ClusterReduction {
 
 // What the blocks of one group share, in global memory; counters and states are zero at the launch.
 struct ProjectedGridMemory {
-  int* counters;          // [groups][2], GridMemory::kCounterStride apart: blocks that have sent their parts, owners that have sent outputs
+  // [groups][2], GridMemory::kCounterStride apart: blocks that have sent their parts, owners that have sent outputs.
+  int* counters;
   unsigned char* states;  // [groups][kRows][kMostOutputs]
   float* parts;           // [groups][slices][sources][part_floats]
 };
@@ -143,8 +149,8 @@ class GridReduction {
   static constexpr bool kWaitsForStores = true;
   static constexpr int kRowBytes = Shape::kMostOutputs * sizeof(IO);
 
-  __device__ __forceinline__ GridReduction(unsigned char* shared, const ProjectedGridMemory& memory, int64_t group, const Slices& slices,
-                                           int block, int blocks, int rows)
+  __device__ __forceinline__ GridReduction(unsigned char* shared, const ProjectedGridMemory& memory, int64_t group,
+                                           const Slices& slices, int block, int blocks, int rows)
       : parts_{reinterpret_cast<float*>(shared + Shape::kPartsAt), slices, blocks * Shape::Own::kWarpsK},
         state_(shared + Shape::kSharedStateAt),
         counters_(memory.counters + group * 2 * GridMemory::kCounterStride),
@@ -164,7 +170,8 @@ class GridReduction {
     const int to = parts_.slices.owner(output);
     if (to >= parts_.slices.count || row >= rows_) return;
     const int source = block_ * Shape::Own::kWarpsK + warp_k;
-    float* place = sent_parts_ + to * slice_floats() + source * Shape::part_floats(parts_.slices) + parts_.slices.place(row, output);
+    float* place = sent_parts_ + to * slice_floats() + source * Shape::part_floats(parts_.slices) +
+                   parts_.slices.place(row, output);
     *reinterpret_cast<float2*>(place) = make_float2(first, second);
   }
   __device__ __forceinline__ void parts_sent() const { count(counters_); }
@@ -201,7 +208,9 @@ class GridReduction {
   }
 
  private:
-  __device__ __forceinline__ int64_t slice_floats() const { return int64_t{parts_.sources} * Shape::part_floats(parts_.slices); }
+  __device__ __forceinline__ int64_t slice_floats() const {
+    return int64_t{parts_.sources} * Shape::part_floats(parts_.slices);
+  }
 
   // All threads: this block has written its numbers.
   __device__ __forceinline__ void count(int* counter) const {

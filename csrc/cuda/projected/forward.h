@@ -7,25 +7,30 @@ namespace fastlstm::cuda {
 
 // All steps, for `rows` of the batch from row0 on and the units of block `block`, by all of its threads.
 template <class Shape, class Reduction>
-__device__ __forceinline__ void forward_projected(const ClusterForwardCall<typename Shape::IO, typename Shape::Acc>& call,
-                                                  unsigned char* shared, const Slices& slices, int block, int row0,
-                                                  Reduction& reduction) {
+__device__ __forceinline__ void forward_projected(
+    const ClusterForwardCall<typename Shape::IO, typename Shape::Acc>& call, unsigned char* shared,
+    const Slices& slices, int block, int row0, Reduction& reduction) {
   using IO = typename Shape::IO;
   using Acc = typename Shape::Acc;
   using Split = ThreadPlaces<Shape>;
   using Outputs = OutputPlaces<Shape>;
   const Sizes& s = call.sizes;
   const int d = static_cast<int>(blockIdx.z), unit0 = block * Shape::kUnits, output0 = block << slices.shift;
-  const auto y = [&](int row) { return reinterpret_cast<IO*>(shared + Shape::kSharedStateAt + row * Shape::Shared::kStateStride); };
-  const auto own = [&](int row) { return reinterpret_cast<IO*>(shared + Shape::kOwnStateAt + row * Shape::Own::kStateStride); };
+  const auto y = [&](int row) {
+    return reinterpret_cast<IO*>(shared + Shape::kSharedStateAt + row * Shape::Shared::kStateStride);
+  };
+  const auto own = [&](int row) {
+    return reinterpret_cast<IO*>(shared + Shape::kOwnStateAt + row * Shape::Own::kStateStride);
+  };
   Acc* sums = reinterpret_cast<Acc*>(shared + Shape::kSumsAt);
 
   const int H = static_cast<int>(s.H), P = static_cast<int>(s.P);  // what is on the chip is counted in 32 bits
   const IO* weight_hh = call.weight_hh + d * 4 * s.H * s.P;
-  const StationaryProduct<typename Shape::Shared> gates_product(shared + Shape::kSharedWeightsAt, [&](int column, int k) {
-    const int unit = unit0 + column % Shape::kUnits;
-    return unit < H && k < P ? weight_hh[(column / Shape::kUnits * H + unit) * P + k] : IO{};
-  });
+  const StationaryProduct<typename Shape::Shared> gates_product(
+      shared + Shape::kSharedWeightsAt, [&](int column, int k) {
+        const int unit = unit0 + column % Shape::kUnits;
+        return unit < H && k < P ? weight_hh[(column / Shape::kUnits * H + unit) * P + k] : IO{};
+      });
   const IO* weight_hr = call.weight_hr + d * s.P * s.H;
   const StationaryProduct<typename Shape::Own> output_product(shared + Shape::kOwnWeightsAt, [&](int output, int k) {
     const int unit = unit0 + k;
@@ -78,7 +83,8 @@ __device__ __forceinline__ void forward_projected(const ClusterForwardCall<typen
       const auto sum = [&](int gate) {
         Acc total = 0;  // in a fixed order, so that results repeat bit by bit
 #pragma unroll
-        for (int w = 0; w < Shape::Shared::kWarpsK; ++w) total += sums[Shape::sum_at(w, row, gate * Shape::kUnits + unit)];
+        for (int w = 0; w < Shape::Shared::kWarpsK; ++w)
+          total += sums[Shape::sum_at(w, row, gate * Shape::kUnits + unit)];
         return total;
       };
       const RowStep at = unit_rows[e].at(call, d, k, row0 + row);
@@ -106,14 +112,16 @@ __device__ __forceinline__ void forward_projected(const ClusterForwardCall<typen
     reduction.wait_for_parts();
     IO finished[Outputs::kElements];
     const auto keep_output = [&](int e) {
-      if (output_rows[e].there()) outputs[e].keep(call, d, t, row0 + places.row(e), output0 + places.output(e), s.P, finished[e]);
+      if (output_rows[e].there())
+        outputs[e].keep(call, d, t, row0 + places.row(e), output0 + places.output(e), s.P, finished[e]);
     };
 #pragma unroll
     for (int e = 0; e < Outputs::kElements; ++e) {
       if (!places.mine(e)) continue;
       const Acc sum = reduction.sum(places, e);
       IO x{};
-      if (output_rows[e].there()) x = outputs[e].step(output_rows[e].at(call, d, k, row0 + places.row(e)), sum, finished[e]);
+      if (output_rows[e].there())
+        x = outputs[e].step(output_rows[e].at(call, d, k, row0 + places.row(e)), sum, finished[e]);
       if (k + 1 < s.T) reduction.send(places, e, x);
       if (!Reduction::kWaitsForStores) keep_output(e);
     }
@@ -137,8 +145,8 @@ __device__ __forceinline__ void forward_projected(const ClusterForwardCall<typen
 
 // Blocks: clusters one after the other, 1, directions. A cluster has as many blocks as hold all units.
 template <class Shape, bool kCluster = (Shape::kMostBlocks > 1)>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
-    lstm_forward_kernel_projected_cluster(const __grid_constant__ ClusterForwardCall<typename Shape::IO, typename Shape::Acc> call) {
+__global__ void __launch_bounds__(Shape::kThreads, 1) lstm_forward_kernel_projected_cluster(
+    const __grid_constant__ ClusterForwardCall<typename Shape::IO, typename Shape::Acc> call) {
   if constexpr (!kCluster || ptx::kHasClusters) {
     FASTLSTM_SHARED(shared);
     const auto part = ProjectedPart<Shape>::in_cluster(call.sizes);
@@ -150,13 +158,14 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 
 // Blocks: those of a group, groups, directions.
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
-    lstm_forward_kernel_projected_grid(const __grid_constant__ ClusterForwardCall<typename Shape::IO, typename Shape::Acc> call,
-                                       const __grid_constant__ ProjectedGridMemory memory) {
+__global__ void __launch_bounds__(Shape::kThreads, 1) lstm_forward_kernel_projected_grid(
+    const __grid_constant__ ClusterForwardCall<typename Shape::IO, typename Shape::Acc> call,
+    const __grid_constant__ ProjectedGridMemory memory) {
   FASTLSTM_SHARED(shared);
   const auto part = ProjectedPart<Shape>::in_grid(call.sizes);
   const Slices slices(call.sizes.P, part.blocks);
-  GridReduction<Shape> reduction(shared, memory, blockIdx.z * gridDim.y + blockIdx.y, slices, part.block, part.blocks, part.rows);
+  GridReduction<Shape> reduction(shared, memory, blockIdx.z * gridDim.y + blockIdx.y, slices, part.block, part.blocks,
+                                 part.rows);
   forward_projected<Shape>(call, shared, slices, part.block, part.row0, reduction);
 }
 

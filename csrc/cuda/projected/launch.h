@@ -1,4 +1,5 @@
-// Launches the recurrence with a projection on clusters or on the grid, where there is a shape for it and the device has room.
+// Launches the recurrence with a projection on clusters or on the grid, where there is a shape for it and the device
+// has room.
 #pragma once
 
 #include "cuda/cluster/launch.h"
@@ -59,14 +60,15 @@ class ProjectedClusterPlan {
   ProjectedClusterPlan(const Call& call, const DeviceFacts& device)
       : call_(call),
         plan_(call.sizes),
-        launch_(projected_cluster_kernel<Shape>(call), static_cast<int>(plan_.blocks), plan_.groups, plan_.D, Shape::kThreads,
-                Shape::kSharedBytes),
-        resident_(plan_.serves(call.sizes) && blocks_serve(plan_.blocks, kCluster) && (!kCluster || device.capability >= 9)
+        launch_(projected_cluster_kernel<Shape>(call), static_cast<int>(plan_.blocks), plan_.groups, plan_.D,
+                Shape::kThreads, Shape::kSharedBytes),
+        resident_(plan_.serves(call.sizes) && blocks_serve(plan_.blocks, kCluster) &&
+                          (!kCluster || device.capability >= 9)
                       ? known_resident(device)
                       : 0) {}
 
-  // A step for all rows: both products; what other blocks send; and twice what an exchange and what comes before it take, within a block
-  // alone the barriers in place of it. Clusters that find no room wait for others to end.
+  // A step for all rows: both products; what other blocks send; and twice what an exchange and what comes before it
+  // take, within a block alone the barriers in place of it. Clusters that find no room wait for others to end.
   Offer offer() const {
     constexpr int64_t kStep = kCluster ? 2 * costs::kClusterStep : costs::kClusterStep;
     if (resident_ == 0) return {};
@@ -99,10 +101,13 @@ Offer projected_grid_offer(const Call& call, const DeviceFacts& device) {
   static std::atomic<uint64_t> answer;
   const Sizes& s = call.sizes;
   const ProjectedPlan<Shape> plan(s);
-  const auto ask = [&] { return resident_blocks(projected_grid_kernel<Shape>(call), Shape::kThreads, Shape::kSharedBytes, device); };
+  const auto ask = [&] {
+    return resident_blocks(projected_grid_kernel<Shape>(call), Shape::kThreads, Shape::kSharedBytes, device);
+  };
   if (!plan.serves(s) || !blocks_fit(plan.blocks, plan.groups, plan.D, s.T, known(answer, device, ask))) return {};
   const int64_t bytes = 2 * plan.part_bytes(s) + plan.output_bytes(s);
-  const int64_t step = 2 * costs::kGridStep + plan.kProductClocks + costs::cache_clocks(plan.blocks * plan.groups * plan.D, bytes);
+  const int64_t step =
+      2 * costs::kGridStep + plan.kProductClocks + costs::cache_clocks(plan.blocks * plan.groups * plan.D, bytes);
   return {step, 2 * costs::kLaunch + plan.kWeightClocks};
 }
 
@@ -118,8 +123,8 @@ struct ProjectedGridLayout {
     memory.counters = layout.array<int>(groups * 2 * GridMemory::kCounterStride);
     memory.states = layout.array<unsigned char>(groups * Shape::kRows * GridReduction<Shape>::kRowBytes);
     cleared = layout.used();
-    memory.parts =
-        layout.array<float>(groups * plan.slices.count * plan.blocks * Shape::Own::kWarpsK * Shape::part_floats(plan.slices));
+    memory.parts = layout.array<float>(groups * plan.slices.count * plan.blocks * Shape::Own::kWarpsK *
+                                       Shape::part_floats(plan.slices));
     used = layout.used();
   }
 };
@@ -152,9 +157,8 @@ Offer ProjectedClusterKernels<Policy, Args>::offer(const Args& a, const DeviceFa
   if (!on_chip_may_take(a.sizes)) return {};
   const auto call = on_chip_call<Policy>(a);
   BestShape best(a.sizes.T, only);
-  visit_projected_clusters<Policy>(a, [&](auto of) {
-    best.add(ProjectedClusterPlan<decltype(of), CallOf<Policy, Args>>(call, device).offer());
-  });
+  visit_projected_clusters<Policy>(
+      a, [&](auto of) { best.add(ProjectedClusterPlan<decltype(of), CallOf<Policy, Args>>(call, device).offer()); });
   return best.offer();
 }
 
@@ -205,8 +209,10 @@ void ProjectedGridKernels<Policy, Args>::run(const Args& a, int shape, void* wor
     const ProjectedPlan<Shape> plan(a.sizes);
     const ProjectedGridLayout<Shape> layout(plan, workspace);
     launch.clear(name, workspace, layout.cleared);
-    const dim3 blocks(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.groups), static_cast<unsigned>(plan.D));
-    launch.cooperative(name, projected_grid_kernel<Shape>(call), blocks, Shape::kThreads, Shape::kSharedBytes, call, layout.memory);
+    const dim3 blocks(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.groups),
+                      static_cast<unsigned>(plan.D));
+    launch.cooperative(name, projected_grid_kernel<Shape>(call), blocks, Shape::kThreads, Shape::kSharedBytes, call,
+                       layout.memory);
   };
   visit_projected_grids<Policy>(a, Numbered(shape, launch_on));
 }

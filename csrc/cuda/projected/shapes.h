@@ -1,5 +1,6 @@
-// Which shape of a cluster or of the grid serves a layer with a projection. Unmeasured so far. A thread holds 96 words of weights in
-// registers at most: 24 chunks, or 16 of float32 split into three parts; what both products have beyond is in shared memory.
+// Which shape of a cluster or of the grid serves a layer with a projection. Unmeasured so far. A thread holds 96 words
+// of weights in registers at most: 24 chunks, or 16 of float32 split into three parts; what both products have beyond
+// is in shared memory.
 #pragma once
 
 #include <type_traits>
@@ -10,8 +11,8 @@
 
 namespace fastlstm::cuda {
 
-// visit(use) calls use with a value of each shape on clusters with 8 kTilesN rows, the smallest first. A block has 4 chunks of units:
-// 64 of 16 bits, 32 of 32 bits. One block alone has twice as many.
+// visit(use) calls use with a value of each shape on clusters with 8 kTilesN rows, the smallest first. A block has 4
+// chunks of units: 64 of 16 bits, 32 of 32 bits. One block alone has twice as many.
 template <class Policy, int kTilesN>
 struct ProjectedForwardShapes {
   template <int kWarpsM, int kWarpsK, int kTilesM, int kHeld, int kShared>
@@ -53,7 +54,8 @@ struct ProjectedBackwardShapes {
       constexpr int kLess = kTilesN == 1 ? 0 : 4;  // with the sums and the tape of 16 rows, ptxas spills
       if constexpr (kTilesN == 1) use(ProjectedBackwardShape<Part<4, 2, 1, 4, 0>, Part<4, 2, 1, 12, 4>, 1>{});
       use(ProjectedBackwardShape<Part<2, 4, 1, 4, 0>, Part<8, 1, 1, 12 - kLess, 4 + kLess>, kMostInCluster>{});
-      if constexpr (kTilesN == 1) use(ProjectedBackwardShape<Part<2, 4, 1, 8, 0>, Part<8, 1, 2, 4, 12>, kMostInCluster>{});
+      if constexpr (kTilesN == 1)
+        use(ProjectedBackwardShape<Part<2, 4, 1, 8, 0>, Part<8, 1, 2, 4, 12>, kMostInCluster>{});
     } else {
       if constexpr (kTilesN == 1) use(ProjectedBackwardShape<Part<4, 2, 1, 4, 0>, Part<4, 2, 1, 16, 0>, 1>{});
       use(ProjectedBackwardShape<Part<2, 4, 1, 4, 0>, Part<8, 1, 1, 12, 4>, kMostInCluster>{});
@@ -62,7 +64,8 @@ struct ProjectedBackwardShapes {
   }
 };
 
-// The same for the grid: a block has 16 units. (The own product's K is two chunks at least: of 16 bits, half of it are zeros.)
+// The same for the grid: a block has 16 units. (The own product's K is two chunks at least: of 16 bits, half of it are
+// zeros.)
 constexpr int kMostInGrid = 256;
 
 template <class Policy, int kTilesN>

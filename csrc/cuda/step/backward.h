@@ -1,7 +1,8 @@
 // The backward kernels: what follows a step's product.
 //
-// The gradient of the gates of one step times W_hh is the gradient of h for the step before; a launch makes this product and then,
-// from its sums, the next gates' gradients. With a projection, two launches: times W_hh, then times W_hr.
+// The gradient of the gates of one step times W_hh is the gradient of h for the step before; a launch makes this
+// product and then, from its sums, the next gates' gradients. With a projection, two launches: times W_hh, then times
+// W_hr.
 #pragma once
 
 #include "cuda/device/place.h"
@@ -9,28 +10,29 @@
 
 namespace fastlstm::cuda {
 
-// What the kernels of one call share. "Passed" are the gates' gradients on their way to the step before, as the factor of the
-// product: zero before a row's last step and where a reset cuts them, and left as they are by steps that a row does not have.
+// What the kernels of one call share. "Passed" are the gates' gradients on their way to the step before, as the factor
+// of the product: zero before a row's last step and where a reset cuts them, and left as they are by steps that a row
+// does not have.
 template <class IO, class Acc>
 struct BackwardCall {
   Sizes sizes;
   Steps steps;
-  const IO* doutput;      // or null
+  const IO* doutput;  // or null
   int64_t doutput_stride_t, doutput_stride_n;
   EitherArray<IO, Acc> dh_n, dc_n;  // or null
-  const Acc* dcells;      // or null
+  const Acc* dcells;                // or null
   EitherArray<IO, Acc> c0;
   const Acc* cells;
   const IO* gates;
   const int64_t* lengths;
   EitherArray<IO, Acc> dgates_x;
   EitherArray<IO, Acc> dh0, dc0;
-  Acc* dhidden;           // with a projection, else null
-  IO* passed[2];          // [D, N, passed_width] each; launch j reads the one of j's parity and writes the other
-  int64_t passed_width;   // 4H, padded
-  IO* projected;          // dhidden of the step as a factor, [D, N, projected_width]
+  Acc* dhidden;          // with a projection, else null
+  IO* passed[2];         // [D, N, passed_width] each; launch j reads the one of j's parity and writes the other
+  int64_t passed_width;  // 4H, padded
+  IO* projected;         // dhidden of the step as a factor, [D, N, projected_width]
   int64_t projected_width;
-  Acc* dc;                // [D, N, H], on its way to the step before
+  Acc* dc;  // [D, N, H], on its way to the step before
 
   __device__ __forceinline__ int64_t length(int64_t n) const { return clamped_length(lengths, n, sizes.T); }
 };
@@ -39,7 +41,8 @@ template <class IO, class Acc>
 __global__ void lstm_backward_kernel_start(const __grid_constant__ BackwardCall<IO, Acc> call, int64_t width) {
   const Sizes& s = call.sizes;
   const int64_t total = s.D * s.N * width;
-  for (int64_t index = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; index < total; index += int64_t{gridDim.x} * blockDim.x) {
+  for (int64_t index = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; index < total;
+       index += int64_t{gridDim.x} * blockDim.x) {
     const int64_t row = index / width, column = index % width;
     if (column < call.passed_width) {
       call.passed[0][row * call.passed_width + column] = IO{};
@@ -89,7 +92,8 @@ __device__ __forceinline__ void backward_cell(const BackwardCall<IO, Acc>& call,
       c_in = at.t == call.steps.first_step(at.d, length) ? call.c0.load(state * H + at.unit) : call.cells[before];
     }
     const Gates<Acc> gates{Rounding<Acc>::load(call.gates[from]), Rounding<Acc>::load(call.gates[from + H]),
-                           Rounding<Acc>::load(call.gates[from + 2 * H]), Rounding<Acc>::load(call.gates[from + 3 * H])};
+                           Rounding<Acc>::load(call.gates[from + 2 * H]),
+                           Rounding<Acc>::load(call.gates[from + 3 * H])};
     const Acc tanh_c = CellMath::tanh(call.cells[step * H + at.unit]);
     const CellGradient<Acc> gradient = lstm_cell_backward(gates, tanh_c, c_in, dh, dc);
     const Acc of_gates[4] = {gradient.gates.i, gradient.gates.f, gradient.gates.g, gradient.gates.o};
@@ -133,7 +137,8 @@ __device__ __forceinline__ void initial_gradient(const BackwardCall<IO, Acc>& ca
 // What the sums of a launch are for.
 enum class Use { kCell, kHidden, kInitial };
 
-// The j-th launch backwards through the steps, j = T for the initial states. Blocks: row tiles, column tiles, directions.
+// The j-th launch backwards through the steps, j = T for the initial states. Blocks: row tiles, column tiles,
+// directions.
 template <class Policy, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads)
     lstm_backward_kernel_step(const __grid_constant__ BackwardCall<typename Policy::IO, typename Policy::Acc> call,

@@ -91,11 +91,11 @@ class BackwardSteps {
     for (int64_t j = 0; j <= s.T && !launch.failed(); ++j) {
       gates.a = reinterpret_cast<const unsigned char*>(call_.passed[j % 2]);
       const Use use = j == s.T ? Use::kInitial : projected() ? Use::kHidden : Use::kCell;
-      launch("lstm_backward_kernel_step", through_gates, gates_grid, GatesTile::kThreads, GatesBlock::kSharedBytes, call_, gates, j,
-             use);
+      launch("lstm_backward_kernel_step", through_gates, gates_grid, GatesTile::kThreads, GatesBlock::kSharedBytes,
+             call_, gates, j, use);
       if (use == Use::kHidden) {
-        launch("lstm_backward_kernel_step", through_projection, out_grid, OutTile::kThreads, OutBlock::kSharedBytes, call_, out, j,
-               Use::kCell);
+        launch("lstm_backward_kernel_step", through_projection, out_grid, OutTile::kThreads, OutBlock::kSharedBytes,
+               call_, out, j, Use::kCell);
       }
     }
   }

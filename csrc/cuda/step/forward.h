@@ -6,9 +6,9 @@
 
 namespace fastlstm::cuda {
 
-// What the kernels of one call share. "Entering" is the state with which a row enters its next step: h as the factor of the
-// product (padded with zeros to a multiple of 16 bytes), c in the wide type; both already zero where a reset cuts them, and left
-// as they are by steps that a row does not have.
+// What the kernels of one call share. "Entering" is the state with which a row enters its next step: h as the factor of
+// the product (padded with zeros to a multiple of 16 bytes), c in the wide type; both already zero where a reset cuts
+// them, and left as they are by steps that a row does not have.
 template <class IO, class Acc>
 struct ForwardCall {
   Sizes sizes;
@@ -20,12 +20,12 @@ struct ForwardCall {
   const int64_t* lengths;
   IO *output, *h_n;
   EitherArray<IO, Acc> c_n;
-  Acc* cells;             // or null
-  IO* gates;              // or null
-  IO* entering_h[2];      // [D, N, entering_width] each; step k reads the one of k's parity and writes the other
+  Acc* cells;         // or null
+  IO* gates;          // or null
+  IO* entering_h[2];  // [D, N, entering_width] each; step k reads the one of k's parity and writes the other
   int64_t entering_width;
-  Acc* entering_c;        // [D, N, H]
-  IO* unprojected;        // [D, N, unprojected_width], with a projection, else null
+  Acc* entering_c;  // [D, N, H]
+  IO* unprojected;  // [D, N, unprojected_width], with a projection, else null
   int64_t unprojected_width;
 
   __device__ __forceinline__ int64_t length(int64_t n) const { return clamped_length(lengths, n, sizes.T); }
@@ -35,7 +35,8 @@ template <class IO, class Acc>
 __global__ void lstm_forward_kernel_start(const __grid_constant__ ForwardCall<IO, Acc> call, int64_t width) {
   const Sizes& s = call.sizes;
   const int64_t total = s.D * s.N * width;
-  for (int64_t index = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; index < total; index += int64_t{gridDim.x} * blockDim.x) {
+  for (int64_t index = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; index < total;
+       index += int64_t{gridDim.x} * blockDim.x) {
     const int64_t row = index / width, column = index % width, n = row % s.N;
     const int d = static_cast<int>(row / s.N);
     const int64_t length = call.length(n);
@@ -121,8 +122,8 @@ __device__ __forceinline__ void forward_cell(const ForwardCall<IO, Acc>& call, c
   }
 }
 
-// Blocks to a multiprocessor, for which the compiler then makes registers suffice; 0 leaves that to it. As many as shared memory has
-// room for, where a block is small.
+// Blocks to a multiprocessor, for which the compiler then makes registers suffice; 0 leaves that to it. As many as
+// shared memory has room for, where a block is small.
 template <class Policy, class Tile>
 constexpr int kBlocks = Policy::kProductsAChunk > 1 && Tile::kThreads == 128 && Tile::kRows == 16 ? 8 : 0;
 

@@ -37,7 +37,8 @@ class ForwardSteps {
     call_.unprojected_width = padded<IO>(s.H);
     if (projected()) call_.unprojected = layout.array<IO>(s.D * s.N * call_.unprojected_width);
     if (!is_factor<IO>(args.weight_hh, s.P)) weight_hh_ = layout.array<IO>(s.D * 4 * s.H * call_.entering_width);
-    if (projected() && !is_factor<IO>(args.weight_hr, s.H)) weight_hr_ = layout.array<IO>(s.D * s.P * call_.unprojected_width);
+    if (projected() && !is_factor<IO>(args.weight_hr, s.H))
+      weight_hr_ = layout.array<IO>(s.D * s.P * call_.unprojected_width);
     workspace_ = layout.used();
   }
 
@@ -47,15 +48,15 @@ class ForwardSteps {
     const Sizes& s = args_.sizes;
     const DeviceFacts device;
     const Factors gates = factors(launch, args_.weight_hh, weight_hh_, call_.entering_width, 4, s.H, s.P);
-    const Factors out = projected() ? factors(launch, args_.weight_hr, weight_hr_, call_.unprojected_width, 1, s.P, s.H) : Factors{};
+    const Factors out =
+        projected() ? factors(launch, args_.weight_hr, weight_hr_, call_.unprojected_width, 1, s.P, s.H) : Factors{};
     const int64_t width = std::max(call_.entering_width, projected() ? call_.unprojected_width : s.H);
     launch.over(s.D * s.N * width, "lstm_forward_kernel_start", lstm_forward_kernel_start<IO, Acc>, call_, width);
     const TileSize gates_tile = choose_tile<Policy, 4>(s.N, s.H, s.P, s.D, device).size;
     const TileSize out_tile = choose_tile<Policy, 1>(s.N, s.P, s.H, s.D, device).size;
     visit_tile<Policy, 4>(gates_tile, [&](auto gates_sample) {
-      visit_tile<Policy, 1>(out_tile, [&](auto out_sample) {
-        steps<decltype(gates_sample), decltype(out_sample)>(launch, gates, out);
-      });
+      visit_tile<Policy, 1>(
+          out_tile, [&](auto out_sample) { steps<decltype(gates_sample), decltype(out_sample)>(launch, gates, out); });
     });
   }
 
@@ -63,7 +64,8 @@ class ForwardSteps {
   bool projected() const { return args_.weight_hr != nullptr; }
 
   // The state's buffer is filled in for each step.
-  Factors factors(Launcher& launch, const void* weight, IO* copy, int64_t width, int gates, int64_t units, int64_t K) const {
+  Factors factors(Launcher& launch, const void* weight, IO* copy, int64_t width, int gates, int64_t units,
+                  int64_t K) const {
     const Sizes& s = args_.sizes;
     if (copy != nullptr) launch_copy(launch, static_cast<const IO*>(weight), copy, s.D, gates * units, K, width, false);
     const int64_t row = width * sizeof(IO);
@@ -83,8 +85,8 @@ class ForwardSteps {
     out.a = reinterpret_cast<const unsigned char*>(call_.unprojected);
     for (int64_t k = 0; k < s.T && !launch.failed(); ++k) {
       gates.a = reinterpret_cast<const unsigned char*>(call_.entering_h[k % 2]);
-      launch("lstm_forward_kernel_step", step, tile_grid(s.N, GatesTile::kRows, s.H, GatesBlock::kUnits, s.D), GatesTile::kThreads,
-             GatesBlock::kSharedBytes, call_, gates, k);
+      launch("lstm_forward_kernel_step", step, tile_grid(s.N, GatesTile::kRows, s.H, GatesBlock::kUnits, s.D),
+             GatesTile::kThreads, GatesBlock::kSharedBytes, call_, gates, k);
       if (projected()) {
         launch("lstm_forward_kernel_project", project, tile_grid(s.N, OutTile::kRows, s.P, OutBlock::kUnits, s.D),
                OutTile::kThreads, OutBlock::kSharedBytes, call_, out, k);

@@ -16,7 +16,8 @@ BackwardSteps<Policy> steps_of(const BackwardArgs& a, void* workspace) {
   return {a, workspace};
 }
 
-// A step's launches; and those beside the steps: the state's start, weights copied or transposed, and backward the initial state's.
+// A step's launches; and those beside the steps: the state's start, weights copied or transposed, and backward the
+// initial state's.
 template <class Policy>
 Offer steps_offer(const ForwardArgs& a, const DeviceFacts& device) {
   const Sizes& s = a.sizes;

@@ -9,10 +9,10 @@ template <class IO, class Acc>
 struct VariantBackwardCall {
   Sizes sizes;
   VariantSteps steps;
-  const IO* doutput;      // or null
+  const IO* doutput;  // or null
   int64_t doutput_stride_t, doutput_stride_n;
   EitherArray<IO, Acc> dh_n, dc_n;  // of null where there is none
-  const Acc* dcells;      // or null
+  const Acc* dcells;                // or null
   EitherArray<IO, Acc> c0;
   const Acc* cells;
   const IO* gates;
@@ -25,16 +25,16 @@ struct VariantBackwardCall {
   EitherArray<IO, Acc> dgates_x, dproducts;
   Acc* dshown;
   EitherArray<IO, Acc> dh0, dc0;
-  Acc* dhidden;           // [T, N, D, P], with a projection, else null
-  IO* factor;             // [D, N, factor_width], dproducts of the later step, zero where a reset cuts them; padded
+  Acc* dhidden;  // [T, N, D, P], with a projection, else null
+  IO* factor;    // [D, N, factor_width], dproducts of the later step, zero where a reset cuts them; padded
   int64_t factor_width;
-  Acc* sums;              // [D, N, P], their product with W_hh
-  Acc* kept;              // [D, N, P], what zoneout passes on to the h before
-  IO* projected;          // [D, N, projected_width], dhidden of the step as a factor
+  Acc* sums;      // [D, N, P], their product with W_hh
+  Acc* kept;      // [D, N, P], what zoneout passes on to the h before
+  IO* projected;  // [D, N, projected_width], dhidden of the step as a factor
   int64_t projected_width;
-  Acc* unprojected;       // [D, N, H], what arrived at h~, then at LN(c~) or c~ in its tanh
-  Acc* dc;                // [D, N, H]
-  Acc* work;              // [D, N, 4H], with layer normalisation
+  Acc* unprojected;  // [D, N, H], what arrived at h~, then at LN(c~) or c~ in its tanh
+  Acc* dc;           // [D, N, H]
+  Acc* work;         // [D, N, 4H], with layer normalisation
 
   __device__ __forceinline__ int64_t length(int64_t n) const { return clamped_length(lengths, n, sizes.T); }
   __device__ __forceinline__ Place place(int64_t j) const {
@@ -49,13 +49,15 @@ __global__ void __launch_bounds__(kRowThreads)
     lstm_variant_kernel_start_backward(const __grid_constant__ VariantBackwardCall<IO, Acc> call) {
   const Sizes& s = call.sizes;
   const int64_t state = blockIdx.y * s.N + blockIdx.x;
-  for (int64_t j = threadIdx.x; j < call.factor_width; j += blockDim.x) call.factor[state * call.factor_width + j] = IO{};
+  for (int64_t j = threadIdx.x; j < call.factor_width; j += blockDim.x)
+    call.factor[state * call.factor_width + j] = IO{};
   for (int64_t j = threadIdx.x; j < s.P; j += blockDim.x) call.kept[state * s.P + j] = Acc{0};
   for (int64_t j = threadIdx.x; j < s.H; j += blockDim.x) {
     call.dc[state * s.H + j] = call.dc_n.data == nullptr ? Acc{0} : call.dc_n.load(state * s.H + j);
   }
   if (call.projected == nullptr) return;
-  for (int64_t j = threadIdx.x; j < call.projected_width; j += blockDim.x) call.projected[state * call.projected_width + j] = IO{};
+  for (int64_t j = threadIdx.x; j < call.projected_width; j += blockDim.x)
+    call.projected[state * call.projected_width + j] = IO{};
 }
 
 // What arrives at h from the later step, or at h0.
@@ -67,13 +69,15 @@ __device__ __forceinline__ Acc from_later(const VariantBackwardCall<IO, Acc>& ca
 
 // All that arrives at h_t of a row; returns what goes on to y~_t, and leaves for h_{t-1} what zoneout passes by.
 template <class IO, class Acc>
-__device__ __forceinline__ Acc arrive(const VariantBackwardCall<IO, Acc>& call, const Place& at, int64_t length, bool cut) {
+__device__ __forceinline__ Acc arrive(const VariantBackwardCall<IO, Acc>& call, const Place& at, int64_t length,
+                                      bool cut) {
   const Sizes& s = call.sizes;
   const int64_t place = (at.d * s.N + at.n) * s.P + at.unit;
   Acc dh = from_later(call, place);
   if (call.dh_n.data != nullptr && at.t == call.steps.last_step(at.d, length)) dh += call.dh_n.load(place);
   if (call.doutput != nullptr) {
-    dh += Rounding<Acc>::load(call.doutput[at.t * call.doutput_stride_t + at.n * call.doutput_stride_n + at.d * s.P + at.unit]);
+    dh += Rounding<Acc>::load(
+        call.doutput[at.t * call.doutput_stride_t + at.n * call.doutput_stride_n + at.d * s.P + at.unit]);
   }
   call.kept[place] = cut ? Acc{0} : call.zone_h.mix(at, dh, Acc{0});
   return call.zone_h.mix(at, Acc{0}, dh);
@@ -107,7 +111,8 @@ __device__ __forceinline__ void leave_out(const VariantBackwardCall<IO, Acc>& ca
 
 // The cell that entered a step.
 template <class IO, class Acc>
-__device__ __forceinline__ Acc cell_entering(const VariantBackwardCall<IO, Acc>& call, const Place& at, int64_t length, bool cut) {
+__device__ __forceinline__ Acc cell_entering(const VariantBackwardCall<IO, Acc>& call, const Place& at, int64_t length,
+                                             bool cut) {
   const Sizes& s = call.sizes;
   if (cut) return 0;
   if (at.t == call.steps.first_step(at.d, length)) return call.c0.load((at.d * s.N + at.n) * s.H + at.unit);
@@ -118,7 +123,8 @@ __device__ __forceinline__ Acc cell_entering(const VariantBackwardCall<IO, Acc>&
 template <class IO, class Acc>
 __device__ __forceinline__ void through_norm(const VariantBackwardCall<IO, Acc>& call, const Place& at, bool cut,
                                              unsigned char* shared) {
-  const int64_t H = call.sizes.H, state = at.d * call.sizes.N + at.n, step = (at.t * call.sizes.N + at.n) * call.sizes.D + at.d;
+  const int64_t H = call.sizes.H, state = at.d * call.sizes.N + at.n,
+                step = (at.t * call.sizes.N + at.n) * call.sizes.D + at.d;
   Acc* work = call.work + state * 4 * H;
   const Acc* hat = call.product_hat + step * 4 * H;
   Acc sum = 0, sum_hat = 0;

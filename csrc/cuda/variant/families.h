@@ -1,4 +1,5 @@
-// The variants' recurrence for each policy, each compiled in a file of its own: the bytes of workspace, and with a launcher the launches.
+// The variants' recurrence for each policy, each compiled in a file of its own: the bytes of workspace, and with a
+// launcher the launches.
 #pragma once
 
 #include "cuda/families.h"
@@ -9,6 +10,7 @@ namespace fastlstm::cuda {
 template <class Policy>
 size_t run_variant(const ForwardArgs& args, const Variant& variant, void* workspace, Launcher* launch);
 template <class Policy>
-size_t run_variant(const BackwardArgs& args, const Variant& variant, const VariantTape& tape, void* workspace, Launcher* launch);
+size_t run_variant(const BackwardArgs& args, const Variant& variant, const VariantTape& tape, void* workspace,
+                   Launcher* launch);
 
 }  // namespace fastlstm::cuda

@@ -1,5 +1,5 @@
-// The variants' forward kernels: after a step's product, a block for each row takes it through the cell. The states that rows enter
-// steps with stay where they are; a row that does not have a step is left alone.
+// The variants' forward kernels: after a step's product, a block for each row takes it through the cell. The states
+// that rows enter steps with stay where they are; a row that does not have a step is left alone.
 #pragma once
 
 #include "cuda/variant/rows.h"
@@ -17,14 +17,14 @@ struct VariantForwardCall {
   const int64_t* lengths;
   IO *output, *h_n;
   EitherArray<IO, Acc> c_n;
-  Acc* cells;       // or null
-  IO* gates;        // or null
+  Acc* cells;  // or null
+  IO* gates;   // or null
   const Acc* h_mask;
   const IO *norm_hh, *norm_c, *bias_c;
   Zone<Acc, 0> zone_h;
   Zone<Acc, 1> zone_c;
-  IO* h;            // [D, N, P], entering the next step, zero where a reset cuts it
-  IO* factor;       // [D, N, factor_width], the same masked and padded with zeros
+  IO* h;       // [D, N, P], entering the next step, zero where a reset cuts it
+  IO* factor;  // [D, N, factor_width], the same masked and padded with zeros
   int64_t factor_width;
   Acc* c;           // [D, N, H], entering
   Acc* products;    // [D, N, 4H]
@@ -51,7 +51,8 @@ __device__ __forceinline__ void enter_h(const VariantForwardCall<IO, Acc>& call,
 
 // Blocks: rows, directions.
 template <class IO, class Acc>
-__global__ void __launch_bounds__(kRowThreads) lstm_variant_kernel_start(const __grid_constant__ VariantForwardCall<IO, Acc> call) {
+__global__ void __launch_bounds__(kRowThreads)
+    lstm_variant_kernel_start(const __grid_constant__ VariantForwardCall<IO, Acc> call) {
   const Sizes& s = call.sizes;
   const Place at = call.place(0);
   const int64_t state = at.d * s.N + at.n, length = call.length(at.n);
@@ -133,7 +134,9 @@ __global__ void __launch_bounds__(kRowThreads)
     for (int gate = 0; gate < 4; ++gate) {
       const int64_t place = gate * H + at.unit;
       Acc product = products[place];
-      if (normed) product = Rounding<Acc>::load(call.norm_hh[at.d * 4 * H + place]) * ((product - of_products.mean) * of_products.scale);
+      if (normed)
+        product = Rounding<Acc>::load(call.norm_hh[at.d * 4 * H + place]) *
+                  ((product - of_products.mean) * of_products.scale);
       sums[gate] = call.gates_x.load(first + place) + product;
     }
     Gates<Acc> gates{sums[0], sums[1], sums[2], sums[3]};

@@ -22,8 +22,15 @@ class VariantProduct {
   VariantProduct(const Sizes& s, const IO* state, const void* matrix, int64_t units, int64_t width, Acc* out)
       : sizes_(s), out_(out) {
     const int64_t row = width * sizeof(IO);
-    factors_ = {reinterpret_cast<const unsigned char*>(state), s.N * row, row, static_cast<const unsigned char*>(matrix),
-                units * row, row, s.N, units, row};
+    factors_ = {reinterpret_cast<const unsigned char*>(state),
+                s.N * row,
+                row,
+                static_cast<const unsigned char*>(matrix),
+                units * row,
+                row,
+                s.N,
+                units,
+                row};
   }
 
   void operator()(Launcher& launch) const {
@@ -34,8 +41,9 @@ class VariantProduct {
       using Block = Product<Policy, Tile, 1>;
       const auto kernel = lstm_variant_kernel_product<Policy, Tile>;
       launch.allow_shared("lstm_variant_kernel_product", kernel, Block::kSharedBytes);
-      launch("lstm_variant_kernel_product", kernel, tile_grid(sizes_.N, Tile::kRows, factors_.units, Block::kUnits, sizes_.D),
-             Tile::kThreads, Block::kSharedBytes, factors_, out_);
+      launch("lstm_variant_kernel_product", kernel,
+             tile_grid(sizes_.N, Tile::kRows, factors_.units, Block::kUnits, sizes_.D), Tile::kThreads,
+             Block::kSharedBytes, factors_, out_);
     });
   }
 
@@ -49,8 +57,8 @@ inline dim3 row_grid(const Sizes& s) { return dim3(static_cast<unsigned>(s.N), s
 
 // A matrix as a factor: itself, or a copy with rows padded to `width`, or the copy of its transpose.
 template <class IO>
-const void* as_factor(Launcher& launch, const Sizes& s, const void* matrix, IO* copy, int64_t rows, int64_t columns, int64_t width,
-                      bool transposed) {
+const void* as_factor(Launcher& launch, const Sizes& s, const void* matrix, IO* copy, int64_t rows, int64_t columns,
+                      int64_t width, bool transposed) {
   if (copy == nullptr) return matrix;
   launch_copy(launch, static_cast<const IO*>(matrix), copy, s.D, rows, columns, width, transposed);
   return copy;
@@ -96,7 +104,8 @@ class VariantForwardSteps {
       call_.projected = layout.array<Acc>(s.D * s.N * s.P);
     }
     if (!is_factor<IO>(args.weight_hh, s.P)) weight_hh_ = layout.array<IO>(s.D * 4 * s.H * call_.factor_width);
-    if (projected() && !is_factor<IO>(args.weight_hr, s.H)) weight_hr_ = layout.array<IO>(s.D * s.P * call_.unprojected_width);
+    if (projected() && !is_factor<IO>(args.weight_hr, s.H))
+      weight_hr_ = layout.array<IO>(s.D * s.P * call_.unprojected_width);
     workspace_ = layout.used();
   }
 
@@ -112,10 +121,12 @@ class VariantForwardSteps {
       project = {s, call_.unprojected, hr, s.P, call_.unprojected_width, call_.projected};
     }
     const dim3 rows = row_grid(s);
-    launch("lstm_variant_kernel_start", lstm_variant_kernel_start<IO, Acc>, rows, row_threads(std::max(s.H, s.P)), 0, call_);
+    launch("lstm_variant_kernel_start", lstm_variant_kernel_start<IO, Acc>, rows, row_threads(std::max(s.H, s.P)), 0,
+           call_);
     for (int64_t k = 0; k < s.T && !launch.failed(); ++k) {
       multiply(launch);
-      launch("lstm_variant_kernel_cell", lstm_variant_kernel_cell<IO, Acc>, rows, row_threads(s.H), kSumsBytes<Acc>, call_, k);
+      launch("lstm_variant_kernel_cell", lstm_variant_kernel_cell<IO, Acc>, rows, row_threads(s.H), kSumsBytes<Acc>,
+             call_, k);
       if (!projected()) continue;
       project(launch);
       launch("lstm_variant_kernel_emit", lstm_variant_kernel_emit<IO, Acc>, rows, row_threads(s.P), 0, call_, k);
@@ -138,7 +149,8 @@ class VariantBackwardSteps {
   using IO = typename Policy::IO;
   using Acc = typename Policy::Acc;
 
-  VariantBackwardSteps(const BackwardArgs& args, const Variant& v, const VariantTape& tape, void* workspace) : args_(args) {
+  VariantBackwardSteps(const BackwardArgs& args, const Variant& v, const VariantTape& tape, void* workspace)
+      : args_(args) {
     const Sizes& s = args.sizes;
     Layout layout(static_cast<char*>(workspace));
     call_.sizes = s;
@@ -232,7 +244,8 @@ size_t run_variant(const ForwardArgs& args, const Variant& variant, void* worksp
 }
 
 template <class Policy>
-size_t run_variant(const BackwardArgs& args, const Variant& variant, const VariantTape& tape, void* workspace, Launcher* launch) {
+size_t run_variant(const BackwardArgs& args, const Variant& variant, const VariantTape& tape, void* workspace,
+                   Launcher* launch) {
   VariantBackwardSteps<Policy> steps(args, variant, tape, workspace);
   if (launch != nullptr) steps.run(*launch);
   return steps.workspace();

@@ -17,12 +17,18 @@ struct Chosen {
 template <class Args, class... More>
 size_t run(const Args& args, void* workspace, Launcher* launch, const More&... more) {
   cudaSetDevice(args.device);
-  const auto with = [&](auto chosen) { return run_variant<typename decltype(chosen)::Policy>(args, more..., workspace, launch); };
+  const auto with = [&](auto chosen) {
+    return run_variant<typename decltype(chosen)::Policy>(args, more..., workspace, launch);
+  };
   switch (args.dtype) {
-    case DType::kBFloat16: return with(Chosen<BFloat16Product>());
-    case DType::kFloat16: return with(Chosen<Float16Product>());
-    case DType::kFloat64: return with(Chosen<Float64Product>());
-    case DType::kFloat32: break;
+    case DType::kBFloat16:
+      return with(Chosen<BFloat16Product>());
+    case DType::kFloat16:
+      return with(Chosen<Float16Product>());
+    case DType::kFloat64:
+      return with(Chosen<Float64Product>());
+    case DType::kFloat32:
+      break;
   }
   return args.tf32 ? with(Chosen<TF32Product>()) : with(Chosen<Float32Product>());
 }
@@ -30,7 +36,9 @@ size_t run(const Args& args, void* workspace, Launcher* launch, const More&... m
 }  // namespace
 
 size_t variant_forward_workspace(const ForwardArgs& args) { return run(args, nullptr, nullptr, Variant{}); }
-size_t variant_backward_workspace(const BackwardArgs& args) { return run(args, nullptr, nullptr, Variant{}, VariantTape{}); }
+size_t variant_backward_workspace(const BackwardArgs& args) {
+  return run(args, nullptr, nullptr, Variant{}, VariantTape{});
+}
 
 Status variant_forward(const ForwardArgs& args, const Variant& variant, void* workspace, void* stream) {
   Launcher launch(args.sizes, stream);
@@ -38,7 +46,8 @@ Status variant_forward(const ForwardArgs& args, const Variant& variant, void* wo
   return launch.status();
 }
 
-Status variant_backward(const BackwardArgs& args, const Variant& variant, const VariantTape& tape, void* workspace, void* stream) {
+Status variant_backward(const BackwardArgs& args, const Variant& variant, const VariantTape& tape, void* workspace,
+                        void* stream) {
   Launcher launch(args.sizes, stream);
   run(args, workspace, &launch, variant, tape);
   return launch.status();

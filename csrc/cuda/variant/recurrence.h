@@ -1,4 +1,5 @@
-// The CUDA recurrence with layer normalisation, recurrent dropout or zoneout; see recurrence.h for what it shares with the plain one.
+// The CUDA recurrence with layer normalisation, recurrent dropout or zoneout; see recurrence.h for what it shares with
+// the plain one.
 #pragma once
 
 #include "core/variant.h"
@@ -10,6 +11,7 @@ size_t variant_forward_workspace(const ForwardArgs& args);
 size_t variant_backward_workspace(const BackwardArgs& args);
 
 Status variant_forward(const ForwardArgs& args, const Variant& variant, void* workspace, void* stream);
-Status variant_backward(const BackwardArgs& args, const Variant& variant, const VariantTape& tape, void* workspace, void* stream);
+Status variant_backward(const BackwardArgs& args, const Variant& variant, const VariantTape& tape, void* workspace,
+                        void* stream);
 
 }  // namespace fastlstm::cuda

@@ -1,5 +1,5 @@
-// What the variants' kernels do with whole rows: a block takes one, and each thread every blockDim.x-th unit of it. Sums over a row
-// for layer normalisation, and zoneout's masks.
+// What the variants' kernels do with whole rows: a block takes one, and each thread every blockDim.x-th unit of it.
+// Sums over a row for layer normalisation, and zoneout's masks.
 #pragma once
 
 #include "core/variant.h"
@@ -12,7 +12,8 @@ namespace fastlstm::cuda {
 
 constexpr int kRowThreads = 512;  // at most
 
-// Zoneout of h (word 0) or c (word 1): masks, means, or nothing. The counters stand in fastlstm/reference/zoneout_masks.py.
+// Zoneout of h (word 0) or c (word 1): masks, means, or nothing. The counters stand in
+// fastlstm/reference/zoneout_masks.py.
 template <class Acc, int kWord>
 struct Zone {
   Acc probability;
@@ -51,8 +52,8 @@ struct Zone {
   }
 };
 
-// Sums over the block of one or two numbers of each thread, always in the same order; every thread gets them. `shared`: two numbers
-// for each warp.
+// Sums over the block of one or two numbers of each thread, always in the same order; every thread gets them. `shared`:
+// two numbers for each warp.
 template <class Acc>
 struct Sums {
   Acc first, second;

@@ -1,5 +1,6 @@
-// Stands in for CUDA's header of this name where the .cu files are compiled by a C++ compiler. What is not here, the kernels
-// and their host code do not use; __shared__ is left out on purpose: see FASTLSTM_SHARED in csrc/cuda/device/ptx.h.
+// Stands in for CUDA's header of this name where the .cu files are compiled by a C++ compiler. What is not here, the
+// kernels and their host code do not use; __shared__ is left out on purpose: see FASTLSTM_SHARED in
+// csrc/cuda/device/ptx.h.
 #pragma once
 
 #define __global__

@@ -1,8 +1,8 @@
 // CUDA's arithmetic functions that <cmath> does not have. The fast ones are exact here.
 #pragma once
 
-#define SIMT_MIN_MAX(type)                                      \
-  inline type min(type a, type b) { return b < a ? b : a; }     \
+#define SIMT_MIN_MAX(type)                                  \
+  inline type min(type a, type b) { return b < a ? b : a; } \
   inline type max(type a, type b) { return a < b ? b : a; }
 
 SIMT_MIN_MAX(int)

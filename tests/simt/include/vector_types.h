@@ -13,14 +13,10 @@ struct dim3 {
   constexpr dim3(const uint3& v) : x(v.x), y(v.y), z(v.z) {}
 };
 
-#define SIMT_VECTORS(name, type)                                                                     \
-  struct alignas(2 * sizeof(type)) name##2 {                                                         \
-    type x, y;                                                                                       \
-  };                                                                                                 \
-  struct alignas(4 * sizeof(type) < 16 ? 4 * sizeof(type) : 16) name##4 {                            \
-    type x, y, z, w;                                                                                 \
-  };                                                                                                 \
-  inline name##2 make_##name##2(type x, type y) { return {x, y}; }                                   \
+#define SIMT_VECTORS(name, type)                                                              \
+  struct alignas(2 * sizeof(type)) name##2 { type x, y; };                                    \
+  struct alignas(4 * sizeof(type) < 16 ? 4 * sizeof(type) : 16) name##4 { type x, y, z, w; }; \
+  inline name##2 make_##name##2(type x, type y) { return {x, y}; }                            \
   inline name##4 make_##name##4(type x, type y, type z, type w) { return {x, y, z, w}; }
 
 SIMT_VECTORS(char, signed char)

@@ -56,14 +56,14 @@ std::string conversions(Problem& p) { return message(launch_conversions(instruct
 std::string shuffles(Problem& p) { return message(launch_shuffles(instruction_args(p), nullptr)); }
 
 std::string atomics(Problem& p) {
-  return message(launch_atomics(p.array<int>("values"), number(p, "n"), p.array<int>("counts"), p.array<double>("total"),
-                                p.array<int>("lock"), p.array<int>("most"), nullptr));
+  return message(launch_atomics(p.array<int>("values"), number(p, "n"), p.array<int>("counts"),
+                                p.array<double>("total"), p.array<int>("lock"), p.array<int>("most"), nullptr));
 }
 
 std::string misuse(Problem& p) { return message(launch_misuse(number(p, "which"), p.array<int>("memory"), nullptr)); }
 
-// shape: grid, block and cluster, three each, cooperative, bytes of shared memory, bytes asked for. error: what came, then
-// what the next question for the last error says, twice.
+// shape: grid, block and cluster, three each, cooperative, bytes of shared memory, bytes asked for. error: what came,
+// then what the next question for the last error says, twice.
 std::string shapes(Problem& p) {
   const int64_t* s = p.array<int64_t>("shapes");
   int64_t* errors = p.array<int64_t>("errors");
@@ -80,8 +80,10 @@ std::string shapes(Problem& p) {
 }
 
 constexpr simt::NamedEntry kEntries[] = {
-    {"gemm", gemm},           {"ring", ring},         {"grid_ring", grid_ring}, {"mma", mma},       {"ldmatrix", ldmatrix},
-    {"conversions", conversions}, {"shuffles", shuffles}, {"atomics", atomics},     {"misuse", misuse}, {"shapes", shapes},
+    {"gemm", gemm},         {"ring", ring},         {"grid_ring", grid_ring},
+    {"mma", mma},           {"ldmatrix", ldmatrix}, {"conversions", conversions},
+    {"shuffles", shuffles}, {"atomics", atomics},   {"misuse", misuse},
+    {"shapes", shapes},
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Calls every function of csrc/cuda/device/ptx.h: that this compiles shows that each instruction is one that ptxas takes, and that
-// the emulation has the same signatures. Not meant to be run.
+// Calls every function of csrc/cuda/device/ptx.h: that this compiles shows that each instruction is one that ptxas
+// takes, and that the emulation has the same signatures. Not meant to be run.
 #include <cuda_runtime.h>
 
 #include "cuda/device/ptx.h"

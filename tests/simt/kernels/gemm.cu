@@ -9,9 +9,9 @@ namespace {
 
 namespace ptx = fastlstm::ptx;
 
-constexpr int kTile = 32;          // rows of a, and of b
-constexpr int kStepBytes = 64;     // of a row, in a stage
-constexpr int kStride = 80;        // of a row in shared memory: ldmatrix then meets no bank twice
+constexpr int kTile = 32;       // rows of a, and of b
+constexpr int kStepBytes = 64;  // of a row, in a stage
+constexpr int kStride = 80;     // of a row in shared memory: ldmatrix then meets no bank twice
 constexpr int kStageBytes = 2 * kTile * kStride;
 
 template <Dtype kDtype>
@@ -28,8 +28,8 @@ __device__ __forceinline__ void multiply(float (&d)[4], uint32_t (&a)[4], uint32
 }
 
 // One 16-byte piece of a row of each operand per thread.
-__device__ __forceinline__ void load_stage(unsigned char* stage, const char* a, const char* b, int M, int N, int row_bytes,
-                                           int lda_bytes, int ldb_bytes, int from, int broken) {
+__device__ __forceinline__ void load_stage(unsigned char* stage, const char* a, const char* b, int M, int N,
+                                           int row_bytes, int lda_bytes, int ldb_bytes, int from, int broken) {
   const int row = threadIdx.x / 4, piece = threadIdx.x % 4 * 16;
   const int m = blockIdx.y * kTile + row, n = blockIdx.x * kTile + row;
   const bool inside = from + piece < row_bytes;
@@ -41,8 +41,8 @@ __device__ __forceinline__ void load_stage(unsigned char* stage, const char* a, 
 }
 
 template <Dtype kDtype>
-__global__ void __launch_bounds__(128)
-gemm_kernel(const char* a, const char* b, float* c, int M, int N, int row_bytes, int lda_bytes, int ldb_bytes, int broken) {
+__global__ void __launch_bounds__(128) gemm_kernel(const char* a, const char* b, float* c, int M, int N, int row_bytes,
+                                                   int lda_bytes, int ldb_bytes, int broken) {
   FASTLSTM_SHARED(shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int warp_m = warp / 2 * 16, warp_n = warp % 2 * 16;
@@ -51,7 +51,8 @@ gemm_kernel(const char* a, const char* b, float* c, int M, int N, int row_bytes,
   ptx::cp_async_commit();
   for (int from = 0, parity = 0; from < row_bytes; from += kStepBytes, parity ^= 1) {
     if (broken != kNoBarrierBeforeReuse) __syncthreads();
-    load_stage(shared + (parity ^ 1) * kStageBytes, a, b, M, N, row_bytes, lda_bytes, ldb_bytes, from + kStepBytes, broken);
+    load_stage(shared + (parity ^ 1) * kStageBytes, a, b, M, N, row_bytes, lda_bytes, ldb_bytes, from + kStepBytes,
+               broken);
     ptx::cp_async_commit();
     if (broken == kNoWait) {
       ptx::cp_async_wait<2>();

@@ -76,7 +76,8 @@ __global__ void shuffles_kernel(InstructionArgs args) {
   out[5 * 32] = static_cast<int>(__ballot_sync(all, value & 1));
   out[6 * 32] = __any_sync(all, value == args.lanes[31]) + 2 * __all_sync(all, value > 0);
   out[7 * 32] = __shfl_xor_sync(half, value, lane < 16 ? 1 : 2);
-  out[8 * 32] = __syncthreads_count(value & 1) + 100 * __syncthreads_or(value == 0) + 200 * __syncthreads_and(value > 0);
+  out[8 * 32] =
+      __syncthreads_count(value & 1) + 100 * __syncthreads_or(value == 0) + 200 * __syncthreads_and(value > 0);
   const double wide = __shfl_xor_sync(all, 1e9 * value, 1);
   out[9 * 32] = static_cast<int>(wide / 1e9);
 }
@@ -86,8 +87,7 @@ __global__ void atomics_kernel(const int* values, int n, int* counts, double* to
   if (i >= n) return;
   atomicAdd(counts + values[i] % 16, 1);
   atomicMax(most, values[i]);
-  while (atomicCAS(lock, 0, 1) != 0) {
-  }
+  while (atomicCAS(lock, 0, 1) != 0) {}
   __threadfence();
   *total += values[i];
   __threadfence();
@@ -115,7 +115,8 @@ cudaError_t launch_shuffles(const InstructionArgs& args, cudaStream_t stream) {
   return launch(Shape{1, 32}, stream, shuffles_kernel, args);
 }
 
-cudaError_t launch_atomics(const int* values, int n, int* counts, double* total, int* lock, int* most, cudaStream_t stream) {
+cudaError_t launch_atomics(const int* values, int n, int* counts, double* total, int* lock, int* most,
+                           cudaStream_t stream) {
   Shape shape{static_cast<unsigned>((n + 63) / 64), 64};
   return launch(shape, stream, atomics_kernel, values, n, counts, total, lock, most);
 }

@@ -1,4 +1,5 @@
-// One mistake each, that the harness has to name. Two blocks of 64 threads in a cluster, 256 bytes of shared memory each.
+// One mistake each, that the harness has to name. Two blocks of 64 threads in a cluster, 256 bytes of shared memory
+// each.
 #include <cuda_runtime.h>
 
 #include "kernels.h"
@@ -102,8 +103,7 @@ __global__ void misuse_kernel(int which, int* memory) {
       }
       break;
     case 18:  // the flag is never raised
-      while (atomicAdd(memory, 0) == 0) {
-      }
+      while (atomicAdd(memory, 0) == 0) {}
       break;
     case 19:  // a store to a block that ends
       if (thread == 0 && peer == 1) {
@@ -112,8 +112,7 @@ __global__ void misuse_kernel(int which, int* memory) {
       }
       break;
     case 20:  // many places are polled, in turn
-      for (int i = 0; ptx::ld_acquire_gpu(memory + i % 64) == 0; ++i) {
-      }
+      for (int i = 0; ptx::ld_acquire_gpu(memory + i % 64) == 0; ++i) {}
       break;
     case 21:  // 8 bytes come where 4 were expected
     case 22:  // none come
@@ -152,8 +151,8 @@ cudaError_t launch_misuse(int which, int* memory, cudaStream_t stream) {
 
 cudaError_t launch_shape(dim3 grid, dim3 block, dim3 cluster, int cooperative, size_t shared_bytes, size_t opt_in) {
   if (opt_in > 0) {
-    const cudaError_t error = cudaFuncSetAttribute(shape_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(opt_in));
+    const cudaError_t error =
+        cudaFuncSetAttribute(shape_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(opt_in));
     if (error != cudaSuccess) return error;
   }
   cudaLaunchAttribute attributes[2] = {};

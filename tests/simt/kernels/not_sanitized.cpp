@@ -3,19 +3,19 @@
 
 namespace fastlstm::cuda {
 
-#define FASTLSTM_LEFT_OUT(Family)                                               \
-  template <class Policy, class Args>                                           \
-  Offer Family<Policy, Args>::offer(const Args&, const DeviceFacts&, int) {     \
-    return {};                                                                  \
-  }                                                                             \
-  template <class Policy, class Args>                                           \
-  size_t Family<Policy, Args>::workspace(const Args&, int) {                    \
-    return 0;                                                                   \
-  }                                                                             \
-  template <class Policy, class Args>                                           \
+#define FASTLSTM_LEFT_OUT(Family)                                           \
+  template <class Policy, class Args>                                       \
+  Offer Family<Policy, Args>::offer(const Args&, const DeviceFacts&, int) { \
+    return {};                                                              \
+  }                                                                         \
+  template <class Policy, class Args>                                       \
+  size_t Family<Policy, Args>::workspace(const Args&, int) {                \
+    return 0;                                                               \
+  }                                                                         \
+  template <class Policy, class Args>                                       \
   void Family<Policy, Args>::run(const Args&, int, void*, Launcher&) {}
-#define FASTLSTM_LEFT_OUT_FOR(Family, Policy)     \
-  template struct Family<Policy, ForwardArgs>;    \
+#define FASTLSTM_LEFT_OUT_FOR(Family, Policy)  \
+  template struct Family<Policy, ForwardArgs>; \
   template struct Family<Policy, BackwardArgs>;
 
 FASTLSTM_LEFT_OUT(StepKernels)

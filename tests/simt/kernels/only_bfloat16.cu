@@ -1,5 +1,5 @@
-// The recurrence of csrc/cuda for bfloat16 alone: in steps, with ON_CLUSTERS on small clusters, with ON_GRID on a grid of small
-// blocks, with PROJECTED too for a layer with a projection. For tests that compile it often.
+// The recurrence of csrc/cuda for bfloat16 alone: in steps, with ON_CLUSTERS on small clusters, with ON_GRID on a grid
+// of small blocks, with PROJECTED too for a layer with a projection. For tests that compile it often.
 #include "cuda/cluster/shapes.h"
 #include "cuda/grid/kernels.h"
 #include "cuda/projected/shapes.h"
@@ -16,14 +16,16 @@ struct OneShape {
 
 // All for H up to 64. Clusters of blocks with 16 units each.
 template <int kTilesN>
-struct ForwardShapes<BFloat16Product, kTilesN> : OneShape<ForwardShape<StationaryShape<BFloat16Product, 2, 1, 2, 2, 2, 1>>> {};
+struct ForwardShapes<BFloat16Product, kTilesN>
+    : OneShape<ForwardShape<StationaryShape<BFloat16Product, 2, 1, 2, 2, 2, 1>>> {};
 template <int kTilesN>
-struct BackwardShapes<BFloat16Product, kTilesN> : OneShape<BackwardShape<StationaryShape<BFloat16Product, 2, 2, 2, 2, 0, 1>>> {};
+struct BackwardShapes<BFloat16Product, kTilesN>
+    : OneShape<BackwardShape<StationaryShape<BFloat16Product, 2, 2, 2, 2, 0, 1>>> {};
 
 // Blocks with 8 and 16 units.
 template <int kTilesN>
-struct ForwardGridShapes<BFloat16Product, kTilesN> : OneShape<ForwardShape<StationaryShape<BFloat16Product, 1, 2, 2, 2, 0, 1>, 1>> {
-};
+struct ForwardGridShapes<BFloat16Product, kTilesN>
+    : OneShape<ForwardShape<StationaryShape<BFloat16Product, 1, 2, 2, 2, 0, 1>, 1>> {};
 template <int kTilesN>
 struct BackwardGridShapes<BFloat16Product, kTilesN>
     : OneShape<BackwardGridShape<StationaryShape<BFloat16Product, 1, 2, 1, 4, 4, 1>>> {};
@@ -36,10 +38,12 @@ struct OneProjectedShape {
     use(Projected<Shared, Own, 8>{});
   }
 };
-using ProjectedForwardOnce = OneProjectedShape<ProjectedForwardShape, StationaryShape<BFloat16Product, 2, 1, 2, 2, 2, 1>,
-                                               StationaryShape<BFloat16Product, 2, 1, 2, 2, 0, 1>>;
-using ProjectedBackwardOnce = OneProjectedShape<ProjectedBackwardShape, StationaryShape<BFloat16Product, 1, 2, 1, 2, 0, 1>,
-                                                StationaryShape<BFloat16Product, 2, 1, 2, 2, 2, 1>>;
+using ProjectedForwardOnce =
+    OneProjectedShape<ProjectedForwardShape, StationaryShape<BFloat16Product, 2, 1, 2, 2, 2, 1>,
+                      StationaryShape<BFloat16Product, 2, 1, 2, 2, 0, 1>>;
+using ProjectedBackwardOnce =
+    OneProjectedShape<ProjectedBackwardShape, StationaryShape<BFloat16Product, 1, 2, 1, 2, 0, 1>,
+                      StationaryShape<BFloat16Product, 2, 1, 2, 2, 2, 1>>;
 template <int kTilesN>
 struct ProjectedForwardShapes<BFloat16Product, kTilesN> : ProjectedForwardOnce {};
 template <int kTilesN>

@@ -1,5 +1,5 @@
-// float32 products of csrc/cuda alone, over a K from outside: as a block keeps its weights, and as step kernels read tiles. With
-// ONLY_128 for that K alone, for tests that compile it often.
+// float32 products of csrc/cuda alone, over a K from outside: as a block keeps its weights, and as step kernels read
+// tiles. With ONLY_128 for that K alone, for tests that compile it often.
 #include <cuda_runtime.h>
 
 #include "launch.h"
@@ -26,7 +26,8 @@ template <class Shape>
 __global__ void held_kernel(Args args) {
   static_assert(Shape::kColumns == 32 && Shape::kRows == 8 && Shape::kWarpsK == 1);
   FASTLSTM_SHARED(shared);
-  const StationaryProduct<Shape> product(shared, [&](int column, int k) { return args.weights[column * Shape::kK + k]; });
+  const StationaryProduct<Shape> product(shared,
+                                         [&](int column, int k) { return args.weights[column * Shape::kK + k]; });
   unsigned char* state = shared + Shape::kWeightBytes;
   for (int at = threadIdx.x; at < Shape::kRows * Shape::kK; at += Shape::kThreads) {
     reinterpret_cast<float*>(state + at / Shape::kK * Shape::kStateStride)[at % Shape::kK] = args.state[at];
@@ -62,7 +63,8 @@ __global__ void tile_kernel(Args args) {
     }
     __syncwarp();
   }
-  for (int place = 0; place < 4; ++place) args.sums[(lane / 4 + place / 2 * 8) * 8 + lane % 4 * 2 + place % 2] = d[place];
+  for (int place = 0; place < 4; ++place)
+    args.sums[(lane / 4 + place / 2 * 8) * 8 + lane % 4 * 2 + place % 2] = d[place];
 }
 
 template <class Shape>
