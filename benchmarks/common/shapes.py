@@ -110,7 +110,8 @@ def variant_cases(variant: str) -> list[Case]:
     if variant not in VARIANTS:
         raise ValueError(f"variant: got {variant!r}, expected one of {', '.join(VARIANTS)}")
     if variant == "wide":
-        return [Case(5, 500, 510, 32), Case(128, 16, 1024, 64), Case(128, 1, 2048, 128)]
+        sizes = [(5, 500, 510, 32), (128, 16, 1024, 64), (128, 1, 2048, 128)]
+        return [Case(*size, variant=variant) for size in sizes]
     sizes = [(128, 1, 128), (128, 16, 128), (64, 64, 256), (64, 16, 512)]
     cases = [Case(T, N, H, H, variant=variant) for T, N, H in sizes]
     if variant == "bidirectional":

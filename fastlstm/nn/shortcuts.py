@@ -78,13 +78,17 @@ def direct_step(module, x_t: Tensor, state):
         return None
     try:
         if differentiated(x_t, (h, c), weights):
-            return _step_with_gradients(module, x_t, h, c, weights)
-        if x_t.dim() == 2 and x_t.shape[0] > MOST_ROWS:
-            return None
-        y, h_n, c_n = step_op.lstm_step(x_t, h, c, weights)
+            result = _step_with_gradients(module, x_t, h, c, weights)
+        elif x_t.dim() == 2 and x_t.shape[0] > MOST_ROWS:
+            result = None
+        else:
+            result = step_op.lstm_step(x_t, h, c, weights)
     except RuntimeError:  # what does not fit: the general way says so
         return None
-    return y, swapped_states((h_n, c_n)) if swap else (h_n, c_n)
+    if result is None:
+        return None
+    y, *states = result
+    return y, swapped_states(states) if swap else tuple(states)
 
 
 def _step_with_gradients(module, x: Tensor, h: Tensor, c: Tensor, weights: list):
@@ -107,7 +111,7 @@ def _step_with_gradients(module, x: Tensor, h: Tensor, c: Tensor, weights: list)
         h_n.append(x)
         c_n.append(c_k)
     # Stacked, for the output and the states share no memory.
-    return x, (torch.stack(h_n), torch.stack(c_n))
+    return x, torch.stack(h_n), torch.stack(c_n)
 
 
 def whole_stack(module, x: Tensor, hx, weights: list):

@@ -16,7 +16,8 @@ from fastlstm.stack.wavefront import plan as wavefront
 
 pytestmark = pytest.mark.skipif(family.load() is not None, reason=str(family.load()))
 
-H200 = predict.H200
+# A byte more than other tests' devices have: answers are kept by device.
+H200 = {**predict.H200, "max_shared_opt_in": (227 << 10) + 1}
 BOTH = (False, True)
 
 
@@ -139,7 +140,7 @@ def test_nothing_is_chosen_that_does_not_fit():
         assert offered("grid", *call) is not None
     with family.simulated(multiprocessors=133, multiprocessors_together=7):
         assert offered("cluster", *call) is None  # 16 blocks
-    with family.simulated(**H200, max_shared_opt_in=64 << 10):
+    with family.simulated(**{**H200, "max_shared_opt_in": 64 << 10}):
         assert offered("cluster", *call) is None
         assert offered("grid", *call) is not None
     with family.simulated(multiprocessors=129, multiprocessors_together=43, ptx_version=80):
