@@ -125,7 +125,7 @@ class TorchLSTM(Peer):
     """nn.LSTM: oneDNN inside for float32 and bfloat16 on the CPU."""
 
     name = "nn.LSTM"
-    variants = ("plain", "bidirectional", "layers3", "layers4", "proj", "packed", "lengths")
+    variants = ("plain", "bidirectional", "layers3", "layers4", "proj", "wide", "packed", "lengths")
     module_class: type[nn.LSTM] = nn.LSTM
     options: Mapping[str, object] = MappingProxyType({})
 
