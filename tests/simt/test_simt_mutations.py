@@ -204,8 +204,8 @@ MUTANTS = {
     ),
     "no barrier between h~ and its product": Mutant(
         "projected clusters", "forward", "projected/forward.h",
-        "    __syncthreads();\n    typename StationaryProduct<typename Shape::Own>::Sums of_outputs",
-        "    typename StationaryProduct<typename Shape::Own>::Sums of_outputs",
+        "    __syncthreads();\n    typename StationaryProduct<typename Shape::Own>::Sums",
+        "    typename StationaryProduct<typename Shape::Own>::Sums",
     ),
     "rows without a pair forgotten": Mutant(
         "projected clusters", "backward", "projected/exchange.h",
