@@ -1,7 +1,7 @@
 // After a fork the child has one thread. GNU's OpenMP does not heed that: the pool of workers that the forking thread
 // had is still on record, and its next parallel region, in torch's ops as in the kernels, waits for them for ever. So
-// the pool is dissolved before the fork, which parent and child make anew when they need it (some 10 us a worker), and
-// both keep all their threads. LLVM's and Intel's runtimes do so by themselves.
+// the pool is dissolved before the fork; parent and child start workers anew at their next region, and both keep their
+// thread count. LLVM's and Intel's runtimes do so by themselves.
 #include "cpu/openmp.h"
 
 #if defined(__linux__)
