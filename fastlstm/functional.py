@@ -1,11 +1,9 @@
 """`lstm`: a stack of LSTM layers as a function of its input, states and weights."""
 
 import contextlib
-import functools
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import (
@@ -19,7 +17,7 @@ from .checks import (
     zoneout_pair,
 )
 from .precision import autocast_dtype, to_autocast
-from .stack.between import variational
+from .stack.between import dropping
 from .stack.checkpoint import layers as checkpointing
 from .stack.run import run_layers
 from .weights import LayerNormWeights, LSTMWeights, Variant
@@ -134,8 +132,7 @@ def lstm(
         )
     between, outputs = None, [] if return_layer_outputs else None
     if training and dropout:
-        drop = variational if variational_dropout else F.dropout
-        between = functools.partial(drop, p=dropout)
+        between = dropping(dropout, variational_dropout)
     with torch.autocast(input.device.type, enabled=False) if wanted else contextlib.nullcontext():
         output, h_n, c_n, cells = run_layers(
             input,

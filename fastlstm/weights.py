@@ -37,6 +37,16 @@ def widened(layers, dtype: torch.dtype) -> list[list]:
     return [[widen(w) for w in layer] for layer in layers]
 
 
+def flat(layers) -> list[Tensor] | None:
+    """`LSTMWeights`, layer by layer, as the list that ops of a whole stack take: of each layer and
+    direction weight_ih, weight_hh, both biases or neither, weight_hr or not. None where there is
+    one bias without the other."""
+    first = layers[0][0]
+    if (first.bias_ih is None) != (first.bias_hh is None):
+        return None
+    return [w for layer in layers for weights in layer for w in weights if w is not None]
+
+
 class LayerNormWeights(NamedTuple):
     """Gains and bias of a layer-normalised layer and direction (`fastlstm.reference.variant`
     has the equations): of W_ih x (4H,), of W_hh h (4H,), of the cell (H,), and the cell's bias (H,)

@@ -15,10 +15,6 @@ using OptionalTensor = std::optional<Tensor>;
 
 using ForwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // output, h_n, c_n, cells, gates
 using BackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;         // dgates_x, dh0, dc0, dhidden
-using StepResults = std::tuple<Tensor, Tensor, Tensor>;                     // y, h_n, c_n
-using InferenceResults = std::tuple<Tensor, Tensor, Tensor>;                // output, h_n, c_n
-using CellResults = std::tuple<Tensor, Tensor>;                             // h, c
-using CellTapeResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;         // h, c, cells, gates
 using CellGradientResults =
     std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // dx, dh_in, dc_in, dgates, unprojected
 // dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr
@@ -47,11 +43,14 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
                                          OptionalTensor reset_mask, bool wide_products, bool need_dx,
                                          bool need_dweights);
 
-CellResults lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-                      OptionalTensor bias_hh);
+// h_n, c_n; nothing where the arguments do not fit each other.
+std::vector<Tensor> lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
+                              OptionalTensor bias_hh);
 
-CellTapeResults lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh,
-                                           OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr);
+// h_n, c_n, cells, gates; nothing where the arguments do not fit each other.
+std::vector<Tensor> lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh,
+                                               OptionalTensor bias_ih, OptionalTensor bias_hh,
+                                               OptionalTensor weight_hr);
 
 CellGradientResults lstm_cell_training_backward(OptionalTensor dh, OptionalTensor dc, Tensor c, Tensor cells,
                                                 Tensor gates, Tensor weight_ih, Tensor weight_hh,
@@ -68,22 +67,23 @@ Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t lef
                    OptionalTensor packed);
 Tensor cpu_packed(Tensor right, int64_t parts);
 
-StepResults lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights);
+// y, h_n, c_n; nothing where the arguments do not fit each other.
+std::vector<Tensor> lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights);
 
-InferenceResults lstm_inference(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
-                                int64_t layers, bool bidirectional, bool batch_first, bool wide_products);
+// output, h_n, c_n; with save_cells the last layer's cells; where `needs` asks for gradients, of each layer from the
+// lowest with one to give: its input before dropout, except the first layer's, cells, gates; and with own_output the
+// output again. Nothing where the arguments do not fit each other. fastlstm/stack/whole.py has the shapes.
+std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
+                                       OptionalTensor lengths, OptionalTensor reset_mask, std::optional<std::vector<Tensor>> noise,
+                                       int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
+                                       bool save_cells, bool own_output, std::optional<std::vector<bool>> needs);
 
-// output, h_n, c_n, and then of each layer from the lowest with a gradient to give: its input, except the first
-// layer's, cells, gates.
-std::vector<Tensor> lstm_training_forward(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
-                                          int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
-                                          std::vector<bool> needs);
-
-// The gradients that `needs` asks for, in its order. `tape` is what the forward gave after c_n.
-std::vector<Tensor> lstm_training_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
-                                           OptionalTensor x, OptionalTensor h0, OptionalTensor c0,
-                                           std::vector<Tensor> matrices, Tensor output, std::vector<Tensor> tape,
-                                           int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
-                                           std::vector<bool> needs);
+// The gradients that `needs` asks for, in its order.
+std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
+                                        OptionalTensor dcells, OptionalTensor x, OptionalTensor h0, OptionalTensor c0,
+                                        std::vector<Tensor> matrices, Tensor output, std::vector<Tensor> tape,
+                                        OptionalTensor lengths, OptionalTensor reset_mask, std::optional<std::vector<Tensor>> noise,
+                                        int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
+                                        std::vector<bool> needs);
 
 }  // namespace fastlstm

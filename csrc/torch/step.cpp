@@ -18,22 +18,21 @@ class StepCall {
         stacked_(stacked),
         layers_(layers),
         N_(batched_ ? x.size(0) : 1) {
-    STD_TORCH_CHECK(x.dim() == 1 || batched_, "fastlstm: x has ", x.dim(),
-                    " dimensions, expected 2, (N, I), or 1, (I)");
     const int64_t dims = x.dim() + (stacked ? 1 : 0);
-    STD_TORCH_CHECK(h.dim() == dims && c.dim() == dims, "fastlstm: h and c have ", h.dim(), " and ", c.dim(),
-                    " dimensions, expected ", dims, " beside this x");
-    STD_TORCH_CHECK(N_ <= kMaxStepRows, "fastlstm: x has ", N_, " rows, expected at most ", kMaxStepRows);
-    STD_TORCH_CHECK(x.scalar_type() == dtype_ && Where::of(x) == Where::cpu(),
-                    "fastlstm: x is not of h's dtype on the CPU");
+    fit((x.dim() == 1 || batched_) && h.dim() == dims && c.dim() == dims && N_ <= kMaxStepRows && is_floating(dtype_));
     args_.N = N_;
     args_.I = x.size(x.dim() - 1);
     args_.P = h.size(dims - 1);
     args_.H = c.size(dims - 1);
     args_.dtype = dtype_of(h, "h");
-    check_units(args_.H, args_.P);
-    check(h, "h", sizes(args_.P), dtype_);
-    check(c, "c", sizes(args_.H), dtype_);
+    fit(args_.H > 0 && args_.P > 0);
+    if (batched_) {
+      fit(x, {N_, args_.I}, dtype_);
+    } else {
+      fit(x, {args_.I}, dtype_);
+    }
+    fit(h, sizes(args_.P), dtype_);
+    fit(c, sizes(args_.H), dtype_);
     args_.x = held_.data(x);
     h_ = static_cast<const char*>(held_.data(h));
     c_ = static_cast<const char*>(held_.data(c));
@@ -81,25 +80,28 @@ class StepCall {
 
 }  // namespace
 
-StepResults lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights) {
-  const int64_t layers = h.dim() > 0 ? h.size(0) : 0, count = static_cast<int64_t>(weights.size());
-  const int64_t each = layers > 0 ? count / layers : 0;
-  STD_TORCH_CHECK(each >= 2 && each <= 5 && count == each * layers, "fastlstm: got ", count, " weights for ", layers,
-                  " layers, expected 2 to 5 for each");
-  StepCall call(x, h, c, layers, true);
-  for (int64_t k = 0; k < layers; ++k) {
-    const Tensor* w = weights.data() + k * each;
-    call.layer(k, {w, w + 1, each >= 4 ? w + 2 : nullptr, each >= 4 ? w + 3 : nullptr,
-                   each % 2 == 1 ? w + each - 1 : nullptr});
-  }
-  return {call.output(), call.h_n, call.c_n};
+std::vector<Tensor> lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights) {
+  return if_fit([&]() -> std::vector<Tensor> {
+    const int64_t layers = h.dim() > 0 ? h.size(0) : 0, count = static_cast<int64_t>(weights.size());
+    const int64_t each = layers > 0 ? count / layers : 0;
+    fit(each >= 2 && each <= 5 && count == each * layers);
+    StepCall call(x, h, c, layers, true);
+    for (int64_t k = 0; k < layers; ++k) {
+      const Tensor* w = weights.data() + k * each;
+      call.layer(k, {w, w + 1, each >= 4 ? w + 2 : nullptr, each >= 4 ? w + 3 : nullptr,
+                     each % 2 == 1 ? w + each - 1 : nullptr});
+    }
+    return {call.output(), call.h_n, call.c_n};
+  });
 }
 
-CellResults lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-                      OptionalTensor bias_hh) {
-  StepCall call(x, h, c, 1, false);
-  call.layer(0, {&weight_ih, &weight_hh, bias_ih ? &*bias_ih : nullptr, bias_hh ? &*bias_hh : nullptr, nullptr});
-  return {call.h_n, call.c_n};
+std::vector<Tensor> lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
+                              OptionalTensor bias_hh) {
+  return if_fit([&]() -> std::vector<Tensor> {
+    StepCall call(x, h, c, 1, false);
+    call.layer(0, {&weight_ih, &weight_hh, bias_ih ? &*bias_ih : nullptr, bias_hh ? &*bias_hh : nullptr, nullptr});
+    return {call.h_n, call.c_n};
+  });
 }
 
 }  // namespace fastlstm

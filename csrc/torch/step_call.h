@@ -1,8 +1,8 @@
-// What the ops of single steps (step.cpp, stack_inference.cpp) have in common: the weights of a layer's direction,
-// checked.
+// What the ops of single steps (step.cpp, step_training.cpp) and a stack of a few steps (direct_steps.h) have in common:
+// the weights of a layer's direction.
 #pragma once
 
-#include "torch/tensors.h"
+#include "torch/fit.h"
 
 namespace fastlstm {
 
@@ -12,23 +12,21 @@ struct StepWeights {
 };
 
 // Puts the weights into `args`, whose sizes are those of the call, on tensors of `dtype`; `held` keeps what had to be
-// copied.
+// copied. Throws Unfit.
 inline void set_weights(const StepWeights& of, ScalarType dtype, Held& held, StepArgs& args) {
   const ScalarType matrices = matrix_type(*of.ih, *of.hh, dtype);
-  const auto data = [&](const Tensor* t, const char* name, const std::vector<int64_t>& shape,
-                        ScalarType type) -> const void* {
+  const auto data = [&](const Tensor* t, std::initializer_list<int64_t> shape, ScalarType type) -> const void* {
     if (t == nullptr) return nullptr;
-    check(*t, name, shape, type);
+    fit(*t, shape, type);
     return held.data(*t);
   };
-  STD_TORCH_CHECK(of.hr != nullptr || args.P == args.H, "fastlstm: h is ", args.P, " wide, expected H = ", args.H,
-                  " without weight_hr");
+  fit(of.hr != nullptr || args.P == args.H);
   args.narrow_weights = matrices != dtype;
-  args.weight_ih = data(of.ih, "weight_ih", {4 * args.H, args.I}, matrices);
-  args.weight_hh = data(of.hh, "weight_hh", {4 * args.H, args.P}, matrices);
-  args.bias_ih = data(of.bias_ih, "bias_ih", {4 * args.H}, dtype);
-  args.bias_hh = data(of.bias_hh, "bias_hh", {4 * args.H}, dtype);
-  args.weight_hr = data(of.hr, "weight_hr", {args.P, args.H}, matrices);
+  args.weight_ih = data(of.ih, {4 * args.H, args.I}, matrices);
+  args.weight_hh = data(of.hh, {4 * args.H, args.P}, matrices);
+  args.bias_ih = data(of.bias_ih, {4 * args.H}, dtype);
+  args.bias_hh = data(of.bias_hh, {4 * args.H}, dtype);
+  args.weight_hr = data(of.hr, {args.P, args.H}, matrices);
 }
 
 }  // namespace fastlstm

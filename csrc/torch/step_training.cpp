@@ -35,19 +35,16 @@ struct CellShape {
   bool batched;
   ScalarType dtype, wide;
 
-  // Of c, (N, H) or (H), and the weights.
+  // Of c, (N, H) or (H), and the weights. Throws Unfit.
   CellShape(const Tensor& c, const Tensor& weight_ih, const Tensor& weight_hh)
       : batched(c.dim() == 2), dtype(c.scalar_type()) {
-    STD_TORCH_CHECK(c.dim() == 1 || batched, "fastlstm: c has ", c.dim(), " dimensions, expected 2, (N, H), or 1, (H)");
-    STD_TORCH_CHECK(weight_ih.dim() == 2 && weight_hh.dim() == 2,
-                    "fastlstm: the weight matrices must have 2 dimensions");
-    dtype_of(c, "c");
+    fit((c.dim() == 1 || batched) && is_floating(dtype) && weight_ih.dim() == 2 && weight_hh.dim() == 2);
     wide = wide_type(dtype);
     N = batched ? c.size(0) : 1;
     H = c.size(c.dim() - 1);
     I = weight_ih.size(1);
     P = weight_hh.size(1);
-    check_units(H, P);
+    fit(H > 0 && P > 0);
   }
 
   std::vector<int64_t> sizes(int64_t width) const {
@@ -57,22 +54,18 @@ struct CellShape {
   // Whether the rows are few enough for products with the weights as they lie, without large products.
   bool few() const { return N <= kMaxStepRows; }
 
-  void check_rows(bool projected) const {
-    STD_TORCH_CHECK(few() || (dtype == wide && !projected), "fastlstm: c has ", N, " rows, expected at most ",
-                    kMaxStepRows, " in 16 bits or with weight_hr");
-  }
+  // In 16 bits or with weight_hr, more rows would need the weights widened or packed whole.
+  bool takes(bool projected) const { return few() || (dtype == wide && !projected); }
 };
 
-}  // namespace
-
-CellTapeResults lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh,
-                                           OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr) {
+std::vector<Tensor> cell_forward(const Tensor& x, const Tensor& h, const Tensor& c, const Tensor& weight_ih,
+                                 const Tensor& weight_hh, const OptionalTensor& bias_ih, const OptionalTensor& bias_hh,
+                                 const OptionalTensor& weight_hr) {
   const CellShape s(c, weight_ih, weight_hh);
-  s.check_rows(weight_hr.has_value());
-  check(x, "x", s.sizes(s.I), s.dtype);
-  check(h, "h", s.sizes(s.P), s.dtype);
-  check(c, "c", s.sizes(s.H), s.dtype);
-  STD_TORCH_CHECK(weight_ih.scalar_type() == s.dtype, "fastlstm: weight_ih has a dtype that does not fit c's");
+  fit(s.takes(weight_hr.has_value()) && weight_ih.scalar_type() == s.dtype && weight_hh.scalar_type() == s.dtype);
+  fit(x, s.sizes(s.I), s.dtype);
+  fit(h, s.sizes(s.P), s.dtype);
+  fit(c, s.sizes(s.H), s.dtype);
   Held held;
   StepArgs args{};
   args.N = s.N;
@@ -107,11 +100,21 @@ CellTapeResults lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor 
   return {h_n, c_n, cells, gates};
 }
 
+}  // namespace
+
+std::vector<Tensor> lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh,
+                                               OptionalTensor bias_ih, OptionalTensor bias_hh,
+                                               OptionalTensor weight_hr) {
+  return if_fit([&] { return cell_forward(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr); });
+}
+
 CellGradientResults lstm_cell_training_backward(OptionalTensor dh, OptionalTensor dc, Tensor c, Tensor cells,
                                                 Tensor gates, Tensor weight_ih, Tensor weight_hh,
                                                 OptionalTensor weight_hr, bool need_dx, bool need_dh, bool need_dc) {
-  const CellShape s(c, weight_ih, weight_hh);
-  s.check_rows(weight_hr.has_value());
+  const CellShape s =
+      must_fit("lstm_cell_training_backward", [&] { return CellShape(c, weight_ih, weight_hh); });
+  STD_TORCH_CHECK(s.takes(weight_hr.has_value()), "fastlstm: c has ", s.N, " rows, expected at most ", kMaxStepRows,
+                  " in 16 bits or with weight_hr");
   check(dh, "dh", s.sizes(s.P), s.dtype);
   check(dc, "dc", s.sizes(s.H), s.dtype);
   check(c, "c", s.sizes(s.H), s.dtype);

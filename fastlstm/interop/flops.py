@@ -70,9 +70,9 @@ def whole_forward(x, h0, c0, weights, *rest, **options) -> int:
     return _products(prod(x[:-1]), *weights)
 
 
-def training_backward(
-    doutput, dh_n, dc_n, x, h0, c0, matrices, output, tape, layers, bidirectional, batch_first,
-    wide_products, needs, **options,
+def whole_backward(
+    doutput, dh_n, dc_n, dcells, x, h0, c0, matrices, output, tape, lengths, reset_mask, noise,
+    layers, bidirectional, batch_first, wide_products, needs, **options,
 ) -> int:  # fmt: skip
     rows, directions = prod(output[:-1]), 2 if bidirectional else 1
     each = (len(needs) - 3) // (layers * directions)
@@ -157,9 +157,8 @@ def checkpointed_backward(
 def formulas() -> dict:
     """The formula of each op, of the shapes of its arguments, with `out_shape` beside them."""
     named = {
-        "lstm_inference": whole_forward,
-        "lstm_training_forward": whole_forward,
-        "lstm_training_backward": training_backward,
+        "lstm_stack_forward": whole_forward,
+        "lstm_stack_backward": whole_backward,
         "lstm_step": step,
         "lstm_cell": cell,
         "lstm_cell_training_forward": cell,

@@ -8,12 +8,13 @@ from ..checks import check_pair
 from ..precision import autocast_dtype, to_autocast
 from ..stack import step as step_op
 from ..stack import step_training
+from ..stack.alone import needed, stands_alone
 from ..stack.run import run_layers
 from ..torch_classes import LSTMCell, above
 from ..weights import BESIDE, LSTMWeights
 from . import weight_storage
 from .arguments import weights_by_name, without_weight_names
-from .shortcuts import MOST_ROWS, differentiated, stands_alone
+from .shortcuts import MOST_ROWS
 from .torch_tools import (
     for_torchscript,
     proxies,
@@ -137,22 +138,23 @@ class FastLSTMCell(LSTMCell):
             hx = zeros, zeros
         elif type(hx) not in (tuple, list) or len(hx) != 2:
             return None
+        elif not (isinstance(hx[0], Tensor) and isinstance(hx[1], Tensor)):
+            return None
         if not weight_storage.fits(self, input, weights[0]):
             return None
         return self._by_ops(input, *hx, (*weights, None))
 
     def _by_ops(self, x, h, c, weights):
-        """`_direct` of arguments that the ops check; weights: as `LSTMWeights`."""
-        try:
-            if differentiated(x, (h, c), weights):
-                if not step_training.serves(x, h, c, weights):
-                    return None
-                return step_training.step(x, h, c, weights)
-            if x.dim() == 2 and x.shape[0] > MOST_ROWS:
-                return None
-            return step_op.lstm_cell(x, h, c, *weights[:4])
-        except RuntimeError:  # what does not fit: the general way says so
+        """`_direct` of tensors, which the ops check; weights: as `LSTMWeights`."""
+        needs = needed(x, h, c, [w for w in weights if w is not None])
+        if needs is None:
             return None
+        if needs:
+            return step_training.step(x, h, c, weights) if step_training.serves(x, weights) else None
+        if x.dim() == 2 and x.shape[0] > MOST_ROWS:
+            return None
+        states = step_op.lstm_cell(x, h, c, *weights[:4])
+        return tuple(states) if states else None
 
     def _trace(self, input, hx):
         return trace_as_leaf(self, (input,) if hx is None else (input, hx), {})

@@ -68,13 +68,14 @@ def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
     dims = input.dim()
     if dims == 2 and isinstance(hx, Tensor) and hx.dim() == 3 and len(hx) == 2:
         hx = hx[0], hx[1]  # nn.LSTM takes such a tensor for unbatched input
-    plain = lengths is None and reset_mask is None and not return_cell_sequence
-    plain = plain and not module.return_layer_outputs
     values = weights_by_name(module, module._flat_weights_names)
-    if plain and dims in (2, 3):
-        result = whole_stack(module, input, hx, values)
+    given = lengths, reset_mask, return_cell_sequence
+    if dims in (2, 3) and not module.return_layer_outputs:
+        result = whole_stack(module, input, hx, values, *given)
         if result is not None:
             return result
+    plain = not (any(g is not None for g in given[:2]) or return_cell_sequence)
+    plain = plain and not module.return_layer_outputs
     if dims not in (2, 3) or (plain and torch.jit.is_tracing()):
         # A trace then holds torch's own op, which runs and exports without fastlstm.
         return _as_torch(module, input, hx, plain)

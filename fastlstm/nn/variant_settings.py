@@ -101,17 +101,21 @@ def reset_norms(module: nn.LSTM) -> None:
         nn.init.constant_(getattr(module, name), 0.0 if name.startswith("ln_bias") else 1.0)
 
 
+def recurs_plainly(module: nn.LSTM) -> bool:
+    """Whether the layers of a call of `module` are plain LSTMs; between them there may be dropout."""
+    drops = module.training and (module.recurrent_dropout or module.weight_dropout)
+    return not (module.layer_norm or drops or any(module.zoneout))
+
+
 def is_plain(module: nn.LSTM) -> bool:
     """Whether a call of `module` is a plain LSTM's, without dropout of any kind."""
-    drops = module.dropout or module.recurrent_dropout or module.weight_dropout
-    return not (module.layer_norm or any(module.zoneout) or (drops and module.training))
+    return recurs_plainly(module) and not (module.dropout and module.training)
 
 
 def variant_of(module: nn.LSTM, x: Tensor, wanted: torch.dtype | None) -> Variant | None:
     """What a call of `module` has beyond the plain LSTM, None for nothing."""
-    training = module.training
-    drops = training and (module.recurrent_dropout or module.weight_dropout)
-    if not (module.layer_norm or drops or any(module.zoneout)):
+    if recurs_plainly(module):
         return None
+    training = module.training
     norms = norms_of(module, x, wanted) if module.layer_norm else None
     return Variant(norms, module.recurrent_dropout, module.weight_dropout, module.zoneout, training)

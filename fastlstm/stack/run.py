@@ -15,10 +15,11 @@ from ..ops import layer as layer_ops
 from ..ops import transforms
 from ..ops.library import library
 from ..precision import accumulation_dtype, wide_products
-from ..weights import LSTMWeights, Variant, widened
-from . import distributed
+from ..weights import LSTMWeights, Variant, flat, widened
+from . import distributed, whole
 from . import variant as variant_layers
-from .between import collecting
+from .alone import needed, stands_alone
+from .between import collecting, noises
 from .checkpoint import layers as checkpointing
 from .wavefront import ops as stack_ops
 
@@ -111,6 +112,10 @@ def run_layers(
     every = checkpointing.steps_of(checkpoint_every, x.shape[1])
     if checkpointing.serves(every, x, h0, c0, layers, variant):
         return checkpointing.run_layers(family, x, h0, c0, layers, variant, every, **rest)
+    if variant is None and layer_outputs is None:
+        results = _run_whole(family, x, h0, c0, layers, backend, own_output=own_output, **rest)
+        if results is not None:
+            return results
     stackable = D == 1 and layer_outputs is None
     if variant is not None:
         results = variant_layers.run_layers(family, x, h0, c0, layers, variant, **rest)
@@ -151,6 +156,30 @@ library.define("copied(Tensor x) -> Tensor")
 library.impl("copied", torch.clone, "CompositeExplicitAutograd")
 torch.library.register_fake("fastlstm::copied", torch.clone, lib=library)
 torch.library.register_autograd("fastlstm::copied", lambda ctx, grad: grad, lib=library)
+
+
+def _run_whole(
+    family, x, h0, c0, layers, backend, *, own_output, lengths, reset_mask, return_cells,
+    between_layers, wide_products,
+):  # fmt: skip
+    """`run_layers` by one op on the CPU; None where it does not serve."""
+    if family != "lstm" or not stands_alone(x, backend):
+        return None
+    weights = flat(layers)
+    needs = None if weights is None else needed(x, h0, c0, weights)
+    if needs is None:
+        return None
+    noise = None
+    if between_layers is not None and len(layers) > 1:
+        ones = x.new_ones((*x.shape[:2], len(layers[0]) * h0.shape[2]))
+        noise = noises(between_layers, ones, len(layers) - 1)
+    sizes = len(layers), len(layers[0]) == 2, False
+    options = lengths, reset_mask, noise, *sizes, wide_products, return_cells, own_output
+    results = whole.run(needs, x, h0, c0, weights, options)
+    if results is None:
+        return None
+    output, h_n, c_n, *cells = results
+    return output, h_n, c_n, *(cells or (None,))
 
 
 def _run_each(

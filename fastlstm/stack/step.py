@@ -3,12 +3,12 @@ and `lstm_cell`.
 
 They take the weights as they lie. A step of a few microseconds cannot afford what a sequence can:
 packing weights, autograd's bookkeeping, views, checks in Python. nn/shortcuts.py says where they
-may stand for the general way (ops/layer.py). The ops check shapes and dtypes themselves; what they
-refuse, the general way takes, or refuses in nn.LSTM's words.
+may stand for the general way (ops/layer.py). The ops look at shapes and dtypes themselves, and give
+nothing where these do not fit: the general way takes it then, or refuses it in nn.LSTM's words.
 
 x (N, I), h (L, N, P), c (L, N, H), or all without the N; a cell has no L. weights: of each layer
 weight_ih (4H, I), weight_hh (4H, P), both biases (4H,) or neither, weight_hr (P, H) or not; the
-matrices may be bfloat16 beside float32.
+matrices may be bfloat16 beside float32. `lstm_step` gives y (N, P), h_n, c_n; `lstm_cell` h_n, c_n.
 """
 
 import torch
@@ -18,11 +18,11 @@ from ..ops.library import check_one_device, library
 
 _STEP = (
     "lstm_step(Tensor x, Tensor h, Tensor c, Tensor[] weights) "
-    "-> (Tensor y, Tensor h_n, Tensor c_n)"
+    "-> Tensor[]"
 )
 _CELL = (
     "lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
-    "Tensor? bias_hh) -> (Tensor h_n, Tensor c_n)"
+    "Tensor? bias_hh) -> Tensor[]"
 )
 
 
@@ -45,7 +45,7 @@ def _step(x, h, c, weights):
         h_n.append(h_k)
         c_n.append(c_k)
     y, h_n, c_n = x.clone(), torch.cat(h_n), torch.cat(c_n)
-    return (y, h_n, c_n) if batched else (y[0], h_n.squeeze(1), c_n.squeeze(1))
+    return [y, h_n, c_n] if batched else [y[0], h_n.squeeze(1), c_n.squeeze(1)]
 
 
 def _cell(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
@@ -54,17 +54,17 @@ def _cell(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
         zeros = weight_ih.new_zeros(weight_ih.shape[:1])
         weights += [zeros if b is None else b for b in (bias_ih, bias_hh)]
     _, h_n, c_n = _step(x, h.unsqueeze(0), c.unsqueeze(0), weights)
-    return h_n.squeeze(0), c_n.squeeze(0)
+    return [h_n.squeeze(0), c_n.squeeze(0)]
 
 
 def _step_fake(x, h, c, weights):
     check_one_device(x, h, c, *weights)
-    return h.new_empty(h.shape[1:]), h.new_empty(h.shape), c.new_empty(c.shape)
+    return [h.new_empty(h.shape[1:]), h.new_empty(h.shape), c.new_empty(c.shape)]
 
 
 def _cell_fake(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
     check_one_device(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh)
-    return h.new_empty(h.shape), c.new_empty(c.shape)
+    return [h.new_empty(h.shape), c.new_empty(c.shape)]
 
 
 for _name, _schema, _impl, _fake in (

@@ -9,7 +9,8 @@ be as many matrices of the weights' size, each written, read and added to their 
 
 x (N, I), h (N, P), c (N, H), all without the N for unbatched input; weight_ih (4H, I), weight_hh
 (4H, P), biases (4H,) or None, weight_hr (P, H) or None. The tape of a step is cells (N, H), in the
-accumulation dtype, and gates (N, 4H). What is differentiated again, or mapped by vmap, goes back by
+accumulation dtype, and gates (N, 4H). The forward gives h_n, c_n and the tape, or nothing where its
+arguments do not fit each other. What is differentiated again, or mapped by vmap, goes back by
 the ops of ops/layer.py, from the same tape.
 """
 
@@ -19,7 +20,7 @@ import weakref
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..ops import layer as layer_ops
 from ..ops import transforms
@@ -29,7 +30,7 @@ from ..precision import accumulation_dtype
 library.define(
     "lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, "
     "Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr) "
-    "-> (Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)"
+    "-> Tensor[]"
 )
 library.define(
     "lstm_cell_training_backward(Tensor? dh_n, Tensor? dc_n, Tensor c, Tensor cells, Tensor gates, "
@@ -48,7 +49,6 @@ _below_autograd = torch._C._AutoDispatchBelowAutograd
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 _graph_task = torch._C._current_graph_task_id
 _will_run = torch._C._will_engine_execute_node
-_dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
 def _gradients(shares, needs) -> list:
@@ -131,20 +131,20 @@ def _node_of(weights, x, h) -> Tensor | None:
 
 
 class Step(torch.autograd.Function):
+    """A step as a node of autograd: `results` are what the forward gave."""
+
     @staticmethod
-    def forward(ctx, node, x, h, c, *weights):
-        with _below_autograd():
-            results = _forward(x, h, c, *weights)
+    def forward(ctx, results, node, x, h, c, *weights):
         weight_ih, weight_hh, _, _, weight_hr = weights
         ctx.save_for_backward(x, h, c, weight_ih, weight_hh, weight_hr, *results[2:])
         ctx.node = node
         ctx.present = [w is not None for w in weights]
         ctx.set_materialize_grads(False)
-        return results
+        return tuple(results)
 
     @staticmethod
     def backward(ctx, dh_n, dc_n, dcells, dgates):
-        needs = ctx.needs_input_grad
+        needs = ctx.needs_input_grad[1:]
         saved = ctx.saved_tensors
         if (
             torch.is_grad_enabled()
@@ -154,7 +154,7 @@ class Step(torch.autograd.Function):
             or dgates is not None
             or any(_is_legacy_batched(d) for d in (dh_n, dc_n) if d is not None)
         ):
-            return None, *_as_layer(ctx, needs[1:], (dh_n, dc_n, dcells, dgates), saved)
+            return None, None, *_as_layer(ctx, needs[1:], (dh_n, dc_n, dcells, dgates), saved)
         x, h, c, weight_ih, weight_hh, weight_hr, cells, gates = saved
         with _below_autograd():
             dx, dh, dc, dgates, unprojected = _backward(
@@ -169,7 +169,7 @@ class Step(torch.autograd.Function):
                 Weights.take(weights, share)
         elif any(needs[4:]):
             dweights = _gradients([share], needs[4:])
-        return None, *grads, *dweights
+        return None, None, *grads, *dweights
 
 
 def _as_layer(ctx, needs, grads, saved) -> list:
@@ -210,7 +210,8 @@ def _forward_fake(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr):
     check_one_device(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
     wide = accumulation_dtype(c.dtype)
     gates = c.new_empty((*c.shape[:-1], 4 * c.shape[-1]))
-    return h.new_empty(h.shape), c.new_empty(c.shape), c.new_empty(c.shape, dtype=wide), gates
+    cells = c.new_empty(c.shape, dtype=wide)
+    return [h.new_empty(h.shape), c.new_empty(c.shape), cells, gates]
 
 
 def _backward_fake(
@@ -242,28 +243,20 @@ for _name, _fake in (
 ):
     torch.library.register_fake(f"fastlstm::{_name}", _fake, lib=library)
 
-_TENSORS = {Tensor, nn.Parameter}
-_PLAIN = _TENSORS | {type(None)}
 _FULL = (torch.float32, torch.float64)
 MOST_ROWS = 8  # whose products the kernels make of weights of 16 bits as they lie
 
 
-def serves(x: Tensor, h, c, weights) -> bool:
-    """Whether the ops may stand for the general way, of a call that `stands_alone` takes.
+def serves(x: Tensor, weights) -> bool:
+    """Whether the ops may stand for the general way, of a call that `alone.stands_alone` takes.
     weights: all five or None, of one layer."""
-    if _dispatch_modes() or not _PLAIN.issuperset(map(type, weights)):
-        return False
-    if type(h) not in _TENSORS or type(c) not in _TENSORS:
-        return False
     # With more rows, weights of 16 bits would be widened whole, which packing them does not.
     few = x.dim() == 1 or x.shape[0] <= MOST_ROWS
     return few or (weights[4] is None and x.dtype in _FULL)
 
 
-def step(x: Tensor, h: Tensor, c: Tensor, weights) -> tuple[Tensor, Tensor]:
-    """(h, c) after one step, differentiably.
-
-    Raises:
-        RuntimeError: shapes or dtypes do not fit.
-    """
-    return Step.apply(_node_of(weights, x, h), x, h, c, *weights)[:2]
+def step(x: Tensor, h: Tensor, c: Tensor, weights) -> tuple[Tensor, Tensor] | None:
+    """(h, c) after one step, differentiably; None where the arguments do not fit each other."""
+    with _below_autograd():
+        results = _forward(x, h, c, *weights)
+    return Step.apply(results, _node_of(weights, x, h), x, h, c, *weights)[:2] if results else None

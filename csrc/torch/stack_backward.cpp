@@ -1,0 +1,174 @@
+// lstm_stack_backward: all gradients of lstm_stack_forward in one call, from its tape.
+
+#include "torch/ops.h"
+#include "torch/stack.h"
+
+namespace fastlstm {
+
+namespace {
+
+// The tape of a forward that kept one from layer `first` on: of each layer its input, except the first layer's, cells
+// and gates; and the matrices of these layers, all weight_ih, then all weight_hh, then all weight_hr.
+class Tape {
+ public:
+  Tape(const Stack& s, const std::vector<Tensor>& tensors, const std::vector<Tensor>& matrices)
+      : s_(s), tensors_(tensors), matrices_(matrices) {
+    const int64_t count = static_cast<int64_t>(tensors.size()), kinds = s.projected() ? 3 : 2;
+    kept_ = (count + 1) / 3;
+    first = s.L - kept_;
+    STD_TORCH_CHECK(kept_ <= s.L && count == 3 * kept_ - (first == 0 ? 1 : 0) &&
+                        static_cast<int64_t>(matrices.size()) == kinds * kept_ * s.D,
+                    "fastlstm: got ", matrices.size(), " matrices and a tape of ", count, " tensors for ", s.L,
+                    " layers");
+  }
+
+  // The output of the layer below, before dropout; not of layer 0.
+  const Tensor& below(int64_t k) const { return tensors_[place(k)]; }
+  const Tensor& cells(int64_t k) const { return tensors_[place(k) + (k > 0 ? 1 : 0)]; }
+  const Tensor& gates(int64_t k) const { return tensors_[place(k) + (k > 0 ? 2 : 1)]; }
+
+  std::vector<DirectionWeights> weights(int64_t k, int64_t I) const {
+    std::vector<DirectionWeights> of_layer;
+    for (int64_t d = 0; d < s_.D; ++d) {
+      const int64_t j = (k - first) * s_.D + d, kind = kept_ * s_.D;
+      check(matrices_[j], "weight_ih", {4 * s_.H, I}, s_.dtype);
+      check(matrices_[kind + j], "weight_hh", {4 * s_.H, s_.P}, s_.dtype);
+      DirectionWeights found{matrices_[j], matrices_[kind + j]};
+      if (s_.projected()) {
+        check(matrices_[2 * kind + j], "weight_hr", {s_.P, s_.H}, s_.dtype);
+        found.hr = matrices_[2 * kind + j];
+      }
+      of_layer.push_back(std::move(found));
+    }
+    return of_layer;
+  }
+
+  int64_t first;
+
+ private:
+  int64_t place(int64_t k) const { return 3 * (k - first) - (first == 0 && k > 0 ? 1 : 0); }
+
+  const Stack& s_;
+  const std::vector<Tensor>&tensors_, &matrices_;
+  int64_t kept_;
+};
+
+// The results: tensors for the gradients that are wanted, in the order of `needs`.
+struct Wanted {
+  void *dx = nullptr, *dh0 = nullptr, *dc0 = nullptr;
+  std::vector<WeightGradients> weights;  // of each layer's directions
+  std::vector<Tensor> tensors;
+
+  Wanted(const Stack& s, const std::vector<bool>& needs, int64_t lowest, int64_t I) : weights(s.L * s.D) {
+    const auto make = [&](bool need, const auto& made) -> void* {
+      if (!need) return nullptr;
+      tensors.push_back(made());
+      return tensors.back().mutable_data_ptr();
+    };
+    dx = make(needs[0], [&] { return s.new_sequence(I); });
+    dh0 = make(needs[1], [&] { return empty(s.state_sizes(s.P), s.dtype); });
+    dc0 = make(needs[2], [&] { return empty(s.state_sizes(s.H), s.dtype); });
+    for (int64_t j = lowest * s.D; j < s.L * s.D; ++j) {
+      const int64_t place = 3 + j * s.each;
+      const auto gradient = [&](bool there, int64_t at, std::vector<int64_t> sizes) {
+        return make(there && needs[at], [&] { return on_large_pages(empty(sizes, s.dtype)); });
+      };
+      WeightGradients& into = weights[j];
+      into.ih = gradient(true, place, {4 * s.H, j < s.D ? I : s.D * s.P});
+      into.hh = gradient(true, place + 1, {4 * s.H, s.P});
+      into.bias_ih = gradient(s.biased(), place + 2, {4 * s.H});
+      into.bias_hh = gradient(s.biased(), place + 3, {4 * s.H});
+      into.hr = gradient(s.projected(), place + s.each - 1, {s.P, s.H});
+    }
+  }
+};
+
+std::vector<Tensor> backward(const OptionalTensor& doutput, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+                             const OptionalTensor& dcells, const OptionalTensor& x, const OptionalTensor& h0,
+                             const OptionalTensor& c0, const std::vector<Tensor>& matrices, const Tensor& output,
+                             const std::vector<Tensor>& tape_tensors, const OptionalTensor& lengths,
+                             const OptionalTensor& reset_mask, const std::vector<Tensor>& noise, int64_t layers,
+                             bool bidirectional, bool batch_first, bool wide_products,
+                             const std::vector<bool>& needs) {
+  const int64_t weights = static_cast<int64_t>(needs.size()) - 3,
+                directions = std::max<int64_t>(layers * (bidirectional ? 2 : 1), 1),
+                kinds = weights / directions % 2 == 1 ? 3 : 2, count = static_cast<int64_t>(matrices.size());
+  fit(weights > 0 && count >= kinds);
+  const Stack s(output, matrices[count / kinds], weights, layers, bidirectional, batch_first, wide_products);
+  const Tape tape(s, tape_tensors, matrices);
+  // Not every gradient that the forward kept a tape for may be wanted.
+  const int64_t lowest = s.lowest(needs);
+  STD_TORCH_CHECK(lowest >= tape.first, "fastlstm: gradients of layer ", lowest,
+                  " are wanted, and there is a tape from layer ", tape.first, " on");
+  check(output, "output", s.sequence_sizes(s.D * s.P), s.dtype);
+  check(doutput, "doutput", s.sequence_sizes(s.D * s.P), s.dtype);
+  check(dh_n, "dh_n", s.state_sizes(s.P), s.dtype);
+  check(dc_n, "dc_n", s.state_sizes(s.H), s.dtype);
+  check(dcells, "dcells", s.sequence_sizes(s.D * s.H), s.dtype);
+  STD_TORCH_CHECK(lowest > 0 || x, "fastlstm: the first layer's gradients are wanted, and there is no x");
+  const int64_t I = lowest == 0 ? x->size(x->dim() - 1) : 0;
+  if (lowest == 0) check(*x, "x", s.sequence_sizes(I), s.dtype);
+  fit_noise(s, noise);
+  const States h(s, h0, s.P), c(s, c0, s.H);
+  const Masks masks(s, lengths, reset_mask);
+  Wanted wanted(s, needs, lowest, I);
+  std::vector<char> unwanted(s.h_bytes() + s.c_bytes());  // the kernels write the states' gradients in any case
+
+  Held held;
+  const void *dh_n_data = held.data(dh_n), *dc_n_data = held.data(dc_n);
+  OptionalTensor from_above;  // the gradient of a layer's output, from the layer over it
+  if (doutput) from_above = s.time_major(*doutput);
+  for (int64_t k = s.L - 1; k >= lowest; --k) {
+    const bool last = k == s.L - 1, pass_down = k > lowest;
+    const LayerShape shape = s.layer(k, I, s.dtype);
+    const OptionalTensor drops = k > 0 && !noise.empty() ? noise[k - 1] : OptionalTensor();
+    if (k > 0) check(tape.below(k), "a layer's input", {s.T, s.N, shape.I}, s.dtype);
+    check(tape.cells(k), "cells", {s.T, s.N, s.D, s.H}, shape.wide);
+    check(tape.gates(k), "gates", {s.T, s.N, s.D, 4 * s.H}, s.dtype);
+    const Tensor input = k == 0 ? s.time_major(*x) : drops ? times(tape.below(k), *drops) : tape.below(k);
+    const std::vector<DirectionWeights> of_layer = tape.weights(k, shape.I);
+    OptionalTensor below;
+    if (pass_down) below = on_large_pages(empty({s.T, s.N, shape.I}, s.dtype));
+    Held of_call;
+    LayerBackward call{shape, input, of_layer};
+    if (from_above) call.doutput = of_call.rows(*from_above, &call.doutput_stride_t, &call.doutput_stride_n);
+    call.dh_n = part_of(dh_n_data, k * s.h_bytes());
+    call.dc_n = part_of(dc_n_data, k * s.c_bytes());
+    OptionalTensor wide_dcells;
+    if (last && dcells) {
+      wide_dcells = converted(s.time_major(*dcells), shape.wide);
+      call.dcells = of_call.data(*wide_dcells);
+    }
+    call.h0 = h.of(k * s.h_bytes());
+    call.c0 = c.of(k * s.c_bytes());
+    // The output that this layer gave is what the one over it took.
+    call.output = last ? s.steps_of(output, of_call) : of_call.data(tape.below(k + 1));
+    call.cells = of_call.data(tape.cells(k));
+    call.gates = of_call.data(tape.gates(k));
+    call.lengths = masks.lengths;
+    call.reset_mask = masks.reset_mask;
+    call.dx = pass_down ? below->mutable_data_ptr() : k == 0 ? wanted.dx : nullptr;
+    call.dh0 = wanted.dh0 ? part_of(wanted.dh0, k * s.h_bytes()) : unwanted.data();
+    call.dc0 = wanted.dc0 ? part_of(wanted.dc0, k * s.c_bytes()) : unwanted.data() + s.h_bytes();
+    for (int64_t d = 0; d < s.D; ++d) call.dweights[d] = wanted.weights[k * s.D + d];
+    run(call);
+    from_above = pass_down && drops ? times(*below, *drops) : below;
+  }
+  return wanted.tensors;
+}
+
+}  // namespace
+
+std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
+                                        OptionalTensor dcells, OptionalTensor x, OptionalTensor h0, OptionalTensor c0,
+                                        std::vector<Tensor> matrices, Tensor output, std::vector<Tensor> tape,
+                                        OptionalTensor lengths, OptionalTensor reset_mask, std::optional<std::vector<Tensor>> noise,
+                                        int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
+                                        std::vector<bool> needs) {
+  return must_fit("lstm_stack_backward", [&] {
+    return backward(doutput, dh_n, dc_n, dcells, x, h0, c0, matrices, output, tape, lengths, reset_mask,
+                    noise ? *noise : std::vector<Tensor>(), layers, bidirectional, batch_first, wide_products, needs);
+  });
+}
+
+}  // namespace fastlstm

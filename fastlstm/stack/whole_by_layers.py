@@ -1,0 +1,137 @@
+"""The backward of a whole stack's tape layer by layer, by the ops of ops/layer.py: for what
+differentiates it again, or maps it by vmap."""
+
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ops import layer as layer_ops
+
+
+class Saved(NamedTuple):
+    """What a forward (whole.py) keeps, as the backward's op takes it; of the layers from `lowest` on.
+    each: weights of a layer's direction."""
+
+    x: Tensor | None
+    h0: Tensor | None
+    c0: Tensor | None
+    matrices: list[Tensor]
+    output: Tensor
+    tape: list[Tensor]
+    lowest: int
+    each: int
+
+
+class _Layout:
+    """Sequences and states as the caller has them, and as the ops of a layer take them."""
+
+    def __init__(self, options, output: Tensor):
+        self.layers, self.batch_first = options.layers, options.batch_first
+        self.D, self.batched = 2 if options.bidirectional else 1, output.dim() == 3
+
+    def time_major(self, sequence):
+        if sequence is None or (self.batched and not self.batch_first):
+            return sequence
+        return sequence.transpose(0, 1) if self.batched else sequence.unsqueeze(1)
+
+    def as_given(self, sequence):
+        if self.batched:
+            return sequence.transpose(0, 1) if self.batch_first else sequence
+        return sequence.squeeze(1)
+
+    def states_of(self, k: int, states):
+        if states is None:
+            return None
+        states = states if self.batched else states.unsqueeze(1)
+        return states[k * self.D : (k + 1) * self.D]
+
+    def states_as_given(self, of_layers):
+        states = torch.cat(of_layers)
+        return states if self.batched else states.squeeze(1)
+
+
+def by_layers(options, needs, grads, dtape, saved: Saved) -> list:
+    """The gradients of x, h0, c0 and the weights, None where not wanted, by what autograd and vmap
+    take.
+
+    Args:
+        options: `whole.Options`. grads: doutput, dh_n, dc_n, dcells. dtape: gradients of the tape,
+        from a backward that was itself differentiated. None where zero.
+    """
+    x, h0, c0, matrices, output, tape, lowest, each = saved
+    layout = _Layout(options, output)
+    doutput, dh_n, dc_n, dcell_sequence = grads
+    if options.own_output:
+        *dtape, dagain = dtape
+        if dagain is not None:
+            doutput = dagain if doutput is None else doutput + dagain
+    D, L = layout.D, layout.layers
+    projected, kept = each % 2 == 1, (L - lowest) * D
+    y, dy = layout.time_major(output), layout.time_major(doutput)
+    T, N, width = y.shape
+    H, P = tape[-1].shape[3] // 4, width // D
+    lengths = options.lengths if options.lengths is None else options.lengths.view(N)
+    reset_mask = options.reset_mask
+    if reset_mask is not None:
+        reset_mask = layout.time_major(reset_mask).view(T, N)
+    present = [True, True, each >= 4, each >= 4, projected]
+    places = [i for i in range(5) if present[i]]  # of a direction's weights in the layer's five
+    absent = [False] * 5 * (2 - D)
+    found, dh0, dc0 = [None] * len(needs), [], []
+    for k in range(L - 1, lowest - 1, -1):
+        *tape, cells, gates = tape
+        *dtape, dcells, dgates = dtape
+        if dcell_sequence is not None and k == L - 1:
+            more = layout.time_major(dcell_sequence).to(cells.dtype).reshape(cells.shape)
+            dcells = more if dcells is None else dcells + more
+        input, below, dbelow, noise = layout.time_major(x), None, None, None
+        if k:
+            *tape, below = tape
+            *dtape, dbelow = dtape
+            noise = options.noise[k - 1] if options.noise else None
+            input = below if noise is None else below * noise
+        h, c = layout.states_of(k, h0), layout.states_of(k, c0)
+        h = y.new_zeros(D, N, P) if h is None else h
+        c = y.new_zeros(D, N, H) if c is None else c
+        of_layer, wanted = [], []
+        for d in range(D):
+            first = (k - lowest) * D + d
+            ih, hh, *hr = matrices[first::kept]
+            of_layer += [ih, hh, hr[0] if projected else None]
+            at = 3 + (k * D + d) * each
+            asked = dict(zip(places, needs[at : at + each], strict=True))
+            wanted += [asked.get(i, False) for i in range(5)]
+        layer_ctx = SimpleNamespace(
+            saved_tensors=(
+                input, h, c, *of_layer, *[None] * 3 * (2 - D), y, cells, gates, lengths, reset_mask
+            ),
+            needs_input_grad=[
+                needs[0] if k == 0 else k > lowest, needs[1], needs[2], *wanted, *absent
+            ],
+            present=present * D + absent,
+            wide_products=options.wide_products,
+            has_tape=True,
+        )  # fmt: skip
+        of_states = (layout.states_of(k, g) for g in (dh_n, dc_n))
+        dx, dh, dc, *dweights = layer_ops.gradients(
+            "lstm", layer_ctx, dy, *of_states, dcells, dgates
+        )[:13]
+        for d in range(D):
+            at = 3 + (k * D + d) * each
+            found[at : at + each] = [dweights[5 * d + i] for i in places]
+        dh0.insert(0, dh)
+        dc0.insert(0, dc)
+        y, dy = below, dx
+        if dy is not None and noise is not None:
+            dy = dy * noise
+        if dy is not None and dbelow is not None:
+            dy = dy + dbelow
+    if needs[0]:
+        found[0] = layout.as_given(dy)
+    if needs[1]:
+        found[1] = layout.states_as_given(dh0)
+    if needs[2]:
+        found[2] = layout.states_as_given(dc0)
+    return found
