@@ -136,9 +136,7 @@ class FastLSTMCell(LSTMCell):
         if hx is None:
             zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
             hx = zeros, zeros
-        elif type(hx) not in (tuple, list) or len(hx) != 2:
-            return None
-        elif not (isinstance(hx[0], Tensor) and isinstance(hx[1], Tensor)):
+        elif type(hx) not in (tuple, list) or len(hx) != 2 or hx[0] is None:
             return None
         if not weight_storage.fits(self, input, weights[0]):
             return None
@@ -150,7 +148,9 @@ class FastLSTMCell(LSTMCell):
         if needs is None:
             return None
         if needs:
-            return step_training.step(x, h, c, weights) if step_training.serves(x, weights) else None
+            return (
+                step_training.step(x, h, c, weights) if step_training.serves(x, weights) else None
+            )
         if x.dim() == 2 and x.shape[0] > MOST_ROWS:
             return None
         states = step_op.lstm_cell(x, h, c, *weights[:4])

@@ -108,7 +108,9 @@ def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells
     if not weight_storage.fits(module, x, weights[0]):
         return None
     needs = needed(x, h0, c0, weights)
-    if needs is None or (needs and module.checkpoint_every is not None):
+    if needs is None:
+        return None
+    if needs and not (module.checkpoint_every is None and module.weight_dtype is None):
         return None
     noise = _noise(module, x) if module.training and module.dropout else None
     options = (

@@ -102,7 +102,8 @@ def reset_norms(module: nn.LSTM) -> None:
 
 
 def recurs_plainly(module: nn.LSTM) -> bool:
-    """Whether the layers of a call of `module` are plain LSTMs; between them there may be dropout."""
+    """Whether the layers of a call of `module` are plain LSTMs, with or without dropout between
+    them."""
     drops = module.training and (module.recurrent_dropout or module.weight_dropout)
     return not (module.layer_norm or drops or any(module.zoneout))
 

@@ -1,6 +1,6 @@
-"""When one op may stand for a whole call: the CPU's whole stack (whole.py) and single steps (step.py,
-step_training.py). What their arguments are, the ops look at themselves, and answer with nothing
-where these do not fit; so nothing is caught here."""
+"""When one op may stand for a whole call: the CPU's whole stack (whole.py) and single steps
+(step.py, step_training.py). The ops look at shapes and dtypes themselves and give nothing where
+these do not fit; so nothing is caught here."""
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,8 @@ def stands_alone(x, backend: str) -> bool:
 
 def needed(x: Tensor, h: Tensor | None, c: Tensor | None, weights: list) -> list[bool] | None:
     """Of each tensor, in this order, whether its gradient is wanted; an empty list where none is.
-    None where an op may not stand for a call on them: a tensor is of a class of its own, a weight is
-    None, or a gradient is wanted while torch looks at each op."""
+    None where an op may not stand for a call on them: a tensor is of a class of its own, a weight
+    is None, or a gradient is wanted while torch looks at each op."""
     if not _CLASSES.issuperset(map(type, weights)):
         return None
     if not (h is c is None or (type(h) in _CLASSES and type(c) in _CLASSES)):

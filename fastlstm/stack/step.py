@@ -16,10 +16,7 @@ import torch
 from ..ops import layer  # noqa: F401  (registers the op that a layer falls to)
 from ..ops.library import check_one_device, library
 
-_STEP = (
-    "lstm_step(Tensor x, Tensor h, Tensor c, Tensor[] weights) "
-    "-> Tensor[]"
-)
+_STEP = "lstm_step(Tensor x, Tensor h, Tensor c, Tensor[] weights) -> Tensor[]"
 _CELL = (
     "lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
     "Tensor? bias_hh) -> Tensor[]"

@@ -5,9 +5,10 @@ and what stands around them in Python, are most of a call.
 x (T, N, I), (N, T, I) with batch_first, or (T, I) unbatched; h0 (L*D, N, P), c0 (L*D, N, H),
 without the N where x has none, or None for zeros. weights: of each layer and direction weight_ih
 (4H, inputs), weight_hh (4H, P), both biases (4H,) or neither, weight_hr (P, H) or not; the matrices
-may be bfloat16 beside float32 where no gradient is wanted. lengths (N,) int64; reset_mask bool, laid
-out like x. noise: what dropout multiplies each layer's output with but the last's, (T, N, D*P) for
-each, or None. needs: for x, h0, c0 and every weight whether its gradient is wanted, None for none.
+may be bfloat16 beside float32 where no gradient is wanted. lengths (N,) int64; reset_mask bool,
+laid out like x. noise: what dropout multiplies each layer's output with but the last's, (T, N, D*P)
+for each, or None. needs: for x, h0, c0 and every weight whether its gradient is wanted, None for
+none.
 
 The forward gives output, h_n, c_n; with save_cells the last layer's cells (T, N, D*H), laid out
 like the output; where gradients are wanted the tape: of each layer from the lowest with a gradient

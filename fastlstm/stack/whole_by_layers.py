@@ -11,8 +11,8 @@ from ..ops import layer as layer_ops
 
 
 class Saved(NamedTuple):
-    """What a forward (whole.py) keeps, as the backward's op takes it; of the layers from `lowest` on.
-    each: weights of a layer's direction."""
+    """What a forward (whole.py) keeps, as the backward's op takes it, of the layers from `lowest`
+    on. each: weights of a layer's direction."""
 
     x: Tensor | None
     h0: Tensor | None

@@ -94,8 +94,8 @@ def test_the_backward_of_a_whole_stack(lowest, frozen):
     for name, _ in module.named_parameters():
         needs.append(name != frozen and (lowest == 0 or "_l0" not in name))
     sizes = 3, False, False, False
-    _, _, _, *tape, output = torch.ops.fastlstm.lstm_training_forward(
-        torch.randn(T, N, I), None, None, weights, *sizes, needs
+    _, _, _, *tape, output = torch.ops.fastlstm.lstm_stack_forward(
+        torch.randn(T, N, I), None, None, weights, None, None, None, *sizes, False, True, needs
     )
     first = lowest * 5
     matrices = [w for k in (0, 1, 4) for w in weights[first + k :: 5]]
@@ -106,9 +106,9 @@ def test_the_backward_of_a_whole_stack(lowest, frozen):
             expected += 2 * T * N * w.numel() * (below + need)
     given = None if lowest else torch.randn(T, N, I)
     found, _ = counted(
-        lambda: torch.ops.fastlstm.lstm_training_backward(
-            torch.ones_like(output), None, None, given, None, None, matrices, output, tape,
-            *sizes, needs,
+        lambda: torch.ops.fastlstm.lstm_stack_backward(
+            torch.ones_like(output), None, None, None, given, None, None, matrices, output, tape,
+            None, None, None, *sizes, needs,
         )
     )  # fmt: skip
     assert found == expected

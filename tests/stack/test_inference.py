@@ -5,6 +5,7 @@ tests/cpu/test_kernels_isa.py runs this file on each instruction set that the ma
 
 import pytest
 import torch
+from masked import MASKS, Masked, masks_of, on_reference
 from op_cases import threads
 from pairs import ignore_onednn, needs_library, one_thread, pair  # noqa: F401  (a fixture)
 
@@ -33,14 +34,14 @@ CASES = [
 @pytest.fixture
 def calls(monkeypatch):
     """How often the op has served."""
-    counts, op = [], whole.lstm_inference
+    counts, op = [], whole._forward
 
     def counted(*args):
         results = op(*args)
-        counts.append(args)
+        counts.extend([args] if results else [])
         return results
 
-    monkeypatch.setattr(whole, "lstm_inference", counted)
+    monkeypatch.setattr(whole, "_forward", counted)
     return counts
 
 
@@ -61,6 +62,19 @@ def test_errors_are_within_the_budget(case, dtype, calls):
     compare(fast, lstm, x, hx, gradients=False)
     compare(fast, lstm, x, gradients=False)
     assert len(calls) == 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_masks_cells_and_dropout_are_within_the_budget(case, dtype, calls):
+    """Each mask alone, all together, and with dropout between the layers."""
+    _, fast, x, hx = problem(*case, dtype)
+    fast.dropout = 0.5
+    for names in MASKS:
+        masks = masks_of(names, fast, x)
+        compare(*(Masked(m, masks) for m in (fast, on_reference(fast))), x, hx, gradients=False)
+    assert len(calls) == len(MASKS)
 
 
 @torch.no_grad()
@@ -101,22 +115,39 @@ def test_no_steps_or_no_rows(T, calls):
             calls.clear()
 
 
-def test_a_gradient_or_a_mask_or_dropout_goes_the_general_way(calls):
-    _, fast, x, hx = problem(5, 2, 3, 4, {"num_layers": 2})
-    assert fast(x, hx)[0].requires_grad
-    for p in fast.parameters():
-        p.requires_grad_(False)
-    assert fast(x.clone().requires_grad_(), hx)[0].requires_grad
-    assert fast(x, (hx[0].clone().requires_grad_(), hx[1]))[0].requires_grad
-    fast(x, hx, lengths=torch.tensor([5, 2]))
-    fast(x, hx, reset_mask=torch.zeros(5, 2, dtype=torch.bool))
-    fast(x, hx, return_cell_sequence=True)
-    fast.dropout = 0.5
+def test_what_goes_the_general_way(calls):
+    """Other layers than plain ones, and every layer's output."""
+    for options in ({"zoneout": 0.1}, {"layer_norm": True}, {"return_layer_outputs": True}):
+        _, fast, x, hx = problem(5, 2, 3, 4, {"num_layers": 2})
+        fast = FastLSTM(3, 4, 2, **options).requires_grad_(False)
+        fast(x, hx)
+    fast = FastLSTM(3, 4, 2, recurrent_dropout=0.5).requires_grad_(False)
     fast(x, hx)
     assert not calls
     fast.eval()(x, hx)
-    FastLSTM(3, 4, dropout=0.5, num_layers=2).eval().requires_grad_(False)(x)
-    assert len(calls) == 2
+    assert len(calls) == 1
+
+
+@torch.no_grad()
+def test_masks_that_do_not_fit_are_refused_as_by_the_general_way(calls):
+    _, fast, x, hx = problem(3, 2, 4, 6, {"batch_first": True})
+    for name, wrong in (
+        ("lengths", torch.tensor([1, 4])),
+        ("lengths", torch.tensor([-1, 2])),
+        ("lengths", torch.tensor([1, 2, 3])),
+        ("lengths", torch.tensor([1.0, 2.0])),
+        ("lengths", [1, 2]),
+        ("lengths", torch.tensor([1, 2], device="meta")),
+        ("reset_mask", torch.zeros(3, 2, dtype=torch.bool)),
+        ("reset_mask", torch.zeros(2, 3)),
+        ("reset_mask", [[False] * 3] * 2),
+    ):
+        with pytest.raises(
+            (ValueError, RuntimeError), match=name if "meta" not in str(wrong) else "meta"
+        ):
+            fast(x, hx, **{name: wrong})
+    assert not calls
+    fast(x, hx, lengths=torch.tensor([1, 3], dtype=torch.int32))
 
 
 @torch.no_grad()
@@ -146,8 +177,17 @@ def test_its_shapes_are_known_without_running_it():
             _, fast, x, hx = problem(5, N, 3, 4, {"num_layers": 2, **options})
             weights = [w.detach() for w in fast.parameters()]
             sizes = 2, fast.bidirectional, fast.batch_first, False
-            torch.library.opcheck(
-                torch.ops.fastlstm.lstm_inference.default,
-                (x, *hx, weights, *sizes),
-                test_utils=("test_schema", "test_faketensor"),
-            )
+            lead = x.shape[:-1]
+            lengths = torch.tensor([5, 2][: N or 1])
+            noise = [
+                torch.ones(
+                    5, N or 1, 2 * hx[0].shape[-1] if fast.bidirectional else hx[0].shape[-1]
+                )
+            ]
+            masks = lengths, torch.zeros(lead, dtype=torch.bool), noise
+            for given, cells in (((None, None, None), False), (masks, True)):
+                torch.library.opcheck(
+                    torch.ops.fastlstm.lstm_stack_forward.default,
+                    (x, *hx, weights, *given, *sizes, cells, True, None),
+                    test_utils=("test_schema", "test_faketensor"),
+                )

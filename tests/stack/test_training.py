@@ -7,12 +7,16 @@ import threading
 
 import pytest
 import torch
+from masked import MASKS, Masked, masks_of, on_reference
 from op_cases import threads
 from pairs import ignore_onednn, needs_library, one_thread  # noqa: F401  (a fixture)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastlstm import FastLSTM
 from fastlstm.nn import shortcuts
+from fastlstm.stack import alone, whole
+from fastlstm.stack import run as stack_run
+from fastlstm.testing import compare
 
 pytestmark = [needs_library, ignore_onednn]
 
@@ -37,13 +41,20 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 class Short:
     """How often the ops have served, and whether they may."""
 
-    def __init__(self, whole_stack):
-        self.whole_stack, self.served, self.wanted = whole_stack, 0, True
+    def __init__(self, monkeypatch):
+        self.served, self.wanted = 0, True
+        run, stands_alone = whole.run, alone.stands_alone
 
-    def __call__(self, *args):
-        result = self.whole_stack(*args) if self.wanted else None
-        self.served += result is not None
-        return result
+        def counted(needs, *args):
+            result = run(needs, *args)
+            self.served += bool(needs) and result is not None
+            return result
+
+        monkeypatch.setattr(whole, "run", counted)
+        for module in (shortcuts, stack_run):
+            monkeypatch.setattr(
+                module, "stands_alone", lambda *args: self.wanted and stands_alone(*args)
+            )
 
     def both(self, call) -> list:
         """What `call` gives by the ops, which must have served, and by the general way."""
@@ -58,9 +69,7 @@ class Short:
 
 @pytest.fixture
 def short(monkeypatch):
-    found = Short(shortcuts.whole_stack_with_gradients)
-    monkeypatch.setattr(shortcuts, "whole_stack_with_gradients", found)
-    return found
+    return Short(monkeypatch)
 
 
 def problem(T, N, I, H, options, dtype=torch.float32):
@@ -73,7 +82,7 @@ def problem(T, N, I, H, options, dtype=torch.float32):
     return module, torch.randn(*lead, I).to(dtype), tuple(s.to(dtype) for s in hx)
 
 
-def step(module, x, hx=None, results=(0, 1, 2), leaves=()):
+def step(module, x, hx=None, results=(0, 1, 2), leaves=(), masks=None):
     """Results and gradients, of a random sum of some of the results: of x, hx and parameters."""
     for p in module.parameters():
         p.grad = None
@@ -81,13 +90,13 @@ def step(module, x, hx=None, results=(0, 1, 2), leaves=()):
         t.detach().requires_grad_(k in leaves)
         for k, t in enumerate((x, *(() if hx is None else hx)))
     )
-    output, states = module(x, tuple(hx) or None)
+    torch.manual_seed(2)
+    output, states, *cells = module(x, tuple(hx) or None, **(masks or {}))
     torch.manual_seed(1)
-    given = [(output, *states)[k] for k in results]
+    given = [(output, *states, *cells)[k] for k in results]
     torch.autograd.backward(given, [torch.randn_like(g) for g in given])
     return (
-        output.detach(),
-        *(s.detach() for s in states),
+        *(s.detach() for s in (output, *states, *cells)),
         *(t.grad for t in (x, *hx, *module.parameters())),
     )
 
@@ -112,6 +121,46 @@ def test_bits_are_those_of_the_general_way(case, dtype, short):
         module.weight_ih_l0.requires_grad_(not leaves or module.weight_ih_l0.requires_grad)
         call = (module, x, hx, results, leaves)
         same(*short.both(lambda call=call: step(*call)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_masks_cells_and_dropout_have_the_bits_of_the_general_way(case, dtype, short):
+    module, x, hx = problem(*case, dtype)
+    module.dropout = 0.5
+    for names in MASKS:
+        masks = masks_of(names, module, x)
+        results = (0, 1, 2, 3) if "return_cell_sequence" in names else (0, 1, 2)
+        same(*short.both(lambda m=masks, r=results: step(module, x, hx, r, (0, 1, 2), m)))
+    same(*short.both(lambda: step(module, x, hx, (3,), (0,), masks)))
+    module.variational_dropout = True
+    same(*short.both(lambda: step(module, x, hx, results, (1,), masks)))
+
+
+@pytest.mark.parametrize("names", MASKS, ids=str)
+@pytest.mark.parametrize("case", [CASES[2], CASES[6], CASES[9]], ids=str)
+def test_masks_cells_and_dropout_are_within_the_budget(case, names, short):
+    module, x, hx = problem(*case)
+    module.dropout = 0.5
+    masks = masks_of(names, module, x)
+    compare(*(Masked(m, masks) for m in (module, on_reference(module))), x, hx)
+    assert short.served == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "proj_size": 1}], ids=str)
+def test_masks_and_dropout_can_be_differentiated_again(options, short):
+    options = {"num_layers": 2, "batch_first": True, "dropout": 0.5, **options}
+    module, x, hx = problem(3, 2, 1, 2, options, torch.float64)
+    masks = masks_of(MASKS[-1], module, x)
+
+    def call(x, *hx):
+        torch.manual_seed(0)  # for the same dropout each time
+        output, states, cells = module(x, hx, **masks)
+        return output, *states, cells
+
+    leaves = [t.requires_grad_() for t in (x, *hx)]
+    assert torch.autograd.gradcheck(call, leaves) and torch.autograd.gradgradcheck(call, leaves)
+    assert short.served > 0
 
 
 @pytest.mark.parametrize("case", CASES[2:9:3], ids=str)
@@ -276,16 +325,10 @@ class Mode(TorchDispatchMode):
 
 
 def test_what_is_more_than_a_plain_step_goes_the_general_way(short):
-    module, x, hx = problem(3, 2, 4, 5, {"num_layers": 2, "dropout": 0.5})
-    module(x)
-    module.dropout = 0.0
+    module, x, hx = problem(3, 2, 4, 5, {"num_layers": 2})
     module.checkpoint_every = 2
     module(x)
     module.checkpoint_every = None
-    module(x, lengths=torch.tensor([3, 1]))
-    module(x, return_cell_sequence=True)
-    with torch.autocast("cpu"):
-        module(x)
     with Mode():
         module(x)
     torch.func.grad(lambda x: module(x)[0].sum())(x)
@@ -317,15 +360,22 @@ def test_its_shapes_are_known_without_running_it(case):
     each = len(weights) // (module.num_layers * D)
     for lowest in (0, 1):
         needs = [lowest == 0] * 3 + [j >= lowest * each * D for j in range(len(weights))]
-        sizes = module.num_layers, module.bidirectional, module.batch_first, False, needs
+        sizes = module.num_layers, module.bidirectional, module.batch_first, False
         forward, backward = (
-            getattr(torch.ops.fastlstm, f"lstm_training_{which}").default
+            getattr(torch.ops.fastlstm, f"lstm_stack_{which}").default
             for which in ("forward", "backward")
         )
         tests = {"test_utils": ("test_schema", "test_faketensor")}
-        torch.library.opcheck(forward, (x, h0, c0, weights, *sizes), **tests)
-        _, h_n, _, *tape, output = forward(x, h0, c0, weights, *sizes)
+        masks = masks_of(MASKS[-1], module, x)
+        T, N = case[0], case[1] or 1
+        noise = torch.rand(module.num_layers - 1, T, N, D * weights[1].shape[1]).unbind()
+        masks = masks["lengths"], masks["reset_mask"], list(noise) or None
+        given = x, h0, c0, weights, *masks, *sizes, True, True, needs
+        torch.library.opcheck(forward, given, **tests)
+        _, h_n, _, cells, *tape, output = forward(*given)
         first = weights[lowest * each * D :]
         matrices = [*first[::each], *first[1::each], *(first[each - 1 :: each] if each % 2 else ())]
-        given = output, h_n, None, None if lowest else x, h0, c0
-        torch.library.opcheck(backward, (*given, matrices, output, tape, *sizes), **tests)
+        given = output, h_n, None, cells, None if lowest else x, h0, c0
+        torch.library.opcheck(
+            backward, (*given, matrices, output, tape, *masks, *sizes, needs), **tests
+        )
