@@ -2,29 +2,9 @@
 // AVX-512.
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-
-#include <algorithm>
-#include <cstdint>
-#include <type_traits>
-#include <utility>
-#include <vector>
-
-#include "cpu/recurrence.h"
-#include "cpu/steps/plan.h"
-#include "cpu/workspace.h"
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), \
-                             apply_to = function)
-#elif defined(FASTLSTM_EMULATE_AVX512)
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
-#endif
 #define FASTLSTM_SIMD_BYTES 64
+#define FASTLSTM_TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"
+#include "cpu/isa/begin.h"
 
 namespace fastlstm {
 const Kernels& kernels_avx512();
@@ -111,24 +91,19 @@ void backward(const BackwardArgs& args, const Threads& threads) {
 const Kernels& kernels_amx(bool emulated) {
   static const MatrixProducts products{amx::worthwhile_product, amx::packed_product_bytes, amx::pack_product,
                                        amx::multiply_matrices};
-  static const Kernels kernels{emulated ? "amx-emulated" : "amx",
-                               amx::forward,
-                               amx::backward,
-                               kernels_avx512().step,
-                               kernels_avx512().step_backward,
-                               kernels_avx512().gates,
-                               kernels_avx512().variants,
-                               &products,
-                               kernels_avx512().double_products,
-                               true};
+  static const Kernels kernels = [emulated] {
+    Kernels k = kernels_avx512();
+    k.isa = emulated ? "amx-emulated" : "amx";
+    k.forward = amx::forward;
+    k.backward = amx::backward;
+    k.products = &products;
+    k.takes_parts = true;
+    return k;
+  }();
   amx::Tiles::emulated = emulated;
   return kernels;
 }
 }  // namespace fastlstm
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "cpu/isa/end.h"
 #endif

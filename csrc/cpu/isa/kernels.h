@@ -1,5 +1,5 @@
-// Everything that is compiled once for each instruction set, and the choice of types. Included inside a namespace of an
-// instruction set by <isa>.cpp.
+// What an instruction set compiles that has kernels of its own for every call: the loops, large products, the choice of
+// types, the variants. Included by <isa>.cpp inside a namespace of its own, after begin.h.
 
 #include "cpu/isa/loops.h"
 #include "cpu/product/blocked_matrix_product.h"
@@ -81,4 +81,20 @@ void gates(const GatesArgs& args, const Threads& threads) {
   visit_types(args.dtype, true, args.narrow_weights, [&](auto acc, auto io, auto, auto w) {
     GateInputs<decltype(acc), decltype(io), decltype(w)>(args).run(threads);
   });
+}
+
+#include "cpu/variant/kernels.h"
+
+constexpr Kernels all_kernels(const char* isa) {
+  Kernels k{};
+  k.isa = isa;
+  k.forward = forward;
+  k.backward = backward;
+  k.step = step;
+  k.step_backward = step_backward;
+  k.gates = gates;
+  k.variants = &variants::kernels;
+  k.products = &fma_products<float>;
+  k.double_products = &fma_products<double>;
+  return k;
 }

@@ -78,19 +78,21 @@ struct PairProducts {
 };
 
 // Factors of one part in pairs, others by multiply-adds. How a right factor is packed depends on its parts alone.
-inline constexpr MatrixProducts pair_products{
-    [](int64_t rows, int64_t columns, int64_t depth, int, int) { return rows > 0 && columns > 0 && depth > 0; },
-    [](const Factor& right, int64_t depth) {
-      if (right.parts != 1) return fma_products<float>.packed_bytes(right, depth);
-      return BlockedProduct<PairProducts>::packed_elements(right, depth) * static_cast<int64_t>(sizeof(BFloat16Pair));
-    },
-    [](const Factor& right, int64_t depth, void* packed, const Threads& threads) {
-      if (right.parts != 1) return fma_products<float>.pack(right, depth, packed, threads);
-      BlockedProduct<PairProducts>::pack(right, depth, static_cast<BFloat16Pair*>(packed), threads);
-    },
-    [](const ProductArgs& args, const Threads& threads) {
-      if (args.targets[0].right.parts != 1) return fma_products<float>.multiply(args, threads);
-      BlockedProduct<PairProducts>(args, threads).run();
-    },
-    true,
-    1};
+inline constexpr MatrixProducts pair_products = [] {
+  MatrixProducts p = fma_products<float>;
+  p.packed_bytes = [](const Factor& right, int64_t depth) {
+    if (right.parts != 1) return fma_products<float>.packed_bytes(right, depth);
+    return BlockedProduct<PairProducts>::packed_elements(right, depth) * static_cast<int64_t>(sizeof(BFloat16Pair));
+  };
+  p.pack = [](const Factor& right, int64_t depth, void* packed, const Threads& threads) {
+    if (right.parts != 1) return fma_products<float>.pack(right, depth, packed, threads);
+    BlockedProduct<PairProducts>::pack(right, depth, static_cast<BFloat16Pair*>(packed), threads);
+  };
+  p.multiply = [](const ProductArgs& args, const Threads& threads) {
+    if (args.targets[0].right.parts != 1) return fma_products<float>.multiply(args, threads);
+    BlockedProduct<PairProducts>(args, threads).run();
+  };
+  p.narrow = true;
+  p.gradient_parts = 1;
+  return p;
+}();

@@ -1,4 +1,4 @@
-// The variants' kernels. Included inside a namespace of an instruction set by isa/<isa>.cpp, after isa/kernels.h.
+// The variants' kernels. Included at the end of isa/kernels.h, inside the namespace of an instruction set.
 
 namespace variants {
 
