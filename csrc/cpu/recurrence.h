@@ -1,11 +1,10 @@
-// What the CPU recurrence is asked to do: plain pointers, sizes and strides. No torch header here or below.
-//
-// T, N, D, H, P and "wide" as in core/types.h. Every array is contiguous in the order of its shape unless strides are
-// given. The meaning of every argument is that of fastlstm/reference/lstm.py.
+// What the CPU's kernels are asked to do: core/recurrence_args.h, and what is the CPU's own. No torch header here or
+// below.
 #pragma once
 
 #include <cstdint>
 
+#include "core/recurrence_args.h"
 #include "core/types.h"
 #include "core/variant.h"
 #include "cpu/matrix_product.h"
@@ -24,59 +23,25 @@ struct Stretches {
   void* context;
 };
 
-// Where an array of gates-like rows has its parts: row `row` of step t of direction d is at
-// data + d * stride_d + t * stride_t + row * stride_n, t counted from the stretch's earliest step.
-struct Strides {
-  int64_t d, t, n;
-};
-
-struct ForwardArgs {
-  Sizes sizes;
-  DType dtype;
+struct ForwardArgs : RecurrenceForwardArgs {
   int float32_parts;    // in products of float32 on AMX: 3, or fewer (matrix_product.h)
-  bool wide_gates;      // gates_x is in the wide type
-  bool wide_states;     // c0 and c_n are in the wide type
   bool narrow_weights;  // weight_hh and weight_hr are bfloat16 beside float32 tensors
-  const void* gates_x;  // [4H] rows
-  Strides gates_strides;
   Stretches stretches;
-  const void *h0, *c0;                      // [D, N, P], [D, N, H]
   const void *weight_hh[2], *weight_hr[2];  // of each direction: [4H, P], [P, H] or null
   const void *bias_ih[2], *bias_hh[2];      // [4H], added to gates_x; each or null
-  const int64_t* lengths;                   // [N] or null
-  const bool* reset_mask;                   // [T, N] or null
-  void *output, *h_n, *c_n;                 // [T, N, D, P], [D, N, P], [D, N, H]
-  void* cells;                              // [T, N, D, H] wide, or null
-  void* gates;                              // [T, N, D, 4H] activated, or null
 };
 
-struct BackwardArgs {
-  Sizes sizes;
-  DType dtype;
-  int float32_parts;    // in products of float32 on AMX: 3, or fewer (matrix_product.h)
-  bool wide_gates;      // dgates_x and h_entering are in the wide type
-  bool wide_states;     // c0, dh_n, dc_n, dh0 and dc0 are in the wide type
-  const void* doutput;  // [T, N, D, P] or null
-  int64_t doutput_stride_t, doutput_stride_n;
-  const void *dh_n, *dc_n;  // [D, N, P], [D, N, H], each or null
-  const void* dcells;       // [T, N, D, H] wide, or null
-  const void *h0, *c0;      // h0 is read for h_entering alone
+struct BackwardArgs : RecurrenceBackwardArgs {
+  int float32_parts;
   const void *weight_hh[2], *weight_hr[2];
-  const void *output, *cells, *gates;  // as the forward left them; output is read for h_entering alone
-  const int64_t* lengths;
-  const bool* reset_mask;
-  void *dh0, *dc0;  // [D, N, P], [D, N, H]
-  void* dgates_x;   // [4H] rows
-  Strides dgates_strides;
   Stretches stretches;
-  // What the weights' gradients are made of beside dgates_x, laid out like it with rows of other widths; each or null,
-  // but dhidden with a projection.
-  void* dhidden;  // [P] rows, wide: the whole gradient at h_t, with a projection
-  Strides dhidden_strides;
-  void* h_entering;  // [P] rows: the h that W_hh multiplied
+  Strides dgates_strides, dhidden_strides;  // t counted from the first step of a stretch
+  // What the gradients of the weights are made of beside dgates_x: rows laid out like its rows; each or null.
+  void* h_entering;  // [P] rows: the h that W_hh multiplied; needs `output` and `h0`
   Strides h_entering_strides;
   void* unprojected;  // [H] rows, wide: what W_hr multiplied
   Strides unprojected_strides;
+  const void *output, *h0;  // as the forward left and took them
 };
 
 // The gate inputs of rows of a sequence: gates [rows, 4H] = x weight_ih^T, in the wide type. Every array is contiguous.

@@ -1,14 +1,11 @@
-// What the CUDA recurrence is asked to do: plain device pointers, sizes and strides, and where on failure the reason is
-// found. No torch header here or below.
-//
-// T, N, D, H, P and "wide" as in core/types.h. Every array is contiguous in the order of its shape unless strides are
-// given. The meaning of every argument is that of fastlstm/reference/lstm.py; T and N are at least 1.
+// What the CUDA kernels are asked to do (core/recurrence_args.h, in device memory, and what is CUDA's own; T and N are at
+// least 1), and where on failure the reason is found. No torch header here or below.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "core/types.h"
+#include "core/recurrence_args.h"
 
 namespace fastlstm::cuda {
 
@@ -18,44 +15,16 @@ struct Status {
   char text[320] = {};
 };
 
-struct ForwardArgs {
-  int device;  // where all the memory is
-  Sizes sizes;
-  DType dtype;
-  bool tf32;            // float32: round the factors of products to tf32
-  bool wide_gates;      // gates_x is in the wide type
-  bool wide_states;     // c0 and c_n are in the wide type
-  const void* gates_x;  // [T, N, D, 4H], steps and rows with these strides, in elements
-  int64_t gates_stride_t, gates_stride_n;
-  const void *h0, *c0;                // [D, N, P], [D, N, H]
+// What both passes are told beside that.
+struct DeviceArgs {
+  int device;                         // where all the memory is
+  bool tf32;                          // float32: round the factors of products to tf32
   const void *weight_hh, *weight_hr;  // [D, 4H, P], [D, P, H] or null
-  const int64_t* lengths;             // [N] or null
-  const bool* reset_mask;             // [T, N] or null
-  void *output, *h_n, *c_n;           // [T, N, D, P], [D, N, P], [D, N, H]
-  void* cells;                        // [T, N, D, H] wide, or null
-  void* gates;                        // [T, N, D, 4H] activated, or null
 };
 
-struct BackwardArgs {
-  int device;
-  Sizes sizes;
-  DType dtype;
-  bool tf32;
-  bool wide_gates;      // dgates_x is in the wide type
-  bool wide_states;     // c0, dh_n, dc_n, dh0 and dc0 are in the wide type
-  const void* doutput;  // [T, N, D, P] with these strides, or null
-  int64_t doutput_stride_t, doutput_stride_n;
-  const void *dh_n, *dc_n;  // [D, N, P], [D, N, H], each or null
-  const void* dcells;       // [T, N, D, H] wide, or null
-  const void* c0;
-  const void *weight_hh, *weight_hr;
-  const void *cells, *gates;  // as the forward left them
-  const int64_t* lengths;
-  const bool* reset_mask;
-  void* dgates_x;   // [T, N, D, 4H]
-  void *dh0, *dc0;  // [D, N, P], [D, N, H]
-  void* dhidden;    // [T, N, D, P] wide, with a projection, else null
-};
+// Directions of gates_x and dgates_x lie beside each other: strides.d is 4H.
+struct ForwardArgs : RecurrenceForwardArgs, DeviceArgs {};
+struct BackwardArgs : RecurrenceBackwardArgs, DeviceArgs {};
 
 // The families of kernels, in the order in which they are asked; of equals the first is taken.
 enum class Family { kCluster, kGrid, kStep };

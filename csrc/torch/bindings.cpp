@@ -69,8 +69,6 @@ STABLE_TORCH_LIBRARY_IMPL(fastlstm, CompositeExplicitAutograd, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
-  m.impl("lstm_forward", TORCH_BOX(&fastlstm::lstm_forward));
-  m.impl("lstm_backward", TORCH_BOX(&fastlstm::lstm_backward));
   m.impl("lstm_layer_forward", TORCH_BOX(&fastlstm::lstm_layer_forward));
   m.impl("lstm_layer_backward", TORCH_BOX(&fastlstm::lstm_layer_backward));
   m.impl("lstm_step", TORCH_BOX(&fastlstm::lstm_step));

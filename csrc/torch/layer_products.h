@@ -46,11 +46,16 @@ inline DType factor_dtype(ScalarType type) {
 
 // Of matrices one of whose strides is 1.
 inline Factor left_factor(const Matrix& m, int parts) {
-  return {m.data, factor_dtype(m.dtype), m.rows, m.row_stride, m.column_stride, parts};
+  Factor f{};
+  f.data = m.data;
+  f.dtype = factor_dtype(m.dtype);
+  f.lines = m.rows;
+  f.line_stride = m.row_stride;
+  f.depth_stride = m.column_stride;
+  f.parts = parts;
+  return f;
 }
-inline Factor right_factor(const Matrix& m, int parts) {
-  return {m.data, factor_dtype(m.dtype), m.columns, m.column_stride, m.row_stride, parts};
-}
+inline Factor right_factor(const Matrix& m, int parts) { return left_factor(m.transposed(), parts); }
 inline constexpr int kGates = 4;
 inline Factor gate_lines(Factor f) {
   f.groups = kGates;
@@ -58,13 +63,24 @@ inline Factor gate_lines(Factor f) {
 }
 
 inline Target target(const Matrix& out, const Factor& right, const void* packed, bool add) {
-  return {right, packed, out.data, out.row_stride, add};
+  Target t{};
+  t.right = right;
+  t.packed = packed;
+  t.out = out.data;
+  t.out_stride = out.row_stride;
+  t.add = add;
+  return t;
 }
 
 // In the type of the targets.
 inline void multiply_own(ScalarType product, int64_t depth, const Factor& left, const std::vector<Target>& targets,
                          int right_shares = 0) {
-  const ProductArgs args{depth, left, targets.data(), static_cast<int>(targets.size()), right_shares};
+  ProductArgs args{};
+  args.depth = depth;
+  args.left = left;
+  args.targets = targets.data();
+  args.target_count = static_cast<int>(targets.size());
+  args.right_shares = right_shares;
   own_products(product)->multiply(args, threads());
 }
 

@@ -24,14 +24,6 @@ using CellGradientResults =
 // dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr
 using LayerBackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-ForwardResults lstm_forward(Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr,
-                            OptionalTensor lengths, OptionalTensor reset_mask, bool save_tape, bool save_cells);
-
-BackwardResults lstm_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor dcells,
-                              OptionalTensor dgates_out, Tensor h0, Tensor c0, Tensor weight_hh,
-                              OptionalTensor weight_hr, Tensor cells, Tensor gates, OptionalTensor lengths,
-                              OptionalTensor reset_mask, bool wide_gates);
-
 ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh,
                                   OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
                                   OptionalTensor weight_ih_reverse, OptionalTensor weight_hh_reverse,

@@ -7,9 +7,10 @@
 
 namespace fastlstm {
 
+// An op's arguments, where they lie; none is null.
 struct ForwardInputs {
-  const Tensor &gates_x, &h0, &c0, &weight_hh;
-  const OptionalTensor &weight_hr, &lengths, &reset_mask;
+  const Tensor *gates_x, *h0, *c0, *weight_hh;
+  const OptionalTensor *weight_hr, *lengths, *reset_mask;
 };
 
 struct ForwardStart {
@@ -28,11 +29,11 @@ struct ForwardStart {
 ForwardStart start_forward(const ForwardInputs& in, bool save_tape, bool save_cells);
 
 struct BackwardInputs {
-  const OptionalTensor &doutput, &dh_n, &dc_n, &dcells;
-  const Tensor &h0, &c0, &weight_hh;
-  const OptionalTensor& weight_hr;
-  const Tensor &cells, &gates;
-  const OptionalTensor &lengths, &reset_mask;
+  const OptionalTensor *doutput, *dh_n, *dc_n, *dcells;
+  const Tensor *h0, *c0, *weight_hh;
+  const OptionalTensor* weight_hr;
+  const Tensor *cells, *gates;
+  const OptionalTensor *lengths, *reset_mask;
 };
 
 struct BackwardStart {
@@ -48,9 +49,5 @@ struct BackwardStart {
 };
 
 BackwardStart start_backward(const BackwardInputs& in, bool wide_gates);
-
-inline void refuse_gates_gradient(const OptionalTensor& dgates_out) {
-  STD_TORCH_CHECK(!dgates_out, "fastlstm: a gradient of the gates is the reference's to take: call reference_backward");
-}
 
 }  // namespace fastlstm

@@ -22,8 +22,8 @@ auto on_chip_call(const ForwardArgs& a) {
   call.sizes = a.sizes;
   call.steps = {a.sizes.T, a.sizes.N, a.reset_mask};
   call.gates_x = {const_cast<void*>(a.gates_x), a.wide_gates};
-  call.gates_stride_t = a.gates_stride_t;
-  call.gates_stride_n = a.gates_stride_n;
+  call.gates_stride_t = a.gates_strides.t;
+  call.gates_stride_n = a.gates_strides.n;
   call.h0 = static_cast<const IO*>(a.h0);
   call.c0 = {const_cast<void*>(a.c0), a.wide_states};
   call.weight_hh = static_cast<const IO*>(a.weight_hh);

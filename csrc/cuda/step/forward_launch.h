@@ -21,8 +21,8 @@ class ForwardSteps {
     call_.sizes = s;
     call_.steps = {s.T, s.N, args.reset_mask};
     call_.gates_x = {const_cast<void*>(args.gates_x), args.wide_gates};
-    call_.gates_stride_t = args.gates_stride_t;
-    call_.gates_stride_n = args.gates_stride_n;
+    call_.gates_stride_t = args.gates_strides.t;
+    call_.gates_stride_n = args.gates_strides.n;
     call_.h0 = static_cast<const IO*>(args.h0);
     call_.c0 = {const_cast<void*>(args.c0), args.wide_states};
     call_.lengths = args.lengths;
