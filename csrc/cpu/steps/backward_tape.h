@@ -47,16 +47,18 @@ class BackwardTape {
     };
     const auto *output = static_cast<const IO*>(a_.output), *gates = static_cast<const IO*>(a_.gates);
     const auto *cells = static_cast<const Acc*>(a_.cells), *dcells = static_cast<const Acc*>(a_.dcells);
-    return {of(gates, t, 4 * s_.H),
-            a_.doutput == nullptr ? nullptr : doutput_of(d, t, 0),
-            of(output, before, s_.P),
-            of(cells, t, s_.H),
-            of(cells, before, s_.H),
-            of(dcells, t, s_.H),
-            row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, 0),
-            a_.h_entering == nullptr ? nullptr : row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, 0),
-            dgates,
-            plain};
+    Places p{};
+    p.gates = of(gates, t, 4 * s_.H);
+    p.doutput = a_.doutput == nullptr ? nullptr : doutput_of(d, t, 0);
+    p.output_before = of(output, before, s_.P);
+    p.cells = of(cells, t, s_.H);
+    p.cells_before = of(cells, before, s_.H);
+    p.dcells = of(dcells, t, s_.H);
+    p.dgates_x = row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, 0);
+    p.h_entering = a_.h_entering == nullptr ? nullptr : row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, 0);
+    p.dgates = dgates;
+    p.plain = plain;
+    return p;
   }
 
   // Asks for what the cells of a block of rows will read, while their product is made: these streams are more than a

@@ -46,7 +46,7 @@ class Forward {
       const auto meet = [&] {
         if (plan_.U > 1) barrier.arrive_and_wait(u1 - u0, ++meetings * plan_.U);
       };
-      rec_.for_chunks(group, [&](int64_t begin, int64_t end) {
+      rec_.for_blocks(group, [&](int64_t begin, int64_t end) {
         if (k0 == 0) {
           if (u0 == 0) start_rows(d, begin, end);
           meet();
@@ -166,13 +166,15 @@ class Forward {
     const auto of = [&](auto* data, int64_t width) { return data == nullptr ? nullptr : data + at(t, 0, d, width); };
     // The last of the rows that have the step is the first that ends.
     const bool plain = end > 0 && a_.reset_mask == nullptr && t != rec_.last_step(d, plan_.lengths[end - 1]);
-    return {gates_x_at(d, t, 0),
-            of(static_cast<IO*>(a_.output), s_.P),
-            of(static_cast<IO*>(a_.gates), 4 * s_.H),
-            of(static_cast<Acc*>(a_.cells), s_.H),
-            c_state(d, 0),
-            h_state(1 - buffer, d, 0),
-            plain};
+    Places p{};
+    p.x = gates_x_at(d, t, 0);
+    p.output = of(static_cast<IO*>(a_.output), s_.P);
+    p.gates = of(static_cast<IO*>(a_.gates), 4 * s_.H);
+    p.cells = of(static_cast<Acc*>(a_.cells), s_.H);
+    p.c = c_state(d, 0);
+    p.h_next = h_state(1 - buffer, d, 0);
+    p.plain = plain;
+    return p;
   }
 
   void step(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {

@@ -30,6 +30,22 @@ struct Factors {
   int64_t rows, units, bytes;
 };
 
+// Factors whose rows and columns follow each other without gaps, `bytes` each: a [D, rows], b [D, columns].
+inline Factors dense_factors(const void* a, int64_t rows, const void* b, int64_t columns, int64_t units,
+                             int64_t bytes) {
+  Factors f{};
+  f.a = static_cast<const unsigned char*>(a);
+  f.a_stride_d = rows * bytes;
+  f.a_stride = bytes;
+  f.b = static_cast<const unsigned char*>(b);
+  f.b_stride_d = columns * bytes;
+  f.b_stride = bytes;
+  f.rows = rows;
+  f.units = units;
+  f.bytes = bytes;
+  return f;
+}
+
 // kGates columns belong to a unit; they are `units` rows of B apart.
 template <class Policy, class Tile, int kGates>
 class Product {
@@ -73,7 +89,7 @@ class Product {
   static constexpr int kCopies = (kLines * kParts + Tile::kThreads - 1) / Tile::kThreads;
   static_assert(Tile::kThreads % kParts == 0);
   static_assert(Tile::kColumns % kGates == 0 && Tile::kStages >= 2);
-  static_assert(kRowBytes / Policy::kChunkBytes % Tile::kWarpsK == 0);
+  static_assert(kRowBytes / Policy::kSlabBytes % Tile::kWarpsK == 0);
 
   __device__ __forceinline__ void multiply_all(const Factors& f) {
     const int count = static_cast<int>((f.bytes + kRowBytes - 1) / kRowBytes);
@@ -142,10 +158,10 @@ class Product {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const unsigned char* rows = stage + warp_m(warp) * Tile::kTilesM * 16 * kStride;
     const unsigned char* columns = stage + (Tile::kRows + warp_n(warp) * Tile::kTilesN * 8) * kStride;
-// Where a chunk takes several products, more of them at once would need more registers.
-#pragma unroll(Policy::kProductsAChunk > 1 ? 2 : kRowBytes / Policy::kChunkBytes)
-    for (int chunk = 0; chunk < kRowBytes / Policy::kChunkBytes / Tile::kWarpsK; ++chunk) {
-      const int k = (chunk * Tile::kWarpsK + warp % Tile::kWarpsK) * Policy::kChunkBytes;
+// Where a slab takes several products, more of them at once would need more registers.
+#pragma unroll(Policy::kProductsASlab > 1 ? 2 : kRowBytes / Policy::kSlabBytes)
+    for (int slab = 0; slab < kRowBytes / Policy::kSlabBytes / Tile::kWarpsK; ++slab) {
+      const int k = (slab * Tile::kWarpsK + warp % Tile::kWarpsK) * Policy::kSlabBytes;
       typename Policy::A a[Tile::kTilesM];
 #pragma unroll
       for (int m = 0; m < Tile::kTilesM; ++m) Policy::load(a[m], rows + m * 16 * kStride + k, lane);

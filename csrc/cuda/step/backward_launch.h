@@ -72,8 +72,7 @@ class BackwardSteps {
   Factors factors(Launcher& launch, const void* weight, IO* copy, int64_t units, int64_t K, int64_t width) const {
     const Sizes& s = args_.sizes;
     launch_copy(launch, static_cast<const IO*>(weight), copy, s.D, units, K, width, true);
-    const int64_t row = width * sizeof(IO);
-    return {nullptr, s.N * row, row, reinterpret_cast<const unsigned char*>(copy), units * row, row, s.N, units, row};
+    return dense_factors(nullptr, s.N, copy, units, units, width * sizeof(IO));
   }
 
   template <class GatesTile, class OutTile>

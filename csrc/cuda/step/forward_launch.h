@@ -68,9 +68,7 @@ class ForwardSteps {
                   int64_t K) const {
     const Sizes& s = args_.sizes;
     if (copy != nullptr) launch_copy(launch, static_cast<const IO*>(weight), copy, s.D, gates * units, K, width, false);
-    const int64_t row = width * sizeof(IO);
-    const void* b = copy == nullptr ? weight : copy;
-    return {nullptr, s.N * row, row, static_cast<const unsigned char*>(b), gates * units * row, row, s.N, units, row};
+    return dense_factors(nullptr, s.N, copy == nullptr ? weight : copy, gates * units, units, width * sizeof(IO));
   }
 
   template <class GatesTile, class OutTile>

@@ -20,18 +20,7 @@ class VariantProduct {
 
   VariantProduct() = default;
   VariantProduct(const Sizes& s, const IO* state, const void* matrix, int64_t units, int64_t width, Acc* out)
-      : sizes_(s), out_(out) {
-    const int64_t row = width * sizeof(IO);
-    factors_ = {reinterpret_cast<const unsigned char*>(state),
-                s.N * row,
-                row,
-                static_cast<const unsigned char*>(matrix),
-                units * row,
-                row,
-                s.N,
-                units,
-                row};
-  }
+      : sizes_(s), factors_(dense_factors(state, s.N, matrix, units, units, width * sizeof(IO))), out_(out) {}
 
   void operator()(Launcher& launch) const {
     const int64_t width = factors_.bytes / static_cast<int64_t>(sizeof(IO));

@@ -23,7 +23,13 @@ struct Zone {
 
   static Zone of(const Variant& v) {
     const double p = kWord == 0 ? v.zoneout_h : v.zoneout_c;
-    return {static_cast<Acc>(p), zoneout_threshold(p), v.seed, v.stream, v.first_step};
+    Zone zone{};
+    zone.probability = static_cast<Acc>(p);
+    zone.threshold = zoneout_threshold(p);
+    zone.seed = v.seed;
+    zone.stream = v.stream;
+    zone.first_step = v.first_step;
+    return zone;
   }
 
   __device__ __forceinline__ Acc mix(const Place& at, Acc old_value, Acc new_value) const {
