@@ -10,8 +10,8 @@
 
 namespace fastlstm {
 
-// Numbers that multiply-adds sum up at once, at most; longer sums are made of chunks.
-inline constexpr int64_t kProductChunk = 256;
+// Numbers that multiply-adds sum up at once, at most; longer sums are made of slabs.
+inline constexpr int64_t kProductSlab = 256;
 
 // A factor of a product as it lies: number k of a line is at data + line * line_stride + k * depth_stride, one of the
 // strides being 1. Lines are the rows of the left factor and the columns of the right one; k is what is summed over.

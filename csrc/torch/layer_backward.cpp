@@ -29,9 +29,9 @@ void add_row_sums(void* into, const Matrix& rows, bool first) {
   share_out(team, team.count, blocks, rows.rows * rows.columns, [&](int64_t block) {
     const int64_t j = block * kColumns, count = std::min(kColumns, rows.columns - j);
     T* to = static_cast<T*>(into) + j;
-    for (int64_t r0 = 0; r0 < rows.rows; r0 += kProductChunk) {
+    for (int64_t r0 = 0; r0 < rows.rows; r0 += kProductSlab) {
       T sums[kColumns] = {};
-      for (int64_t r = r0; r < std::min(r0 + kProductChunk, rows.rows); ++r) {
+      for (int64_t r = r0; r < std::min(r0 + kProductSlab, rows.rows); ++r) {
         const T* row = static_cast<const T*>(rows.data) + r * rows.row_stride + j;
         if (count == kColumns) {
           for (int64_t k = 0; k < kColumns; ++k) sums[k] += row[k];

@@ -87,7 +87,7 @@ void run(const LayerForward& call) {
   const bool own = own_product(s.product, rows, 4 * s.H, s.I, parts.values, parts.values);
   // By multiply-adds, both ways give the same bits where a sum is one chunk; by pairs, a short sequence's rounding is
   // another.
-  if (is_short(s) && (!own || (!cpu_kernels().takes_parts && s.I <= kProductChunk))) {
+  if (is_short(s) && (!own || (!cpu_kernels().takes_parts && s.I <= kProductSlab))) {
     make_gates_at_once(s, call.x, call.weights, held, args);
     cpu_kernels().forward(args, threads());
     return;

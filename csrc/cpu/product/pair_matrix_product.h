@@ -10,7 +10,7 @@ struct PairProducts {
   using Left = BFloat16Pair;
   using Right = BFloat16Pair;
   static constexpr int kNumbers = 2, kWidth = kStripLines<float>;
-  static constexpr int64_t kChunk = 512;  // a chunk of a strip is 64 KiB, as with multiply-adds
+  static constexpr int64_t kSlab = 512;  // a slab of a strip is 64 KiB, as with multiply-adds
 
   static void pack_strip(const Factor& right, int64_t first, int64_t k0, int64_t numbers, BFloat16Pair* out) {
     for (int v = 0; v < kStrip; ++v) {
@@ -53,7 +53,7 @@ struct PairProducts {
   }
 
  private:
-  // visit(k, pairs, [pair][line] of up to 16 pairs from number k of the chunk on) for up to 16 lines; lines beyond are
+  // visit(k, pairs, [pair][line] of up to 16 pairs from number k of the slab on) for up to 16 lines; lines beyond are
   // zeros.
   template <class Visit>
   static void for_tiles(const Factor& f, int64_t first, int64_t lines, int64_t k0, int64_t numbers,

@@ -44,7 +44,7 @@ class Backward : BackwardTape<Acc, IO, GX> {
       const auto meet = [&] {
         if (plan_.U > 1) barrier.arrive_and_wait(u1 - u0, ++meetings * plan_.U);
       };
-      rec_.for_chunks(group, [&](int64_t begin, int64_t end) {
+      rec_.for_blocks(group, [&](int64_t begin, int64_t end) {
         if (k1 == s_.T) {
           if (u0 == 0) start_rows(d, begin, end);
           meet();

@@ -1,7 +1,7 @@
 // What the forward and the backward loops share: which row a slot is, and where its state is cut. Included inside a
 // namespace of an instruction set.
 
-constexpr int64_t kChunkRows =
+constexpr int64_t kBlockRows =
     96;  // rows that go through all steps together: their states stay in the second-level cache
 
 template <class Acc>
@@ -27,11 +27,11 @@ struct Recurrence : Steps {
   // The steps that direction d takes in the stretch [k0, k1) start at this t.
   int64_t earliest(int d, int64_t k0, int64_t k1) const { return d == 0 ? k0 : T - k1; }
 
-  // [begin, end) of every chunk of a group's slots, in order.
+  // [begin, end) of every block of a group's slots, in order.
   template <class Body>
-  void for_chunks(int group, const Body& body) const {
+  void for_blocks(int group, const Body& body) const {
     const int64_t begin = plan.group_begin[group], total = plan.group_begin[group + 1] - begin;
-    const int64_t chunks = (total + kChunkRows - 1) / kChunkRows;
-    for (int64_t c = 0; c < chunks; ++c) body(begin + total * c / chunks, begin + total * (c + 1) / chunks);
+    const int64_t blocks = (total + kBlockRows - 1) / kBlockRows;
+    for (int64_t b = 0; b < blocks; ++b) body(begin + total * b / blocks, begin + total * (b + 1) / blocks);
   }
 };

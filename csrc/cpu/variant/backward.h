@@ -26,7 +26,7 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
         [&](const Panel& panel, const IO* weight, Acc* out) {
           pack_columns<Acc, false>(panel, weight, s_.P, s_.H, out);
         });
-    Frame::for_chunks([this](int d, int64_t begin, int64_t end, int u0, int u1, const auto& meet) {
+    Frame::for_blocks([this](int d, int64_t begin, int64_t end, int u0, int u1, const auto& meet) {
       if (u0 == 0) start_rows(d, begin, end);
       meet();
       for (int64_t k = s_.T - 1; k >= 0; --k) {

@@ -22,7 +22,7 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
         [&](const Panel& panel, const IO* weight, Acc* out) {
           pack_columns<Acc, true>(panel, weight, s_.H, s_.P, out);
         });
-    Frame::for_chunks([this](int d, int64_t begin, int64_t end, int u0, int u1, const auto& meet) {
+    Frame::for_blocks([this](int d, int64_t begin, int64_t end, int u0, int u1, const auto& meet) {
       if (u0 == 0) start_rows(d, begin, end);
       meet();
       for (int64_t k = 0; k < s_.T; ++k) {

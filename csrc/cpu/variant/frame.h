@@ -64,16 +64,16 @@ class VariantFrame {
     });
   }
 
-  // chunk(d, begin, end, u0, u1, meet): each worker, which has shares [u0, u1) of the units, with the slots [begin,
+  // body(d, begin, end, u0, u1, meet): each worker, which has shares [u0, u1) of the units, with the slots [begin,
   // end) of direction d that go through all steps together; meet() waits for the others that have them.
-  template <class Chunk>
-  void for_chunks(const Chunk& chunk) {
+  template <class Body>
+  void for_blocks(const Body& body) {
     run_plan(plan_, threads_, [&](int d, int group, int u0, int u1, Barrier& barrier) {
       int64_t meetings = 0;
       const auto meet = [&] {
         if (plan_.U > 1) barrier.arrive_and_wait(u1 - u0, ++meetings * plan_.U);
       };
-      rec_.for_chunks(group, [&](int64_t begin, int64_t end) { chunk(d, begin, end, u0, u1, meet); });
+      rec_.for_blocks(group, [&](int64_t begin, int64_t end) { body(d, begin, end, u0, u1, meet); });
     });
   }
 

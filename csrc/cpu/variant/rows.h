@@ -48,8 +48,8 @@ struct VariantRecurrence : VariantSteps {
       : VariantSteps{{s.T, s.N, mask}, static_cast<int>(variant.stream % 2)}, base(s, plan, mask) {}
 
   template <class Body>
-  void for_chunks(int group, const Body& body) const {
-    base.for_chunks(group, body);
+  void for_blocks(int group, const Body& body) const {
+    base.for_blocks(group, body);
   }
 };
 

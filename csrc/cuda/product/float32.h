@@ -23,7 +23,7 @@ namespace fastlstm::cuda {
 struct Float32Product : TensorCoreFragments {
   using IO = float;
 
-  // Of a chunk, eight numbers a row, a thread has two of each row, which make a word: two of its parts fill an mma's
+  // Of a slab, eight numbers a row, a thread has two of each row, which make a word: two of its parts fill an mma's
   // sixteen k's.
   struct A {
     uint32_t part[3][2];
@@ -31,7 +31,7 @@ struct Float32Product : TensorCoreFragments {
   struct B {
     uint32_t part[3];
   };
-  static constexpr int kProductsAChunk = 3;
+  static constexpr int kProductsASlab = 3;
 
   static __device__ __forceinline__ void load(A& a, const unsigned char* tile, int lane) {
     Part words;

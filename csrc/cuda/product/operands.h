@@ -1,7 +1,7 @@
 // How a warp multiplies: for each type of factor a policy with its storage type (IO), accumulation type (Acc), and
 // fragments.
 //
-// A policy adds A B^T for A of 16 rows and B of 8 columns over a chunk of `kChunkBytes` along K. Both lie in shared
+// A policy adds A B^T for A of 16 rows and B of 8 columns over a slab of `kSlabBytes` along K. Both lie in shared
 // memory, rows and columns `kStride` bytes apart, K contiguous. Whatever the policy, the thread with lane = 4 g + q
 // owns of the 16 x 8 results those of rows g and g + 8 and columns 2 q and 2 q + 1, in this order: the layout of
 // mma.sync's accumulators (PTX ISA, "Matrix Fragments for mma.m16n8k16"). So everything around the product is written
@@ -22,7 +22,7 @@ constexpr int kStride = kRowBytes + 16;
 // single 32-bit ones, in just the places where mma.sync wants them.
 struct TensorCoreFragments {
   using Acc = float;
-  static constexpr int kChunkBytes = 32;
+  static constexpr int kSlabBytes = 32;
 
   struct alignas(16) A {
     uint32_t bits[4];
@@ -31,11 +31,11 @@ struct TensorCoreFragments {
     uint32_t bits[2];
   };
 
-  // How many mma.sync a chunk takes.
-  static constexpr int kProductsAChunk = 1;
+  // How many mma.sync a slab takes.
+  static constexpr int kProductsASlab = 1;
 
-  // For stationary.h, which takes two chunks at a time: the weights of 16 columns, the state's words as ldmatrix gives
-  // them, and how many products they make. A thread with lane = 4 g + q has of a pair of chunks, 16 words a row, the
+  // For stationary.h, which takes two slabs at a time: the weights of 16 columns, the state's words as ldmatrix gives
+  // them, and how many products they make. A thread with lane = 4 g + q has of a pair of slabs, 16 words a row, the
   // words q + 4 w of row g.
   using Part = A;
   struct Weights {
@@ -45,7 +45,7 @@ struct TensorCoreFragments {
     uint32_t bits[4];
   };
   static constexpr int kProducts = 2;
-  // Whether the sums of a pair of chunks are made apart, from zero, and added to the others in float32.
+  // Whether the sums of a pair of slabs are made apart, from zero, and added to the others in float32.
   static constexpr bool kApart = false;
   // Instructions that a state's four words take beside the products.
   static constexpr int kStateSlots = 0;
@@ -63,7 +63,7 @@ template <class T>
 struct HalfFragments : TensorCoreFragments {
   using IO = T;
 
-  // at(half, k) is the weight of this thread's row g + 8 half at each k of the pair of chunks.
+  // at(half, k) is the weight of this thread's row g + 8 half at each k of the pair of slabs.
   template <class At>
   static __device__ __forceinline__ void pack(Weights& to, int q, const At& at) {
 #pragma unroll
@@ -141,11 +141,11 @@ template <class T>
 struct PlainProduct {
   using IO = T;
   using Acc = T;
-  static constexpr int kChunkBytes = 16, kProductsAChunk = 0, kStateSlots = 0;
+  static constexpr int kSlabBytes = 16, kProductsASlab = 0, kStateSlots = 0;
   static constexpr bool kApart = false;
-  static constexpr int kCount = kChunkBytes / sizeof(T);
+  static constexpr int kCount = kSlabBytes / sizeof(T);
 
-  struct alignas(kChunkBytes) Part {
+  struct alignas(kSlabBytes) Part {
     T k[kCount];
   };
   struct A {

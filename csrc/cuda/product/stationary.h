@@ -12,20 +12,19 @@
 namespace fastlstm::cuda {
 
 // A matrix of kColumns x kK weights, and how the warps of a block share it. Each warp has kTilesM tiles of 16 of the
-// columns (the results' columns; mma.sync's rows), and along K kHeldChunks chunks of 32 bytes in registers and
-// kSharedChunks in shared memory; kWarpsK warps split K. A state has 8 kTilesN rows.
-template <class Policy_, int kWarpsM_, int kWarpsK_, int kTilesM_, int kHeldChunks_, int kSharedChunks_, int kTilesN_>
+// columns (the results' columns; mma.sync's rows), and along K kHeldSlabs slabs of 32 bytes in registers and
+// kSharedSlabs in shared memory; kWarpsK warps split K. A state has 8 kTilesN rows.
+template <class Policy_, int kWarpsM_, int kWarpsK_, int kTilesM_, int kHeldSlabs_, int kSharedSlabs_, int kTilesN_>
 struct StationaryShape {
   using Policy = Policy_;
   using IO = typename Policy::IO;
   using Acc = typename Policy::Acc;
   static constexpr int kWarpsM = kWarpsM_, kWarpsK = kWarpsK_, kTilesM = kTilesM_, kTilesN = kTilesN_;
-  static constexpr int kHeldChunks = kHeldChunks_, kSharedChunks = kSharedChunks_,
-                       kChunks = kHeldChunks_ + kSharedChunks_;
+  static constexpr int kHeldSlabs = kHeldSlabs_, kSharedSlabs = kSharedSlabs_, kSlabs = kHeldSlabs_ + kSharedSlabs_;
   static constexpr int kThreads = 32 * kWarpsM * kWarpsK;
   static constexpr int kColumns = 16 * kTilesM * kWarpsM;
   static constexpr int kRows = 8 * kTilesN;
-  static constexpr int kPairs = kChunks / 2, kHeldPairs = kHeldChunks / 2, kSharedPairs = kSharedChunks / 2;
+  static constexpr int kPairs = kSlabs / 2, kHeldPairs = kHeldSlabs / 2, kSharedPairs = kSharedSlabs / 2;
   static constexpr int kPairK = 64 / sizeof(IO), kK = kWarpsK * kPairs * kPairK;
   static constexpr int kParts = sizeof(typename Policy::Weights) / 16;
   // Bytes between the rows of a state in shared memory: eight of them, 16 bytes each, lie on different banks.
@@ -35,11 +34,11 @@ struct StationaryShape {
   static constexpr int kLoads = kTilesM * kPairs;  // of weights, one after the other
   static constexpr int kWarpsAScheduler = (kThreads / 32 + costs::kSchedulers - 1) / costs::kSchedulers;
   // A product with the sums of the one before waits for it. Where a scheduler has too few tiles to turn to meanwhile,
-  // each gets two sums, of even and of odd chunks.
+  // each gets two sums, of even and of odd slabs.
   static constexpr int kTilesAScheduler = kWarpsAScheduler * kTilesM * kTilesN;
   static constexpr int kSumsATile =
       !Policy::kApart && kTilesAScheduler * costs::kMma < costs::kMmaLatency * 2 / 3 ? 2 : 1;
-  static_assert(kChunks % 2 == 0 && kHeldChunks % 2 == 0, "states are loaded two chunks at a time");
+  static_assert(kSlabs % 2 == 0 && kHeldSlabs % 2 == 0, "states are loaded two slabs at a time");
 
   // Predicted: the tensor cores' time (or that of a chain of products that wait for each other), the schedulers' (an
   // instruction a clock) or shared memory's, whichever is longest. Sums that are made apart are cleared and added, four
@@ -138,7 +137,7 @@ class StationaryProduct {
     return (warp_ / Shape::kWarpsK * Shape::kTilesM + m) * 16 + row;
   }
 
-  // A pair of chunks, with the weights whose parts weight(m, part) gives. Products of different tiles follow each
+  // A pair of slabs, with the weights whose parts weight(m, part) gives. Products of different tiles follow each
   // other, since one with the sums of the last has to wait for it.
   template <class Weight>
   static __device__ __forceinline__ void multiply(Sums (&sums)[Shape::kSumsATile], const unsigned char* state,

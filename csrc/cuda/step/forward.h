@@ -125,7 +125,7 @@ __device__ __forceinline__ void forward_cell(const ForwardCall<IO, Acc>& call, c
 // Blocks to a multiprocessor, for which the compiler then makes registers suffice; 0 leaves that to it. As many as
 // shared memory has room for, where a block is small.
 template <class Policy, class Tile>
-constexpr int kBlocks = Policy::kProductsAChunk > 1 && Tile::kThreads == 128 && Tile::kRows == 16 ? 8 : 0;
+constexpr int kBlocks = Policy::kProductsASlab > 1 && Tile::kThreads == 128 && Tile::kRows == 16 ? 8 : 0;
 
 // Step k: h W_hh^T and the cell. Blocks: row tiles, unit tiles, directions.
 template <class Policy, class Tile>
