@@ -1,5 +1,5 @@
-// What a recurrence is asked to do on every compiled backend: plain pointers, sizes and strides. What only one backend
-// is told stands in cpu/recurrence.h and cuda/recurrence.h.
+// The arguments of a recurrence, for every compiled backend: plain pointers, sizes and strides. cpu/recurrence.h and
+// cuda/recurrence.h add what only one backend takes.
 //
 // T, N, D, H, P and "wide" as in types.h. Every array is contiguous in the order of its shape unless strides are given.
 // The meaning of every argument is that of fastlstm/reference/lstm.py.
@@ -11,17 +11,17 @@
 
 namespace fastlstm {
 
-// Where rows of gates, or others laid out like them, are: row n of step t of direction d at
-// data + d * strides.d + t * strides.t + n * strides.n, in elements.
+// Strides of an array of rows, in elements: row n of step t of direction d is at data + d * strides.d + t * strides.t +
+// n * strides.n.
 struct Strides {
   int64_t d, t, n;
 };
 
-// Of both passes.
+// What both passes take.
 struct RecurrenceArgs {
   Sizes sizes;
   DType dtype;
-  bool wide_gates;         // gates_x or dgates_x are in the wide type, h_entering too
+  bool wide_gates;         // gates_x, or dgates_x and h_entering, are in the wide type
   bool wide_states;        // c0, c_n and the gradients of all states are in the wide type
   const void* c0;          // [D, N, H]
   const int64_t* lengths;  // [N] or null

@@ -1,5 +1,5 @@
-// What the CPU's kernels are asked to do: core/recurrence_args.h, and what is the CPU's own. No torch header here or
-// below.
+// Arguments of the CPU's kernels: those of core/recurrence_args.h, and those that only the CPU takes. No torch header
+// here or below.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ struct Stretches {
 
 struct ForwardArgs : RecurrenceForwardArgs {
   int float32_parts;    // in products of float32 on AMX: 3, or fewer (matrix_product.h)
-  bool narrow_weights;  // weight_hh and weight_hr are bfloat16 beside float32 tensors
+  bool narrow_weights;  // weight_hh and weight_hr are bfloat16, the other tensors float32
   Stretches stretches;
   const void *weight_hh[2], *weight_hr[2];  // of each direction: [4H, P], [P, H] or null
   const void *bias_ih[2], *bias_hh[2];      // [4H], added to gates_x; each or null
@@ -36,40 +36,41 @@ struct BackwardArgs : RecurrenceBackwardArgs {
   const void *weight_hh[2], *weight_hr[2];
   Stretches stretches;
   Strides dgates_strides, dhidden_strides;  // t counted from the first step of a stretch
-  // What the gradients of the weights are made of beside dgates_x: rows laid out like its rows; each or null.
+  // Rows from which the gradients of the weights are made, beside dgates_x; each or null.
   void* h_entering;  // [P] rows: the h that W_hh multiplied; needs `output` and `h0`
   Strides h_entering_strides;
   void* unprojected;  // [H] rows, wide: what W_hr multiplied
   Strides unprojected_strides;
-  const void *output, *h0;  // as the forward left and took them
+  const void *output, *h0;  // as the forward left it and took it
 };
 
-// The gate inputs of rows of a sequence: gates [rows, 4H] = x weight_ih^T, in the wide type. Every array is contiguous.
+// The gate inputs of some rows of a sequence: gates [rows, 4H] = x weight_ih^T, in the wide type. Every array is
+// contiguous.
 struct GatesArgs {
   int64_t rows, I, H;
   DType dtype;
-  bool narrow_weights;    // weight_ih is bfloat16 beside float32 tensors
+  bool narrow_weights;    // weight_ih is bfloat16, x float32
   const void* x;          // [rows, I]
   const void* weight_ih;  // [4H, I]
   void* gates;
 };
 
-// One step of one layer. Every array is contiguous and of one type, but for narrow weights and what is wide; the
-// results share no memory with anything.
+// One step of one layer. Every array is contiguous and of one type, except narrow weights and what is wide; the results
+// share no memory with anything.
 struct StepArgs {
   int64_t N, I, H, P;  // N up to kMaxStepRows, unless gates_x are given
   DType dtype;
-  bool narrow_weights;                // the three matrices are bfloat16 beside float32 tensors
+  bool narrow_weights;                // the three matrices are bfloat16, the other tensors float32
   const void *x, *h, *c;              // [N, I], [N, P], [N, H]
   const void *weight_ih, *weight_hh;  // [4H, I], [4H, P]
   const void *bias_ih, *bias_hh;      // [4H], each or null
   const void* weight_hr;              // [P, H] or null
   void *h_out, *c_out;                // [N, P], [N, H]
-  const void* gates_x;  // [N, 4H] wide: what x and h give the gates, without biases or projection; or null: made here
-  void *cells, *gates;  // the tape, each or null: [N, H] wide, [N, 4H] activated
+  const void* gates_x;                // [N, 4H] wide: x W_ih^T + h W_hh^T without biases; or null: made here
+  void *cells, *gates;                // the tape, each or null: [N, H] wide, [N, 4H] activated
 };
 
-// The gradients of one step, likewise.
+// The gradients of one step, in the same form.
 struct StepBackwardArgs {
   int64_t N, I, H, P;  // N up to kMaxStepRows, unless dx, dh_in and weight_hr are null
   DType dtype;
@@ -79,14 +80,14 @@ struct StepBackwardArgs {
   const void *weight_ih, *weight_hh;  // [4H, I], [4H, P]
   const void* weight_hr;              // [P, H] or null
   void *dx, *dh_in, *dc_in;           // [N, I], [N, P], [N, H], each or null
-  void* dgates;                       // [N, 4H] wide, before the activations
-  void* unprojected;                  // [N, H] wide, what W_hr multiplied, or null
+  void* dgates;                       // [N, 4H] wide: gradients of the pre-activations
+  void* unprojected;                  // [N, H] wide: what W_hr multiplied, or null
 };
 
-// Rows from which a step is better made with packed weights.
+// The most rows for which a step is faster on weights that are not packed.
 constexpr int64_t kMaxStepRows = 8;
 
-// With layer normalisation, recurrent dropout or zoneout: gates for all steps at a time; biases are in gates_x.
+// Layer normalisation, recurrent dropout, zoneout. Gates of all steps at a time; gates_x include the biases.
 struct VariantKernels {
   void (*forward)(const ForwardArgs&, const Variant&, const Threads&);
   void (*backward)(const BackwardArgs&, const Variant&, const VariantTape&, const Threads&);
@@ -101,11 +102,11 @@ struct Kernels {
   void (*gates)(const GatesArgs&, const Threads&);
   const VariantKernels* variants;
   const MatrixProducts *products, *double_products;
-  bool takes_parts = false;  // whether products heed how many parts a float32 number is to be taken as
+  bool takes_parts = false;  // whether products use `parts` of a float32 number
 };
 
-// The kernels for the best instruction set of this machine, or for the one that FASTLSTM_CPU_ISA names: "generic",
-// "avx2", "avx512", "avx512bf16", "amx". Throws std::runtime_error where the machine does not have that one.
+// The kernels for this machine's best instruction set, or for the one that FASTLSTM_CPU_ISA names: "generic", "avx2",
+// "avx512", "avx512bf16", "amx". Throws std::runtime_error if the machine does not have that one.
 const Kernels& cpu_kernels();
 
 }  // namespace fastlstm

@@ -1,5 +1,5 @@
-// The kernels for x86-64 with AMX (bfloat16 tiles) beside AVX-512: the recurrence's products on tiles, the rest as on
-// AVX-512.
+// The kernels for x86-64 with AMX (bfloat16 tiles) and AVX-512: the recurrence's products and large products on tiles,
+// the rest as on AVX-512.
 
 #if defined(__x86_64__)
 #define FASTLSTM_SIMD_BYTES 64
@@ -17,20 +17,21 @@ namespace amx {
 #include "cpu/product/tile_panels.h"
 #include "cpu/product/tile_matrix_product.h"
 
-// How numbers are taken apart: those of the state, and those of the weights. Backward, the state is float32 gradients.
+// The products of both passes, by the parts of the left factor and of the weights. The left factor is the state
+// forward, and float32 gradients backward.
 template <class ForwardProduct, class BackwardProduct = ForwardProduct>
 struct Products {
   using Forward = ForwardProduct;
   using Backward = BackwardProduct;
 };
 
-// A product of tiles takes the 16 cycles of 16 rows whether they are there or not; fused multiply-adds take one a row.
+// A product of tiles takes 16 cycles for up to 16 rows; multiply-adds take one cycle for each row.
 template <class Product>
 bool worthwhile(const Sizes& s) {
   return s.N > Product::kProducts;
 }
 
-// visit(IO, GX, W, Products) for a call that tiles can serve: numbers of the types, and the products.
+// visit(IO, GX, W, Products) with values of the types of a call, if tiles can serve it.
 template <class Args, class Visit>
 bool visit_types(const Args& args, bool narrow_weights, const Visit& visit) {
   using OfBFloat16 = Products<Tiled<1, 1>, Tiled<2, 1>>;

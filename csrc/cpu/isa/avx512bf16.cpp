@@ -1,4 +1,4 @@
-// The kernels for x86-64 with AVX512-BF16 beside AVX-512: bfloat16 products by VDPBF16PS, the rest as on AVX-512.
+// The kernels for x86-64 with AVX512-BF16 and AVX-512: bfloat16 products by VDPBF16PS, the rest as on AVX-512.
 // dispatch.cpp says where they are chosen.
 
 #if defined(__x86_64__)

@@ -1,8 +1,10 @@
-// Opens the source of one instruction set: the headers outside of its namespace, then the compiler's target. end.h
-// closes the target again. setuptools has no flags per file, and headers of the system that were compiled for the
-// target would be linked into code that runs on any processor: so the target begins after them. The source defines
+// Begins the source of one instruction set: headers that stay outside of its namespace, then the compiler's target,
+// which end.h closes. The target is a pragma because setuptools has no flags per file. It comes after the headers:
+// inline functions of system headers compiled for the target could be linked into code that runs on any processor.
+//
+// The source defines, before this:
 //   FASTLSTM_SIMD_BYTES  width of a vector
-//   FASTLSTM_TARGET      features, as the compiler names them; not defined where every processor has them
+//   FASTLSTM_TARGET      the target's features, as the compiler names them; undefined if every processor has them
 
 #if defined(__x86_64__)
 #include <immintrin.h>

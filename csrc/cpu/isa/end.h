@@ -1,4 +1,4 @@
-// Closes what begin.h opened.
+// Ends what begin.h began.
 
 #if defined(FASTLSTM_TARGET)
 #if defined(__clang__)

@@ -1,4 +1,4 @@
-// The kernels for any machine: 128-bit vectors, which every compiler here has or emulates.
+// The kernels for any machine: 128-bit vectors, which every supported compiler has or emulates.
 
 #define FASTLSTM_SIMD_BYTES 16
 #include "cpu/isa/begin.h"
