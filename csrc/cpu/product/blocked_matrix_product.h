@@ -1,23 +1,23 @@
-// Products of large matrices (matrix_product.h says which), blocked for the caches. Included inside a namespace of an
-// instruction set, after product.h.
+// Products of large matrices (matrix_product.h), blocked for the caches. Included inside a namespace of an instruction
+// set, after product.h.
 //
-// The blocking of Goto & van de Geijn (2008): a strip of the right factor, kStrip vectors of its lines by a slab of
-// depth, stays in the first-level cache while blocks of the left factor, packed in the second-level cache, go past it;
-// the sums of six rows by a strip stay in registers for the length of a slab. A sum is made slab by slab, k rising,
-// by itself: its bits depend neither on the lines beside it nor on threads.
+// The blocking of Goto & van de Geijn (2008). A strip of the right factor, kStrip vectors of its lines by a slab of
+// depth, stays in the first-level cache; blocks of the left factor, packed in the second-level cache, are multiplied by
+// it; the sums of six rows by a strip stay in registers for the length of a slab. A sum is made slab by slab with
+// rising k, independent of others: its bits depend neither on other lines nor on threads.
 
-// Vectors of a strip: kMaxRows x kStrip sums are in registers, and the strip's vectors beside them.
+// Vectors of a strip: registers hold kMaxRows x kStrip sums and the strip's vectors.
 constexpr int kStrip = kRegisters == 32 ? 4 : 2;
 template <class Sum>
 constexpr int kStripLines = kStrip * lanes<Sum>;
 
-// How numbers are packed and multiplied is the Kind (fma_matrix_product.h, pair_matrix_product.h):
-//   Sum: what is accumulated. Left, Right: a packed element, of kNumbers consecutive numbers of a line. kSlab: numbers
-//   summed at once.
-//   pack_strip: numbers of kStripLines lines of the right factor, [element][line], zeros where there is none.
-//   pack_rows: of consecutive lines of the left factor, panels of up to kMaxRows [element][line of the panel], `panel`
-//   elements apart.
-//   add: the products of one element of MR rows and of NV vectors of lines to their sums.
+// Kind (fma_matrix_product.h, pair_matrix_product.h) is how numbers are packed and multiplied:
+//   Sum: the accumulation type. Left, Right: packed elements, each of kNumbers consecutive numbers of a line.
+//   kSlab: numbers summed in one go.
+//   pack_strip: kStripLines lines of the right factor as [element][line], zeros for lines that do not exist.
+//   pack_rows: consecutive lines of the left factor in panels of up to kMaxRows, [element][line of the panel],
+//   `panel` elements apart.
+//   add: adds the products of one element of MR rows and of NV vectors of lines to their sums.
 template <class Kind>
 class BlockedProduct {
   using Sum = typename Kind::Sum;
@@ -25,7 +25,7 @@ class BlockedProduct {
   using Right = typename Kind::Right;
 
  public:
-  // The depth in slabs of at most kSlab numbers, as even as can be.
+  // The depth in slabs of at most kSlab numbers, as even as possible.
   struct Slabs {
     int64_t depth, count, size;
 
@@ -42,7 +42,7 @@ class BlockedProduct {
 
   static constexpr int kWidth = kStripLines<Sum>;
 
-  // The lines of a factor in ranges of at most `most` lines that are in one group each.
+  // The lines of a factor in ranges of at most `most` lines, each within one group.
   struct LineRanges {
     int64_t most, group_lines, per_group, count;
 
@@ -54,7 +54,7 @@ class BlockedProduct {
     int64_t first_line(int64_t range) const { return range / per_group * group_lines + range % per_group * most; }
     int64_t lines(int64_t range) const { return std::min(most, group_lines - range % per_group * most); }
 
-    // visit(begin, end) for the ranges of a share of each group.
+    // visit(begin, end) for the ranges of one share, in each group.
     template <class Visit>
     void for_share(int64_t share, int64_t shares, const Visit& visit) const {
       for (int64_t group = 0; group < count; group += per_group) {
@@ -72,7 +72,7 @@ class BlockedProduct {
   BlockedProduct(const ProductArgs& args, const Threads& threads)
       : a_(args), threads_(threads), slabs_(args.depth), panels_(args.left, kMaxRows) {
     for (int t = 0; t < a_.target_count; ++t) strips_ += strips_of(a_.targets[t].right).count;
-    // About a quarter of the second-level cache, for strips and sums pass through it too.
+    // About a quarter of the second-level cache: strips and sums pass through it too.
     block_panels_ =
         std::clamp<int64_t>(second_level_bytes() / 4 / (panel_elements() * sizeof(Left)), 1, panels_.per_group);
     share();
@@ -110,12 +110,12 @@ class BlockedProduct {
   static void pack_strip(const Factor& right, const LineRanges& strips, int64_t strip, const Slabs& slabs, int64_t slab,
                          Right* packed) {
     Factor group = right;
-    group.lines = strips.first_line(strip) + strips.lines(strip);  // beyond are another group's
+    group.lines = strips.first_line(strip) + strips.lines(strip);  // later lines belong to another group
     Kind::pack_strip(group, strips.first_line(strip), slabs.begin(slab), slabs.numbers(slab), packed);
   }
 
-  // Rows or strips are what workers share, whichever leaves the largest share smallest; of equal ones rows, which are
-  // packed once then.
+  // Workers share rows or strips, whichever makes the largest share smaller; if equal, rows, which are then packed
+  // once.
   void share() {
     constexpr double kProductsPerThread = 1e6;
     const double all = static_cast<double>(a_.left.lines) * a_.depth * strips_ * kWidth;
@@ -171,7 +171,7 @@ class BlockedProduct {
     }
   }
 
-  // A block's rows [first, last) by a strip.
+  // Rows [first, last) of a block by one strip.
   FASTLSTM_INLINE void multiply_block(int64_t n, int64_t slab, int64_t first, int64_t last, const Left* block, int t,
                                       const LineRanges& strips, int64_t s) {
     const Target& target = a_.targets[t];
@@ -201,12 +201,12 @@ class BlockedProduct {
     table[rows - 1][(width - 1) / lanes<Sum>](left, right, elements, out, stride, width, add);
   }
 
-  // MR rows by the NV vectors of a strip that have lines.
+  // MR rows by the NV vectors of a strip that hold lines.
   template <int MR, int NV>
   __attribute__((noinline)) static void strip(const Left* left, const Right* right, int64_t elements, Sum* out,
                                               int64_t stride, int64_t width, bool add) {
     constexpr int L = lanes<Sum>;
-    // Where the sums go was last seen a slab ago, and comes from a far cache while they are made.
+    // The sums' destination was last used a slab ago. It comes from a far cache, while the sums are made.
     for (int r = 0; r < MR; ++r) {
       for (int v = 0; v < NV; v += kLine) __builtin_prefetch(out + r * stride + v * L, 1);
     }
@@ -235,8 +235,8 @@ class BlockedProduct {
   const LineRanges panels_;  // of kMaxRows rows
   int64_t strips_ = 0;       // of all targets
   int64_t row_shares_ = 1, strip_shares_ = 1, block_panels_;
-  bool fleeting_;            // rows are one block: a strip is used up once it is packed, and only one is kept
+  bool fleeting_;  // rows are one block: each strip is used once, right after it is packed, and only one is kept
   Right* packed_[kTargets];  // right factors that did not come packed
   Right* strips_packed_;     // [share], fleeting
-  Left* blocks_;             // [share][panel] of a slab of rows
+  Left* blocks_;             // [share][panel] of a block's rows in one slab
 };

@@ -1,11 +1,10 @@
-// Products of large float32 matrices on AMX tiles (matrix_product.h says which). Included inside the namespace of the
-// AMX kernels, after tile_panels.h.
+// Products of large float32 matrices on AMX tiles (matrix_product.h). Included inside the namespace of the AMX kernels,
+// after tile_panels.h.
 //
-// A worker packs as many panels of its rows as half of the second-level cache holds, and takes them past all of its
-// columns; four tiles of sums, two panels of rows by two of columns, stay in tile registers for the length of a slab.
-// A sum of a slab in which what tiles dropped may matter, or which is not finite, is made again from the numbers
-// themselves, by multiply-adds. What remains are sums that are all below 2^-126 next to others that are not: they may
-// be zero.
+// A worker packs as many panels of its rows as half of the second-level cache holds, and multiplies them by all of its
+// columns. Four tiles of sums, two panels of rows by two of columns, stay in tile registers for the length of a slab. A
+// slab's sum is made again from the numbers themselves, by multiply-adds, if it is not finite or if what tiles drop may
+// matter. Left as they are: products all below 2^-126 beside others that are not, whose sum may be zero.
 
 template <int A, int B>
 class TileMatrixProduct {
@@ -39,7 +38,7 @@ class TileMatrixProduct {
     }
   }
 
-  // Clocks on one core: 16 for a product of tiles, and 2 multiply-adds of 16 lanes in one.
+  // Clocks on one core: 16 for a product of tiles; one for two multiply-adds of 16 lanes.
   static bool worthwhile(int64_t rows, int64_t columns, int64_t depth) {
     const int64_t blocks = (depth + kTileDepth - 1) / kTileDepth, m = panels_of(rows), n = panels_of(columns);
     return blocks * (16 * kProducts * m * n + kPackClocks * (A * m + B * n)) < rows * columns * depth / 32;
@@ -47,8 +46,8 @@ class TileMatrixProduct {
 
  private:
   static constexpr int64_t kBlockBytes = int64_t{3} << 18;
-  static constexpr int64_t kPackClocks = 100;  // reckoned, to split and pack the numbers of one tile
-  // Parts in an order in which each product shares one with the product before it.
+  static constexpr int64_t kPackClocks = 100;  // estimate, to split and pack the numbers of one tile
+  // The products of parts, ordered so that each shares a part with the one before it.
   static constexpr int kOrder[6][2] = {{1, 1}, {0, 1}, {0, 2}, {0, 0}, {1, 0}, {2, 0}};
   static constexpr int kProducts = Tiled<A, B>::kProducts, kParts = Tiled<A, B>::kParts;
 
@@ -60,9 +59,9 @@ class TileMatrixProduct {
     return std::max<int64_t>(1, static_cast<int64_t>(std::min<double>(threads_.count, all / kProductsPerThread)));
   }
 
-  // Shares of the rows times shares of the columns, so that a worker is done soonest. For each 32 numbers of a sum: its
-  // products, the packing of its rows, and its columns read from the third-level cache, at 8 bytes a clock, once for
-  // each block of rows.
+  // Shares of the rows times shares of the columns, chosen so that a worker is done soonest. For each 32 numbers of a
+  // sum it counts the products, the packing of the rows, and reading the columns from the third-level cache, at 8 bytes
+  // a clock, once for each block of rows.
   void choose_shares(int64_t workers) {
     const auto share = [](int64_t pairs, int64_t shares) { return (pairs + shares - 1) / shares; };
     const int64_t most = std::max<int64_t>(1, kBlockBytes / (2 * slabs_.panel_bytes(A)));
@@ -117,7 +116,7 @@ class TileMatrixProduct {
     }
   }
 
-  // The sums of a slab for up to 32 rows and 32 columns.
+  // A slab's sums for up to 32 rows and 32 columns.
   void multiply_pairs(Tiles& tiles, int64_t slab, int64_t row_pair, const char* rows, int t, int64_t column_pair) {
     const Target& target = a_.targets[t];
     const int64_t bytes = slabs_.panel_bytes(B), panels = panels_of(target.right.lines);
@@ -181,7 +180,7 @@ class TileMatrixProduct {
     if (Rows == 2 && Columns == 2) tiles.store<3>(&sums[16][16], sizeof(sums[0]));
   }
 
-  // One tile of a slab's sums to where they go.
+  // Writes, or adds, one tile of a slab's sums to the result.
   void finish(const Target& target, int64_t slab, int64_t row, int64_t column, const float* sums, const Doubt& doubt) {
     const int64_t rows = std::min(kPanelLines, a_.left.lines - row),
                   columns = std::min(kPanelLines, target.right.lines - column);
@@ -221,10 +220,10 @@ class TileMatrixProduct {
   int64_t row_shares_ = 1, column_shares_ = 1, block_pairs_ = 1;
   static constexpr int kTargets = 2;
   char* packed_[kTargets];  // [panel] of a slab of each right factor that did not come packed
-  char* blocks_;            // [share][panel] of a slab of rows
+  char* blocks_;            // [share][panel] of a block's rows in one slab
 };
 
-// visit(std::integral_constant left, right) for parts that tiles serve.
+// visit(left, right), std::integral_constants, for parts that tiles serve.
 template <class Visit>
 auto visit_parts(int left, int right, const Visit& visit) {
   using std::integral_constant;
@@ -240,7 +239,7 @@ bool worthwhile_product(int64_t rows, int64_t columns, int64_t depth, int left_p
   });
 }
 
-// How a right factor is packed depends on its parts alone.
+// The packing of a right factor depends on its parts alone.
 int64_t packed_product_bytes(const Factor& right, int64_t depth) {
   return visit_parts(right.parts, right.parts,
                      [&](auto, auto parts) { return packed_bytes<parts.value>(right, depth); });

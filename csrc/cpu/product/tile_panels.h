@@ -1,9 +1,9 @@
-// Factors of large float32 products cut into panels for AMX tiles (tile_matrix_product.h): 16 lines and up to kSlab
-// numbers each, split and packed tile by tile, 2 bytes for each number and part. Included inside the namespace of the
-// AMX kernels, after tiles.h and parts.h.
+// Factors of large float32 products in panels for AMX tiles (tile_matrix_product.h): 16 lines of up to kSlab numbers,
+// split and packed tile by tile, 2 bytes for each number and part. Included inside the namespace of the AMX kernels,
+// after tiles.h and parts.h.
 //
-// Tiles take denormal numbers for zero, and parts of infinities mean nothing: each panel knows the range of its
-// numbers, by which two panels say which sums of theirs may be wrong.
+// Tiles read denormal numbers as zeros, and parts of infinities mean nothing. So each panel stores the range of its
+// numbers, by which two panels know which of their sums may be wrong.
 
 struct alignas(64) PanelHead {
   float largest, least;  // magnitudes; least of those that are not zero
@@ -13,7 +13,7 @@ constexpr int64_t kPanelLines = 16, kSlab = 1024;
 
 inline int64_t panels_of(int64_t lines) { return (lines + kPanelLines - 1) / kPanelLines; }
 
-// The numbers of a sum in slabs as even as whole tiles allow.
+// The depth in slabs, as even as whole tiles allow.
 struct Slabs {
   int64_t depth, size, count;
 
@@ -25,7 +25,7 @@ struct Slabs {
   int64_t begin(int64_t slab) const { return slab * size; }
   int64_t numbers(int64_t slab) const { return std::min(size, depth - begin(slab)); }
   int64_t blocks() const { return size / kTileDepth; }
-  // One panel of a slab: its head, then [block][part][tile].
+  // A panel of a slab: its head, then [block][part][tile].
   int64_t panel_bytes(int parts) const {
     return sizeof(PanelHead) + blocks() * parts * kTileElements * sizeof(BFloat16);
   }
@@ -71,11 +71,11 @@ void pack_whole(const Factor& right, int64_t depth, void* packed, const Threads&
     pack_slab<Parts>(right, slabs, c, static_cast<char*>(packed) + c * bytes, threads);
 }
 
-// Which sums of two panels' numbers are made again. Parts below 2^-126 are dropped: of numbers below 2^-103, and of
-// products that are so small. An error of 2^-126 for each term is nothing in a sum above 2^-90.
+// Which sums of two panels are made again. Parts below 2^-126 are dropped, of numbers below 2^-103, and of products
+// that small. An error of 2^-126 for each term does not matter in a sum above 2^-90.
 struct Doubt {
   Vec<float> below;
-  __mmask16 zeros;  // whether a sum of zero, too
+  __mmask16 zeros;  // whether zero sums are made again too
 
   Doubt(const PanelHead& left, const PanelHead& right) {
     constexpr float kWhole = 0x1p-103f, kSafe = 0x1p-90f;
