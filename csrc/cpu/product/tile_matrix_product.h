@@ -4,7 +4,7 @@
 // A worker packs as many panels of its rows as half of the second-level cache holds, and multiplies them by all of its
 // columns. Four tiles of sums, two panels of rows by two of columns, stay in tile registers for the length of a slab. A
 // slab's sum is made again from the numbers themselves, by multiply-adds, if it is not finite or if what tiles drop may
-// matter. Left as they are: products all below 2^-126 beside others that are not, whose sum may be zero.
+// matter. One case is left: a sum of products that are all below 2^-126, beside sums that are not, may be zero.
 
 template <int A, int B>
 class TileMatrixProduct {

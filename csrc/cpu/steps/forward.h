@@ -82,7 +82,7 @@ class Forward {
   Acc* c_state(int d, int64_t slot) { return c_ + (d * s_.N + slot) * c_stride_; }
   Acc* unprojected(int d, int64_t slot) { return unprojected_ + (d * s_.N + slot) * c_stride_; }
 
-  // The place of (t, row, d) in an array [T, N, D, width].
+  // Where (t, row, d) is in an array [T, N, D, width].
   int64_t at(int64_t t, int64_t row, int d, int64_t width) const { return ((t * s_.N + row) * s_.D + d) * width; }
 
   void pack() {
@@ -109,7 +109,7 @@ class Forward {
     }
   }
 
-  // The states with which rows enter their first step, in both buffers: a row of the reverse direction may start late.
+  // Writes the initial states of rows to both buffers, since a row of the reverse direction may start late.
   void start_rows(int d, int64_t begin, int64_t end) {
     for (int64_t slot = begin; slot < end; ++slot) {
       const int64_t row = plan_.rows[slot], length = plan_.lengths[slot];
@@ -138,7 +138,7 @@ class Forward {
     }
   }
 
-  // Rows that do not have step t: zeros in all that is returned for it.
+  // Writes zeros to every result of rows that do not have step t.
   void leave_out(int d, int64_t t, int64_t begin, int64_t end) {
     for (int64_t slot = begin; slot < end; ++slot) {
       const int64_t row = plan_.rows[slot];
@@ -152,19 +152,19 @@ class Forward {
     }
   }
 
-  // Where step t of a direction has its rows, counted once for all of them: row r of x at r * a_.gates_strides.n, of an
-  // array [T, N, D, width] at r * D * width, and slot s of a state at s * its stride.
+  // Where step t of a direction has its rows, computed once for all of them. Row r of x is at r * a_.gates_strides.n,
+  // of an array [T, N, D, width] at r * D * width; slot s of a state is at s * its stride.
   struct Places {
     const GX* x;
     IO *output, *gates;
     Acc* cells;
     Acc *c, *h_next;
-    bool plain;  // no row of the step has its last one, and none is cut after it
+    bool plain;  // no row takes its last step, and none is cut after it
   };
 
   Places places(int d, int64_t t, int buffer, int64_t end) {
     const auto of = [&](auto* data, int64_t width) { return data == nullptr ? nullptr : data + at(t, 0, d, width); };
-    // The last of the rows that have the step is the first that ends.
+    // The last of the rows that have this step is the first to end.
     const bool plain = end > 0 && a_.reset_mask == nullptr && t != rec_.last_step(d, plan_.lengths[end - 1]);
     Places p{};
     p.x = gates_x_at(d, t, 0);
@@ -209,7 +209,7 @@ class Forward {
     });
   }
 
-  // Makes doubtful sums from the numbers themselves.
+  // Makes doubtful sums again from the numbers themselves.
   void multiply_again(int d, int buffer, int64_t slot, int rows, int64_t unit, int64_t units, Acc* sums) {
     for (int k = 0; k < rows * kPanel; ++k) {
       if (!Product::doubtful(load_raw<Vec<Acc>>(sums + k * L))) continue;
@@ -224,8 +224,8 @@ class Forward {
     return gates_x_[d] + t * a_.gates_strides.t + row * a_.gates_strides.n;
   }
 
-  // What the cells of a block of rows will read while its product is made: the streams of many rows are more than a
-  // core follows.
+  // Prefetches what the cells of a block of rows will read, while its product is made: the hardware prefetcher does not
+  // follow so many streams.
   FASTLSTM_INLINE void prefetch_cells(const Places& p, int64_t slot, int rows, int64_t unit) {
     for (int64_t k = slot; k < slot + rows; ++k) {
       const int64_t row = plan_.rows[k];
@@ -235,9 +235,9 @@ class Forward {
     }
   }
 
-  // The cells of a block of rows in two rounds, c of all and then h of all: in one, each row's second activation waits
-  // for its first, and a processor runs out of instructions to overlap. sums: 4 vectors of each row; c and the output
-  // gate take their place. Plain: as `Places` says, and without a projection.
+  // The cells of a block of rows in two rounds, first c of all rows, then h. In one round each row's second activation
+  // would wait for its first, and the processor would run out of instructions to overlap. sums: 4 vectors of each row,
+  // two of which c and the output gate then overwrite. Plain: as in `Places`, and without a projection.
   template <bool Whole, bool Plain>
   FASTLSTM_INLINE void cells(const Places& p, int d, int64_t t, int buffer, int64_t slot, int rows, int64_t unit,
                              int64_t units, Acc* sums) {
@@ -295,12 +295,13 @@ class Forward {
     }
   }
 
-  // Whether the state that a row leaves step t with is cut before its next one.
+  // Whether the state that leaves step t is reset before this row's next step.
   bool cut_after(int d, int64_t t, int64_t row, int64_t length) const {
     return t != rec_.last_step(d, length) && rec_.cut_entering(d, rec_.step_after(d, t), row, length);
   }
 
-  // h_t to the output, to h_n at the row's last step, and, unless it is cut there, to the next step's product.
+  // Stores h_t to the output, to h_n at the row's last step, and to the next step's product unless the row is cut
+  // there.
   template <bool Whole>
   FASTLSTM_INLINE void emit(int d, int64_t t, int buffer, int64_t slot, int64_t first, int64_t count, Vec<Acc> h) {
     const int64_t row = plan_.rows[slot], length = plan_.lengths[slot];
@@ -344,10 +345,10 @@ class Forward {
   int64_t h_stride_, c_stride_;
   typename Product::Packed* packed_hh_;
   Acc* packed_hr_;
-  const GX* gates_x_[2];              // of each direction, so that step t is at t * stride
+  const GX* gates_x_[2];              // of each direction; step t is at t * stride
   Acc* bias_;                         // [D, 4, H padded], b_ih + b_hh
   Acc* h_;                            // [2, D, slots, P padded]
-  typename Product::States h_parts_;  // h_ as the product wants it, where that is another form
+  typename Product::States h_parts_;  // h_ in the form of the product, if that is another one
   Acc* c_;                            // [D, slots, H padded]
   Acc* unprojected_;                  // [D, slots, H padded]
 };

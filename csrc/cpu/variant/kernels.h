@@ -9,7 +9,7 @@ namespace variants {
 #include "cpu/variant/forward.h"
 #include "cpu/variant/backward.h"
 
-// Calls visit with values of the three types Acc, IO, GX that a call asks for.
+// visit(values of the types Acc, IO, GX of a call).
 template <class Visit>
 void visit_types(DType dtype, bool wide_gates, const Visit& visit) {
   switch (dtype) {
