@@ -1,4 +1,4 @@
-// The entry points: which family of kernels takes a call, and which policy multiplies for its dtype.
+// The entry points: which family of kernels takes a call, and which policy multiplies its dtype.
 
 #include <cstdlib>
 #include <cstring>
@@ -14,7 +14,7 @@ struct Chosen {
   using Policy = Policy_;
 };
 
-// Calls use with the policy for the call's dtype.
+// use(the policy of the call's dtype).
 template <class Args, class Use>
 void with_policy(const Args& args, const Use& use) {
   switch (args.dtype) {
@@ -30,8 +30,8 @@ void with_policy(const Args& args, const Use& use) {
   return args.tf32 ? use(Chosen<TF32Product>()) : use(Chosen<Float32Product>());
 }
 
-// Which families may be chosen, and with which shape. FASTLSTM_CUDA_KERNELS names them, such as "step", "cluster grid",
-// or "grid:1" for shape 1 of those for the call's sizes: to compare them, or where one is suspected.
+// Whether a family may be chosen, and with which shape. FASTLSTM_CUDA_KERNELS names them, as in "step", "cluster grid",
+// or "grid:1" for shape 1 of those for the call's sizes: for comparisons, and to avoid a family that may be broken.
 struct Wanted {
   bool family = true;
   int shape = kAnyShape;
@@ -46,7 +46,7 @@ struct Wanted {
   }
 };
 
-// Calls use with each family that there is for the policy, and its kernels.
+// use(family, its kernels) for each family that the policy has.
 template <class Policy, class Args, class Use>
 void visit_families(const Args& args, const Use& use) {
   if constexpr (kOnChip<Policy>) {
@@ -61,7 +61,7 @@ void visit_families(const Args& args, const Use& use) {
   use(Family::kStep, StepKernels<Policy, Args>());
 }
 
-// Calls use with the kernels of one family for the call's dtype.
+// use(the kernels of one family for the call's dtype).
 template <class Args, class Use>
 void with_family(const Args& args, Family which, const Use& use) {
   with_policy(args, [&](auto chosen) {
@@ -71,7 +71,7 @@ void with_family(const Args& args, Family which, const Use& use) {
   });
 }
 
-// torch has made the device the current one, but for its own CUDA runtime: this library has one of its own, linked in.
+// torch has made the device current, but for its own CUDA runtime; this library links a runtime of its own.
 template <class Args>
 void enter_device(const Args& args) {
   cudaSetDevice(args.device);

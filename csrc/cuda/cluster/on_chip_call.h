@@ -1,4 +1,4 @@
-// What the kernels that keep the weights on the chip are given, made of a call's arguments; and which calls they take.
+// The arguments of the kernels that keep the weights on the chip, from a call's; and which calls they take.
 #pragma once
 
 #include <utility>
@@ -8,7 +8,7 @@
 
 namespace fastlstm::cuda {
 
-// The rest is left to the step kernels.
+// Larger calls are left to the step kernels.
 inline bool on_chip_may_take(const Sizes& s) {
   constexpr int64_t kMost = int64_t{1} << 26;  // blocks and steps are counted in 32 bits
   return s.N < kMost && s.T < kMost;

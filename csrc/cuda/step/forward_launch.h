@@ -1,4 +1,4 @@
-// The forward recurrence as one launch per step (two with a projection), on the stream.
+// The forward recurrence as one launch for each step (two with a projection).
 #pragma once
 
 #include "core/layout.h"
@@ -63,7 +63,7 @@ class ForwardSteps {
  private:
   bool projected() const { return args_.weight_hr != nullptr; }
 
-  // The state's buffer is filled in for each step.
+  // The address of the state is set at each step.
   Factors factors(Launcher& launch, const void* weight, IO* copy, int64_t width, int gates, int64_t units,
                   int64_t K) const {
     const Sizes& s = args_.sizes;
@@ -94,7 +94,7 @@ class ForwardSteps {
 
   const ForwardArgs& args_;
   ForwardCall<IO, Acc> call_{};
-  IO* weight_hh_ = nullptr;  // copies, where the weights as they are will not do
+  IO* weight_hh_ = nullptr;  // copies, if the weights cannot be factors as they are
   IO* weight_hr_ = nullptr;
   size_t workspace_;
 };

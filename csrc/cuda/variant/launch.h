@@ -1,4 +1,4 @@
-// The variants' recurrence as launches: for each step a product and its rows, twice with a projection.
+// The variants' recurrence as launches: for each step a product, then its rows; twice with a projection.
 #pragma once
 
 #include "core/layout.h"
@@ -11,7 +11,7 @@
 
 namespace fastlstm::cuda {
 
-// The product of a state's rows, which are made anew for each step, with a matrix.
+// The product of a state's rows, which each step makes anew, with a matrix.
 template <class Policy>
 class VariantProduct {
  public:
@@ -44,7 +44,7 @@ class VariantProduct {
 
 inline dim3 row_grid(const Sizes& s) { return dim3(static_cast<unsigned>(s.N), static_cast<unsigned>(s.D)); }
 
-// A matrix as a factor: itself, or a copy with rows padded to `width`, or the copy of its transpose.
+// A matrix as a factor: itself, a copy with rows padded to `width`, or a copy of its transpose.
 template <class IO>
 const void* as_factor(Launcher& launch, const Sizes& s, const void* matrix, IO* copy, int64_t rows, int64_t columns,
                       int64_t width, bool transposed) {
@@ -127,7 +127,7 @@ class VariantForwardSteps {
 
   const ForwardArgs& args_;
   VariantForwardCall<IO, Acc> call_{};
-  IO* weight_hh_ = nullptr;  // copies, where the weights as they are will not do
+  IO* weight_hh_ = nullptr;  // copies, if the weights cannot be factors as they are
   IO* weight_hr_ = nullptr;
   size_t workspace_;
 };
@@ -191,7 +191,7 @@ class VariantBackwardSteps {
 
   void run(Launcher& launch) {
     const Sizes& s = args_.sizes;
-    // A gradient times the weights needs them transposed.
+    // A gradient is multiplied by transposed weights.
     const void* hh = as_factor(launch, s, args_.weight_hh, weight_hh_, s.P, 4 * s.H, call_.factor_width, true);
     const VariantProduct<Policy> multiply(s, call_.factor, hh, s.P, call_.factor_width, call_.sums);
     VariantProduct<Policy> unproject;

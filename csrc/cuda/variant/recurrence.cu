@@ -1,4 +1,4 @@
-// The variants' entry points: which policy multiplies for a call's dtype.
+// The variants' entry points: which policy multiplies the call's dtype.
 
 #include "cuda/variant/recurrence.h"
 
@@ -13,7 +13,7 @@ struct Chosen {
   using Policy = Policy_;
 };
 
-// torch has made the device the current one, but for its own CUDA runtime: this library has one of its own, linked in.
+// torch has made the device current, but for its own CUDA runtime; this library links a runtime of its own.
 template <class Args, class... More>
 size_t run(const Args& args, void* workspace, Launcher* launch, const More&... more) {
   cudaSetDevice(args.device);
