@@ -1,7 +1,7 @@
-// CUDA's kernels as the backend of RecurrenceOps and VariantOps, whose ops have one more argument: whether float32 may
-// be rounded to tf32 in products. fastlstm/backends/gpu.py reads torch's settings and calls these.
+// CUDA's kernels as the backend of RecurrenceOps and VariantOps. Their ops have one more argument, `tf32`: whether
+// products may round float32 to tf32. fastlstm/backends/gpu.py reads torch's settings and calls these ops.
 //
-// With FASTLSTM_SIMT the same code serves CPU tensors, with the kernels run by tests/simt.
+// With FASTLSTM_SIMT the same code serves CPU tensors, and tests/simt runs the kernels.
 #pragma once
 
 #include "cuda/recurrence.h"
@@ -30,7 +30,7 @@ class CudaCall {
     args.tf32 = tf32_;
   }
 
-  // run(workspace, stream) launches what it launches.
+  // Calls run(workspace, stream), which launches and returns a status.
   template <class Run>
   void launch(size_t workspace_bytes, const Run& run) const {
     Tensor workspace = scratch(h0_, workspace_bytes);

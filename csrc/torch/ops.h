@@ -1,5 +1,4 @@
-// The CPU implementations of the ops whose schemas fastlstm/ops/recurrence.py defines. Shapes and meanings stand there
-// and in fastlstm/reference/lstm.py.
+// The CPU's ops that bindings.cpp registers. Shapes and meanings are in fastlstm/ops/ and fastlstm/reference/lstm.py.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -55,7 +54,7 @@ std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates, std::
                                                std::vector<bool> needs);
 
 // left [rows, depth] @ right [depth, columns], float32, plus the addend if there is one, by the kernels' own product
-// for numbers of so many parts (cpu/matrix_product.h); `packed`: with the right factor packed beforehand.
+// for numbers of these parts (cpu/matrix_product.h). `packed`: the right factor packed by cpu_packed.
 Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t left_parts, int64_t right_parts,
                    OptionalTensor packed);
 Tensor cpu_packed(Tensor right, int64_t parts);

@@ -1,5 +1,5 @@
-// A checked call's tensors as what kernels take of them: pointers, sizes and strides, in the CPU's ForwardArgs and
-// BackwardArgs (cpu/recurrence.h) or in CUDA's (cuda/recurrence.h). What only one of them has, the caller sets.
+// The arguments of the kernels, from a checked call's tensors: the CPU's ForwardArgs and BackwardArgs
+// (cpu/recurrence.h) or CUDA's (cuda/recurrence.h). The caller sets what only one of them has.
 #pragma once
 
 #include "cuda/recurrence.h"
@@ -7,7 +7,8 @@
 
 namespace fastlstm {
 
-// A contiguous [D, ...] array of `elements` for each direction: where each direction's part starts, or the whole.
+// A contiguous [D, ...] array with `elements` for each direction: where each direction begins (CPU), or the whole
+// (CUDA).
 inline void put_weights(const void* data, int64_t D, int64_t elements, ScalarType dtype, const void* (&parts)[2]) {
   const int64_t bytes = bytes_of(dtype);
   for (int64_t d = 0; d < D; ++d)
@@ -16,7 +17,7 @@ inline void put_weights(const void* data, int64_t D, int64_t elements, ScalarTyp
 
 inline void put_weights(const void* data, int64_t, int64_t, ScalarType, const void*& whole) { whole = data; }
 
-// The CPU's results may be of some steps at a time, and so have strides.
+// The CPU's results have strides, since they may be of a chunk of steps.
 inline void put_result_strides(BackwardArgs& args) {
   const Sizes& s = args.sizes;
   args.dgates_strides = {4 * s.H, s.N * s.D * 4 * s.H, s.D * 4 * s.H};
@@ -25,7 +26,7 @@ inline void put_result_strides(BackwardArgs& args) {
 
 inline void put_result_strides(cuda::BackwardArgs&) {}
 
-// What the args of both passes have; `in` is a ForwardInputs or a BackwardInputs, `start` what came of it.
+// The arguments that both passes have; `in` is a ForwardInputs or a BackwardInputs, `start` its checked form.
 template <class Args, class Start, class Inputs>
 Args common_args(Held& held, const Start& start, const Inputs& in) {
   const Sizes& s = start.sizes;
@@ -43,7 +44,7 @@ Args common_args(Held& held, const Start& start, const Inputs& in) {
   return args;
 }
 
-// `held` keeps what was made contiguous for the kernels; start.results() are what they write to.
+// `held` keeps what was made contiguous for the kernels; they write to start.results().
 template <class Args>
 Args forward_args(Held& held, const ForwardStart& start, const ForwardInputs& in) {
   Args args = common_args<Args>(held, start, in);

@@ -4,7 +4,7 @@ namespace fastlstm {
 
 namespace {
 
-// Of gates (T, N, D, 4H) and the states; what the other arguments are held to.
+// Sizes from gates (T, N, D, 4H) and the states; the other arguments are checked against them.
 Sizes sizes_of(const Tensor& gates, const char* name, const Tensor& h0, const Tensor& c0,
                const OptionalTensor& weight_hr) {
   STD_TORCH_CHECK(gates.dim() == 4, "fastlstm: ", name, " has ", gates.dim(), " dimensions, expected 4: (T, N, D, 4H)");

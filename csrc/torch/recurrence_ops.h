@@ -1,9 +1,9 @@
-// lstm_forward and lstm_backward for the kernels of one backend: the recurrence of a layer from gate inputs that were
+// lstm_forward and lstm_backward for the kernels of one backend: the recurrence of a layer, from gate inputs that were
 // made outside.
 //
-// Backend(h0, settings...) makes h0's device the current one while it lives; `ForwardArgs`, `BackwardArgs` are what its
-// kernels take, `forward(args)` and `backward(args)` run them. Settings are arguments that its ops have at their end
-// beside those of the schemas in fastlstm/ops/recurrence.py.
+// Backend(h0, settings...) makes h0's device current while it lives. It has the types `ForwardArgs` and `BackwardArgs`
+// of its kernels' arguments; `forward(args)` and `backward(args)` run the kernels. Settings: arguments that its ops
+// have after those of the schemas in fastlstm/ops/recurrence.py.
 #pragma once
 
 #include "torch/recurrence_args.h"

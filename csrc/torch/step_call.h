@@ -1,5 +1,4 @@
-// What the ops of single steps (step.cpp, stack_inference.cpp) have in common: the weights of a layer's direction,
-// checked.
+// The checked weights of one direction, for the ops of single steps (step.cpp, stack_inference.cpp).
 #pragma once
 
 #include "torch/tensors.h"
@@ -11,8 +10,7 @@ struct StepWeights {
   const Tensor *ih, *hh, *bias_ih, *bias_hh, *hr;
 };
 
-// Puts the weights into `args`, whose sizes are those of the call, on tensors of `dtype`; `held` keeps what had to be
-// copied.
+// Puts the weights into `args`, whose sizes are already set, for tensors of `dtype`; `held` keeps copies.
 inline void set_weights(const StepWeights& of, ScalarType dtype, Held& held, StepArgs& args) {
   const ScalarType matrices = matrix_type(*of.ih, *of.hh, dtype);
   const auto data = [&](const Tensor* t, const char* name, const std::vector<int64_t>& shape,

@@ -1,4 +1,4 @@
-// What the variants' ops check and make beside recurrence_call.h, on every device.
+// What the variants' ops check and allocate besides recurrence_call.h, on every device.
 #pragma once
 
 #include "core/variant.h"
@@ -41,7 +41,7 @@ inline Variant variant_of(Held& held, const Sizes& s, const Tensor& h0, const Op
   return variant;
 }
 
-// The tape's part of the loop, checked, and its results `dproducts` and `dshown`.
+// The loop's part of the tape, checked, and its results `dproducts` and `dshown`.
 struct VariantLoopStart {
   Tensor dproducts, dshown;
   VariantTape tape;

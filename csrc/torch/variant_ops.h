@@ -1,6 +1,5 @@
-// lstm_variant_forward and the loop of lstm_variant_backward for the kernels of one backend. `Backend` and `Settings` as
-// in recurrence_ops.h, whose `forward` and `backward` are also given the variant; the schemas are in
-// fastlstm/ops/variant.py.
+// lstm_variant_forward and the loop of lstm_variant_backward for the kernels of one backend. Backend and Settings as in
+// recurrence_ops.h; its `forward` and `backward` also take the variant. The schemas are in fastlstm/ops/variant.py.
 #pragma once
 
 #include "torch/recurrence_args.h"

@@ -66,7 +66,7 @@ MUTANTS = {
     ),
     "no barrier before the sums take the tiles' place": Mutant(
         "steps", "forward", "product/product.h",
-        "    __syncthreads();  // all copies are over; the sums take the place of the tiles\n", "",
+        "    __syncthreads();  // all copies are done; the sums overwrite the tiles\n", "",
     ),
     "a row more than there are": Mutant(
         "steps", "forward", "product/product.h", "row0 + row >= f.rows", "row0 + row > f.rows",

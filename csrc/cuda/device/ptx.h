@@ -22,7 +22,7 @@ namespace ptx {
 
 // Hides x from the optimiser, so that values derived from it are made again after a loop, and not kept in registers
 // through it.
-FASTLSTM_PTX int made_anew(int x) {
+FASTLSTM_PTX int opaque(int x) {
   asm volatile("" : "+r"(x));
   return x;
 }

@@ -180,12 +180,12 @@ class GridReduction {
     if (block_ >= parts_.slices.count) return;
     wait(counters_, all_parts_);
     // The pairs of rows that were sent come first in each source's part.
-    const int pieces = parts_.slices.size() * ((rows_ + 1) / 2) * 2 / 4, stride = Shape::part_floats(parts_.slices);
+    const int quads = parts_.slices.size() * ((rows_ + 1) / 2) * 2 / 4, stride = Shape::part_floats(parts_.slices);
     const float* from = sent_parts_ + block_ * slice_floats();
     // Each source gets the same number of places, a power of two, so that an index takes a shift and no division.
     for (int place = threadIdx.x; place < parts_.sources << places_shift_; place += Shape::kThreads) {
-      const int piece = place & ((1 << places_shift_) - 1), at = (place >> places_shift_) * stride + piece * 4;
-      if (piece < pieces) ptx::cp_async_16(parts_.parts + at, from + at, true);
+      const int quad = place & ((1 << places_shift_) - 1), at = (place >> places_shift_) * stride + quad * 4;
+      if (quad < quads) ptx::cp_async_16(parts_.parts + at, from + at, true);
     }
     copied();
   }

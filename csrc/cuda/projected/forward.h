@@ -131,7 +131,7 @@ __device__ __forceinline__ void forward_projected(
       for (int e = 0; e < Outputs::kElements; ++e) keep_output(e);
     }
   }
-  const int first_row = ptx::made_anew(row0);
+  const int first_row = ptx::opaque(row0);
 #pragma unroll
   for (int e = 0; e < Split::kElements; ++e) {
     if (unit_rows[e].there()) states[e].finish(call, d, first_row + Split::row(e), unit0 + Split::unit(e));
