@@ -13,11 +13,11 @@
 namespace fastlstm {
 
 // Gates for some steps at a time. Without `visit` an array of gates holds all T steps. With it, it holds `steps` of
-// them: the loop works through the steps in stretches, k from k0 to k1 in the order in which a direction takes them (so
-// t = k, and T - 1 - k in reverse), and calls visit(context, k0, k1, shares) to have a stretch's gates made before it,
+// them: the loop works through the steps in chunks, k from k0 to k1 in the order in which a direction takes them (so
+// t = k, and T - 1 - k in reverse), and calls visit(context, k0, k1, shares) to have a chunk's gates made before it,
 // or used after it. The units of a row are shared between that many workers, of whom each is best to make what it
 // reads: a line that another core wrote comes from afar.
-struct Stretches {
+struct Chunks {
   int64_t steps;
   void (*visit)(void* context, int64_t k0, int64_t k1, int shares);
   void* context;
@@ -26,7 +26,7 @@ struct Stretches {
 struct ForwardArgs : RecurrenceForwardArgs {
   int float32_parts;    // in products of float32 on AMX: 3, or fewer (matrix_product.h)
   bool narrow_weights;  // weight_hh and weight_hr are bfloat16, the other tensors float32
-  Stretches stretches;
+  Chunks chunks;
   const void *weight_hh[2], *weight_hr[2];  // of each direction: [4H, P], [P, H] or null
   const void *bias_ih[2], *bias_hh[2];      // [4H], added to gates_x; each or null
 };
@@ -34,8 +34,8 @@ struct ForwardArgs : RecurrenceForwardArgs {
 struct BackwardArgs : RecurrenceBackwardArgs {
   int float32_parts;
   const void *weight_hh[2], *weight_hr[2];
-  Stretches stretches;
-  Strides dgates_strides, dhidden_strides;  // t counted from the first step of a stretch
+  Chunks chunks;
+  Strides dgates_strides, dhidden_strides;  // t counted from the first step of a chunk
   // Rows from which the gradients of the weights are made, beside dgates_x; each or null.
   void* h_entering;  // [P] rows: the h that W_hh multiplied; needs `output` and `h0`
   Strides h_entering_strides;

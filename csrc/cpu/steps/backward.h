@@ -25,20 +25,20 @@ class Backward : BackwardTape<Acc, IO, GX> {
 
   void run() {
     pack();
-    const Stretches& stretches = a_.stretches;
-    const int64_t steps = stretches.visit == nullptr ? s_.T : stretches.steps;
+    const Chunks& chunks = a_.chunks;
+    const int64_t steps = chunks.visit == nullptr ? s_.T : chunks.steps;
     for (int64_t k0 = (s_.T - 1) / steps * steps; k0 >= 0; k0 -= steps) {
       const int64_t k1 = std::min(s_.T, k0 + steps);
-      run_stretch(k0, k1);
-      if (stretches.visit != nullptr) stretches.visit(stretches.context, k0, k1, plan_.U);
+      run_chunk(k0, k1);
+      if (chunks.visit != nullptr) chunks.visit(chunks.context, k0, k1, plan_.U);
     }
   }
 
  private:
   bool projected() const { return a_.weight_hr[0] != nullptr; }
 
-  void run_stretch(int64_t k0, int64_t k1) {
-    for (int d = 0; d < s_.D; ++d) first_[d] = a_.stretches.visit == nullptr ? 0 : rec_.earliest(d, k0, k1);
+  void run_chunk(int64_t k0, int64_t k1) {
+    for (int d = 0; d < s_.D; ++d) first_[d] = a_.chunks.visit == nullptr ? 0 : rec_.earliest(d, k0, k1);
     run_plan(plan_, threads_, [=](int d, int group, int u0, int u1, Barrier& barrier) {
       int64_t meetings = 0;
       const auto meet = [&] {

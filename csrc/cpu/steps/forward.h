@@ -22,12 +22,12 @@ class Forward {
 
   void run() {
     pack();
-    const Stretches& stretches = a_.stretches;
-    const int64_t steps = stretches.visit == nullptr ? s_.T : stretches.steps;
+    const Chunks& chunks = a_.chunks;
+    const int64_t steps = chunks.visit == nullptr ? s_.T : chunks.steps;
     for (int64_t k0 = 0; k0 < s_.T; k0 += steps) {
       const int64_t k1 = std::min(s_.T, k0 + steps);
-      if (stretches.visit != nullptr) stretches.visit(stretches.context, k0, k1, plan_.U);
-      run_stretch(k0, k1);
+      if (chunks.visit != nullptr) chunks.visit(chunks.context, k0, k1, plan_.U);
+      run_chunk(k0, k1);
     }
   }
 
@@ -36,9 +36,9 @@ class Forward {
 
   bool projected() const { return a_.weight_hr[0] != nullptr; }
 
-  void run_stretch(int64_t k0, int64_t k1) {
+  void run_chunk(int64_t k0, int64_t k1) {
     for (int d = 0; d < s_.D; ++d) {
-      const int64_t first = a_.stretches.visit == nullptr ? 0 : rec_.earliest(d, k0, k1);
+      const int64_t first = a_.chunks.visit == nullptr ? 0 : rec_.earliest(d, k0, k1);
       gates_x_[d] = static_cast<const GX*>(a_.gates_x) + d * a_.gates_strides.d - first * a_.gates_strides.t;
     }
     run_plan(plan_, threads_, [=](int d, int group, int u0, int u1, Barrier& barrier) {
