@@ -12,11 +12,11 @@
 
 namespace fastlstm {
 
-// Gates for some steps at a time. Without `visit` an array of gates holds all T steps. With it, it holds `steps` of
-// them: the loop works through the steps in chunks, k from k0 to k1 in the order in which a direction takes them (so
-// t = k, and T - 1 - k in reverse), and calls visit(context, k0, k1, shares) to have a chunk's gates made before it,
-// or used after it. The units of a row are shared between that many workers, of whom each is best to make what it
-// reads: a line that another core wrote comes from afar.
+// Gates for a chunk of steps at a time. Without `visit` an array of gates holds all T steps. With it, it holds `steps`
+// of them: the loop takes the steps in chunks [k0, k1), in the order of a direction (t = k, in reverse T - 1 - k), and
+// calls visit(context, k0, k1, shares), which makes a chunk's gates before the loop reads them, or uses those that it
+// wrote. `shares` workers share the units of a row; each should make the gates that it reads itself, since a line from
+// another core's cache is slow.
 struct Chunks {
   int64_t steps;
   void (*visit)(void* context, int64_t k0, int64_t k1, int shares);
