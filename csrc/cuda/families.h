@@ -16,6 +16,27 @@ template <class T>
 struct PlainProduct;
 using Float64Product = PlainProduct<double>;
 
+template <class Policy_>
+struct Chosen {
+  using Policy = Policy_;
+};
+
+// use(Chosen of the policy for a call's dtype).
+template <class Args, class Use>
+auto with_policy(const Args& args, const Use& use) {
+  switch (args.dtype) {
+    case DType::kBFloat16:
+      return use(Chosen<BFloat16Product>());
+    case DType::kFloat16:
+      return use(Chosen<Float16Product>());
+    case DType::kFloat64:
+      return use(Chosen<Float64Product>());
+    case DType::kFloat32:
+      break;
+  }
+  return args.tf32 ? use(Chosen<TF32Product>()) : use(Chosen<Float32Product>());
+}
+
 // A family of kernels for a policy and for ForwardArgs or BackwardArgs. `offer` predicts a call on the current device,
 // with the best shape or with shape number `only`; `workspace` is the bytes that the call then needs; `run` launches
 // it.

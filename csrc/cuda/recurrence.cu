@@ -1,4 +1,6 @@
 // The entry points: which family of kernels takes a call, and which policy multiplies its dtype.
+//
+// torch has made the device current, but for its own CUDA runtime; this library links a runtime of its own.
 
 #include <cstdlib>
 #include <cstring>
@@ -8,27 +10,6 @@
 namespace fastlstm::cuda {
 
 namespace {
-
-template <class Policy_>
-struct Chosen {
-  using Policy = Policy_;
-};
-
-// use(the policy of the call's dtype).
-template <class Args, class Use>
-void with_policy(const Args& args, const Use& use) {
-  switch (args.dtype) {
-    case DType::kBFloat16:
-      return use(Chosen<BFloat16Product>());
-    case DType::kFloat16:
-      return use(Chosen<Float16Product>());
-    case DType::kFloat64:
-      return use(Chosen<Float64Product>());
-    case DType::kFloat32:
-      break;
-  }
-  return args.tf32 ? use(Chosen<TF32Product>()) : use(Chosen<Float32Product>());
-}
 
 // Whether a family may be chosen, and with which shape. FASTLSTM_CUDA_KERNELS names them, as in "step", "cluster grid",
 // or "grid:1" for shape 1 of those for the call's sizes: for comparisons, and to avoid a family that may be broken.
@@ -71,15 +52,9 @@ void with_family(const Args& args, Family which, const Use& use) {
   });
 }
 
-// torch has made the device current, but for its own CUDA runtime; this library links a runtime of its own.
-template <class Args>
-void enter_device(const Args& args) {
-  cudaSetDevice(args.device);
-}
-
 template <class Args>
 Choice choose_family(const Args& args) {
-  enter_device(args);
+  cudaSetDevice(args.device);
   const DeviceFacts device;
   Choice best;
   with_policy(args, [&](auto chosen) {
@@ -97,7 +72,7 @@ Choice choose_family(const Args& args) {
 
 template <class Args>
 Status run(const Args& args, const Choice& choice, void* workspace, void* stream) {
-  enter_device(args);
+  cudaSetDevice(args.device);
   Launcher launch(args.sizes, stream);
   with_family(args, choice.family, [&](auto kernels) { kernels.run(args, choice.offer.shape, workspace, launch); });
   return launch.status();

@@ -16,13 +16,9 @@ struct RecurrenceOps {
                                 OptionalTensor lengths, OptionalTensor reset_mask, bool save_tape, bool save_cells,
                                 Settings... settings) {
     ForwardInputs in;
-    in.gates_x = &gates_x;
-    in.h0 = &h0;
-    in.c0 = &c0;
-    in.weight_hh = &weight_hh;
-    in.weight_hr = &weight_hr;
-    in.lengths = &lengths;
-    in.reset_mask = &reset_mask;
+    in.gates_x = &gates_x, in.h0 = &h0, in.c0 = &c0;
+    in.weight_hh = &weight_hh, in.weight_hr = &weight_hr;
+    in.lengths = &lengths, in.reset_mask = &reset_mask;
     const ForwardStart start = start_forward(in, save_tape, save_cells);
     if (start.done) return start.results();
     const Backend backend(h0, settings...);
@@ -40,18 +36,10 @@ struct RecurrenceOps {
     STD_TORCH_CHECK(!dgates_out,
                     "fastlstm: a gradient of the gates is the reference's to take: call reference_backward");
     BackwardInputs in;
-    in.doutput = &doutput;
-    in.dh_n = &dh_n;
-    in.dc_n = &dc_n;
-    in.dcells = &dcells;
-    in.h0 = &h0;
-    in.c0 = &c0;
-    in.weight_hh = &weight_hh;
-    in.weight_hr = &weight_hr;
-    in.cells = &cells;
-    in.gates = &gates;
-    in.lengths = &lengths;
-    in.reset_mask = &reset_mask;
+    in.doutput = &doutput, in.dh_n = &dh_n, in.dc_n = &dc_n, in.dcells = &dcells;
+    in.h0 = &h0, in.c0 = &c0, in.cells = &cells, in.gates = &gates;
+    in.weight_hh = &weight_hh, in.weight_hr = &weight_hr;
+    in.lengths = &lengths, in.reset_mask = &reset_mask;
     const BackwardStart start = start_backward(in, wide_gates);
     if (start.done) return start.results();
     const Backend backend(h0, settings...);

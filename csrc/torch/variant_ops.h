@@ -15,13 +15,9 @@ struct VariantOps {
                                 OptionalTensor seed, double zoneout_h, double zoneout_c, int64_t stream,
                                 int64_t first_step, bool save_tape, bool save_cells, Settings... settings) {
     ForwardInputs in;
-    in.gates_x = &gates_x;
-    in.h0 = &h0;
-    in.c0 = &c0;
-    in.weight_hh = &weight_hh;
-    in.weight_hr = &weight_hr;
-    in.lengths = &lengths;
-    in.reset_mask = &reset_mask;
+    in.gates_x = &gates_x, in.h0 = &h0, in.c0 = &c0;
+    in.weight_hh = &weight_hh, in.weight_hr = &weight_hr;
+    in.lengths = &lengths, in.reset_mask = &reset_mask;
     const ForwardStart start = start_forward(in, save_tape, save_cells);
     Held held;
     const Variant variant = variant_of(held, start.sizes, h0, h_mask, norm_hh, norm_c, bias_c, seed, zoneout_h,
@@ -42,18 +38,10 @@ struct VariantOps {
                                  OptionalTensor reset_mask, OptionalTensor seed, double zoneout_h, double zoneout_c,
                                  int64_t stream, int64_t first_step, bool wide_gates, Settings... settings) {
     BackwardInputs in;
-    in.doutput = &doutput;
-    in.dh_n = &dh_n;
-    in.dc_n = &dc_n;
-    in.dcells = &dcells;
-    in.h0 = &h0;
-    in.c0 = &c0;
-    in.weight_hh = &weight_hh;
-    in.weight_hr = &weight_hr;
-    in.cells = &cells;
-    in.gates = &gates;
-    in.lengths = &lengths;
-    in.reset_mask = &reset_mask;
+    in.doutput = &doutput, in.dh_n = &dh_n, in.dc_n = &dc_n, in.dcells = &dcells;
+    in.h0 = &h0, in.c0 = &c0, in.cells = &cells, in.gates = &gates;
+    in.weight_hh = &weight_hh, in.weight_hr = &weight_hr;
+    in.lengths = &lengths, in.reset_mask = &reset_mask;
     const BackwardStart start = start_backward(in, wide_gates);
     Held held;
     const Variant variant = variant_of(held, start.sizes, h0, h_mask, norm_hh, norm_c, bias_c, seed, zoneout_h,
