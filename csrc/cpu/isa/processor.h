@@ -1,4 +1,4 @@
-// What this processor is, as far as the choice of kernels asks.
+// The features of this processor by which kernels are chosen.
 #pragma once
 
 #if defined(__x86_64__)
@@ -13,18 +13,17 @@ namespace fastlstm {
 
 enum class Vendor { kOther, kAmd, kIntel };
 
-// Feature sets that kernels are made for. avx512: F, BW, VL and DQ. amx: tiles of bfloat16, which the system saves and
-// permits.
+// avx512: F, BW, VL and DQ. amx: tiles of bfloat16, saved and permitted by the system.
 struct Processor {
   Vendor vendor = Vendor::kOther;
   bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false;
-  bool emulated = false;  // AVX-512's kernels are compiled for AVX2, slow: for tests, where they are asked for by name
+  bool emulated = false;  // AVX-512's kernels are compiled for AVX2, slow: for tests that name them
 
   static const Processor& here();
 };
 
 #if defined(__x86_64__)
-// Linux wants to be asked for tiles, once for the process and what it forks.
+// Linux permits tiles on request, once for the process and its children.
 inline bool amx_permitted() {
 #if defined(__linux__)
   unsigned a, b, c, d;

@@ -1,10 +1,9 @@
 // AMX tiles behind a thin interface: eight tiles of 16 rows of 64 bytes, products of bfloat16 pairs summed in float32.
 // Included inside the namespace of the AMX kernels.
 //
-// The same kernels run on an emulation of the instructions in plain vector code, which is what the tests prove them on
-// where there is no AMX. It follows the pseudo-code of TDPBF16PS in Intel's Software Developer's Manual: even and odd
-// elements are summed apart with fused multiply-adds, denormal numbers count as zero in operands and results, rounding
-// is to nearest even.
+// Where there is no AMX, tests run the same kernels on an emulation of the instructions in plain vector code. It
+// follows the pseudo-code of TDPBF16PS in Intel's Software Developer's Manual: even and odd elements are summed apart
+// with fused multiply-adds, denormal operands and results are zeros, rounding is to nearest even.
 
 class Tiles {
  public:
@@ -14,7 +13,7 @@ class Tiles {
     if (configured_ && !emulated) __asm__ volatile("tilerelease" ::: "memory");
   }
 
-  // Tiles 0, 1 and 4 get `first` rows, 2, 3 and 5 `second` rows, 6 and 7 all 16.
+  // Tiles 0, 1 and 4 get `first` rows, tiles 2, 3 and 5 `second` rows, tiles 6 and 7 all 16.
   void configure(int first, int second) {
     if (configured_ && first == first_ && second == second_) return;
     configured_ = true;
@@ -52,8 +51,8 @@ class Tiles {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride_bytes), "i"(T) : "memory");
   }
 
-  // Tile C [rows of A, 16] float32 += A [rows, 32] bfloat16 times B, whose row r holds the rows 2r and 2r + 1 of a
-  // matrix in pairs.
+  // Tile C [rows of A, 16] float32 += A [rows, 32] bfloat16 times B, whose row r holds rows 2r and 2r + 1 of a matrix
+  // in pairs.
   template <int C, int A, int B>
   FASTLSTM_INLINE void multiply() {
     if (emulated) return emulate_multiply(C, A, B);
@@ -68,7 +67,7 @@ class Tiles {
     return bit_cast<Vec<float>>(magnitude < 0x00800000u ? bits & 0x80000000u : bits);
   }
 
-  // The even and the odd numbers of a row of pairs.
+  // The even (odd = 0) or odd numbers of a row of pairs.
   static Vec<float> number(Bits pairs, int odd) {
     return flushed(bit_cast<Vec<float>>(odd ? pairs & 0xffff0000u : pairs << 16));
   }
