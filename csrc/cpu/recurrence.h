@@ -127,6 +127,8 @@ struct VariantKernels {
   void (*backward)(const BackwardArgs&, const Variant&, const VariantTape&, const Threads&);
 };
 
+struct Int8Args;
+
 struct Kernels {
   const char* isa;
   void (*forward)(const ForwardArgs&, const Threads&);
@@ -136,11 +138,12 @@ struct Kernels {
   void (*gates)(const GatesArgs&, const Threads&);
   const VariantKernels* variants;
   const MatrixProducts *products, *double_products;
+  void (*int8_layer)(const Int8Args&, const Threads&);  // int8_recurrence.h
   bool takes_parts = false;  // whether products heed how many parts a float32 number is to be taken as
 };
 
 // The kernels for the best instruction set of this machine, or for the one that FASTLSTM_CPU_ISA names: "generic",
-// "avx2", "avx512", "avx512bf16", "amx". Throws std::runtime_error where the machine does not have that one.
+// "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx". Throws std::runtime_error where the machine does not have that one.
 const Kernels& cpu_kernels();
 
 }  // namespace fastlstm

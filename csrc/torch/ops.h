@@ -17,6 +17,7 @@ using ForwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // o
 using BackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;         // dgates_x, dh0, dc0, dhidden
 using StepResults = std::tuple<Tensor, Tensor, Tensor>;                     // y, h_n, c_n
 using InferenceResults = std::tuple<Tensor, Tensor, Tensor>;                // output, h_n, c_n
+using Int8Results = std::tuple<Tensor, Tensor, Tensor, Tensor>;             // output, h_n, c_n, cells
 using CellResults = std::tuple<Tensor, Tensor>;                             // h, c
 using CellTapeResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;         // h, c, cells, gates
 using CellGradientResults =
@@ -72,6 +73,10 @@ StepResults lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights)
 
 InferenceResults lstm_inference(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
                                 int64_t layers, bool bidirectional, bool batch_first, bool wide_products);
+
+Int8Results int8_stack(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights, int64_t layers,
+                       bool bidirectional, bool batch_first, OptionalTensor lengths, OptionalTensor reset_mask,
+                       bool weight_only, bool return_cells);
 
 // output, h_n, c_n, and then of each layer from the lowest with a gradient to give: its input, except the first
 // layer's, cells, gates.

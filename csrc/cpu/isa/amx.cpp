@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/isa/int8.h"
+#include "cpu/isa/processor.h"
 #include "cpu/recurrence.h"
 #include "cpu/steps/plan.h"
 #include "cpu/workspace.h"
@@ -120,6 +122,7 @@ const Kernels& kernels_amx(bool emulated) {
                                kernels_avx512().variants,
                                &products,
                                kernels_avx512().double_products,
+                               int8_layer_of_amx(emulated),
                                true};
   amx::Tiles::emulated = emulated;
   return kernels;

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/isa/int8.h"
 #include "cpu/recurrence.h"
 #include "cpu/steps/plan.h"
 #include "cpu/workspace.h"
@@ -36,7 +37,8 @@ const Kernels& kernels_avx2() {
                                avx2::gates,
                                &avx2::variants::kernels,
                                &avx2::fma_products<float>,
-                               &avx2::fma_products<double>};
+                               &avx2::fma_products<double>,
+                               int8_layer_avx2};
   return kernels;
 }
 }  // namespace fastlstm

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/isa/int8.h"
 #include "cpu/recurrence.h"
 #include "cpu/steps/plan.h"
 #include "cpu/workspace.h"
@@ -40,7 +41,8 @@ const Kernels& kernels_avx512() {
                                avx512::gates,
                                &avx512::variants::kernels,
                                &avx512::fma_products<float>,
-                               &avx512::fma_products<double>};
+                               &avx512::fma_products<double>,
+                               int8_layer_avx2};
   return kernels;
 }
 }  // namespace fastlstm

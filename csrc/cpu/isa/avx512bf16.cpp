@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/isa/int8.h"
+#include "cpu/isa/processor.h"
 #include "cpu/recurrence.h"
 #include "cpu/steps/plan.h"
 #include "cpu/workspace.h"
@@ -70,7 +72,8 @@ const Kernels& kernels_avx512bf16() {
                                kernels_avx512().gates,
                                kernels_avx512().variants,
                                &avx512bf16::pair_products,
-                               kernels_avx512().double_products};
+                               kernels_avx512().double_products,
+                               Processor::here().avx512vnni ? int8_layer_avx512vnni : int8_layer_avx2};
   return kernels;
 }
 }  // namespace fastlstm

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/isa/int8.h"
 #include "cpu/recurrence.h"
 #include "cpu/steps/plan.h"
 #include "cpu/workspace.h"
@@ -27,7 +28,8 @@ const Kernels& kernels_generic() {
                                generic::gates,
                                &generic::variants::kernels,
                                &generic::fma_products<float>,
-                               &generic::fma_products<double>};
+                               &generic::fma_products<double>,
+                               int8_layer_generic};
   return kernels;
 }
 }  // namespace fastlstm
