@@ -4,6 +4,10 @@
 // The instruction multiplies unsigned bytes by signed ones. Weights are made the unsigned ones, w + 128 by flipping a
 // bit, once for all rows; what that adds, 128 times the sum of the row, is known from quantising it.
 
+#if FASTLSTM_SIMD_BYTES == 32 && defined(FASTLSTM_EMULATE_AVX512)
+#include "cpu/simd/emulated_vnni.h"
+#endif
+
 struct VnniDot {
   using Activation = int8_t;
   using Sum = int32_t;
