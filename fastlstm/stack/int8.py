@@ -1,8 +1,8 @@
 """A whole stack with 8-bit weights as one op, without a gradient.
 
-`int8_stack`: x (T, N, I), (N, T, I) with batch_first, or (T, I); weights of each layer and direction packed_ih,
-scale_ih (4H,), packed_hh, scale_hh (4H,), [bias (4H,)], [packed_hr, scale_hr (P,)]; csrc/cpu/int8_recurrence.h has the
-packed form.
+`int8_stack`: x (T, N, I), (N, T, I) with batch_first, or (T, I); weights of each layer and
+direction packed_ih, scale_ih (4H,), packed_hh, scale_hh (4H,), [bias (4H,)], [packed_hr, scale_hr
+(P,)]; csrc/cpu/int8_recurrence.h has the packed form.
 """
 
 import torch
@@ -10,8 +10,9 @@ import torch
 from ..ops.library import library
 
 library.define(
-    "int8_stack(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, int layers, bool bidirectional, bool batch_first, "
-    "Tensor? lengths, Tensor? reset_mask, bool weight_only, bool return_cells) "
+    "int8_stack(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, int layers, "
+    "bool bidirectional, bool batch_first, Tensor? lengths, Tensor? reset_mask, "
+    "bool weight_only, bool return_cells) "
     "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells)"
 )
 

@@ -101,7 +101,7 @@ def test_layers_are_run_one_after_the_other():
     layers = [first, *(problem(7, 3, 12, 20, 2, 6)[3] for _ in range(2))]
     h0, c0 = torch.randn(6, 3, 6), torch.randn(6, 3, 20)
     masks = masks_of(7, 3)
-    whole = run(x, h0, c0, sum(layers, []), layers=3, **masks)
+    whole = run(x, h0, c0, [d for layer in layers for d in layer], layers=3, **masks)
     between, states = x, []
     for k, layer in enumerate(layers):
         each = run(between, h0[2 * k : 2 * k + 2], c0[2 * k : 2 * k + 2], layer, **masks)
@@ -209,6 +209,24 @@ def test_rows_of_zeros_and_of_tiny_numbers():
     x[:, 1] = 2.0**-120
     x[0, 1, 0] = 1e-45
     assert_same(run(x, h0, c0, directions), expected)
+
+
+def test_numbers_are_rounded_before_they_are_rounded_to_integers():
+    """v * (1 / scale) is a float32 number: where that is half way between two integers and the
+    exact product is not, a fused multiply-add would take the other one."""
+    most = torch.rand(4096) + 1
+    inverse = 1 / (most / 127)
+    k = torch.randint(0, 126, (4096, 1)).float()
+    v = (k + 0.5) / inverse[:, None] * (1 + torch.arange(-4, 5) * 2.0**-23)
+    half = v * inverse[:, None] == k + 0.5
+    exact = v.double() * inverse.double()[:, None]
+    other = half & (exact.round() != (k + 0.5).round().double())
+    rows = other.any(1)
+    assert rows.sum() > 50
+    picked = v[rows].gather(1, other[rows].int().argmax(1, keepdim=True))
+    x = torch.cat([most[rows, None], picked, -picked], 1).unsqueeze(0)
+    _, h0, c0, directions = problem(1, x.shape[1], 3, 17)
+    check(x, h0, c0, directions)
 
 
 def test_a_large_weight_degrades_its_own_row_alone():

@@ -1,5 +1,5 @@
-"""Layers with 8-bit weights for the tests of their kernels: weights drawn and packed, and every step
-evaluated in float64 from the states that the kernel itself entered it with, so that what is
+"""Layers with 8-bit weights for the tests of their kernels: weights drawn and packed, and every
+step evaluated in float64 from the states that the kernel itself entered it with, so that what is
 quantised is the same to the bit."""
 
 from dataclasses import dataclass

@@ -41,7 +41,8 @@ struct MaddubsDot {
 
   // V vectors of 8 units at once.
   template <int MR, int G, int V>
-  static void bytes(const int16_t* a, int64_t stride, const int8_t* weights, int64_t depth, int32_t* out) {
+  static __attribute__((noinline)) void bytes(const int16_t* a, int64_t stride, const int8_t* weights, int64_t depth,
+                                              int32_t* out) {
     const __m256i ones = _mm256_set1_epi16(1);
     for (int first = 0; first < 2 * G; first += V) {
       __m256i sum[MR][V] = {};
@@ -72,7 +73,8 @@ struct MaddubsDot {
 
   // 8 units at once, as two vectors of 4 units with two sums of each.
   template <int MR, int G>
-  static void wide(const int16_t* a, int64_t stride, const int8_t* weights, int64_t depth, int32_t* out) {
+  static __attribute__((noinline)) void wide(const int16_t* a, int64_t stride, const int8_t* weights, int64_t depth,
+                                             int32_t* out) {
     for (int part = 0; part < 2 * G; ++part) {
       __m256i sum[MR][2] = {};
       const int8_t* w = weights + part * 32;
@@ -84,6 +86,8 @@ struct MaddubsDot {
           const __m256i q = four(a + r * stride + k * kInt8Depth);
           sum[r][0] = _mm256_add_epi32(sum[r][0], _mm256_madd_epi16(low, q));
           sum[r][1] = _mm256_add_epi32(sum[r][1], _mm256_madd_epi16(high, q));
+          // Row after row: with all rows' loads first, as the compiler has it, sums do not fit the registers.
+          __asm__ volatile("" : "+x"(sum[r][0]), "+x"(sum[r][1]));
         }
       }
       for (int r = 0; r < MR; ++r) {
