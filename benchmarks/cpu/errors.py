@@ -78,8 +78,10 @@ def contenders() -> list[Contender]:
     found = [Contender(NN_LSTM, "cpu"), Contender("reference", "cpu")]
     if native.load() is None:
         best = native.cpu_isa()
-        isas = ISAS[: ISAS.index(best) + 1] if best in ISAS else (best,)
-        if best == "avx512":
+        # VNNI changes nothing but 8-bit weights.
+        plain = {"avxvnni": "avx2", "avx512vnni": "avx512"}.get(best, best)
+        isas = ISAS[: ISAS.index(plain) + 1] if plain in ISAS else (plain,)
+        if plain == "avx512":
             # What is not chosen by itself, and AMX's numbers without its instructions.
             isas += ("avx512bf16", "amx-emulated")
         found += [Contender("cpu", "cpu", isa) for isa in isas]

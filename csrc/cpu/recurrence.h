@@ -93,6 +93,8 @@ struct VariantKernels {
   void (*backward)(const BackwardArgs&, const Variant&, const VariantTape&, const Threads&);
 };
 
+struct Int8Args;
+
 struct Kernels {
   const char* isa;
   void (*forward)(const ForwardArgs&, const Threads&);
@@ -102,11 +104,12 @@ struct Kernels {
   void (*gates)(const GatesArgs&, const Threads&);
   const VariantKernels* variants;
   const MatrixProducts *products, *double_products;
-  bool takes_parts = false;  // whether products use `parts` of a float32 number
+  void (*int8_layer)(const Int8Args&, const Threads&);  // int8_recurrence.h
+  bool takes_parts = false;                             // whether products use `parts` of a float32 number
 };
 
 // The kernels for this machine's best instruction set, or for the one that FASTLSTM_CPU_ISA names: "generic", "avx2",
-// "avx512", "avx512bf16", "amx". Throws std::runtime_error if the machine does not have that one.
+// "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx". Throws std::runtime_error if the machine does not have that one.
 const Kernels& cpu_kernels();
 
 }  // namespace fastlstm

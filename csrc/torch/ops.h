@@ -14,6 +14,7 @@ using OptionalTensor = std::optional<Tensor>;
 
 using ForwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // output, h_n, c_n, cells, gates
 using BackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;         // dgates_x, dh0, dc0, dhidden
+using Int8Results = std::tuple<Tensor, Tensor, Tensor, Tensor>;             // output, h_n, c_n, cells
 using CellGradientResults =
     std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // dx, dh_in, dc_in, dgates, unprojected
 // dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr
@@ -77,5 +78,9 @@ std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalTensor d
                                         OptionalTensor lengths, OptionalTensor reset_mask,
                                         std::optional<std::vector<Tensor>> noise, int64_t layers, bool bidirectional,
                                         bool batch_first, bool wide_products, std::vector<bool> needs);
+
+Int8Results int8_stack(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights, int64_t layers,
+                       bool bidirectional, bool batch_first, OptionalTensor lengths, OptionalTensor reset_mask,
+                       bool weight_only, bool return_cells);
 
 }  // namespace fastlstm

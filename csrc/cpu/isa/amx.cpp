@@ -98,6 +98,7 @@ const Kernels& kernels_amx(bool emulated) {
     k.forward = amx::forward;
     k.backward = amx::backward;
     k.products = &products;
+    k.int8_layer = int8_layer_of_amx(emulated);
     k.takes_parts = true;
     return k;
   }();

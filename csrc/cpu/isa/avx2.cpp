@@ -11,7 +11,7 @@ namespace avx2 {
 }  // namespace avx2
 
 const Kernels& kernels_avx2() {
-  static constexpr Kernels kernels = avx2::all_kernels("avx2");
+  static constexpr Kernels kernels = avx2::all_kernels("avx2", int8_layer_avx2);
   return kernels;
 }
 }  // namespace fastlstm

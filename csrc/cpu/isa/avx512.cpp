@@ -11,7 +11,7 @@ namespace avx512 {
 }  // namespace avx512
 
 const Kernels& kernels_avx512() {
-  static constexpr Kernels kernels = avx512::all_kernels("avx512");
+  static constexpr Kernels kernels = avx512::all_kernels("avx512", int8_layer_avx2);
   return kernels;
 }
 }  // namespace fastlstm

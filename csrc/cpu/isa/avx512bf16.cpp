@@ -2,6 +2,8 @@
 // dispatch.cpp says where they are chosen.
 
 #if defined(__x86_64__)
+#include "cpu/isa/processor.h"
+
 #define FASTLSTM_SIMD_BYTES 64
 #define FASTLSTM_TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c"
 #include "cpu/isa/begin.h"
@@ -48,6 +50,7 @@ const Kernels& kernels_avx512bf16() {
     k.forward = avx512bf16::forward;
     k.backward = avx512bf16::backward;
     k.products = &avx512bf16::pair_products;
+    k.int8_layer = Processor::here().avx512vnni ? int8_layer_avx512vnni : int8_layer_avx2;
     return k;
   }();
   return kernels;

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/isa/int8.h"
 #include "cpu/recurrence.h"
 #include "cpu/steps/plan.h"
 #include "cpu/workspace.h"

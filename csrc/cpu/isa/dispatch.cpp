@@ -12,7 +12,9 @@ namespace fastlstm {
 
 const Kernels& kernels_generic();
 const Kernels& kernels_avx2();
+const Kernels& kernels_avxvnni();
 const Kernels& kernels_avx512();
+const Kernels& kernels_avx512vnni();
 const Kernels& kernels_avx512bf16();
 const Kernels& kernels_amx(bool emulated);
 
@@ -62,11 +64,16 @@ void for_rows(const Visit& visit) {
   if (visit(Row{"avx512bf16", p.avx512bf16, pairs, kernels_avx512bf16, kPairs,
                 "pairs of bfloat16 did twice the products of multiply-adds on the AMD processor measured (Zen 5)"}))
     return;
-  if (visit(Row{"avx512", p.avx512, wide, kernels_avx512, kMultiplyAdds,
-                "AVX-512 without AMX; pairs of bfloat16 did half the products of multiply-adds on the one Intel "
-                "processor measured "
-                "(Sapphire Rapids)"}))
-    return;
+  constexpr const char kNoPairs[] =
+      "AVX-512 without AMX; pairs of bfloat16 did half the products of multiply-adds on the one Intel processor "
+      "measured "
+      "(Sapphire Rapids)";
+  if (visit(Row{"avx512vnni", p.avx512vnni, wide, kernels_avx512vnni, kMultiplyAdds, kNoPairs})) return;
+  if (visit(Row{"avx512", p.avx512, wide, kernels_avx512, kMultiplyAdds, kNoPairs})) return;
+#endif
+#if !defined(FASTLSTM_WITHOUT_AVXVNNI)
+  const When narrow = p.emulated ? When::kNamed : When::kByItself;
+  if (visit(Row{"avxvnni", p.avxvnni, narrow, kernels_avxvnni, kMultiplyAdds, why_avx2})) return;
 #endif
   if (visit(Row{"avx2", p.avx2, When::kByItself, kernels_avx2, kMultiplyAdds, why_avx2})) return;
 #if !defined(FASTLSTM_WITHOUT_AVX512)

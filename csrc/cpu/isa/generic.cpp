@@ -9,7 +9,7 @@ namespace generic {
 }  // namespace generic
 
 const Kernels& kernels_generic() {
-  static constexpr Kernels kernels = generic::all_kernels("generic");
+  static constexpr Kernels kernels = generic::all_kernels("generic", int8_layer_generic);
   return kernels;
 }
 }  // namespace fastlstm

@@ -85,7 +85,7 @@ void gates(const GatesArgs& args, const Threads& threads) {
 
 #include "cpu/variant/kernels.h"
 
-constexpr Kernels all_kernels(const char* isa) {
+constexpr Kernels all_kernels(const char* isa, void (*int8_layer)(const Int8Args&, const Threads&)) {
   Kernels k{};
   k.isa = isa;
   k.forward = forward;
@@ -96,5 +96,6 @@ constexpr Kernels all_kernels(const char* isa) {
   k.variants = &variants::kernels;
   k.products = &fma_products<float>;
   k.double_products = &fma_products<double>;
+  k.int8_layer = int8_layer;
   return k;
 }

@@ -1,4 +1,5 @@
-// AMX tiles behind a thin interface: eight tiles of 16 rows of 64 bytes, products of bfloat16 pairs summed in float32.
+// AMX tiles behind a thin interface: eight tiles of 16 rows of 64 bytes, products of bfloat16 pairs summed in float32,
+// and of bytes summed in 32-bit integers.
 // Included inside the namespace of the AMX kernels.
 //
 // Where there is no AMX, tests run the same kernels on an emulation of the instructions in plain vector code. It
@@ -15,22 +16,30 @@ class Tiles {
 
   // Tiles 0, 1 and 4 get `first` rows, tiles 2, 3 and 5 `second` rows, tiles 6 and 7 all 16.
   void configure(int first, int second) {
-    if (configured_ && first == first_ && second == second_) return;
+    const auto a = static_cast<uint8_t>(first), b = static_cast<uint8_t>(second);
+    configure({{a, a, b, b, a, b, 16, 16}, {64, 64, 64, 64, 64, 64, 64, 64}});
+  }
+
+  // Rows of each tile and bytes of its rows, both 0 where it is not used.
+  struct Shapes {
+    uint8_t rows[8], bytes[8];
+  };
+
+  void configure(const Shapes& shapes) {
+    if (configured_ && __builtin_memcmp(&shapes, &shapes_, sizeof(shapes)) == 0) return;
     configured_ = true;
-    first_ = first;
-    second_ = second;
+    shapes_ = shapes;
+    if (emulated) return;
     struct alignas(64) Config {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint16_t bytes[16] = {};
       uint8_t rows[16] = {};
     } config;
-    const int rows[8] = {first, first, second, second, first, second, 16, 16};
-    for (int t = 0; t < 8; ++t) config.rows[t] = static_cast<uint8_t>(rows[t]);
-    if (emulated) {
-      for (int t = 0; t < 8; ++t) emulated_rows_[t] = rows[t];
-    } else {
-      __asm__ volatile("ldtilecfg %0" ::"m"(config));
+    for (int t = 0; t < 8; ++t) {
+      config.rows[t] = shapes.rows[t];
+      config.bytes[t] = shapes.bytes[t];
     }
+    __asm__ volatile("ldtilecfg %0" ::"m"(config));
   }
 
   template <int T>
@@ -59,6 +68,14 @@ class Tiles {
     __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
   }
 
+  // Tile C [rows of A, 16] of 32-bit integers += A [rows, 64 bytes] times B, whose row r holds the rows 4r to 4r + 3 of
+  // a matrix in groups of four; all bytes signed.
+  template <int C, int A, int B>
+  FASTLSTM_INLINE void multiply_bytes() {
+    if (emulated) return emulate_multiply_bytes(C, A, B);
+    __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+  }
+
  private:
   using Bits = VectorOf<float>::bits;
 
@@ -76,18 +93,32 @@ class Tiles {
 
   __attribute__((noinline)) void emulate_load(int t, const void* from, int64_t stride) {
     emulate_zero(t);
-    for (int r = 0; r < emulated_rows_[t]; ++r) {
-      __builtin_memcpy(tiles()[t][r], static_cast<const char*>(from) + r * stride, 64);
+    for (int r = 0; r < shapes_.rows[t]; ++r) {
+      __builtin_memcpy(tiles()[t][r], static_cast<const char*>(from) + r * stride, shapes_.bytes[t]);
     }
   }
 
   __attribute__((noinline)) void emulate_store(int t, void* to, int64_t stride) {
-    for (int r = 0; r < emulated_rows_[t]; ++r)
-      __builtin_memcpy(static_cast<char*>(to) + r * stride, tiles()[t][r], 64);
+    for (int r = 0; r < shapes_.rows[t]; ++r) {
+      __builtin_memcpy(static_cast<char*>(to) + r * stride, tiles()[t][r], shapes_.bytes[t]);
+    }
+  }
+
+  __attribute__((noinline)) void emulate_multiply_bytes(int c, int a, int b) {
+    const auto byte = [](uint32_t four, int j) { return static_cast<int32_t>(static_cast<int8_t>(four >> 8 * j)); };
+    for (int r = 0; r < shapes_.rows[a]; ++r) {
+      for (int k = 0; k < shapes_.bytes[a] / 4; ++k) {
+        for (int u = 0; u < 16; ++u) {
+          for (int j = 0; j < 4; ++j) {
+            tiles()[c][r][u] += static_cast<uint32_t>(byte(tiles()[a][r][k], j) * byte(tiles()[b][k][u], j));
+          }
+        }
+      }
+    }
   }
 
   __attribute__((noinline)) void emulate_multiply(int c, int a, int b) {
-    for (int r = 0; r < emulated_rows_[a]; ++r) {
+    for (int r = 0; r < shapes_.rows[a]; ++r) {
       Vec<float> sums[2] = {};
       for (int k = 0; k < 16; ++k) {
         for (int odd = 0; odd < 2; ++odd) {
@@ -107,8 +138,7 @@ class Tiles {
   }
 
   bool configured_ = false;
-  int first_ = 0, second_ = 0;
-  int emulated_rows_[8] = {};
+  Shapes shapes_{};
 };
 
 bool Tiles::emulated = false;

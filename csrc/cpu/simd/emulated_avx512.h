@@ -6,6 +6,8 @@
 #error "FASTLSTM_EMULATE_AVX512 is for GCC: the targets of its sources are set by GCC's pragma"
 #endif
 
+#include "cpu/simd/emulated_vnni.h"
+
 namespace emulated {
 
 // Half `high` of a vector; a vector of two halves.
@@ -166,6 +168,11 @@ FASTLSTM_INLINE __m512 dpbf16_ps(__m512 sums, __m512bh a, __m512bh b) {
   return whole<__m512>(low, high);
 }
 
+FASTLSTM_INLINE __m512i dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
+  const auto add = [](__m256i s, __m256i x, __m256i y) FASTLSTM_INLINE_LAMBDA { return dpbusd_avx_epi32(s, x, y); };
+  return by_halves<__m256i>(add, sum, a, b);
+}
+
 }  // namespace emulated
 
 #define _mm512_setzero_ps emulated::setzero_ps
@@ -187,3 +194,4 @@ FASTLSTM_INLINE __m512 dpbf16_ps(__m512 sums, __m512bh a, __m512bh b) {
 #undef _mm512_fpclass_ps_mask
 #define _mm512_fpclass_ps_mask(x, kinds) emulated::fpclass_ps_mask<(kinds)>(x)
 #define _mm512_dpbf16_ps emulated::dpbf16_ps
+#define _mm512_dpbusd_epi32 emulated::dpbusd_epi32
