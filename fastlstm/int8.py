@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import check_states, check_tensor
 from .weights import LSTMWeights
 
 LEVELS = 127
@@ -152,3 +153,53 @@ def dequantise(weights: Int8Weights) -> LSTMWeights:
 def flat(layers) -> list[Tensor]:
     """The tensors of `Int8Weights`, layer by layer, as `fastlstm::int8_stack` takes them."""
     return [t for layer in layers for w in layer for t in w[:7] if t is not None]
+
+
+def sizes_of(weights: LSTMWeights | Int8Weights) -> tuple[int, int]:
+    """P and H."""
+    if isinstance(weights, Int8Weights):
+        return weights.outputs, weights.hidden
+    H4, P = weights.weight_hh.shape
+    return P, H4 // 4
+
+
+def check_int8_stack(input: Tensor, weights, hx, D: int, batch_first: bool) -> None:
+    """`checks.check_stack` of `Int8Weights`."""
+    if not isinstance(input, Tensor) or input.dim() != 3 or input.dtype != torch.float32:
+        got = f"{input.dtype} of {tuple(input.shape)}" if isinstance(input, Tensor) else "no tensor"
+        raise ValueError(f"input: got {got}, expected float32 of 3 dimensions beside int8 weights")
+    if len(weights) % D:
+        raise ValueError(f"weights: got {len(weights)} entries, expected a multiple of {D}")
+    first = weights[0]
+    for k, w in enumerate(weights):
+        if not isinstance(w, Int8Weights):
+            raise ValueError(
+                f"weights[{k}]: got {type(w).__name__}, expected Int8Weights in every entry of "
+                "weights or in none"
+            )
+        P, H = sizes_of(first)
+        expected = input.shape[2] if k < D else D * P
+        if w.inputs != expected:
+            raise ValueError(f"weights[{k}].inputs: got {w.inputs}, expected {expected}")
+        shapes = {
+            "packed_ih": packed_shape(4 * H, expected),
+            "scale_ih": (4 * H,),
+            "packed_hh": packed_shape(4 * H, P),
+            "scale_hh": (4 * H,),
+            "bias": (4 * H,),
+            "packed_hr": packed_shape(P, H, 1),
+            "scale_hr": (P,),
+        }
+        for name, shape in shapes.items():
+            value = getattr(w, name)
+            if (value is None) != (getattr(first, name) is None):
+                raise ValueError(
+                    f"weights[{k}].{name}: expected in every entry of weights or in none"
+                )
+            if value is not None:
+                dtype = torch.int8 if name.startswith("packed") else torch.float32
+                check_tensor(f"weights[{k}].{name}", value, shape, input.new_empty(0, dtype=dtype))
+    if hx is not None:
+        P, H = sizes_of(first)
+        N = input.shape[0 if batch_first else 1]
+        check_states(hx, (len(weights), N, P), (len(weights), N, H), input)

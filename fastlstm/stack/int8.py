@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 from ..int8 import LEVELS, dequantise, flat, unpack
-from ..ops import transforms
 from ..ops.library import check_one_device, library
 from ..reference.lstm import entered, entering_zeros, left, unrolled, valid_steps
+from ..weights import LSTMWeights, Variant
 
 REFUSED = (
     "weight_dtype=torch.int8 is for inference: there is no gradient, and {} requires one. Call it "
@@ -202,6 +202,63 @@ def _of_rows(info, in_dims, *args):
     cells = cells if no_cells else cells.unflatten(1, (B, -1))
     dims = (0 if first else 1, 1, 1, None if no_cells else 1)
     return (output, *states, cells), dims
+
+
+def refuse_gradients(**given) -> None:
+    """A RuntimeError where one of these tensors requires a gradient that would be wanted."""
+    if torch.is_grad_enabled():
+        for name, tensor in given.items():
+            if tensor is not None and tensor.requires_grad:
+                raise RuntimeError(REFUSED.format(name))
+
+
+def norms_by_name(variant: Variant | None) -> dict[str, Tensor]:
+    """The tensors of a variant's layer normalisation, for `refuse_gradients`."""
+    if variant is None or variant.norms is None:
+        return {}
+    every = [norm for layer in variant.norms for norm in layer]
+    return {
+        f"layer_norm[{k}].{name}": value
+        for k, norm in enumerate(every)
+        for name, value in norm._asdict().items()
+    }
+
+
+def widened(layers) -> list[list[LSTMWeights]]:
+    return [[dequantise(w) for w in layer] for layer in layers]
+
+
+def run_layers(
+    x, h0, c0, layers, *, lengths, reset_mask, return_cells, between_layers, reference: bool,
+    weight_only: bool,
+):  # fmt: skip
+    """`stack.run.run_layers` by the op: one call, or where something stands between the layers one
+    for each.
+
+    Args:
+        layers: L sequences of D `Int8Weights`. reference: by the definition, whatever kernels
+        there are.
+    """
+    refuse_gradients(input=x, h0=h0, c0=c0)
+    op = int8_stack_reference if reference else int8_stack
+    D = len(layers[0])
+    groups = [layers] if between_layers is None else [[layer] for layer in layers]
+    h_n, c_n, first = [], [], 0
+    for group in groups:
+        if first:
+            x = between_layers(x)
+        rows = slice(first, first + D * len(group))
+        last = rows.stop == D * len(layers)
+        x, h, c, cells = op(
+            x, h0[rows], c0[rows], flat(group), len(group), D == 2, False, lengths, reset_mask,
+            weight_only, return_cells and last,
+        )  # fmt: skip
+        h_n.append(h)
+        c_n.append(c)
+        first = rows.stop
+    if len(groups) > 1:
+        h, c = torch.cat(h_n), torch.cat(c_n)
+    return x, h, c, cells if return_cells else None
 
 
 for _name in ("int8_stack", "int8_stack_reference"):
