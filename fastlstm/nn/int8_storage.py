@@ -315,7 +315,8 @@ def widened_state(module: nn.Module, state: dict, prefix: str, errors: list) -> 
     for key in keys:
         q, scale = state[key], state.pop(key + _SCALE, None)
         if _scale_fits(key, q, scale, errors):
-            state[key] = dequantise_rows(q, scale)
+            like = module._parameters.get(key.removeprefix(prefix))
+            state[key] = dequantise_rows(q, scale).to(BESIDE if like is None else like.dtype)
         else:
             del state[key]
     return state

@@ -193,16 +193,25 @@ def quantization_config(module: nn.Module, config):
         config = wanted.get(base)
         if mapping and config is None:
             return None  # not asked for
-    if type(module) in mapping and not variants_of(module):
+    # nn.LSTM, which is what becomes float16, has no variants.
+    takes = quantised_to(config) == torch.qint8 or not variants_of(module)
+    if type(module) in mapping and takes:
         return config
     _tell_quantization(module)
     return None
 
 
+def quantised_to(config) -> torch.dtype:
+    """What a qconfig makes of weights: torch.qint8, torch's default, or torch.float16."""
+    observer = getattr(config, "weight", None)
+    return torch.qint8 if observer is None else observer().dtype
+
+
 def _tell_quantization(module: nn.Module) -> None:
     warnings.warn(
         f"torch.ao.quantization goes by exact types and leaves this {type(module).__name__} in "
-        "float. If it is to be quantized, put module.to_torch() in its place first.",
+        "float. If it is to be quantized, set its weight_dtype = torch.int8, or for all of a model "
+        "fastlstm.convert(model, weight_dtype=torch.int8).",
         stacklevel=4,
     )
 
