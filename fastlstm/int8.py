@@ -58,19 +58,25 @@ class Int8Weights(NamedTuple):
         return self.hidden if self.scale_hr is None else self.scale_hr.shape[0]
 
 
+def check_finite(weight: Tensor, name: str) -> None:
+    """A ValueError where a matrix has NaN or infinity; the text has `name`."""
+    if weight.is_meta or bool(weight.isfinite().all()):
+        return
+    row = int((~weight.isfinite()).any(1).nonzero()[0])
+    raise ValueError(
+        f"{name}: row {row} has NaN or infinity, which int8 cannot hold; look at how these "
+        "weights were made, or keep them in float32 (weight_dtype=None)"
+    )
+
+
 def quantise_rows(weight: Tensor, name: str = "weight") -> tuple[Tensor, Tensor]:
     """A matrix as q (int8, of its shape) and scales (float32, one for each row).
 
     Raises:
         ValueError: an entry is NaN or infinite; the text has `name`.
     """
+    check_finite(weight, name)
     wide = weight.detach().double()
-    if not (weight.is_meta or bool(wide.isfinite().all())):
-        row = int((~wide.isfinite()).any(1).nonzero()[0])
-        raise ValueError(
-            f"{name}: row {row} has NaN or infinity, which int8 cannot hold; look at how these "
-            "weights were made, or keep them in float32 (weight_dtype=None)"
-        )
     peak = wide.abs().amax(1) if weight.shape[1] else wide.new_zeros(weight.shape[0])
     scale = peak / LEVELS
     scale = torch.where(scale < _LEAST_NORMAL, (scale / _LEAST).ceil() * _LEAST, scale).float()

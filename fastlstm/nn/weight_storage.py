@@ -9,6 +9,7 @@ widened for the call, which is exact.
 import torch
 from torch import Tensor, nn
 
+from ..int8 import check_finite
 from ..torch_classes import RNNBase
 from ..weights import BESIDE, STORED
 from . import int8_storage
@@ -68,6 +69,8 @@ def check(module: nn.Module, value: torch.dtype | None, where: str = "") -> None
                 f"weight_dtype: {where}{name} is not a parameter of the module itself; remove its "
                 "parametrization or pruning first"
             )
+        if value is int8_storage.INT8:
+            check_finite(module._parameters[name], where + name)
 
 
 def check_dtype(name: str, weight: Tensor) -> None:
