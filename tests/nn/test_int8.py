@@ -10,7 +10,7 @@ import pickle
 import int8_bounds
 import pytest
 import torch
-from pairs import ignore_onednn, one_thread  # noqa: F401  (a fixture)
+from pairs import ignore_onednn, needs_library, one_thread  # noqa: F401  (a fixture)
 from torch import nn
 from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -87,11 +87,13 @@ def test_what_3_bits_would_give_is_over_the_bound(monkeypatch):
 
 
 @torch.no_grad()
+@pytest.mark.shows("int8", direction="forward")
+@pytest.mark.parametrize("backend", [pytest.param("cpu", marks=needs_library), "reference"])
 @pytest.mark.parametrize("weight_only", [False, True])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_masks_cells_and_layer_outputs(case, weight_only):
+def test_masks_cells_and_layer_outputs(case, weight_only, backend):
     """Held to the same call of the widened weights, within what the inputs' rounding adds."""
-    _, fast, x, hx = problem(*case, weight_only=weight_only)
+    _, fast, x, hx = problem(*case, weight_only=weight_only, backend=backend)
     widened = FastLSTM.from_torch(fast, weight_dtype=None)
     fast.return_layer_outputs = widened.return_layer_outputs = True
     T, N = (x.shape[0], 1) if x.dim() == 2 else x.shape[:2][:: -1 if fast.batch_first else 1]
