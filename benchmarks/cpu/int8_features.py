@@ -1,5 +1,5 @@
-"""The part ``int8`` of features.py: calls without a gradient with int8 weights, with weight_only too,
-beside the same in float32."""
+"""The part ``int8`` of features.py: calls without a gradient with int8 weights, with weight_only
+too, beside the same in float32."""
 
 from __future__ import annotations
 
