@@ -25,6 +25,47 @@ class LSTMWeights(NamedTuple):
     weight_hr: Tensor | None = None
 
 
+def weights_of(call, reverse: bool) -> LSTMWeights:
+    """The weights of a direction among an op's arguments, or what stands in their places; None for
+    those that the op does not take. call: a NamedTuple with fields such as weight_ih_reverse."""
+    end = "_reverse" if reverse else ""
+    return LSTMWeights(*(getattr(call, name + end, None) for name in LSTMWeights._fields))
+
+
+def present(biases: bool, projected: bool) -> LSTMWeights:
+    """Which weights each layer and direction has: True or False in the place of each."""
+    return LSTMWeights(True, True, biases, biases, projected)
+
+
+def flat(layers) -> list[Tensor]:
+    """The weights of a stack as ops take them, from layers of directions of `LSTMWeights` (or of
+    `LayerNormWeights`): one after the other, without what is not there."""
+    return [w for layer in layers for direction in layer for w in direction if w is not None]
+
+
+def nested(weights: Sequence, there, directions: int) -> list[list]:
+    """The layers again from what `flat` made of them, or from what stands in the weights' places.
+
+    Args:
+        there: a tuple such as `present`; None is in the place of what is not there.
+    """
+    rest, each = iter(weights), type(there)
+    of_directions = [
+        each(*(next(rest) if is_there else None for is_there in there))
+        for _ in range(len(weights) // sum(there))
+    ]
+    return [of_directions[k : k + directions] for k in range(0, len(of_directions), directions)]
+
+
+def by_layer(*kinds: Sequence[Tensor]) -> list[LSTMWeights]:
+    """The layers of one direction from lists of each kind of weight, in `LSTMWeights`' order; a
+    list is empty where no layer has that kind."""
+    return [
+        LSTMWeights(*(of_kind[k] if of_kind else None for of_kind in kinds))
+        for k in range(max(map(len, kinds)))
+    ]
+
+
 def widened(layers, dtype: torch.dtype) -> list[list]:
     """`LSTMWeights`, layer by layer, with the matrices in `dtype`."""
 

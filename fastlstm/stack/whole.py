@@ -19,14 +19,13 @@ What is differentiated again, or mapped by vmap, goes back layer by layer, by th
 ops/layer.py, from the same tape.
 """
 
-from types import SimpleNamespace
-
 import torch
 from torch import Tensor
 
 from ..ops import layer as layer_ops
 from ..ops import transforms
 from ..ops.library import check_one_device, library
+from ..ops.recurrence import Results
 from ..precision import accumulation_dtype
 
 _INFERENCE = (
@@ -179,21 +178,16 @@ def _by_layers(ctx, needs, grads, dtape, x, h0, c0, matrices, output, tape):
             at = 3 + (k * D + d) * each
             asked = dict(zip(places, needs[at : at + each], strict=True))
             wanted += [asked.get(i, False) for i in range(5)]
-        layer_ctx = SimpleNamespace(
-            saved_tensors=(
-                below, h, c, *of_layer, *[None] * 3 * (2 - D), y, cells, gates, None, None
-            ),
-            needs_input_grad=[
-                needs[0] if k == 0 else k > lowest, needs[1], needs[2], *wanted, *absent
-            ],
-            present=present * D + absent,
-            wide_products=layout.wide_products,
-            has_tape=True,
+        layer_tape = layer_ops.LayerTape(
+            below, h, c, *of_layer, *[None] * 3 * (2 - D), y, cells, gates, None, None,
+            layout.wide_products,
         )  # fmt: skip
+        wanted = layer_ops.LayerForward(
+            needs[0] if k == 0 else k > lowest, needs[1], needs[2], *wanted, *absent, *[False] * 5
+        )
         of_states = (layout.states_of(k, g) for g in grads[1:])
-        dx, dh, dc, *dweights = layer_ops.gradients(
-            "lstm", layer_ctx, dy, *of_states, dcells, dgates
-        )[:13]
+        of_results = Results(dy, *of_states, dcells, dgates)
+        dx, dh, dc, *dweights = layer_ops.gradients("lstm", layer_tape, of_results, wanted)
         for d in range(D):
             at = 3 + (k * D + d) * each
             found[at : at + each] = [dweights[5 * d + i] for i in places]
