@@ -1,6 +1,7 @@
 """The weights of a layer and what a call has beyond the plain LSTM, as every
 part of the package hands them on."""
 
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,11 +26,15 @@ class LSTMWeights(NamedTuple):
     weight_hr: Tensor | None = None
 
 
+_of_directions = [
+    operator.attrgetter(*(name + end for name in LSTMWeights._fields)) for end in ("", "_reverse")
+]
+
+
 def weights_of(call, reverse: bool) -> LSTMWeights:
-    """The weights of a direction among an op's arguments, or what stands in their places; None for
-    those that the op does not take. call: a NamedTuple with fields such as weight_ih_reverse."""
-    end = "_reverse" if reverse else ""
-    return LSTMWeights(*(getattr(call, name + end, None) for name in LSTMWeights._fields))
+    """The weights of a direction among an op's arguments, or what stands in their places.
+    call: a NamedTuple with fields such as weight_ih and, for the reverse, weight_ih_reverse."""
+    return LSTMWeights._make(_of_directions[reverse](call))
 
 
 def present(biases: bool, projected: bool) -> LSTMWeights:

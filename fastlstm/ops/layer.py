@@ -115,6 +115,7 @@ class LayerGrads(NamedTuple):
 
 _PARAMETERS = [name for name in LayerForward._fields if name.startswith(("weight", "bias"))]
 _parameters = operator.attrgetter(*_PARAMETERS)
+_NO_WEIGHTS = LSTMWeights(None, None)
 
 
 def _stacked(forward: Tensor | None, reverse: Tensor | None) -> Tensor | None:
@@ -267,13 +268,16 @@ def _gradients(family: str, tape: LayerTape, grads: Results, needs: LayerForward
         run = _backwards[family]
         with contextlib.nullcontext() if torch.is_grad_enabled() else below_autograd():
             results = run(*call)
-    results = LayerGrads(*results)
+    dx, dh0, dc0, *dweights = results
+    reverse = _NO_WEIGHTS
+    if tape.weight_hh_reverse is not None:
+        reverse = _of_direction(weights_of(needs, True), 1, *dweights)
     return LayerForward(
-        results.dx if needs.x else None,
-        results.dh0,
-        results.dc0,
-        *_of_direction(results, weights_of(needs, False), 0),
-        *_of_direction(results, weights_of(needs, True), 1),
+        dx if needs.x else None,
+        dh0,
+        dc0,
+        *_of_direction(weights_of(needs, False), 0, *dweights),
+        *reverse,
         lengths=None,
         reset_mask=None,
         wide_products=None,
@@ -285,15 +289,17 @@ def _gradients(family: str, tape: LayerTape, grads: Results, needs: LayerForward
 gradients = outside_autocast(_gradients)
 
 
-def _of_direction(grads: LayerGrads, needs: LSTMWeights, d: int) -> LSTMWeights:
-    """The gradients of a direction's weights, as far as needed."""
+def _of_direction(
+    needs: LSTMWeights, d: int, dweight_ih, dweight_hh, dbias, dweight_hr
+) -> LSTMWeights:
+    """The gradients of a direction's weights, as far as needed, from those of all."""
     return LSTMWeights(
-        grads.dweight_ih[d] if needs.weight_ih else None,
-        grads.dweight_hh[d] if needs.weight_hh else None,
-        grads.dbias[d] if needs.bias_ih else None,
+        dweight_ih[d] if needs.weight_ih else None,
+        dweight_hh[d] if needs.weight_hh else None,
+        dbias[d] if needs.bias_ih else None,
         # Both biases have the same gradient; they must not have the same memory.
-        grads.dbias[d].clone() if needs.bias_hh else None,
-        grads.dweight_hr[d] if needs.weight_hr else None,
+        dbias[d].clone() if needs.bias_hh else None,
+        dweight_hr[d] if needs.weight_hr else None,
     )
 
 
