@@ -116,6 +116,7 @@ class LayerGrads(NamedTuple):
 _PARAMETERS = [name for name in LayerForward._fields if name.startswith(("weight", "bias"))]
 _parameters = operator.attrgetter(*_PARAMETERS)
 _NO_WEIGHTS = LSTMWeights(None, None)
+_NO_GRADIENTS = (None,) * len(("lengths", "reset_mask", "wide_products", "save_tape", "save_cells"))
 
 
 def _stacked(forward: Tensor | None, reverse: Tensor | None) -> Tensor | None:
@@ -278,11 +279,7 @@ def _gradients(family: str, tape: LayerTape, grads: Results, needs: LayerForward
         dc0,
         *_of_direction(weights_of(needs, False), 0, *dweights),
         *reverse,
-        lengths=None,
-        reset_mask=None,
-        wide_products=None,
-        save_tape=None,
-        save_cells=None,
+        *_NO_GRADIENTS,
     )
 
 

@@ -112,7 +112,14 @@ def prepare(call: VariantBackward) -> Prepared:
         if call.h_mask is not None:
             factor = (factor * call.h_mask[d]).to(call.h0.dtype)
         products.append(reference.product(factor.to(wide), call.weight_hh[d].to(wide).t()))
-    return Prepared(candidates, *normalise(torch.stack(products, dim=2)), *normalise(candidates))
+    return Prepared(
+        candidates, *_normalised(torch.stack(products, dim=2)), *_normalised(candidates)
+    )
+
+
+def _normalised(x: Tensor) -> tuple[Tensor, Tensor]:
+    # torch warns of a variance of nothing.
+    return normalise(x) if x.shape[0] else (x, x[..., :1])
 
 
 def _through_norm(dhat, hat, scale):
