@@ -1,6 +1,7 @@
 """The weights of a layer and what a call has beyond the plain LSTM, as every
 part of the package hands them on."""
 
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,6 +26,51 @@ class LSTMWeights(NamedTuple):
     weight_hr: Tensor | None = None
 
 
+_of_directions = [
+    operator.attrgetter(*(name + end for name in LSTMWeights._fields)) for end in ("", "_reverse")
+]
+
+
+def weights_of(call, reverse: bool) -> LSTMWeights:
+    """The weights of a direction among an op's arguments, or what stands in their places.
+    call: a NamedTuple with fields such as weight_ih and, for the reverse, weight_ih_reverse."""
+    return LSTMWeights._make(_of_directions[reverse](call))
+
+
+def present(biases: bool, projected: bool) -> LSTMWeights:
+    """Which weights each layer and direction has: True or False in the place of each."""
+    return LSTMWeights(True, True, biases, biases, projected)
+
+
+def flat(layers) -> list[Tensor]:
+    """The weights of a stack as ops take them, from layers of directions of `LSTMWeights` (or of
+    `LayerNormWeights`): one after the other, without what is not there."""
+    return [w for layer in layers for direction in layer for w in direction if w is not None]
+
+
+def nested(weights: Sequence, there, directions: int) -> list[list]:
+    """The layers again from what `flat` made of them, or from what stands in the weights' places.
+
+    Args:
+        there: a tuple such as `present`; None is in the place of what is not there.
+    """
+    rest, each = iter(weights), type(there)
+    of_directions = [
+        each(*(next(rest) if is_there else None for is_there in there))
+        for _ in range(len(weights) // sum(there))
+    ]
+    return [of_directions[k : k + directions] for k in range(0, len(of_directions), directions)]
+
+
+def by_layer(*kinds: Sequence[Tensor]) -> list[LSTMWeights]:
+    """The layers of one direction from lists of each kind of weight, in `LSTMWeights`' order; a
+    list is empty where no layer has that kind."""
+    return [
+        LSTMWeights(*(of_kind[k] if of_kind else None for of_kind in kinds))
+        for k in range(max(map(len, kinds)))
+    ]
+
+
 def widened(layers, dtype: torch.dtype) -> list[list]:
     """`LSTMWeights`, layer by layer, with the matrices in `dtype`."""
 
@@ -35,16 +81,6 @@ def widened(layers, dtype: torch.dtype) -> list[list]:
         )
 
     return [[widen(w) for w in layer] for layer in layers]
-
-
-def flat(layers) -> list[Tensor] | None:
-    """`LSTMWeights`, layer by layer, as the list that ops of a whole stack take: of each layer and
-    direction weight_ih, weight_hh, both biases or neither, weight_hr or not. None where there is
-    one bias without the other."""
-    first = layers[0][0]
-    if (first.bias_ih is None) != (first.bias_hh is None):
-        return None
-    return [w for layer in layers for weights in layer for w in weights if w is not None]
 
 
 class LayerNormWeights(NamedTuple):

@@ -4,18 +4,17 @@ settings as an eager one does. And the backward of the variants, of which they h
 steps.
 """
 
-import torch
-
 from .. import precision
 from ..ops import variant as variant_ops
-from ..ops.library import library
+from ..ops.define import declare
+from ..ops.library import library, op
+from ..reference.backward import Arrived
 from . import native
 
-library.define("cpu_parts() -> int")
+declare("cpu_parts", None, int)
 library.impl("cpu_parts", precision.cpu_parts, "CompositeExplicitAutograd")
 
 if native.load() is None:
     # The forward registers itself (csrc/torch/variant.cpp).
-    library.define(variant_ops.LOOP.format("lstm", ""))
-    _loop = variant_ops.loop_of(torch.ops.fastlstm.lstm_variant_loop.default)
-    variant_ops.register("lstm", None, _loop, "CPU")
+    declare("lstm_variant_loop", variant_ops.VariantLoop, Arrived)
+    variant_ops.register("lstm", None, op("lstm_variant_loop"), "CPU")

@@ -14,8 +14,9 @@ from .. import precision
 from ..ops import layer as layer_ops
 from ..ops import recurrence
 from ..ops import variant as variant_ops
-from ..ops.library import library, outside_autocast
-from ..reference.variant_backward import Arrived
+from ..ops.define import declare
+from ..ops.library import library, op, outside_autocast
+from ..reference.backward import Arrived
 from . import native
 from . import triton as triton_kernels
 
@@ -23,32 +24,30 @@ from . import triton as triton_kernels
 def compiled(name: str):
     """(forward, backward) with the ops' arguments, from the compiled ops `<name>_forward` and
     `<name>_backward`, whose schemas this defines."""
-    library.define(recurrence.FORWARD.format(name, ", bool tf32"))
-    library.define(recurrence.BACKWARD.format(name, ", bool tf32"))
-    run_forward, run_backward = (
-        getattr(torch.ops.fastlstm, f"{name}_{which}").default for which in ("forward", "backward")
-    )
+    declare(f"{name}_forward", recurrence.Forward, recurrence.Results, tf32=bool)
+    declare(f"{name}_backward", recurrence.Backward, recurrence.Grads, tf32=bool)
+    run_forward, run_backward = (op(f"{name}_{which}") for which in ("forward", "backward"))
 
     def forward(*args):
-        with torch_errors(recurrence.forward_results, args):
+        with torch_errors(recurrence.forward_results, recurrence.Forward(*args)):
             return run_forward(*args, precision.allows_tf32())
 
     def backward(*args):
-        with torch_errors(recurrence.backward_results, args):
+        with torch_errors(recurrence.backward_results, recurrence.Backward(*args)):
             return run_backward(*args, precision.allows_tf32())
 
     return forward, backward
 
 
 @contextlib.contextmanager
-def torch_errors(allocate, args):
-    """Out of memory as torch says it. Inside the compiled library a failed allocation loses its
-    type and text, so the same allocation is made again here."""
+def torch_errors(allocate, call):
+    """Raises torch's own error where memory runs out: inside the compiled library a failed
+    allocation loses its type and text, so `allocate(call)` makes the same one again."""
     try:
         yield
     except RuntimeError as error:
         if "API call failed" in str(error):
-            allocate(*args)
+            allocate(call)
         raise
 
 
@@ -56,13 +55,15 @@ def _triton_forward(*args):
     return triton_kernels.forward(*args, precision.allows_tf32())
 
 
-def _triton_backward(doutput, dh_n, dc_n, dcells, dgates_out, *rest):
-    if dgates_out is not None:
+def _triton_backward(*args):
+    call = recurrence.Backward(*args)
+    if call.dgates_out is not None:
         raise RuntimeError(
             "fastlstm::triton_backward: a gradient of the gates is the reference's to take: call "
             "reference_backward"
         )
-    return triton_kernels.backward(doutput, dh_n, dc_n, dcells, *rest, precision.allows_tf32())
+    given = (value for name, value in call._asdict().items() if name != "dgates_out")
+    return triton_kernels.backward(*given, precision.allows_tf32())
 
 
 def register(family: str, forward, backward, device: str) -> None:
@@ -75,28 +76,24 @@ def compiled_variants(name: str):
     """(forward, loop) for `variant_ops.register`, from the compiled ops `<name>_variant_forward`
     and `<name>_variant_loop`, whose schemas this defines: with one more argument than the CPU's,
     whether float32 may be rounded to tf32."""
-    library.define(variant_ops.FORWARD.format(f"{name}_variant", ", bool tf32"))
-    library.define(variant_ops.LOOP.format(name, ", bool tf32"))
-    run_forward, run_loop = (
-        getattr(torch.ops.fastlstm, f"{name}_variant_{which}").default
-        for which in ("forward", "loop")
-    )
+    declare(f"{name}_variant_forward", variant_ops.VariantForward, recurrence.Results, tf32=bool)
+    declare(f"{name}_variant_loop", variant_ops.VariantLoop, Arrived, tf32=bool)
+    run_forward, run_loop = (op(f"{name}_variant_{which}") for which in ("forward", "loop"))
 
     def forward(*args):
-        with torch_errors(variant_ops.forward_results, args):
+        with torch_errors(recurrence.forward_results, variant_ops.VariantForward(*args)):
             return run_forward(*args, precision.allows_tf32())
 
     def loop(*args):
-        with torch_errors(_loop_results, args):
+        with torch_errors(_loop_results, variant_ops.VariantLoop(*args)):
             return run_loop(*args, precision.allows_tf32())
 
-    return forward, variant_ops.loop_of(loop)
+    return forward, loop
 
 
-def _loop_results(*args):
+def _loop_results(call: variant_ops.VariantLoop):
     """Tensors as large as the largest of a loop's results."""
-    gates = args[13]
-    return [torch.empty_like(gates, dtype=args[14].dtype) for _ in range(2)]
+    return [torch.empty_like(call.gates, dtype=call.candidates.dtype) for _ in range(2)]
 
 
 def triton_variant_forward(*args):
@@ -104,7 +101,7 @@ def triton_variant_forward(*args):
 
 
 def triton_variant_loop(*args):
-    return Arrived(*triton_kernels.variant_loop(*args, precision.allows_tf32()))
+    return triton_kernels.variant_loop(*args, precision.allows_tf32())
 
 
 for _ops in (recurrence, layer_ops, variant_ops):

@@ -12,12 +12,12 @@ import torch
 
 from ..ops import layer as layer_ops
 from ..ops.recurrence import FAMILIES
-from ..precision import accumulation_dtype
 from ..reference import lstm as reference
 from ..reference import variant as variant_reference
 from ..stack.checkpoint import ops as checkpoint_ops
-from ..stack.checkpoint.piece_layers import Settings
-from ..stack.wavefront import forward as stack
+from ..stack.checkpoint.calls import CheckpointedForward, CheckpointedResults
+from ..stack.wavefront.calls import StackForward, StackResults, apply_dropout, dropout_mask
+from ..weights import LSTMWeights
 
 LOOPS = ("auto", "unrolled", "scan")
 
@@ -55,9 +55,7 @@ def decompositions(loop: str = "auto"):
     table = torch.export.default_decompositions()
     ops = torch.ops.fastlstm
     for family in FAMILIES:
-        table[getattr(ops, f"{family}_layer_forward").default] = functools.partial(
-            layer_ops.plain_forward, family
-        )
+        table[getattr(ops, f"{family}_layer_forward").default] = functools.partial(_layer, family)
         for name, recurrence in (
             ("forward", reference.lstm_forward),
             ("variant_forward", variant_reference.variant_forward),
@@ -127,42 +125,42 @@ def scanned(count: int, step, carry, sequences, constants, reverse: bool):
     return carry, [*kept, *(carry[0].new_empty((0, 0, 0), dtype=d) for d in unwanted)]
 
 
-def _stack(
-    family, x, h0, c0, weights_ih, weights_hh, biases_ih, biases_hh, weights_hr, lengths,
-    reset_mask, dropout_masks, dropout, save_tape, save_cells,
-):  # fmt: skip
+def _layer(family: str, *args):
+    return tuple(layer_ops.plain_forward(family, layer_ops.LayerForward(*args)))
+
+
+def _stack(*args):
     """The layers one after the other."""
-    weights = weights_ih, weights_hh, biases_ih, biases_hh, weights_hr
-    dropout = stack.Dropout(dropout_masks, dropout)
-    states, hidden, tapes = [], [], []
-    for k in range(len(weights_ih)):
+    call = StackForward(*args)
+    x, states, hidden, cells, gates = call.x, [], [], [], []
+    nothing, layers = LSTMWeights(None, None), call.layers()
+    for k, weights in enumerate(layers):
         if k:
             hidden.append(x)
-            x = dropout.apply(x, dropout.mask(k - 1))
-        last = k == len(weights_ih) - 1
-        x, h, c, *tape = layer_ops.plain_forward(
-            family, x, h0[k : k + 1], c0[k : k + 1], *stack.of_layer(weights, k), *(None,) * 5,
-            lengths, reset_mask, False, save_tape, save_cells and last,
+            x = apply_dropout(x, dropout_mask(call, k), call.dropout)
+        last = k == len(layers) - 1
+        results = layer_ops.plain_forward(
+            call.family,
+            layer_ops.LayerForward(
+                x, call.h0[k : k + 1], call.c0[k : k + 1], *weights, *nothing, call.lengths,
+                call.reset_mask, wide_products=False, save_tape=call.save_tape,
+                save_cells=call.save_cells and last,
+            ),
         )  # fmt: skip
-        states.append((h, c))
-        tapes.append(tape)
+        x = results.output
+        states.append((results.h_n, results.c_n))
+        cells.append(results.cells)
+        gates.append(results.gates)
     h_n, c_n = (torch.cat(s) for s in zip(*states, strict=True))
-    cells, gates = (list(kept) for kept in zip(*tapes, strict=True))
-    if not save_tape:
-        return x, h_n, c_n, cells[-1], [], [], []
-    return x, h_n, c_n, cells[-1], hidden, cells[:-1], gates
+    kept = (hidden, cells[:-1], gates) if call.save_tape else ([], [], [])
+    return tuple(StackResults(x, h_n, c_n, cells[-1], *kept))
 
 
-def _checkpointed(x, h0, c0, weights, norms, h_mask, seed, lengths, reset_mask, *settings):
-    *settings, save_cells, every = settings
-    output, h_n, c_n, cells = checkpoint_ops.plain(
-        x, h0, c0, weights, norms, h_mask, seed, lengths, reset_mask, Settings(*settings),
-        save_cells,
-    )  # fmt: skip
+def _checkpointed(*args):
+    call = CheckpointedForward(*args)
     # The states that are kept are the backward's alone, which is refused below.
-    count = (x.shape[0] + every - 1) // every
-    kept_c = c0.new_empty((count, *c0.shape), dtype=accumulation_dtype(x.dtype))
-    return output, h_n, c_n, cells, h0.new_empty((count, *h0.shape)), kept_c
+    kept = checkpoint_ops.kept_states(call)
+    return tuple(CheckpointedResults(*checkpoint_ops.plain(call), *kept))
 
 
 def _checkpointed_backward(*_):

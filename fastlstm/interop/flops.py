@@ -12,8 +12,14 @@ import torch
 
 from ..nn.cell import FastLSTMCell
 from ..nn.lstm import FastLSTM
+from ..ops import layer, recurrence, variant
 from ..ops.recurrence import FAMILIES
+from ..stack import step as step_ops
+from ..stack import step_training, whole
+from ..stack.checkpoint import calls as checkpoint
+from ..stack.wavefront import calls as stack
 from ..torch_classes import LSTM, LSTMCell
+from ..weights import LSTMWeights, weights_of
 from .late import when_imported
 
 
@@ -22,163 +28,170 @@ def _products(rows: int, *shapes) -> int:
     return 2 * rows * sum(prod(s) for s in shapes if s is not None and len(s) > 1)
 
 
-def recurrence_forward(gates_x, h0, c0, weight_hh, weight_hr, *rest, **options) -> int:
-    return _products(prod(gates_x[:2]), weight_hh, weight_hr)
+def recurrence_forward(call: recurrence.Forward | variant.VariantForward) -> int:
+    T, N, *_ = call.gates_x
+    return _products(T * N, call.weight_hh, call.weight_hr)
 
 
-def recurrence_backward(
-    doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, cells, *rest, **options
-) -> int:
-    return _products(prod(cells[:2]), weight_hh, weight_hr)
+def recurrence_backward(call: recurrence.Backward | variant.VariantLoop) -> int:
+    T, N, *_ = call.cells
+    return _products(T * N, call.weight_hh, call.weight_hr)
 
 
-def variant_backward(
-    doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, h_mask, norm_hh, norm_c,
-    bias_c, output, *rest, **options,
-) -> int:  # fmt: skip
-    rows, needs = prod(output[:2]), rest[-1]
-    found = _products(rows, weight_hh, weight_hr)
-    for need, weight in zip(needs[:2], (weight_hh, weight_hr), strict=True):
-        found += _products(rows, weight) if need else 0
-    return found
+def variant_backward(call: variant.VariantBackward) -> int:
+    T, N, *_ = call.cells
+    needs = variant.VariantNeeds(*call.needs)
+    found = _products(T * N, call.weight_hh, call.weight_hr)
+    found += _products(T * N, call.weight_hh) if needs.weight_hh else 0
+    return found + (_products(T * N, call.weight_hr) if needs.weight_hr else 0)
 
 
-def variant_loop(
-    doutput, dh_n, dc_n, dcells, h0, c0, weight_hh, weight_hr, h_mask, norm_hh, norm_c, bias_c,
-    cells, *rest, **options,
-) -> int:  # fmt: skip
-    return _products(prod(cells[:2]), weight_hh, weight_hr)
+def layer_forward(call: layer.LayerForward) -> int:
+    T, N, _ = call.x
+    return _products(T * N, *weights_of(call, False), *weights_of(call, True))
 
 
-def layer_forward(x, h0, c0, *rest, **options) -> int:
-    return _products(prod(x[:2]), *rest[:10])
+def layer_backward(call: layer.LayerBackward) -> int:
+    T, N, _ = call.x
+    of_inputs = call.weight_ih, call.weight_ih_reverse
+    recurrent = call.weight_hh, call.weight_hr, call.weight_hh_reverse, call.weight_hr_reverse
+    found = _products(T * N, *recurrent)
+    found += _products(T * N, *of_inputs) if call.need_dx else 0
+    return found + (_products(T * N, *of_inputs, *recurrent) if call.need_dweights else 0)
 
 
-def layer_backward(
-    doutput, dh_n, dc_n, dcells, x, h0, c0, weight_ih, weight_hh, weight_hr, weight_ih_reverse,
-    weight_hh_reverse, weight_hr_reverse, *rest, **options,
-) -> int:  # fmt: skip
-    rows, (need_dx, need_dweights) = prod(x[:2]), rest[-2:]
-    of_inputs = weight_ih, weight_ih_reverse
-    recurrent = weight_hh, weight_hr, weight_hh_reverse, weight_hr_reverse
-    found = _products(rows, *recurrent)
-    found += _products(rows, *of_inputs) if need_dx else 0
-    return found + (_products(rows, *of_inputs, *recurrent) if need_dweights else 0)
+def whole_forward(call: whole.StackForward) -> int:
+    return _products(prod(call.x[:-1]), *call.weights)
 
 
-def whole_forward(x, h0, c0, weights, *rest, **options) -> int:
-    return _products(prod(x[:-1]), *weights)
-
-
-def whole_backward(
-    doutput, dh_n, dc_n, dcells, x, h0, c0, matrices, output, tape, lengths, reset_mask, noise,
-    layers, bidirectional, batch_first, wide_products, needs, **options,
-) -> int:  # fmt: skip
-    rows, directions = prod(output[:-1]), 2 if bidirectional else 1
-    each = (len(needs) - 3) // (layers * directions)
-    kept = len(matrices) // (2 + each % 2)  # directions of the layers from the lowest on
-    first = layers * directions - kept
+def whole_backward(call: whole.StackBackward) -> int:
+    rows, directions = prod(call.output[:-1]), 2 if call.bidirectional else 1
+    need_dx, _, _, *needs = call.needs
+    each = len(needs) // (call.layers * directions)
+    kept = len(call.matrices) // (2 + each % 2)  # directions of the layers from the lowest on
+    first = call.layers * directions - kept
     found = 0
     for j in range(kept):
-        ih, *recurrent = matrices[j::kept]
+        ih, *recurrent = call.matrices[j::kept]
         found += _products(rows, *recurrent)
-        below = needs[0] if first + j < directions else j >= directions
+        below = need_dx if first + j < directions else j >= directions
         found += _products(rows, ih) if below else 0
-        wanted = needs[3 + (first + j) * each :][:each]
+        wanted = needs[(first + j) * each :][:each]
         places = (0, 1, each - 1)
         for place, weight in zip(places, (ih, *recurrent), strict=False):
             found += _products(rows, weight) if wanted[place] else 0
     return found
 
 
-def step(x, h, c, weights, **options) -> int:
-    return _products(prod(x[:-1]), *weights)
+def int8_stack(x, h0, c0, weights, layers, bidirectional, *rest, **options) -> int:
+    """Of the matrices without the packed form's padding."""
+    directions = 2 if bidirectional else 1
+    each = len(weights) // (layers * directions)
+    (H4,), projected = weights[3], each >= 6
+    P = weights[each - 1][0] if projected else H4 // 4
+    inputs = x[-1] + (layers - 1) * directions * P
+    recurrent = directions * layers * (H4 * P + (P * (H4 // 4) if projected else 0))
+    return 2 * prod(x[:-1]) * (directions * H4 * inputs + recurrent)
 
 
-def cell(x, h, c, *weights, **options) -> int:
-    return _products(prod(x[:-1]), *weights)
+def step(call: step_ops.Step) -> int:
+    return _products(prod(call.x[:-1]), *call.weights)
 
 
-def cell_training_backward(
-    dh_n, dc_n, c, cells, gates, weight_ih, weight_hh, weight_hr, need_dx, need_dh, *rest, **options
-) -> int:
-    rows = prod(c[:-1])
-    found = _products(rows, weight_hr)
-    found += _products(rows, weight_ih) if need_dx else 0
-    return found + (_products(rows, weight_hh) if need_dh else 0)
+def cell(call: step_ops.Cell | step_training.CellForward) -> int:
+    rows, weight_hr = prod(call.x[:-1]), getattr(call, "weight_hr", None)
+    return _products(rows, call.weight_ih, call.weight_hh, weight_hr)
 
 
-def cell_weight_gradients(dgates, x, h, dh_n, unprojected, needs, **options) -> int:
+def cell_training_backward(call: step_training.CellBackward) -> int:
+    rows = prod(call.c[:-1])
+    found = _products(rows, call.weight_hr)
+    found += _products(rows, call.weight_ih) if call.need_dx else 0
+    return found + (_products(rows, call.weight_hh) if call.need_dh else 0)
+
+
+def cell_weight_gradients(call: step_training.Shares) -> int:
     def product(left, right) -> int:
         return sum(2 * prod(a) * b[-1] for a, b in zip(left, right, strict=True))
 
-    pairs = (dgates, x), (dgates, h), (dh_n, unprojected)
-    wanted = *needs[:2], needs[4]
-    return sum(product(*pair) for pair, need in zip(pairs, wanted, strict=True) if need)
+    needs = LSTMWeights(*call.needs)
+    found = product(call.dgates, call.x) if needs.weight_ih else 0
+    found += product(call.dgates, call.h) if needs.weight_hh else 0
+    return found + (product(call.dh_n, call.unprojected) if needs.weight_hr else 0)
 
 
-def stack_forward(family, x, h0, c0, weights_ih, weights_hh, bi, bh, weights_hr, *rest, **options):
-    return _products(prod(x[:2]), *weights_ih, *weights_hh, *weights_hr)
+def stack_forward(call: stack.StackForward) -> int:
+    T, N, _ = call.x
+    return _products(T * N, *call.weights_ih, *call.weights_hh, *call.weights_hr)
 
 
-def stack_backward(
-    family, doutput, dh_n, dc_n, dcells, x, h0, c0, weights_ih, weights_hh, weights_hr, *rest,
-    **options,
-) -> int:  # fmt: skip
-    rows, (lowest, need_dx, need_dweights) = prod(x[:2]), rest[-3:]
-    found = 0
-    for k in range(lowest, len(weights_ih)):
-        recurrent = weights_hh[k], *weights_hr[k : k + 1]
-        found += _products(rows, *recurrent)
-        found += _products(rows, weights_ih[k]) if (need_dx if k == 0 else k > lowest) else 0
-        found += _products(rows, weights_ih[k], *recurrent) if need_dweights[k] else 0
+def stack_backward(call: stack.StackBackward) -> int:
+    (T, N, _), found, layers = call.x, 0, call.layers()
+    for k in range(call.lowest, len(layers)):
+        of_input, recurrent = layers[k].weight_ih, (layers[k].weight_hh, layers[k].weight_hr)
+        found += _products(T * N, *recurrent)
+        found += _products(T * N, of_input) if call.wants_dx_of(k) else 0
+        found += _products(T * N, of_input, *recurrent) if call.need_dweights[k] else 0
     return found
 
 
-def checkpointed_forward(x, h0, c0, weights, *rest, **options) -> int:
-    return _products(prod(x[:2]), *weights)
+def checkpointed_forward(call: checkpoint.CheckpointedForward) -> int:
+    T, N, _ = call.x
+    return _products(T * N, *call.weights)
 
 
-def checkpointed_backward(
-    doutput, dh_n, dc_n, dcells, x, h0, c0, weights, norms, h_mask, seed, lengths, reset_mask,
-    family, directions, *rest, **options,
-) -> int:  # fmt: skip
+def checkpointed_backward(call: checkpoint.CheckpointedBackward) -> int:
     """The forward once more, and the backward."""
-    rows, (need_dx, _, needs, _) = prod(x[:2]), rest[-4:]
-    each = len(weights) // directions
-    found = _products(rows, *weights)
-    for k, weight in enumerate(weights):
-        of_input = k % each == 0
-        found += _products(rows, weight) if need_dx or not of_input else 0
-        found += _products(rows, weight) if k < len(needs) and needs[k] else 0
+    T, N, _ = call.x
+    found = _products(T * N, *call.weights)
+    needs = checkpoint.weights_of_layers(call, call.need_dweights)
+    for k, directions in enumerate(checkpoint.weights_of_layers(call)):
+        for weights, needed in zip(directions, needs[k], strict=True):
+            below = call.need_dx or k > 0
+            found += _products(T * N, weights.weight_hh, weights.weight_hr)
+            found += _products(T * N, weights.weight_ih) if below else 0
+            found += sum(
+                _products(T * N, w) for w, need in zip(weights, needed, strict=True) if need
+            )
     return found
+
+
+def _named(arguments: type, formula):
+    """A formula of an op's arguments as counters call it, with the results' shapes in options."""
+
+    def count(*args, **options) -> int:
+        return formula(arguments(*args))
+
+    return count
 
 
 def formulas() -> dict:
     """The formula of each op, of the shapes of its arguments, with `out_shape` beside them."""
-    named = {
-        "lstm_stack_forward": whole_forward,
-        "lstm_stack_backward": whole_backward,
-        "lstm_step": step,
-        "lstm_cell": cell,
-        "lstm_cell_training_forward": cell,
-        "lstm_cell_training_backward": cell_training_backward,
-        "lstm_cell_weight_gradients": cell_weight_gradients,
-        "stack_forward": stack_forward,
-        "stack_backward": stack_backward,
-        "checkpointed_forward": checkpointed_forward,
-        "checkpointed_backward": checkpointed_backward,
-        "lstm_variant_loop": variant_loop,
+    by_arguments = {
+        "lstm_stack_forward": (whole.StackForward, whole_forward),
+        "lstm_stack_backward": (whole.StackBackward, whole_backward),
+        "lstm_step": (step_ops.Step, step),
+        "lstm_cell": (step_ops.Cell, cell),
+        "lstm_cell_training_forward": (step_training.CellForward, cell),
+        "lstm_cell_training_backward": (step_training.CellBackward, cell_training_backward),
+        "lstm_cell_weight_gradients": (step_training.Shares, cell_weight_gradients),
+        "stack_forward": (stack.StackForward, stack_forward),
+        "stack_backward": (stack.StackBackward, stack_backward),
+        "checkpointed_forward": (checkpoint.CheckpointedForward, checkpointed_forward),
+        "checkpointed_backward": (checkpoint.CheckpointedBackward, checkpointed_backward),
+        "lstm_variant_loop": (variant.VariantLoop, recurrence_backward),
     }
     for family in FAMILIES:
-        named |= {
-            f"{family}_forward": recurrence_forward,
-            f"{family}_backward": recurrence_backward,
-            f"{family}_layer_forward": layer_forward,
-            f"{family}_layer_backward": layer_backward,
-            f"{family}_variant_forward": recurrence_forward,
-            f"{family}_variant_backward": variant_backward,
+        by_arguments |= {
+            f"{family}_forward": (recurrence.Forward, recurrence_forward),
+            f"{family}_backward": (recurrence.Backward, recurrence_backward),
+            f"{family}_layer_forward": (layer.LayerForward, layer_forward),
+            f"{family}_layer_backward": (layer.LayerBackward, layer_backward),
+            f"{family}_variant_forward": (variant.VariantForward, recurrence_forward),
+            f"{family}_variant_backward": (variant.VariantBackward, variant_backward),
         }
+    named = {"int8_stack": int8_stack, "int8_stack_reference": int8_stack}
+    named |= {name: _named(*given) for name, given in by_arguments.items()}
     names = {n: f for n, f in named.items() if hasattr(torch.ops.fastlstm, n)}
     return {getattr(torch.ops.fastlstm, name): formula for name, formula in names.items()}
 

@@ -2,10 +2,10 @@
 layer's gradients.
 
 `<family>_layer_forward` and `<family>_layer_backward` are by default what stands here: torch's own
-matrix products around the recurrence ops of the family (recurrence.py), so a backend that brings
-a recurrence has a layer. A backend may register its own for a device where that is faster: the
-CPU's (csrc/torch/layer_forward.cpp) makes gates for a few steps at a time and never holds all of
-them.
+matrix products around the recurrence ops of the family (recurrence.py), so a backend that brings a
+recurrence has a layer. A backend may register its own for a device where that is faster: the CPU's
+(csrc/torch/layer_forward.cpp) makes the gates of a chunk of steps at a time and never holds those
+of all.
 
 Arguments, T steps, N rows, I inputs, D directions, H units, P outputs: x (T, N, I), h0 (D, N, P),
 c0 (D, N, H), then for the forward and, where it is not None, the reverse direction weight_ih (4H,
@@ -15,42 +15,108 @@ in the accumulation dtype.
 """
 
 import contextlib
+import functools
+import operator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..precision import accumulation_dtype
+from ..reference import backward as reference_backward
 from ..reference import lstm as reference
-from . import transforms
-from .library import (
-    check_one_device,
-    check_tape,
-    differentiate_backward,
-    keep_backward_inputs,
-    library,
-    outside_autocast,
-)
-from .recurrence import FAMILIES
-from .weight_gradients import weight_gradients
+from ..weights import LSTMWeights, weights_of
+from . import recurrence, transforms
+from .define import define_op, short_way
+from .library import below_autograd, op, outside_autocast
+from .recurrence import FAMILIES, Results
+from .weight_gradients import Wanted, weight_gradients
 
-_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-_FORWARD = (
-    "{}_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, "
-    "Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr, Tensor? weight_ih_reverse, "
-    "Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, Tensor? bias_hh_reverse, "
-    "Tensor? weight_hr_reverse, Tensor? lengths, Tensor? reset_mask, bool wide_products, "
-    "bool save_tape, bool save_cells) "
-    "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)"
-)
-_BACKWARD = (
-    "{}_layer_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, Tensor x, "
-    "Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, Tensor? weight_hr, "
-    "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? weight_hr_reverse, "
-    "Tensor output, Tensor cells, Tensor gates, Tensor? lengths, Tensor? reset_mask, "
-    "bool wide_products, bool need_dx, bool need_dweights) "
-    "-> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dweight_ih, Tensor dweight_hh, Tensor dbias, "
-    "Tensor dweight_hr)"
-)
+
+class LayerForward(NamedTuple):
+    x: Tensor
+    h0: Tensor
+    c0: Tensor
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    weight_hr: Tensor | None
+    weight_ih_reverse: Tensor | None
+    weight_hh_reverse: Tensor | None
+    bias_ih_reverse: Tensor | None
+    bias_hh_reverse: Tensor | None
+    weight_hr_reverse: Tensor | None
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+    wide_products: bool
+    save_tape: bool
+    save_cells: bool
+
+
+class LayerTape(NamedTuple):
+    """What the backward needs of the forward: its arguments without biases, and its results."""
+
+    x: Tensor
+    h0: Tensor
+    c0: Tensor
+    weight_ih: Tensor
+    weight_hh: Tensor
+    weight_hr: Tensor | None
+    weight_ih_reverse: Tensor | None
+    weight_hh_reverse: Tensor | None
+    weight_hr_reverse: Tensor | None
+    output: Tensor
+    cells: Tensor
+    gates: Tensor
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+    wide_products: bool
+
+
+class LayerBackward(NamedTuple):
+    """Gradients of the forward's first four results, None where zero; `LayerTape`; and whether the
+    gradients of x, and of the weights, are wanted."""
+
+    doutput: Tensor | None
+    dh_n: Tensor | None
+    dc_n: Tensor | None
+    dcells: Tensor | None
+    x: Tensor
+    h0: Tensor
+    c0: Tensor
+    weight_ih: Tensor
+    weight_hh: Tensor
+    weight_hr: Tensor | None
+    weight_ih_reverse: Tensor | None
+    weight_hh_reverse: Tensor | None
+    weight_hr_reverse: Tensor | None
+    output: Tensor
+    cells: Tensor
+    gates: Tensor
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+    wide_products: bool
+    need_dx: bool
+    need_dweights: bool
+
+
+class LayerGrads(NamedTuple):
+    """The weights' are (D, ...), dbias that of each bias. Without elements where not wanted."""
+
+    dx: Tensor
+    dh0: Tensor
+    dc0: Tensor
+    dweight_ih: Tensor
+    dweight_hh: Tensor
+    dbias: Tensor
+    dweight_hr: Tensor
+
+
+_PARAMETERS = [name for name in LayerForward._fields if name.startswith(("weight", "bias"))]
+_parameters = operator.attrgetter(*_PARAMETERS)
+_NO_WEIGHTS = LSTMWeights(None, None)
+_NO_GRADIENTS = (None,) * len(("lengths", "reset_mask", "wide_products", "save_tape", "save_cells"))
 
 
 def _stacked(forward: Tensor | None, reverse: Tensor | None) -> Tensor | None:
@@ -89,233 +155,212 @@ def input_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return gates_x.view(*x.shape[:2], weight.shape[1])
 
 
-def plain_forward(
-    family, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ih_reverse,
-    weight_hh_reverse, bias_ih_reverse, bias_hh_reverse, weight_hr_reverse, lengths, reset_mask,
-    wide_products, save_tape, save_cells,
-):  # fmt: skip
+def plain_forward(family: str, call: LayerForward) -> Results:
     """A layer's forward by torch's products around the family's recurrence op."""
-    biases = (bias_ih, bias_ih_reverse), (bias_hh, bias_hh_reverse)
-    weights = weight_ih, weight_ih_reverse
-    product = _product_dtype(x.dtype, wide_products)
+    x, h0 = call.x, call.h0
+    weights = call.weight_ih, call.weight_ih_reverse
+    biases = (call.bias_ih, call.bias_ih_reverse), (call.bias_hh, call.bias_hh_reverse)
+    product = _product_dtype(x.dtype, call.wide_products)
     gates_x = input_product(x, *input_weights(weights, biases, x.dtype, product))
-    gates_x = gates_x.view(*x.shape[:2], h0.shape[0], weight_hh.shape[0])
-    return getattr(torch.ops.fastlstm, f"{family}_forward")(
-        gates_x, h0, c0, _stacked(weight_hh, weight_hh_reverse),
-        _stacked(weight_hr, weight_hr_reverse), lengths, reset_mask, save_tape, save_cells,
-    )  # fmt: skip
+    recurrent = recurrence.Forward(
+        gates_x.view(*x.shape[:2], h0.shape[0], call.weight_hh.shape[0]),
+        h0,
+        call.c0,
+        _stacked(call.weight_hh, call.weight_hh_reverse),
+        _stacked(call.weight_hr, call.weight_hr_reverse),
+        call.lengths,
+        call.reset_mask,
+        call.save_tape,
+        call.save_cells,
+    )
+    return Results(*op(f"{family}_forward")(*recurrent))
 
 
-def _backward(
-    recurrence_backward, doutput, dh_n, dc_n, dcells, dgates_out, x, h0, c0, weight_ih, weight_hh,
-    weight_hr, weight_ih_reverse, weight_hh_reverse, weight_hr_reverse, output, cells, gates,
-    lengths, reset_mask, wide_products, need_dx, need_dweights,
-):  # fmt: skip
-    product = _product_dtype(x.dtype, wide_products)
+def plain_backward(
+    recurrence_backward,
+    call: LayerBackward,
+    dgates_out: Tensor | None = None,
+    samples: int | None = None,
+) -> LayerGrads:
+    """A layer's backward by torch's products around the recurrence's.
+
+    Args:
+        recurrence_backward: takes the fields of `recurrence.Backward`.
+        dgates_out: the gradient of the forward's gates, None where zero.
+        samples: see `weight_gradients`.
+    """
+    x, lengths = call.x, call.lengths
     dgates_x, dh0, dc0, dhidden = recurrence_backward(
-        doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, _stacked(weight_hh, weight_hh_reverse),
-        _stacked(weight_hr, weight_hr_reverse), cells, gates, lengths, reset_mask, wide_products,
+        *recurrence.Backward(
+            call.doutput, call.dh_n, call.dc_n, call.dcells, dgates_out, call.h0, call.c0,
+            _stacked(call.weight_hh, call.weight_hh_reverse),
+            _stacked(call.weight_hr, call.weight_hr_reverse), call.cells, call.gates, lengths,
+            call.reset_mask, call.wide_products,
+        )
     )  # fmt: skip
-    nothing = x.new_empty((0,))
-    dx = dweight_ih = dweight_hh = dbias = dweight_hr = nothing
-    if need_dx:
+    dx = None
+    if call.need_dx:
         # reshape, for flatten has no rule under the vmap that batches gradients of gradients.
         T, N, D, H4 = dgates_x.shape
-        weights = _stacked(weight_ih, weight_ih_reverse).reshape(D * H4, x.shape[2])
-        dx = (dgates_x.reshape(T, N, D * H4) @ weights.to(product)).to(x.dtype)
+        weight = _stacked(call.weight_ih, call.weight_ih_reverse).reshape(D * H4, x.shape[2])
+        product = _product_dtype(x.dtype, call.wide_products)
+        dx = (dgates_x.reshape(T, N, D * H4) @ weight.to(product)).to(x.dtype)
         dx = reference.existing(dx, lengths)  # for what arrives there from a second derivative
-    if need_dweights:
-        dweight_ih, dweight_hh, dbias, of_projection = weight_gradients(
-            dgates_x, dhidden, x, output, h0, cells, gates, lengths, reset_mask,
-            weight_hr is not None,
-        )  # fmt: skip
-        if weight_hr is not None:
-            dweight_hr = of_projection
-    # An op's results must not share memory, as its empty ones would here.
-    return tuple(
-        r.clone() if r is nothing else r
-        for r in (dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr)
-    )
-
-
-def _forward_fake(
-    x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ih_reverse,
-    weight_hh_reverse, bias_ih_reverse, bias_hh_reverse, weight_hr_reverse, lengths, reset_mask,
-    wide_products, save_tape, save_cells,
-):  # fmt: skip
-    check_one_device(
-        x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ih_reverse,
-        weight_hh_reverse, bias_ih_reverse, bias_hh_reverse, weight_hr_reverse, lengths, reset_mask,
+    needed = call.need_dweights
+    dweights = weight_gradients(
+        dgates_x, dhidden, x, call.output, call.h0, call.cells, call.gates, lengths,
+        call.reset_mask, Wanted(needed, needed, needed, needed and call.weight_hr is not None),
+        samples=samples,
     )  # fmt: skip
-    T, N, _ = x.shape
-    D, H, P = h0.shape[0], c0.shape[2], h0.shape[2]
-    wide = accumulation_dtype(h0.dtype)
-    return (
+    # Each its own where empty: an op's results must not share memory.
+    dx, *dweights = (x.new_empty((0,)) if r is None else r for r in (dx, *dweights))
+    return LayerGrads(dx, dh0, dc0, *dweights)
+
+
+def _forward_fake(call: LayerForward) -> Results:
+    (T, N, _), h0, c0 = call.x.shape, call.h0, call.c0
+    D, H, P, wide = h0.shape[0], c0.shape[2], h0.shape[2], accumulation_dtype(h0.dtype)
+    save_cells = call.save_tape or call.save_cells
+    return Results(
         h0.new_empty((T, N, D * P)),
         h0.new_empty(h0.shape),
         c0.new_empty(c0.shape),
-        h0.new_empty((T, N, D, H) if save_tape or save_cells else (0,), dtype=wide),
-        h0.new_empty((T, N, D, 4 * H) if save_tape else (0,)),
+        h0.new_empty((T, N, D, H) if save_cells else (0,), dtype=wide),
+        h0.new_empty((T, N, D, 4 * H) if call.save_tape else (0,)),
     )
 
 
-def _backward_fake(
-    doutput, dh_n, dc_n, dcells, x, h0, c0, weight_ih, weight_hh, weight_hr, weight_ih_reverse,
-    weight_hh_reverse, weight_hr_reverse, output, cells, gates, lengths, reset_mask, wide_products,
-    need_dx, need_dweights,
-):  # fmt: skip
-    check_one_device(
-        doutput, dh_n, dc_n, dcells, x, h0, c0, weight_ih, weight_hh, weight_hr, weight_ih_reverse,
-        weight_hh_reverse, weight_hr_reverse, output, cells, gates, lengths, reset_mask,
-    )  # fmt: skip
-    D, H, P, I = h0.shape[0], c0.shape[2], h0.shape[2], x.shape[2]
-    return (
-        x.new_empty(x.shape if need_dx else (0,)),
+def _backward_fake(call: LayerBackward) -> LayerGrads:
+    x, h0, c0 = call.x, call.h0, call.c0
+    D, H, P, I, needed = h0.shape[0], c0.shape[2], h0.shape[2], x.shape[2], call.need_dweights
+    projected = call.weight_hr is not None
+    return LayerGrads(
+        x.new_empty(x.shape if call.need_dx else (0,)),
         h0.new_empty(h0.shape, dtype=c0.dtype),
         c0.new_empty(c0.shape),
-        x.new_empty((D, 4 * H, I) if need_dweights else (0,)),
-        x.new_empty((D, 4 * H, P) if need_dweights else (0,)),
-        x.new_empty((D, 4 * H) if need_dweights else (0,)),
-        x.new_empty((D, P, H) if need_dweights and weight_hr is not None else (0,)),
+        x.new_empty((D, 4 * H, I) if needed else (0,)),
+        x.new_empty((D, 4 * H, P) if needed else (0,)),
+        x.new_empty((D, 4 * H) if needed else (0,)),
+        x.new_empty((D, P, H) if needed and projected else (0,)),
     )
 
 
-def _setup_forward(ctx, inputs, output):
-    x, h0, c0, *weights, lengths, reset_mask, wide_products, save_tape, _ = inputs
-    matrices = (weights[k] for k in (0, 1, 4, 5, 6, 9))
-    y, _, _, cells, gates = output
-    ctx.save_for_backward(x, h0, c0, *matrices, y, cells, gates, lengths, reset_mask)
-    ctx.present = [w is not None for w in weights]
-    ctx.wide_products = wide_products
-    ctx.has_tape = save_tape
-    ctx.set_materialize_grads(False)
+def _gradients(family: str, tape: LayerTape, grads: Results, needs: LayerForward) -> LayerForward:
+    """The derivative of `<family>_layer_forward`: the gradients of its arguments, None where not
+    needed.
+
+    Args:
+        tape: what the forward got and gave. grads: of its results, None where zero. needs: of each
+        argument, whether its gradient is needed; False for what is not there.
+    """
+    doutput, dh_n, dc_n, dcells, dgates = grads
+    call = LayerBackward(doutput, dh_n, dc_n, dcells, *tape, needs.x, True in _parameters(needs))
+    transformed = transforms.active()
+    if dgates is not None:
+        # Only a backward that was itself differentiated has a gradient for the gates; compiled
+        # kernels leave that one to the reference.
+        recurrence_backward = (
+            reference_backward.lstm_backward if transformed else op("reference_backward")
+        )
+        results = plain_backward(recurrence_backward, call, dgates)
+    elif transformed:
+        results = transforms.backwards[family](call)
+    else:
+        run = _backwards[family]
+        with contextlib.nullcontext() if torch.is_grad_enabled() else below_autograd():
+            results = run(*call)
+    dx, dh0, dc0, *dweights = results
+    reverse = _NO_WEIGHTS
+    if tape.weight_hh_reverse is not None:
+        reverse = _of_direction(weights_of(needs, True), 1, *dweights)
+    return LayerForward(
+        dx if needs.x else None,
+        dh0,
+        dc0,
+        *_of_direction(weights_of(needs, False), 0, *dweights),
+        *reverse,
+        *_NO_GRADIENTS,
+    )
 
 
-def _make_forward_autograd(family):
-    @outside_autocast
-    def backward(ctx, doutput, dh_n, dc_n, dcells, dgates_out):
-        check_tape(ctx, f"{family}_layer_forward")
-        needs = ctx.needs_input_grad
-        rest = (*ctx.saved_tensors, ctx.wide_products, needs[0], any(needs[3:13]))
-        transformed = transforms.active()
-        if dgates_out is not None:
-            # Only a backward that was itself differentiated has a gradient for the gates; compiled
-            # kernels leave that one to the reference.
-            recurrence = reference.lstm_backward
-            if not transformed:
-                recurrence = torch.ops.fastlstm.reference_backward
-            results = _backward(recurrence, doutput, dh_n, dc_n, dcells, dgates_out, *rest)
-        elif transformed:
-            results = transforms.backwards[family](doutput, dh_n, dc_n, dcells, *rest)
-        else:
-            op = getattr(torch.ops.fastlstm, f"{family}_layer_backward").default
-            with contextlib.nullcontext() if torch.is_grad_enabled() else _below_autograd():
-                results = op(doutput, dh_n, dc_n, dcells, *rest)
-        dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr = results
-        grads = [dx if needs[0] else None, dh0, dc0]
-        for d in (0, 1):
-            for name, sums in zip(
-                _WEIGHTS, (dweight_ih, dweight_hh, dbias, dbias, dweight_hr), strict=True
-            ):
-                k = len(grads)
-                if not (needs[k] and ctx.present[k - 3]):
-                    grads.append(None)
-                else:
-                    # Both biases have the same gradient; they must not have the same memory.
-                    grads.append(sums[d].clone() if name == "bias_hh" else sums[d])
-        return (*grads, None, None, None, None, None)
-
-    return backward
+gradients = outside_autocast(_gradients)
 
 
-def _plain_backward(doutput, dh_n, dc_n, dcells, *rest):
-    return _backward(reference.lstm_backward, doutput, dh_n, dc_n, dcells, None, *rest)
+def _of_direction(
+    needs: LSTMWeights, d: int, dweight_ih, dweight_hh, dbias, dweight_hr
+) -> LSTMWeights:
+    """The gradients of a direction's weights, as far as needed, from those of all."""
+    return LSTMWeights(
+        dweight_ih[d] if needs.weight_ih else None,
+        dweight_hh[d] if needs.weight_hh else None,
+        dbias[d] if needs.bias_ih else None,
+        # Both biases have the same gradient; they must not have the same memory.
+        dbias[d].clone() if needs.bias_hh else None,
+        dweight_hr[d] if needs.weight_hr else None,
+    )
 
 
-_below_autograd = torch._C._AutoDispatchBelowAutograd
-# family -> (op, autograd.Function) of the forward, see `layer`.
-_forwards: dict[str, tuple] = {}
+def _reference_backward(call: LayerBackward, samples: int | None = None) -> LayerGrads:
+    return plain_backward(reference_backward.lstm_backward, call, samples=samples)
+
+
+# family -> the forward's op; the forward by `short_way`; the backward's op.
+_forwards: dict = {}
+_short_ways: dict = {}
+_backwards: dict = {}
 
 
 def layer(
     family: str, args: tuple, save_tape: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`<family>_layer_forward` by the shortest way: `args` are its arguments, `save_tape` is the
-    one of them.
-
-    The op's registered autograd costs about 0.2 ms a call for its many arguments (torch reads the
-    schema once for each), as much as a short sequence takes. Outside compilation and transforms, a
-    Function with the same formula does the same.
-    """
-    op, function = _forwards[family]
+    one of them."""
     if transforms.active():
         if torch.compiler.is_compiling():
             transforms.allow_in_graph(family)
         return transforms.layers[family](*args)
     if torch.compiler.is_compiling():
-        return op(*args)
+        return _forwards[family](*args)
     if save_tape:
-        return function.apply(*args)
-    with _below_autograd():
-        return op(*args)
-
-
-def gradients(family: str, ctx, *grads) -> tuple:
-    """The autograd formula of `<family>_layer_forward`: gradients of its arguments, of `grads` of
-    its results. ctx is as `_setup_forward` leaves it, with saved_tensors and needs_input_grad."""
-    return _forwards[family][1].backward(ctx, *grads)
-
-
-def _make_function(op, backward):
-    class Layer(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *args):
-            with _below_autograd():
-                results = op(*args)
-            _setup_forward(ctx, args, results)
-            return results
-
-    Layer.backward = staticmethod(backward)
-    return Layer
+        return _short_ways[family](*args)
+    with below_autograd():
+        return _forwards[family](*args)
 
 
 def define(family: str) -> None:
     """The layer ops of a family whose recurrence ops are defined."""
+    recurrence_backward = op(f"{family}_backward")
 
-    def forward(*args):
-        return plain_forward(family, *args)
+    def backward(call: LayerBackward, samples: int | None = None) -> LayerGrads:
+        return plain_backward(recurrence_backward, call, samples=samples)
 
-    def backward(doutput, dh_n, dc_n, dcells, *rest):
-        op = getattr(torch.ops.fastlstm, f"{family}_backward")
-        return _backward(op, doutput, dh_n, dc_n, dcells, None, *rest)
+    def backward_of_samples(call: LayerBackward, samples: int | None):
+        if samples is None:
+            return backward_op.overload(*call)
+        return backward(call, samples)
 
-    names = f"{family}_layer_forward", f"{family}_layer_backward"
-    for name, schema, impl, fake in zip(
-        names,
-        (_FORWARD, _BACKWARD),
-        (forward, backward),
-        (_forward_fake, _backward_fake),
-        strict=True,
-    ):
-        library.define(schema.format(family))
-        library.impl(name, outside_autocast(impl), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"fastlstm::{name}", fake, lib=library)
-    forward_autograd = _make_forward_autograd(family)
-    op = getattr(torch.ops.fastlstm, names[0]).default
-    _forwards[family] = op, _make_function(op, forward_autograd)
-    transforms.define(family, _setup_forward, forward_autograd, _plain_backward)
-    torch.library.register_autograd(
-        f"fastlstm::{names[0]}",
-        forward_autograd,
-        setup_context=_setup_forward,
-        lib=library,
+    forward_op = define_op(
+        f"{family}_layer_forward",
+        LayerForward,
+        Results,
+        run=functools.partial(plain_forward, family),
+        fake=_forward_fake,
+        tape=LayerTape,
+        gradients=functools.partial(_gradients, family),
+        vmap=lambda op, *of_call: transforms.batch_forward(lambda call: op(*call), *of_call),
     )
-    torch.library.register_autograd(
-        f"fastlstm::{names[1]}",
-        lambda ctx, *grads: differentiate_backward(ctx, grads, _plain_backward, 18, 3),
-        setup_context=keep_backward_inputs(18),
-        lib=library,
+    backward_op = define_op(
+        f"{family}_layer_backward",
+        LayerBackward,
+        LayerGrads,
+        run=backward,
+        fake=_backward_fake,
+        plain=_reference_backward,
+        vmap=lambda _, *of_call: transforms.batch_backward(backward_of_samples, *of_call, None),
     )
+    _forwards[family], _backwards[family] = forward_op.overload, backward_op.overload
+    _short_ways[family] = short_way(forward_op)
+    transforms.define(family, forward_op, backward_op, backward_of_samples, _reference_backward)
 
 
 for _family in FAMILIES:

@@ -1,13 +1,12 @@
-"""The custom ops of the recurrence of one layer (all directions, all steps): schema, shapes,
-autograd.
+"""The custom ops of the recurrence of one layer (all directions, all steps).
 
-Each backend family is a pair of ops with one schema, `<family>_forward` and `<family>_backward`;
-layer.py puts the input product around it:
+Each family of ops is a pair with one schema, `<family>_forward` and `<family>_backward`; layer.py
+puts the input product around it:
 
 * `fastlstm::lstm_*` is what runs by default. A device's compiled kernels register themselves for it
   (csrc/torch/bindings.cpp for the CPU, backends/gpu.py for CUDA); a device without any runs the
   reference.
-* `fastlstm::reference_*` is always `reference/lstm.py`.
+* `fastlstm::reference_*` is always the recurrence in reference/.
 * A backend that shares its devices with another has a family of its own, such as
   `fastlstm::triton_*` (backends/gpu.py).
 
@@ -15,143 +14,179 @@ The tape (cells, gates) is the same for all, so a forward of one family can be d
 another. Argument shapes are those of `reference.lstm_forward` and `reference.lstm_backward`.
 """
 
-import torch
+import functools
+from typing import NamedTuple
+
+from torch import Tensor
 
 from ..precision import accumulation_dtype
+from ..reference import backward as reference_backward
 from ..reference import lstm as reference
-from .library import (
-    check_one_device,
-    check_tape,
-    differentiate_backward,
-    keep_backward_inputs,
-    library,
-    outside_autocast,
-)
-from .weight_gradients import weight_hh_grad, weight_hr_grad
+from .define import define_op
+from .library import op
+from .weight_gradients import Wanted, weight_gradients
 
 FAMILIES: list[str] = []  # those defined so far
 
-FORWARD = (
-    "{}_forward(Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, Tensor? weight_hr, "
-    "Tensor? lengths, Tensor? reset_mask, bool save_tape, bool save_cells{}) "
-    "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)"
-)
-BACKWARD = (
-    "{}_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, Tensor? dgates_out, "
-    "Tensor h0, Tensor c0, Tensor weight_hh, Tensor? weight_hr, Tensor cells, Tensor gates, "
-    "Tensor? lengths, Tensor? reset_mask, bool wide_gates{}) "
-    "-> (Tensor dgates_x, Tensor dh0, Tensor dc0, Tensor dhidden)"
-)
+
+class Forward(NamedTuple):
+    gates_x: Tensor
+    h0: Tensor
+    c0: Tensor
+    weight_hh: Tensor
+    weight_hr: Tensor | None
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+    save_tape: bool
+    save_cells: bool
+
+    @property
+    def wide_gates(self) -> bool:
+        return self.gates_x.dtype != self.h0.dtype
 
 
-def _forward_reference(
-    gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, save_cells
-):
-    output, h_n, c_n, cells, gates = reference.lstm_forward(
-        gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask
-    )
-    if not save_tape:
-        gates = gates.new_empty((0,))
-        if not save_cells:
-            cells = cells.new_empty((0,))
-    return output, h_n, c_n, cells, gates
+class Results(NamedTuple):
+    """Of every op of a layer or its recurrence; also their gradients."""
+
+    output: Tensor
+    h_n: Tensor
+    c_n: Tensor
+    cells: Tensor
+    gates: Tensor
 
 
-def forward_results(
-    gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, save_cells
-):
-    """Tensors of the forward's shapes, uninitialised: also its shapes-only kernel."""
-    check_one_device(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask)
-    T, N, D, H4 = gates_x.shape
-    H, P = c0.shape[-1], h0.shape[-1]
-    wide = accumulation_dtype(h0.dtype)
-    return (
+class Backward(NamedTuple):
+    doutput: Tensor | None
+    dh_n: Tensor | None
+    dc_n: Tensor | None
+    dcells: Tensor | None
+    dgates_out: Tensor | None
+    h0: Tensor
+    c0: Tensor
+    weight_hh: Tensor
+    weight_hr: Tensor | None
+    cells: Tensor
+    gates: Tensor
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+    wide_gates: bool
+
+
+class Grads(NamedTuple):
+    dgates_x: Tensor
+    dh0: Tensor
+    dc0: Tensor
+    dhidden: Tensor
+
+
+class Tape(NamedTuple):
+    h0: Tensor
+    c0: Tensor
+    weight_hh: Tensor
+    weight_hr: Tensor | None
+    cells: Tensor
+    gates: Tensor
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+    wide_gates: bool
+    output: Tensor
+
+
+def _forward(call: Forward) -> Results:
+    return without_tape(
+        call,
+        reference.lstm_forward(
+            call.gates_x, call.h0, call.c0, call.weight_hh, call.weight_hr, call.lengths,
+            call.reset_mask,
+        ),
+    )  # fmt: skip
+
+
+def without_tape(call, results) -> Results:
+    """A reference's results with nothing in the place of what `call` does not save."""
+    results = Results(*results)
+    if call.save_tape:
+        return results
+    if not call.save_cells:
+        results = results._replace(cells=results.cells.new_empty((0,)))
+    return results._replace(gates=results.gates.new_empty((0,)))
+
+
+def _backward(call: Backward) -> Grads:
+    return Grads(*reference_backward.lstm_backward(*call))
+
+
+def forward_results(call) -> Results:
+    """Tensors of the forward's shapes, uninitialised: also its fake kernel. call: `Forward`, or
+    the variants'."""
+    (T, N, D, H4), h0, c0 = call.gates_x.shape, call.h0, call.c0
+    H, P, wide = c0.shape[-1], h0.shape[-1], accumulation_dtype(h0.dtype)
+    save_cells = call.save_tape or call.save_cells
+    return Results(
         h0.new_empty((T, N, D * P)),
         h0.new_empty(h0.shape),
         c0.new_empty(c0.shape),
-        h0.new_empty((T, N, D, H) if save_tape or save_cells else (0,), dtype=wide),
-        h0.new_empty((T, N, D, H4) if save_tape else (0,)),
+        h0.new_empty((T, N, D, H) if save_cells else (0,), dtype=wide),
+        h0.new_empty((T, N, D, H4) if call.save_tape else (0,)),
     )
 
 
-def backward_results(
-    doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, cells, gates, lengths,
-    reset_mask, wide_gates,
-):  # fmt: skip
+def backward_results(call: Backward) -> Grads:
     """Tensors of the backward's shapes, as `forward_results`."""
-    check_one_device(
-        doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, cells, gates,
-        lengths, reset_mask,
-    )  # fmt: skip
-    T, N, D, _ = gates.shape
-    wide = accumulation_dtype(h0.dtype)
-    return (
-        gates.new_empty(gates.shape, dtype=wide if wide_gates else h0.dtype),
+    gates, h0, c0 = call.gates, call.h0, call.c0
+    (T, N, D, _), wide = gates.shape, accumulation_dtype(h0.dtype)
+    projected = call.weight_hr is not None
+    return Grads(
+        gates.new_empty(gates.shape, dtype=wide if call.wide_gates else h0.dtype),
         h0.new_empty(h0.shape, dtype=c0.dtype),
         c0.new_empty(c0.shape),
-        h0.new_empty((T, N, D, h0.shape[-1]) if weight_hr is not None else (0,), dtype=wide),
+        h0.new_empty((T, N, D, h0.shape[-1]) if projected else (0,), dtype=wide),
     )
 
 
-def _setup_forward(ctx, inputs, output):
-    gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, save_tape, _ = inputs
-    y, _, _, cells, gates = output
-    ctx.save_for_backward(h0, c0, weight_hh, weight_hr, lengths, reset_mask, y, cells, gates)
-    ctx.wide_gates = gates_x.dtype != h0.dtype
-    ctx.has_tape = save_tape
-    ctx.set_materialize_grads(False)
-
-
-def _make_forward_autograd(family):
-    @outside_autocast
-    def backward(ctx, doutput, dh_n, dc_n, dcells, dgates_out):
-        check_tape(ctx, f"{family}_forward")
-        h0, c0, weight_hh, weight_hr, lengths, reset_mask, output, cells, gates = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        if not any(needs[:5]):
-            return (None,) * 9
-        # A gradient for the gates comes from a backward that was itself differentiated; compiled
-        # kernels leave it to the reference.
-        rule = "reference" if dgates_out is not None else family
-        dgates_x, dh0, dc0, dhidden = getattr(torch.ops.fastlstm, f"{rule}_backward")(
-            doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, cells, gates,
-            lengths, reset_mask, ctx.wide_gates,
-        )  # fmt: skip
-        dweight_hh = dweight_hr = None
-        if needs[3]:
-            if lengths is not None:
-                lengths = lengths.clamp(0, gates.shape[0])
-            dweight_hh = weight_hh_grad(dgates_x, output, h0, lengths, reset_mask)
-            dweight_hh = dweight_hh.to(weight_hh.dtype)
-        if needs[4]:
-            dweight_hr = weight_hr_grad(dhidden, cells, gates).to(weight_hr.dtype)
-        return dgates_x, dh0, dc0, dweight_hh, dweight_hr, None, None, None, None
-
-    return backward
+def _gradients(family: str, tape: Tape, grads: Results, needs: Forward) -> Forward:
+    nothing = Forward(*(None,) * len(Forward._fields))
+    of_recurrence = needs.gates_x, needs.h0, needs.c0, needs.weight_hh, needs.weight_hr
+    if not any(of_recurrence):
+        return nothing
+    # A gradient for the gates comes from a backward that was itself differentiated; compiled
+    # kernels leave it to the reference.
+    rule = "reference" if grads.gates is not None else family
+    *of_op, output = tape
+    found = Grads(*op(f"{rule}_backward")(*grads, *of_op))
+    of_weights = weight_gradients(
+        found.dgates_x, found.dhidden, None, output, tape.h0, tape.cells, tape.gates, tape.lengths,
+        tape.reset_mask, Wanted(hh=needs.weight_hh, hr=needs.weight_hr),
+    )  # fmt: skip
+    return nothing._replace(
+        gates_x=found.dgates_x,
+        h0=found.dh0,
+        c0=found.dc0,
+        weight_hh=of_weights.hh,
+        weight_hr=of_weights.hr,
+    )
 
 
 def define(family: str) -> None:
     """The ops `<family>_forward` and `<family>_backward`: the reference, wherever no kernels are
     registered for a device."""
     FAMILIES.append(family)
-    for schema, name, impl, fake in (
-        (FORWARD, f"{family}_forward", _forward_reference, forward_results),
-        (BACKWARD, f"{family}_backward", reference.lstm_backward, backward_results),
-    ):
-        library.define(schema.format(family, ""))
-        library.impl(name, outside_autocast(impl), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"fastlstm::{name}", fake, lib=library)
-    torch.library.register_autograd(
-        f"fastlstm::{family}_forward",
-        _make_forward_autograd(family),
-        setup_context=_setup_forward,
-        lib=library,
+    define_op(
+        f"{family}_forward",
+        Forward,
+        Results,
+        run=_forward,
+        fake=forward_results,
+        tape=Tape,
+        gradients=functools.partial(_gradients, family),
     )
-    torch.library.register_autograd(
-        f"fastlstm::{family}_backward",
-        lambda ctx, *grads: differentiate_backward(ctx, grads, reference.lstm_backward, 13, 1),
-        setup_context=keep_backward_inputs(13),
-        lib=library,
+    define_op(
+        f"{family}_backward",
+        Backward,
+        Grads,
+        run=_backward,
+        fake=backward_results,
+        plain=_backward,
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..precision import accumulation_dtype
 from ..reference import lstm as reference
+from ..weights import LSTMWeights, weights_of
 
 
 def _product(value: Tensor | None, factor: Tensor | None) -> Tensor | float:
@@ -67,64 +68,53 @@ def _direction(
     return ys, h, c, cs, activated
 
 
-def layer_tangents(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weights: list[dict[str, Tensor]],
-    tangents: dict[str, Tensor | None],
-    weight_tangents: list[dict[str, Tensor | None]],
-    tape: tuple[Tensor, Tensor, Tensor],
-    lengths: Tensor | None,
-    reset_mask: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def layer_tangents(call, changes, results) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The tangents of a layer's results.
 
     Args:
-        x (T, N, I), h0 (D, N, P), c0 (D, N, H), lengths (N,), reset_mask (T, N): the layer's.
-        weights: of each direction weight_ih (4H, I), weight_hh (4H, P) and weight_hr (P, H) or
-            None, by name.
-        tangents: of x, h0 and c0 by name, None for zeros. weight_tangents: of each direction, of
-            the weights and of bias_ih and bias_hh (4H,).
-        tape: output (T, N, D*P), cells (T, N, D, H) and gates (T, N, D, 4H) of the forward.
+        call: its arguments (`layer.LayerForward`). changes: their tangents, None for zeros.
+        results: `recurrence.Results` of the forward, with a tape.
 
     Returns:
         the tangents of output, h_n, c_n, cells and gates, in the shapes and dtypes of these.
     """
-    output, cells, gates = tape
-    T, P, dtype, wide = x.shape[0], h0.shape[2], h0.dtype, accumulation_dtype(h0.dtype)
+    output, cells, gates, (D, _, P) = results.output, results.cells, results.gates, call.h0.shape
+    T, dtype, wide = call.x.shape[0], call.h0.dtype, accumulation_dtype(call.h0.dtype)
+    lengths, reset_mask = call.lengths, call.reset_mask
     if lengths is not None:
         lengths = lengths.clamp(0, T)
 
     def widened(value):
         return None if value is None else value.to(wide)
 
-    def begin(name, state):
-        tangent = tangents[name]
+    def begin(tangent, state):
         return torch.zeros_like(state, dtype=wide) if tangent is None else widened(tangent)
 
-    h_first, c_first = begin("h0", h0), begin("c0", c0)
+    h_first, c_first = begin(changes.h0, call.h0), begin(changes.c0, call.c0)
     if T == 0:
         nothing = (torch.zeros_like(r) for r in (cells, gates))
         return torch.zeros_like(output), h_first.to(dtype), c_first.to(dtype), *nothing
-    x, dx = (reference.existing(widened(v), lengths) for v in (x, tangents["x"]))
-    results = []
-    for d, (weight, change) in enumerate(zip(weights, weight_tangents, strict=True)):
-        weight = {name: widened(value) for name, value in weight.items()}
-        change = {name: widened(value) for name, value in change.items()}
+    x, dx = (reference.existing(widened(v), lengths) for v in (call.x, changes.x))
+    of_directions = []
+    for d in range(D):
+        weight, change = (
+            LSTMWeights(*map(widened, weights_of(of, d == 1))) for of in (call, changes)
+        )
         y, a, c = widened(output[..., d * P : (d + 1) * P]), widened(gates[:, :, d]), cells[:, :, d]
-        h_in = reference.entering_states(y, widened(h0[d]), reset_mask, lengths, d == 1)
-        z = torch.zeros_like(a) + _product(dx, weight["weight_ih"])
-        z = z + _product(x, change["weight_ih"]) + _product(h_in, change["weight_hh"])
-        for name in ("bias_ih", "bias_hh"):
-            if change[name] is not None:
-                z = z + change[name]
-        projected = _product(a.chunk(4, dim=-1)[3] * c.tanh(), change["weight_hr"])
-        masks = lengths, reset_mask, d == 1
-        matrices = weight["weight_hh"], weight["weight_hr"]
-        states = h_first[d], c_first[d]
-        results.append(_direction(z, *states, *matrices, projected, widened(c0[d]), c, a, *masks))
-    ys, h_n, c_n, dcells, dgates = zip(*results, strict=True)
+        h_in = reference.entering_states(y, widened(call.h0[d]), reset_mask, lengths, d == 1)
+        z = torch.zeros_like(a) + _product(dx, weight.weight_ih)
+        z = z + _product(x, change.weight_ih) + _product(h_in, change.weight_hh)
+        for bias in (change.bias_ih, change.bias_hh):
+            if bias is not None:
+                z = z + bias
+        projected = _product(a.chunk(4, dim=-1)[3] * c.tanh(), change.weight_hr)
+        of_directions.append(
+            _direction(
+                z, h_first[d], c_first[d], weight.weight_hh, weight.weight_hr, projected,
+                widened(call.c0[d]), c, a, lengths, reset_mask, d == 1,
+            )
+        )  # fmt: skip
+    ys, h_n, c_n, dcells, dgates = zip(*of_directions, strict=True)
     return (
         torch.cat(ys, dim=-1).to(dtype),
         torch.stack(h_n).to(dtype),

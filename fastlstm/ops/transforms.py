@@ -8,30 +8,28 @@ its layer's forward and backward (layer.py), and all transforms compose from the
 * Derivatives are the ops' own: the compiled kernels run, and a derivative of the backward is the
   reference's.
 * vmap over inputs, states and masks folds the batch into the rows N: one call of the kernels, also
-  in the backward, where the sums over rows that weights' gradients are stay apart for each sample.
+  in the backward, where the weights' gradients, sums over rows, stay apart for each sample.
 * vmap over weights (an ensemble) is a call for each member: a call has one set of weights.
 * Forward-mode tangents: tangents.py. What follows in a backward under forward mode is plain torch.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..reference import lstm as reference
 from . import tangents
-from .library import keep_backward_inputs, library, outside_autocast
-from .weight_gradients import backward_of_samples
+from .define import Op
+from .library import below_autograd, outside_autocast
 
-_below_autograd = torch._C._AutoDispatchBelowAutograd
 _FUNCTIONALIZE = torch._C._functorch.TransformType.Functionalize
-_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-# Where the rows N stand in the arguments of the ops, those after the weights counted from the end,
-# and where the weights stand.
+# Where the rows N stand in the arguments of a layer's ops that have rows.
 _ROWS = {
-    "forward": {0: 1, 1: 1, 2: 1, -5: 0, -4: 1},
-    "backward": {0: 1, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 13: 1, 14: 1, 15: 1, 16: 0, 17: 1},
+    **dict.fromkeys(("doutput", "dh_n", "dc_n", "dcells", "x", "h0", "c0"), 1),
+    **dict.fromkeys(("output", "cells", "gates", "reset_mask"), 1),
+    "lengths": 0,
 }
-_WEIGHT_PLACES = {"forward": range(3, 13), "backward": range(7, 13)}
 
 
 def forward_mode() -> bool:
@@ -55,23 +53,23 @@ def functionalized() -> bool:
     return any(i.key() == _FUNCTIONALIZE for i in stack)
 
 
-def _select(args, in_dims, k: int) -> list:
-    """The arguments of member k."""
-    return [a.select(d, k) if d is not None else a for a, d in zip(args, in_dims, strict=True)]
-
-
-def _for_each(call, info, in_dims, args):
-    """`call` for each member by itself."""
-    results = [call(*_select(args, in_dims, k)) for k in range(info.batch_size)]
+def _for_each(run, info, in_dims, call):
+    """`run` for each member by itself."""
+    results = []
+    for k in range(info.batch_size):
+        member = (
+            a if dim is None else a.select(dim, k) for a, dim in zip(call, in_dims, strict=True)
+        )
+        results.append(run(type(call)(*member)))
     stacked = tuple(torch.stack(r) for r in zip(*results, strict=True))
     return stacked, (0,) * len(stacked)
 
 
-def _fold(which: str, info, in_dims, args) -> list:
+def _folded(info, in_dims, call):
     """The arguments with the batch and the rows as one dimension, batch first."""
-    args = list(args)
-    for place, row in _ROWS[which].items():
-        value, dim = args[place], in_dims[place]
+    folded = {}
+    for name, row in _ROWS.items():
+        value, dim = getattr(call, name, None), getattr(in_dims, name, None)
         if value is None:
             continue
         if dim is None:
@@ -79,177 +77,165 @@ def _fold(which: str, info, in_dims, args) -> list:
             value = value.expand(*value.shape[:row], info.batch_size, *value.shape[row + 1 :])
         else:
             value = value.movedim(dim, row)
-        args[place] = value.flatten(row, row + 1)
-    return args
+        folded[name] = value.flatten(row, row + 1)
+    return call._replace(**folded)
 
 
 def _unfold(results, rows, batch_size: int):
     """Results with the batch again by itself, and where it is; `rows` has N's place in each, None
-    for a result that has none and is of no batch."""
+    for a result without elements, which is of no batch."""
+    rows = tuple(row if r.dim() > 1 else None for r, row in zip(results, rows, strict=True))
     out = tuple(
         r if row is None else r.unflatten(row, (batch_size, r.shape[row] // batch_size))
         for r, row in zip(results, rows, strict=True)
     )
-    return out, tuple(rows)
+    return out, rows
 
 
-def _weights_batched(which: str, in_dims) -> bool:
-    return any(in_dims[k] is not None for k in _WEIGHT_PLACES[which])
+def _weights_batched(in_dims) -> bool:
+    return any(
+        dim is not None
+        for name, dim in zip(in_dims._fields, in_dims, strict=True)
+        if name.startswith(("weight", "bias"))
+    )
 
 
-def batch_forward(call, info, in_dims, *args):
-    """What vmap does to the forward of a layer; `call` is that, one level further out."""
-    if _weights_batched("forward", in_dims):
-        return _for_each(call, info, in_dims, args)
-    results = call(*_fold("forward", info, in_dims, args))
-    rows = [1 if r.dim() > 1 else None for r in results]
-    return _unfold(results, rows, info.batch_size)
+def batch_forward(run: Callable, info, in_dims, call):
+    """What vmap does to the forward of a layer; `run` is that of a call, one level further out."""
+    if _weights_batched(in_dims):
+        return _for_each(run, info, in_dims, call)
+    results = run(_folded(info, in_dims, call))
+    return _unfold(results, (1,) * len(results), info.batch_size)
 
 
-def batch_backward(call, info, in_dims, *args):
-    """What vmap does to the backward of a layer, as `batch_forward`; the last argument is
-    `samples`, see `backward_of_samples`."""
-    if _weights_batched("backward", in_dims):
-        return _for_each(call, info, in_dims, args)
-    *rest, need_dweights, samples = _fold("backward", info, in_dims, args)
-    together = info.batch_size * max(samples, 1) if need_dweights else 0
-    results = call(*rest, need_dweights, together)
-    rows = [1 if r.dim() > 1 else None for r in results[:3]]
-    rows += [0 if r.dim() > 1 else None for r in results[3:]]
-    results, rows = _unfold(results, rows, info.batch_size)
-    if not samples:
-        results = (*results[:3], *(r.squeeze(1) if r.dim() > 1 else r for r in results[3:]))
-    return results, rows
+def batch_backward(run: Callable, info, in_dims, call, samples: int | None):
+    """What vmap does to the backward of a layer, as `batch_forward`; `run` takes the samples
+    (`weight_gradients`) too."""
+    if _weights_batched(in_dims):
+        return _for_each(lambda member: run(member, samples), info, in_dims, call)
+    together = info.batch_size * (samples or 1) if call.need_dweights else None
+    results = run(_folded(info, in_dims, call), together)
+    of_inputs, of_weights = (1, 1, 1), (0, 0, 0, 0)
+    results, dims = _unfold(results, (*of_inputs, *of_weights), info.batch_size)
+    if samples is None:
+        # Of one sample each, which has no dimension of its own.
+        count = len(of_inputs)
+        of_weights = (r.squeeze(1) if r.dim() > 1 else r for r in results[count:])
+        results = *results[:count], *of_weights
+    return results, dims
 
 
 @outside_autocast
-def _pull_back(ctx, grads, rule):
-    """The derivative of a backward by torch.func.vjp through `rule`, the same in plain torch; as
-    `ops.differentiate_backward`, which is for autograd without transforms."""
-    inputs, places = list(ctx.saved_tensors), len(ctx.needs_input_grad)
-    wanted = [k for k, x in enumerate(inputs) if x is not None and ctx.needs_input_grad[k]]
+def _pull_back(call, needs, grads, rule):
+    """The gradients of a backward's arguments by torch.func.vjp through `rule`, the same in plain
+    torch; `define_op`'s own way is for autograd without transforms."""
+    wanted = {
+        name: value
+        for name, value, need in zip(call._fields, call, needs, strict=True)
+        if value is not None and need
+    }
 
     def function(*leaves):
-        given = list(inputs)
-        for k, leaf in zip(wanted, leaves, strict=True):
-            given[k] = leaf
-        return rule(*given, *ctx.scalars)
+        return tuple(rule(call._replace(**dict(zip(wanted, leaves, strict=True)))))
 
-    results, pull = torch.func.vjp(function, *(inputs[k] for k in wanted))
+    results, pull = torch.func.vjp(function, *wanted.values())
     grads = (torch.zeros_like(r) if g is None else g for g, r in zip(grads, results, strict=True))
     found = dict(zip(wanted, pull(tuple(grads)), strict=True))
-    return tuple(found.get(k) for k in range(places))
+    return tuple(found.get(name) for name in call._fields)
 
 
-# family -> a layer's forward, and its backward, under whatever transforms there are, with the
-# arguments of its ops.
+# family -> a layer's forward, which takes its op's arguments, and its backward, which takes a
+# `LayerBackward`, under whatever transforms there are.
 layers: dict = {}
 backwards: dict = {}
 
 
-def define(family: str, setup_forward, forward_autograd, plain_backward) -> None:
+def define(family: str, forward_op: Op, backward_op: Op, run_backward, plain_backward) -> None:
     """Makes `layers[family]` and `backwards[family]`, where the family's layer ops are defined.
 
     Args:
-        setup_forward, forward_autograd: setup_context and backward of the layer's forward.
-        plain_backward: the layer's backward in plain torch.
+        run_backward, plain_backward: the layer's backward of a call and samples (see
+        `weight_gradients`), by kernels and in plain torch.
     """
-    op, backward_op, recurrence_backward = (
-        getattr(torch.ops.fastlstm, f"{family}_{name}").default
-        for name in ("layer_forward", "layer_backward", "backward")
-    )
-
-    def run(*args):
-        *given, samples = args
-        if samples:
-            return backward_of_samples(recurrence_backward, *args)
-        return backward_op(*given)
-
-    def plain(*args):
-        *given, samples = args
-        if samples:
-            return backward_of_samples(reference.lstm_backward, *args)
-        return plain_backward(*given)
+    op, Forward, Backward = forward_op.overload, forward_op.arguments, backward_op.arguments
 
     class LayerBackward(torch.autograd.Function):
         @staticmethod
-        def forward(*args):
-            with _below_autograd():
-                return run(*args)
+        def forward(samples, *args):
+            with below_autograd():
+                return tuple(run_backward(Backward(*args), samples))
 
-        setup_context = staticmethod(keep_backward_inputs(18))
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.samples, *call = inputs
+            backward_op.keep(ctx, call, output)
 
         @staticmethod
         def backward(ctx, *grads):
-            return _pull_back(ctx, grads, plain)
+            def plain(call):
+                return plain_backward(call, ctx.samples)
+
+            _, *needs = ctx.needs_input_grad
+            return None, *_pull_back(backward_op.kept(ctx), needs, grads, plain)
 
         @staticmethod
-        def vmap(info, in_dims, *args):
-            return batch_backward(LayerBackward.apply, info, in_dims, *args)
+        def vmap(info, in_dims, samples, *args):
+            def run(call, samples):
+                return LayerBackward.apply(samples, *call)
+
+            _, *in_dims = in_dims
+            return batch_backward(run, info, Backward(*in_dims), Backward(*args), samples)
 
     class LayerForward(torch.autograd.Function):
         @staticmethod
         def forward(*args):
-            with _below_autograd():
+            with below_autograd():
                 return op(*args)
 
         @staticmethod
         def setup_context(ctx, inputs, output):
-            setup_forward(ctx, inputs, output)
-            ctx.save_for_forward(*inputs[:15], output[0], output[3], output[4])
+            forward_op.keep(ctx, inputs, output)
+            given = (v if v is None or isinstance(v, Tensor) else None for v in inputs)
+            ctx.save_for_forward(*given, *output)
 
-        backward = staticmethod(forward_autograd)
+        @staticmethod
+        def backward(ctx, *grads):
+            return forward_op.backward(ctx, *grads)
 
         @staticmethod
         def vmap(info, in_dims, *args):
-            return batch_forward(LayerForward.apply, info, in_dims, *args)
+            def run(call):
+                return LayerForward.apply(*call)
+
+            return batch_forward(run, info, Forward(*in_dims), Forward(*args))
 
         @staticmethod
         def jvp(ctx, *changes):
-            # Torch turns forward mode off here; forward mode further out needs it, and then what
-            # was saved is to be without the tangents that are this call's own.
+            # Torch turns forward AD off here. Re-enable it for outer levels, and strip this level's
+            # tangents of what was saved.
             with forward_ad._set_fwd_grad_enabled(True):
-                return _tangents(
-                    [t if t is None else _primal(t) for t in ctx.saved_tensors], changes
-                )
+                saved = [t if t is None else _primal(t) for t in ctx.saved_tensors]
+                count = len(Forward._fields)
+                results = forward_op.results(*saved[count:])
+                return _tangents(Forward(*saved[:count]), Forward(*changes), results)
 
     def layer(*args):
-        *given, save_tape, save_cells = args
+        call = Forward(*args)
         # In a transform a tensor's requires_grad says nothing of the levels further out.
-        save_tape = save_tape or torch.is_grad_enabled() or forward_mode()
-        return LayerForward.apply(*given, save_tape, save_cells)
+        save_tape = call.save_tape or torch.is_grad_enabled() or forward_mode()
+        return LayerForward.apply(*call._replace(save_tape=save_tape))
 
-    def backward(*args):
-        return (plain if forward_mode() else LayerBackward.apply)(*args, 0)
-
-    def batch_forward_op(info, in_dims, *args):
-        return batch_forward(op, info, in_dims, *args)
-
-    def batch_backward_op(info, in_dims, *args):
-        return batch_backward(run, info, (*in_dims, None), *args, 0)
+    def backward(call):
+        return plain_backward(call) if forward_mode() else LayerBackward.apply(None, *call)
 
     layers[family], backwards[family] = layer, backward
-    for which, rule in ((op, batch_forward_op), (backward_op, batch_backward_op)):
-        torch.library.register_vmap(which, rule, lib=library)
+
+
+_tangents = outside_autocast(tangents.layer_tangents)
 
 
 def _primal(value: Tensor) -> Tensor:
     return forward_ad.unpack_dual(value).primal
-
-
-@outside_autocast
-def _tangents(saved, changes):
-    """`tangents.layer_tangents` of a layer's arguments and tape, and of its arguments' tangents."""
-    x, h0, c0, *weights, lengths, reset_mask, output, cells, gates = saved
-    weights, weight_changes = (
-        [dict(zip(_WEIGHTS, values[k : k + 5], strict=True)) for k in range(0, 5 * h0.shape[0], 5)]
-        for values in (weights, changes[3:13])
-    )
-    states = dict(zip(("x", "h0", "c0"), changes[:3], strict=True))
-    tape = output, cells, gates
-    return tangents.layer_tangents(
-        x, h0, c0, weights, states, weight_changes, tape, lengths, reset_mask
-    )
 
 
 def allow_in_graph(family: str) -> None:

@@ -1,188 +1,254 @@
 """The custom ops of a layer's recurrence with zoneout, recurrent dropout and layer normalisation:
 `<family>_variant_forward` and `<family>_variant_backward`, beside the plain ones of recurrence.py.
 
-Arguments are those of `reference.variant.variant_forward` and `variant_backward.variant_backward`,
-where they end in the tape's switches. The reference runs wherever no kernels are registered for a
-device; kernels take the place of the forward and of the backward's loop (`register`).
+What the forward's arguments are stands at `reference.variant.variant_forward`. The reference runs
+wherever no kernels are registered for a device; kernels take the place of the forward and of the
+backward's loop over steps (`register`), between what is made for all steps at once: before it
+`reference.backward.prepare`, after it the weights' gradients.
 """
 
 import functools
+import operator
+from typing import NamedTuple
 
-import torch
+from torch import Tensor
 
 from ..precision import accumulation_dtype
+from ..reference import backward as reference_backward
 from ..reference import variant as variant_reference
-from ..reference import variant_backward
+from ..reference.backward import Arrived, VariantBackward
 from . import recurrence
-from .library import (
-    check_one_device,
-    check_tape,
-    differentiate_backward,
-    keep_backward_inputs,
-    library,
-    outside_autocast,
-)
-
-_OPTIONS = "Tensor? seed, float zoneout_h, float zoneout_c, int stream, int first_step"
-_WEIGHTS = (
-    "Tensor weight_hh, Tensor? weight_hr, Tensor? h_mask, Tensor? norm_hh, Tensor? norm_c, "
-    "Tensor? bias_c"
-)
-FORWARD = (
-    f"{{}}_forward(Tensor gates_x, Tensor h0, Tensor c0, {_WEIGHTS}, Tensor? lengths, "
-    f"Tensor? reset_mask, {_OPTIONS}, bool save_tape, bool save_cells{{}}) "
-    "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)"
-)
-BACKWARD = (
-    "{}_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, Tensor? dgates_out, "
-    f"Tensor h0, Tensor c0, {_WEIGHTS}, Tensor output, Tensor cells, Tensor gates, "
-    f"Tensor? lengths, Tensor? reset_mask, {_OPTIONS}, bool wide_gates, bool[] needs) "
-    "-> (Tensor dgates_x, Tensor dh0, Tensor dc0, Tensor dweight_hh, Tensor dweight_hr, "
-    "Tensor dnorm_hh, Tensor dnorm_c, Tensor dbias_c)"
-)
-_TENSORS, _SCALARS = 19, 6  # of the backward's arguments
+from .define import define_op
+from .library import library, op, outside_autocast
+from .recurrence import Results, without_tape
+from .weight_gradients import Wanted, weight_gradients
 
 
-def _forward_reference(*args):
-    *args, save_tape, save_cells = args
-    output, h_n, c_n, cells, gates = variant_reference.variant_forward(*args)
-    if not save_tape:
-        gates = gates.new_empty((0,))
-        if not save_cells:
-            cells = cells.new_empty((0,))
-    return output, h_n, c_n, cells, gates
+class VariantForward(NamedTuple):
+    gates_x: Tensor
+    h0: Tensor
+    c0: Tensor
+    weight_hh: Tensor
+    weight_hr: Tensor | None
+    h_mask: Tensor | None
+    norm_hh: Tensor | None
+    norm_c: Tensor | None
+    bias_c: Tensor | None
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+    seed: Tensor | None
+    zoneout_h: float
+    zoneout_c: float
+    stream: int
+    first_step: int
+    save_tape: bool
+    save_cells: bool
+
+    @property
+    def wide_gates(self) -> bool:
+        return self.gates_x.dtype != self.h0.dtype
 
 
-_backward_reference = functools.partial(variant_backward.variant_backward, variant_backward.loop)
+class VariantTape(NamedTuple):
+    h0: Tensor
+    c0: Tensor
+    weight_hh: Tensor
+    weight_hr: Tensor | None
+    h_mask: Tensor | None
+    norm_hh: Tensor | None
+    norm_c: Tensor | None
+    bias_c: Tensor | None
+    output: Tensor
+    cells: Tensor
+    gates: Tensor
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+    seed: Tensor | None
+    zoneout_h: float
+    zoneout_c: float
+    stream: int
+    first_step: int
+    wide_gates: bool
 
 
-def forward_results(*args):
-    """Tensors of the forward's shapes, uninitialised."""
-    check_one_device(*args[:12])
-    plain = *args[:5], None, None
-    return recurrence.forward_results(*plain, *args[-2:])
+class VariantNeeds(NamedTuple):
+    weight_hh: bool
+    weight_hr: bool
+    norm_hh: bool
+    norm_c: bool
+    bias_c: bool
 
 
-def _backward_results(*args):
-    check_one_device(*args[:_TENSORS])
-    h0, c0, *weights = args[5:13]
-    gates, (wide_gates, needs) = args[15], args[-2:]
-    del weights[2]  # h_mask has no gradient
-    dtype = accumulation_dtype(h0.dtype) if wide_gates else h0.dtype
-    return (
+_of_weights = operator.attrgetter(*VariantNeeds._fields)
+
+
+class VariantGrads(NamedTuple):
+    """The weights' are without elements where they are None or not wanted."""
+
+    dgates_x: Tensor
+    dh0: Tensor
+    dc0: Tensor
+    dweight_hh: Tensor
+    dweight_hr: Tensor
+    dnorm_hh: Tensor
+    dnorm_c: Tensor
+    dbias_c: Tensor
+
+
+class VariantLoop(NamedTuple):
+    """The arguments of a kernel of the backward's loop: those of the backward, and `Prepared`."""
+
+    doutput: Tensor | None
+    dh_n: Tensor | None
+    dc_n: Tensor | None
+    dcells: Tensor | None
+    h0: Tensor
+    c0: Tensor
+    weight_hh: Tensor
+    weight_hr: Tensor | None
+    h_mask: Tensor | None
+    norm_hh: Tensor | None
+    norm_c: Tensor | None
+    bias_c: Tensor | None
+    cells: Tensor
+    gates: Tensor
+    candidates: Tensor
+    product_hat: Tensor | None
+    product_scale: Tensor | None
+    cell_hat: Tensor | None
+    cell_scale: Tensor | None
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+    seed: Tensor | None
+    zoneout_h: float
+    zoneout_c: float
+    stream: int
+    first_step: int
+    wide_gates: bool
+
+
+def _forward(call: VariantForward) -> Results:
+    *given, _, _ = call  # but for the tape's switches
+    return without_tape(call, variant_reference.variant_forward(*given))
+
+
+def backward(loop, call: VariantBackward) -> VariantGrads:
+    """All gradients of the forward; loop: `reference.backward.loop`, or a kernel in its place."""
+    h0, options, needs = call.h0, call.options, VariantNeeds(*call.needs)
+    if call.lengths is not None:
+        call = call._replace(lengths=call.lengths.clamp(0, call.gates.shape[0]))
+    prepared = reference_backward.prepare(call)
+    arrived = loop(call, prepared)
+    normed = call.norm_hh is not None
+    found = weight_gradients(
+        arrived.dgates_x, arrived.dhidden, None, call.output, h0,
+        reference_backward.shown(prepared, call.norm_c, call.bias_c), call.gates, call.lengths,
+        call.reset_mask, Wanted(hh=needs.weight_hh, hr=needs.weight_hr),
+        dproducts=arrived.dproducts if normed else None, h_mask=call.h_mask,
+        reverse=[options.is_reverse(d) for d in range(h0.shape[0])],
+    )  # fmt: skip
+    sums = {
+        "dweight_hh": found.hh,
+        "dweight_hr": found.hr,
+        "dnorm_hh": (arrived.dgates_x * prepared.product_hat).sum((0, 1))
+        if needs.norm_hh and normed
+        else None,
+        "dnorm_c": (arrived.dshown * prepared.cell_hat).sum((0, 1))
+        if needs.norm_c and normed
+        else None,
+        "dbias_c": arrived.dshown.sum((0, 1)) if needs.bias_c and call.bias_c is not None else None,
+    }
+    return VariantGrads(
+        arrived.dgates_x,
+        arrived.dh0,
+        arrived.dc0,
+        **{k: h0.new_empty((0,)) if v is None else v.to(h0.dtype) for k, v in sums.items()},
+    )
+
+
+def _backward_fake(call: VariantBackward) -> VariantGrads:
+    gates, h0, c0 = call.gates, call.h0, call.c0
+    dtype = accumulation_dtype(h0.dtype) if call.wide_gates else h0.dtype
+    return VariantGrads(
         gates.new_empty(gates.shape, dtype=dtype),
         h0.new_empty(h0.shape, dtype=c0.dtype),
         c0.new_empty(c0.shape),
         *(
             h0.new_empty((0,) if w is None or not need else w.shape)
-            for w, need in zip(weights, needs, strict=True)
+            for w, need in zip(_of_weights(call), call.needs, strict=True)
         ),
     )
 
 
-def _setup_forward(ctx, inputs, output):
-    gates_x, h0, *rest = inputs[:12]
-    y, _, _, cells, gates = output
-    weights, (lengths, reset_mask, seed) = rest[:7], rest[7:]
-    ctx.save_for_backward(h0, *weights, y, cells, gates, lengths, reset_mask, seed)
-    ctx.options = inputs[12:16]
-    ctx.wide_gates = gates_x.dtype != h0.dtype
-    ctx.has_tape = inputs[16]
-    ctx.set_materialize_grads(False)
+_reference_backward = functools.partial(backward, reference_backward.loop)
 
 
-def _make_forward_autograd(family):
-    @outside_autocast
-    def backward(ctx, doutput, dh_n, dc_n, dcells, dgates_out):
-        check_tape(ctx, f"{family}_variant_forward")
-        needs = ctx.needs_input_grad
-        # A gradient for the gates comes from a backward that was itself differentiated; compiled
-        # kernels leave it to the reference.
-        rule = "reference" if dgates_out is not None else family
-        of_weights = [needs[k] for k in (3, 4, 6, 7, 8)]
-        grads = getattr(torch.ops.fastlstm, f"{rule}_variant_backward")(
-            doutput, dh_n, dc_n, dcells, dgates_out, *ctx.saved_tensors, *ctx.options,
-            ctx.wide_gates, of_weights,
-        )  # fmt: skip
-        # In the order of the forward's arguments, of which h_mask has none.
-        places = (0, 1, 2, 3, 4, None, 5, 6, 7)
-        found = [
-            grads[place] if place is not None and needs[k] else None
-            for k, place in enumerate(places)
-        ]
-        return (*found, *(None,) * 9)
-
-    return backward
+def _gradients(
+    family: str, tape: VariantTape, grads: Results, needs: VariantForward
+) -> VariantForward:
+    # A gradient for the gates comes from a backward that was itself differentiated; compiled
+    # kernels leave it to the reference.
+    rule = "reference" if grads.gates is not None else family
+    wanted = list(_of_weights(needs))
+    found = VariantGrads(*op(f"{rule}_variant_backward")(*grads, *tape, wanted))
+    given = {
+        "gates_x": found.dgates_x,
+        "h0": found.dh0,
+        "c0": found.dc0,
+        "weight_hh": found.dweight_hh,
+        "weight_hr": found.dweight_hr,
+        "norm_hh": found.dnorm_hh,
+        "norm_c": found.dnorm_c,
+        "bias_c": found.dbias_c,
+    }
+    nothing = VariantForward(*(None,) * len(VariantForward._fields))
+    return nothing._replace(**{k: v for k, v in given.items() if getattr(needs, k)})
 
 
 def define(family: str) -> None:
     """The ops `<family>_variant_forward` and `<family>_variant_backward`."""
-    names = f"{family}_variant_forward", f"{family}_variant_backward"
-    for schema, name, impl, fake in (
-        (FORWARD.format(f"{family}_variant", ""), names[0], _forward_reference, forward_results),
-        (BACKWARD.format(f"{family}_variant"), names[1], _backward_reference, _backward_results),
-    ):
-        library.define(schema)
-        library.impl(name, outside_autocast(impl), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"fastlstm::{name}", fake, lib=library)
-    torch.library.register_autograd(
-        f"fastlstm::{names[0]}",
-        _make_forward_autograd(family),
-        setup_context=_setup_forward,
-        lib=library,
+    define_op(
+        f"{family}_variant_forward",
+        VariantForward,
+        Results,
+        run=_forward,
+        fake=recurrence.forward_results,
+        tape=VariantTape,
+        gradients=functools.partial(_gradients, family),
     )
-    torch.library.register_autograd(
-        f"fastlstm::{names[1]}",
-        lambda ctx, *grads: differentiate_backward(
-            ctx, grads, _backward_reference, _TENSORS, _SCALARS
-        ),
-        setup_context=keep_backward_inputs(_TENSORS),
-        lib=library,
+    define_op(
+        f"{family}_variant_backward",
+        VariantBackward,
+        VariantGrads,
+        run=_reference_backward,
+        fake=_backward_fake,
+        plain=_reference_backward,
     )
 
 
 def register(family: str, forward, loop, device: str) -> None:
-    """Have the variant ops of `family` run by these functions on a device, such as "CUDA":
-    the forward's arguments, and those of `variant_backward.loop`. A forward of None is there
-    already."""
-    backward = functools.partial(variant_backward.variant_backward, loop)
-    for which, function in (("forward", forward), ("backward", backward)):
-        if function is not None:
-            library.impl(f"{family}_variant_{which}", outside_autocast(function), device)
+    """Have the variant ops of `family` run by these functions on a device, such as "CUDA": of the
+    forward's arguments, or None where it is registered already; and of those of `VariantLoop`."""
+
+    def run_backward(*args):
+        return tuple(backward(functools.partial(_loop, loop), VariantBackward(*args)))
+
+    if forward is not None:
+        library.impl(f"{family}_variant_forward", outside_autocast(forward), device)
+    library.impl(f"{family}_variant_backward", outside_autocast(run_backward), device)
+
+
+def _loop(run, call: VariantBackward, prepared) -> Arrived:
+    """`reference.backward.loop` by a kernel that takes the arguments of `VariantLoop`."""
+    if call.dgates_out is not None:
+        raise RuntimeError(
+            "fastlstm: a gradient of the gates is the reference's to take: call "
+            "reference_variant_backward"
+        )
+    given = prepared._asdict()
+    found = (given[n] if n in given else getattr(call, n) for n in VariantLoop._fields)
+    return Arrived(*run(*found))
 
 
 for _family in recurrence.FAMILIES:
     define(_family)
-
-
-LOOP = (
-    "{}_variant_loop(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, Tensor h0, "
-    "Tensor c0, Tensor weight_hh, Tensor? weight_hr, Tensor? h_mask, Tensor? norm_hh, "
-    "Tensor? norm_c, Tensor? bias_c, Tensor cells, Tensor gates, Tensor candidates, "
-    "Tensor? product_hat, Tensor? product_scale, Tensor? cell_hat, Tensor? cell_scale, "
-    "Tensor? lengths, Tensor? reset_mask, Tensor? seed, float zoneout_h, float zoneout_c, "
-    "int stream, int first_step, bool wide_gates{}) "
-    "-> (Tensor dgates_x, Tensor dh0, Tensor dc0, Tensor dhidden, Tensor dproducts, Tensor dshown)"
-)
-
-
-def loop_of(run):
-    """`variant_backward.loop` by a kernel with the arguments of `LOOP`."""
-
-    def loop(
-        doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, h_mask, norm_hh,
-        norm_c, bias_c, cells, gates, prepared, lengths, reset_mask, seed, options, wide_gates,
-    ):  # fmt: skip
-        if dgates_out is not None:
-            raise RuntimeError(
-                "fastlstm: a gradient of the gates is the reference's to take: call "
-                "reference_variant_backward"
-            )
-        return variant_backward.Arrived(
-            *run(
-                doutput, dh_n, dc_n, dcells, h0, c0, weight_hh, weight_hr, h_mask, norm_hh, norm_c,
-                bias_c, cells, gates, *prepared, lengths, reset_mask, seed, *options, wide_gates,
-            )
-        )  # fmt: skip
-
-    return loop

@@ -1,5 +1,8 @@
-"""The gradients of a layer's weights from those of its gates: large products over all
-steps and rows."""
+"""The gradients of a layer's weights from those of its gates: large products over all steps and
+rows."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -7,107 +10,116 @@ from torch import Tensor
 from ..reference import lstm as reference
 
 
-def product_of_steps(dy: Tensor, x: Tensor) -> Tensor:
-    """sum over t, n of dy[t, n, :] x[t, n, :]^T: (T, N, A), (T, N, B) -> (A, B), in dy's dtype."""
-    # reshape: see layer.py
-    rows = dy.shape[0] * dy.shape[1]
-    return dy.reshape(rows, dy.shape[2]).t() @ x.to(dy.dtype).reshape(rows, x.shape[2])
+class Wanted(NamedTuple):
+    """Which of a layer's weights want gradients; `bias` stands for both biases."""
+
+    ih: bool = False
+    hh: bool = False
+    bias: bool = False
+    hr: bool = False
 
 
-def weight_hh_grad(dgates_x, output, h0, lengths, reset_mask):
-    """dW_hh (D, 4H, P): one large product per direction, of dgates with the h that entered each
-    step."""
-    T, _, D, _ = dgates_x.shape
-    P = h0.shape[-1]
-    grads = []
-    for d in range(D):
-        dgates, h, first = dgates_x[:, :, d], output[..., d * P : (d + 1) * P], h0[d]
-        if T == 0:
-            grads.append(dgates.new_zeros((dgates.shape[-1], P)))
-        elif lengths is None and reset_mask is None:
-            # The entering states are the output shifted by a step: views do, save for the first
-            # step's h0.
-            start, rest = (T - 1, slice(0, T - 1)) if d else (0, slice(1, T))
-            before = slice(1, T) if d else slice(0, T - 1)
-            grad = dgates[start].t() @ first.to(dgates.dtype)
-            grads.append(grad if T == 1 else grad + product_of_steps(dgates[rest], h[before]))
-        else:
-            entering = reference.entering_states(h, first, reset_mask, lengths, d == 1)
-            grads.append(product_of_steps(dgates, entering))
-    return torch.stack(grads)
+class WeightGradients(NamedTuple):
+    """(D, 4H, I), (D, 4H, P), (D, 4H), (D, P, H), with the samples before D where they are asked
+    for; None where not wanted."""
+
+    ih: Tensor | None = None
+    hh: Tensor | None = None
+    bias: Tensor | None = None
+    hr: Tensor | None = None
 
 
-def weight_hr_grad(dhidden, cells, gates):
-    """dW_hr (D, P, H): of the gradients that arrived at h_t with the unprojected o * tanh(c_t)."""
-    H = cells.shape[-1]
-    unprojected = gates[..., 3 * H :].to(cells.dtype) * cells.tanh()
-    return torch.stack(
-        [product_of_steps(dhidden[:, :, d], unprojected[:, :, d]) for d in range(dhidden.shape[2])]
-    )
-
-
-def weight_gradients(
-    dgates_x, dhidden, x, output, h0, cells, gates, lengths, reset_mask, projected: bool
-):
-    """(dweight_ih, dweight_hh, dbias, dweight_hr) of a layer, each (D, ...) in x's dtype; the last
-    None without a projection. dgates_x, dhidden: from the recurrence's backward."""
-    T, D = x.shape[0], h0.shape[0]
-    if lengths is not None:
-        lengths = lengths.clamp(0, T)
-    # A copy of x, and only with lengths: dgates_x is 0 where x does not exist, but 0 * NaN is not.
-    x = reference.existing(x, lengths)
-    dweight_ih = torch.stack([product_of_steps(dgates_x[:, :, d], x) for d in range(D)])
-    return (
-        dweight_ih.to(x.dtype),
-        weight_hh_grad(dgates_x, output, h0, lengths, reset_mask).to(x.dtype),
-        dgates_x.sum((0, 1)).to(x.dtype),
-        weight_hr_grad(dhidden, cells, gates).to(x.dtype) if projected else None,
-    )
-
-
-def _sums(dy: Tensor, x: Tensor, samples: int) -> Tensor:
-    """For each sample the sum over t, n of dy[t, n, :] x[t, n, :]^T: of (T, samples * N, A) and
-    (T, samples * N, B) it is (samples, A, B), in dy's dtype."""
+def product_of_steps(dy: Tensor, x: Tensor, samples: int | None = None) -> Tensor:
+    """The sum over t and n of dy[t, n, :] x[t, n, :]^T: (T, N, A), (T, N, B) -> (A, B), or with
+    samples, each N // samples of the rows, (samples, A, B). In dy's dtype."""
+    x = x.to(dy.dtype)
+    if samples is None:
+        # reshape: see layer.py
+        rows = dy.shape[0] * dy.shape[1]
+        return dy.reshape(rows, dy.shape[2]).t() @ x.reshape(rows, x.shape[2])
     dy, x = (
         v.unflatten(1, (samples, v.shape[1] // samples)).movedim(1, 0).flatten(1, 2)
-        for v in (dy, x.to(dy.dtype))
+        for v in (dy, x)
     )
     return dy.mT @ x
 
 
-def backward_of_samples(
-    recurrence_backward, doutput, dh_n, dc_n, dcells, x, h0, c0, weight_ih, weight_hh, weight_hr,
-    weight_ih_reverse, weight_hh_reverse, weight_hr_reverse, output, cells, gates, lengths,
-    reset_mask, wide_products, need_dx, need_dweights, samples,
-):  # fmt: skip
-    """The backward of a layer whose rows belong to samples, N // samples rows to each: the weights'
-    gradients, in the layer's backward (D, ...), are (samples, D, ...)."""
-    D, P, H, dtype = h0.shape[0], h0.shape[2], c0.shape[2], x.dtype
-    pairs = (weight_ih, weight_ih_reverse), (weight_hh, weight_hh_reverse)
-    pairs += ((weight_hr, weight_hr_reverse),)
-    ih, hh, hr = (None if w[0] is None else torch.stack(w[:D]) for w in pairs)
-    dgates_x, dh0, dc0, dhidden = recurrence_backward(
-        doutput, dh_n, dc_n, dcells, None, h0, c0, hh, hr, cells, gates, lengths, reset_mask,
-        wide_products,
-    )  # fmt: skip
-    dx, dhr = x.new_empty((0,)), x.new_empty((0,))
-    if need_dx:
-        dx = (dgates_x.flatten(2) @ ih.flatten(0, 1).to(dgates_x.dtype)).to(dtype)
+def _recurrent(dgates, output, first, lengths, reset_mask, reverse: bool, mask, samples):
+    """dW_hh of one direction: the product of dgates (T, N, 4H) with the h that entered each step,
+    from output (T, N, P) and the first h (N, P)."""
+    T = dgates.shape[0]
+    if T and lengths is None and reset_mask is None and mask is None and samples is None:
+        # The entering states are the output shifted by a step, so views do, but for the first step.
+        start, rest = (T - 1, slice(0, T - 1)) if reverse else (0, slice(1, T))
+        before = slice(1, T) if reverse else slice(0, T - 1)
+        grad = dgates[start].t() @ first.to(dgates.dtype)
+        return grad if T == 1 else grad + product_of_steps(dgates[rest], output[before])
+    entering = reference.entering_states(output, first, reset_mask, lengths, reverse)
+    if mask is not None:
+        entering = (entering * mask).to(first.dtype)
+    return product_of_steps(dgates, entering, samples)
+
+
+def weight_gradients(
+    dgates: Tensor,
+    dhidden: Tensor,
+    x: Tensor | None,
+    output: Tensor,
+    h0: Tensor,
+    shown: Tensor,
+    gates: Tensor,
+    lengths: Tensor | None,
+    reset_mask: Tensor | None,
+    wanted: Wanted,
+    *,
+    dproducts: Tensor | None = None,
+    h_mask: Tensor | None = None,
+    reverse: Sequence[bool] = (False, True),
+    samples: int | None = None,
+) -> WeightGradients:
+    """The gradients of a layer's weights, in h0's dtype.
+
+    Args:
+        dgates: (T, N, D, 4H), of the gates before activation. dhidden: (T, N, D, P), of the
+        projection's output, with a projection. x: (T, N, I), read for weight_ih alone. output:
+        (T, N, D*P). h0: (D, N, P). gates: (T, N, D, 4H) of the tape. lengths: (N,); reset_mask:
+        (T, N).
+        shown: (T, N, D, H), what the cell's tanh took: the cells of the plain LSTM.
+        wanted: `hr` without a projection is no matter.
+        dproducts: (T, N, D, 4H), of W_hh's product, where that is not the gates' own. h_mask: (D,
+        N, P), recurrent dropout's mask of h. reverse: which directions run backwards.
+        samples: the rows belong to so many samples, N // samples to each, and the gradients of each
+        stay apart; None for one sum.
+    """
+    T, _, D, H4 = gates.shape
+    P, dtype = h0.shape[-1], h0.dtype
     if lengths is not None:
-        lengths = lengths.clamp(0, x.shape[0])
-    x = reference.existing(x, lengths)
-    entering = output.split(P, dim=-1)
-    if x.shape[0]:
-        entering = [
-            reference.entering_states(y, h0[d], reset_mask, lengths, d == 1)
-            for d, y in enumerate(entering)
+        lengths = lengths.clamp(0, T)
+    dproducts = dgates if dproducts is None else dproducts
+    found = {}
+    if wanted.ih:
+        # dgates is 0 where x does not exist, but 0 * NaN is not. Copies x where there are lengths.
+        x = reference.existing(x, lengths)
+        found["ih"] = [product_of_steps(dgates[:, :, d], x, samples) for d in range(D)]
+    if wanted.hh:
+        found["hh"] = [
+            _recurrent(
+                dproducts[:, :, d], output[..., d * P : (d + 1) * P], h0[d], lengths, reset_mask,
+                reverse[d], None if h_mask is None else h_mask[d], samples,
+            )
+            for d in range(D)
+        ]  # fmt: skip
+    if wanted.hr and dhidden.dim() == 4:
+        hidden = gates[..., 3 * H4 // 4 :].to(shown.dtype) * shown.tanh()
+        found["hr"] = [
+            product_of_steps(dhidden[:, :, d], hidden[:, :, d], samples) for d in range(D)
         ]
-    dgates = dgates_x.unbind(2)
-    dih = torch.stack([_sums(g, x, samples) for g in dgates], dim=1)
-    dhh = torch.stack([_sums(g, h, samples) for g, h in zip(dgates, entering, strict=True)], dim=1)
-    dbias = dgates_x.unflatten(1, (samples, x.shape[1] // samples)).sum((0, 2))
-    if hr is not None:
-        unprojected = gates[..., 3 * H :].to(cells.dtype) * cells.tanh()
-        sums = zip(dhidden.unbind(2), unprojected.unbind(2), strict=True)
-        dhr = torch.stack([_sums(h, u, samples) for h, u in sums], dim=1).to(dtype)
-    return dx, dh0, dc0, dih.to(dtype), dhh.to(dtype), dbias.to(dtype), dhr
+    of_direction = 0 if samples is None else 1
+    stacked = {k: torch.stack(v, dim=of_direction).to(dtype) for k, v in found.items()}
+    if wanted.bias:
+        if samples is None:
+            sums = dgates.sum((0, 1))
+        else:
+            sums = dgates.unflatten(1, (samples, dgates.shape[1] // samples)).sum((0, 2))
+        stacked["bias"] = sums.to(dtype)
+    return WeightGradients(**stacked)

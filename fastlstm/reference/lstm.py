@@ -82,6 +82,8 @@ def entering_states(
     Values at steps that do not exist (t >= lengths[n]) are of no meaning, but those of others.
     """
     T = sequence.shape[0]
+    if T == 0:
+        return sequence
     if lengths is not None:
         # It enters no step of a row without steps, so let it not be a factor of a product either.
         initial = initial.masked_fill((lengths <= 0).unsqueeze(-1), 0)
@@ -146,31 +148,20 @@ def left(old: tuple, new: tuple, kept: tuple, valid: Tensor | None):
     return states, tuple(k.masked_fill(~valid, 0) for k in kept)
 
 
-def _forward_direction(
-    gates_x, h, c, weight_hh, weight_hr, lengths, reset_mask, reverse, dtype, loop
-):
-    def step(carry, at, weights):
-        (h, c), (gates_x, valid, cut), (weight_hh, weight_hr) = carry, at, weights
-        h_in, c_in = entered(h, cut), entered(c, cut)
-        i, f, g, o = (gates_x + product(h_in, weight_hh)).chunk(4, dim=-1)
-        i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-        c_out = f * c_in + i * g
-        h_out = o * c_out.tanh()
-        if weight_hr is not None:
-            h_out = product(h_out, weight_hr)
-        h_out = h_out.to(dtype).to(h.dtype)
-        kept = h_out, c_out, torch.cat([i, f, g, o], dim=-1)
-        return left((h, c), (h_out, c_out), kept, valid)
+def activated(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gates i, f, g, o (..., H) of z (..., 4H)."""
+    i, f, g, o = z.chunk(4, dim=-1)
+    return i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
 
-    T = gates_x.shape[0]
-    sequences = (
-        gates_x,
-        valid_steps(T, lengths),
-        entering_zeros(T, reset_mask, lengths, reverse),
-    )
-    weights = weight_hh.t(), None if weight_hr is None else weight_hr.t()
-    (h, c), (ys, cells, gates) = loop(step, (h, c), sequences, weights, reverse)
-    return ys, h, c, cells, gates
+
+def _cell(h, c, gates_x, weight_hh, weight_hr):
+    """One step of the LSTM: h, c, and the gates."""
+    i, f, g, o = activated(gates_x + product(h, weight_hh))
+    c = f * c + i * g
+    h = o * c.tanh()
+    if weight_hr is not None:
+        h = product(h, weight_hr)
+    return h, c, (i, f, g, o)
 
 
 def lstm_forward(
@@ -189,7 +180,7 @@ def lstm_forward(
         gates_x: (T, N, D, 4H), W_ih x + b_ih + b_hh in gate order i, f, g, o; in h0's dtype or its
         accumulation dtype.
         h0: (D, N, P). c0: (D, N, H), in h0's dtype, or in its accumulation dtype: then c_n is too,
-        and a sequence may be cut in stretches without rounding c between them. weight_hh: (D, 4H,
+        and a sequence may be cut in chunks without rounding c between them. weight_hh: (D, 4H,
         P). weight_hr: (D, P, H) or None.
         lengths: (N,) int64 or None; clamped to 0..T. reset_mask: (T, N) bool or None.
         loop: runs the steps, as `unrolled`.
@@ -197,6 +188,31 @@ def lstm_forward(
     Returns:
         output (T, N, D*P), h_n (D, N, P) in h0's dtype; c_n (D, N, H) in c0's; cells (T, N, D, H),
         every c_t, in the accumulation dtype; gates (T, N, D, 4H) after activation, in h0's dtype.
+    """
+    return forward(_cell, gates_x, h0, c0, (weight_hh, weight_hr), (), lengths, reset_mask, loop)
+
+
+def forward(
+    cell,
+    gates_x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    matrices: tuple[Tensor | None, ...],
+    parameters: tuple[Tensor | None, ...],
+    lengths: Tensor | None,
+    reset_mask: Tensor | None,
+    loop,
+    is_reverse=lambda d: d == 1,
+    zones=lambda d: (),
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What all recurrences share: `lstm_forward` with the equations of a step in `cell`.
+
+    Args:
+        cell: (h, c, gates_x[t], *of the step's zones, *matrices transposed, *parameters), in the
+        accumulation dtype and as they enter the step -> h, c, and the gates i, f, g, o.
+        matrices, parameters: (D, ...) or None each.
+        is_reverse: whether a direction runs backwards. zones: of a direction, what `cell` takes
+        of each step: (T, ...) tensors, or numbers or None, the same at all steps.
     """
     T, N, D, _ = gates_x.shape
     H, P = c0.shape[-1], h0.shape[-1]
@@ -213,22 +229,35 @@ def lstm_forward(
     if lengths is not None:
         lengths = lengths.clamp(0, T)
     gates_x = existing(gates_x, lengths)
-    per_direction = [
-        _forward_direction(
+    per_direction = []
+    for d in range(D):
+        of_steps = zones(d)
+        numbers = [None if isinstance(z, Tensor) else z for z in of_steps]
+
+        def step(carry, at, constants, numbers=numbers):
+            (h, c), (gates_x, valid, cut, *masks) = carry, at
+            at_step = (n if m is None else m for m, n in zip(masks, numbers, strict=True))
+            h_in, c_in = entered(h, cut), entered(c, cut)
+            h_out, c_out, gates = cell(h_in, c_in, gates_x, *at_step, *constants)
+            h_out = h_out.to(dtype).to(h.dtype)
+            kept = h_out, c_out, torch.cat(gates, dim=-1)
+            return left((h, c), (h_out, c_out), kept, valid)
+
+        sequences = (
             gates_x[:, :, d].to(wide),
-            h0[d].to(wide),
-            c0[d].to(wide),
-            weight_hh[d].to(wide),
-            None if weight_hr is None else weight_hr[d].to(wide),
-            lengths,
-            reset_mask,
-            d == 1,
-            dtype,
-            loop,
+            valid_steps(T, lengths),
+            entering_zeros(T, reset_mask, lengths, is_reverse(d)),
+            *(z if isinstance(z, Tensor) else None for z in of_steps),
         )
-        for d in range(D)
-    ]
-    ys, h_n, c_n, cells, gates = zip(*per_direction, strict=True)
+        factors = (part(w, d, wide) for w in matrices)
+        constants = (
+            *(None if w is None else w.t() for w in factors),
+            *(part(p, d, wide) for p in parameters),
+        )
+        carry = h0[d].to(wide), c0[d].to(wide)
+        (h, c), kept = loop(step, carry, sequences, constants, is_reverse(d))
+        per_direction.append((*kept, h, c))
+    ys, cells, gates, h_n, c_n = zip(*per_direction, strict=True)
     return (
         torch.cat(ys, dim=-1).to(dtype),
         torch.stack(h_n).to(dtype),
@@ -238,127 +267,6 @@ def lstm_forward(
     )
 
 
-def _backward_direction(
-    dy,
-    dh,
-    dc,
-    dcells,
-    dgates_out,
-    c0,
-    weight_hh,
-    weight_hr,
-    cells,
-    gates,
-    lengths,
-    reset_mask,
-    reverse,
-):
-    T = gates.shape[0]
-    valid = valid_steps(T, lengths)
-    cut = entering_cuts(T, reset_mask, lengths, reverse)
-    cells_in = entering_states(cells, c0, reset_mask, lengths, reverse)
-    dgates, dprojected = [None] * T, [None] * T
-    for t in range(T) if reverse else range(T - 1, -1, -1):
-        i, f, g, o = gates[t].chunk(4, dim=-1)
-        tanh_c = cells[t].tanh()
-        dh_t, dc_t = (dh, dc) if valid is None else (d.masked_fill(~valid[t], 0) for d in (dh, dc))
-        dh_t = dh_t if dy is None else dh_t + dy[t]
-        dprojected[t] = dh_t
-        if weight_hr is not None:
-            dh_t = product(dh_t, weight_hr)
-        dc_t = dc_t + dh_t * o * (1 - tanh_c * tanh_c)
-        if dcells is not None:
-            dc_t = dc_t + dcells[t]
-        di, df, dg, do = dc_t * g, dc_t * cells_in[t], dc_t * i, dh_t * tanh_c
-        if dgates_out is not None:
-            ei, ef, eg, eo = dgates_out[t].chunk(4, dim=-1)
-            di, df, dg, do = di + ei, df + ef, dg + eg, do + eo
-        dgates_t = torch.cat(
-            [di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)], dim=-1
-        )
-        dh_in, dc_in = product(dgates_t, weight_hh), dc_t * f
-        if cut is not None:
-            dh_in = dh_in.masked_fill(cut[t].unsqueeze(-1), 0)
-            dc_in = dc_in.masked_fill(cut[t].unsqueeze(-1), 0)
-        if valid is None:
-            dh, dc, dgates[t] = dh_in, dc_in, dgates_t
-        else:
-            dh, dc = torch.where(valid[t], dh_in, dh), torch.where(valid[t], dc_in, dc)
-            dgates[t] = dgates_t.masked_fill(~valid[t], 0)
-            dprojected[t] = dprojected[t].masked_fill(~valid[t], 0)
-    return torch.stack(dgates), dh, dc, torch.stack(dprojected)
-
-
-def lstm_backward(
-    doutput: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
-    dcells: Tensor | None,
-    dgates_out: Tensor | None,
-    h0: Tensor,
-    c0: Tensor,
-    weight_hh: Tensor,
-    weight_hr: Tensor | None,
-    cells: Tensor,
-    gates: Tensor,
-    lengths: Tensor | None,
-    reset_mask: Tensor | None,
-    wide_gates: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The reverse loop of `lstm_forward`, from the tape (cells, gates) it leaves.
-
-    Args:
-        doutput, dh_n, dc_n, dcells, dgates_out: gradients of the five results of `lstm_forward`,
-        each None where zero. h0 is read for its shape and dtype alone. With c0 in the accumulation
-        dtype, dh_n and dc_n are too.
-        wide_gates: whether gates_x came, and dgates_x is wanted, in the accumulation dtype.
-
-    Returns:
-        dgates_x (T, N, D, 4H), dh0 (D, N, P) and dc0 (D, N, H), both in c0's dtype, and with a
-        projection dhidden (T, N, D, P), the whole gradient that arrived at each h_t (what W_hr's
-        gradient needs; accumulation dtype), else an empty tensor.
-    """
-    T, N, D, H4 = gates.shape
-    P, dtype, wide = h0.shape[-1], h0.dtype, accumulation_dtype(h0.dtype)
-    gates_dtype = wide if wide_gates else dtype
-
-    def zeros_or(grad, like):
-        return like.new_zeros(like.shape, dtype=wide) if grad is None else grad.to(wide)
-
-    dh_n, dc_n = zeros_or(dh_n, h0), zeros_or(dc_n, c0)
-    if T == 0:
-        empty = gates.new_empty((0, N, D, H4), dtype=gates_dtype)
-        return (
-            empty,
-            dh_n.to(c0.dtype, copy=True),
-            dc_n.to(c0.dtype, copy=True),
-            gates.new_empty((0, N, D, P) if weight_hr is not None else (0,), dtype=wide),
-        )
-    if lengths is not None:
-        lengths = lengths.clamp(0, T)
-    doutput, dcells, dgates_out = (existing(d, lengths) for d in (doutput, dcells, dgates_out))
-    per_direction = [
-        _backward_direction(
-            None if doutput is None else doutput[..., d * P : (d + 1) * P].to(wide),
-            dh_n[d],
-            dc_n[d],
-            None if dcells is None else dcells[:, :, d].to(wide),
-            None if dgates_out is None else dgates_out[:, :, d].to(wide),
-            c0[d].to(wide),
-            weight_hh[d].to(wide),
-            None if weight_hr is None else weight_hr[d].to(wide),
-            cells[:, :, d],
-            gates[:, :, d].to(wide),
-            lengths,
-            reset_mask,
-            d == 1,
-        )
-        for d in range(D)
-    ]
-    dgates, dh0, dc0, dhidden = zip(*per_direction, strict=True)
-    return (
-        torch.stack(dgates, dim=2).to(gates_dtype),
-        torch.stack(dh0).to(c0.dtype),
-        torch.stack(dc0).to(c0.dtype),
-        torch.stack(dhidden, dim=2) if weight_hr is not None else gates.new_empty((0,), dtype=wide),
-    )
+def part(tensor: Tensor | None, d: int, dtype: torch.dtype) -> Tensor | None:
+    """Direction d of a tensor (D, ...), in `dtype`."""
+    return None if tensor is None else tensor[d].to(dtype)

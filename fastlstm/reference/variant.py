@@ -27,12 +27,12 @@ h_{t-1} and c_{t-1} are what enters the step: zeros where reset_mask cuts. Low p
 lstm.py; m * h_{t-1} is rounded to the tensors' dtype too, since it is a factor of a product.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..precision import accumulation_dtype
 from . import lstm as reference
 from .zoneout_masks import zoneout_masks
 
@@ -83,61 +83,25 @@ def _mixed(zone, old: Tensor, new: Tensor) -> Tensor:
     return torch.where(zone, old, new)
 
 
-def shared(zone, t: int, grad: Tensor) -> tuple[Tensor | float, Tensor]:
-    """The gradients of old and new."""
-    if zone is None:
-        return 0.0, grad
-    if isinstance(zone, float):
-        return zone * grad, (1 - zone) * grad
-    return grad.masked_fill(~zone[t], 0), grad.masked_fill(zone[t], 0)
-
-
-def _forward_direction(
-    gates_x, h, c, weight_hh, weight_hr, h_mask, norm_hh, norm_c, bias_c, lengths, reset_mask,
-    zone_h, zone_c, reverse, dtype, loop,
+def _cell(
+    h_in, c_in, gates_x, zone_h, zone_c, weight_hh, weight_hr, h_mask, norm_hh, norm_c, bias_c,
+    *, dtype,
 ):  # fmt: skip
-    # A mask of zoneout has its steps, a probability is the same at all.
-    everywhere = [z if isinstance(z, float) else None for z in (zone_h, zone_c)]
-
-    def step(carry, at, constants):
-        (h, c), (gates_x, valid, cut, *masks) = carry, at
-        weight_hh, weight_hr, h_mask, norm_hh, norm_c, bias_c = constants
-        zone_h, zone_c = (p if m is None else m for m, p in zip(masks, everywhere, strict=True))
-        h_in, c_in = reference.entered(h, cut), reference.entered(c, cut)
-        factor = h_in if h_mask is None else (h_in * h_mask).to(dtype).to(h.dtype)
-        a = reference.product(factor, weight_hh)
-        if norm_hh is not None:
-            a = norm_hh * normalise(a)[0]
-        i, f, g, o = (gates_x + a).chunk(4, dim=-1)
-        i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-        candidate = f * c_in + i * g
-        shown = candidate
-        if norm_c is not None:
-            shown = norm_c * normalise(candidate)[0]
-            shown = shown if bias_c is None else shown + bias_c
-        y = o * shown.tanh()
-        if weight_hr is not None:
-            y = reference.product(y, weight_hr)
-        h_out = _mixed(zone_h, h_in, y).to(dtype).to(h.dtype)
-        c_out = _mixed(zone_c, c_in, candidate)
-        kept = h_out, c_out, torch.cat([i, f, g, o], dim=-1)
-        return reference.left((h, c), (h_out, c_out), kept, valid)
-
-    T = gates_x.shape[0]
-    sequences = (
-        gates_x,
-        reference.valid_steps(T, lengths),
-        reference.entering_zeros(T, reset_mask, lengths, reverse),
-        *(z if isinstance(z, Tensor) else None for z in (zone_h, zone_c)),
-    )
-    weights = weight_hh.t(), None if weight_hr is None else weight_hr.t()
-    constants = *weights, h_mask, norm_hh, norm_c, bias_c
-    (h, c), (ys, cells, gates) = loop(step, (h, c), sequences, constants, reverse)
-    return ys, h, c, cells, gates
-
-
-def part(tensor: Tensor | None, d: int, dtype: torch.dtype) -> Tensor | None:
-    return None if tensor is None else tensor[d].to(dtype)
+    """One step, as lstm.py's; dtype: the tensors'."""
+    factor = h_in if h_mask is None else (h_in * h_mask).to(dtype).to(h_in.dtype)
+    a = reference.product(factor, weight_hh)
+    if norm_hh is not None:
+        a = norm_hh * normalise(a)[0]
+    i, f, g, o = reference.activated(gates_x + a)
+    candidate = f * c_in + i * g
+    shown = candidate
+    if norm_c is not None:
+        shown = norm_c * normalise(candidate)[0]
+        shown = shown if bias_c is None else shown + bias_c
+    y = o * shown.tanh()
+    if weight_hr is not None:
+        y = reference.product(y, weight_hr)
+    return _mixed(zone_h, h_in, y), _mixed(zone_c, c_in, candidate), (i, f, g, o)
 
 
 def variant_forward(
@@ -167,38 +131,20 @@ def variant_forward(
         options: `Options`. loop: as for `reference.lstm_forward`.
 
     Returns:
-        What `reference.lstm_forward` returns, of h_t and c_t after zoneout.
+        What `reference.lstm_forward` returns, with h_t and c_t after zoneout.
     """
     options = Options(*options)
-    T, N, D, _ = gates_x.shape
-    H, P = c0.shape[-1], h0.shape[-1]
-    dtype, wide = h0.dtype, accumulation_dtype(h0.dtype)
-    if T == 0:
-        return reference.lstm_forward(gates_x, h0, c0, weight_hh, weight_hr)
-    if lengths is not None:
-        lengths = lengths.clamp(0, T)
-    gates_x = reference.existing(gates_x, lengths)
-    per_direction = [
-        _forward_direction(
-            gates_x[:, :, d].to(wide),
-            *(
-                part(x, d, wide)
-                for x in (h0, c0, weight_hh, weight_hr, h_mask, norm_hh, norm_c, bias_c)
-            ),
-            lengths,
-            reset_mask,
-            *zones(seed, T, N, P, H, d, options),
-            options.is_reverse(d),
-            dtype,
-            loop,
-        )
-        for d in range(D)
-    ]
-    ys, h_n, c_n, cells, gates = zip(*per_direction, strict=True)
-    return (
-        torch.cat(ys, dim=-1).to(dtype),
-        torch.stack(h_n).to(dtype),
-        torch.stack(c_n).to(c0.dtype),
-        torch.stack(cells, dim=2),
-        torch.stack(gates, dim=2).to(dtype),
+    (T, N), P, H = gates_x.shape[:2], h0.shape[-1], c0.shape[-1]
+    return reference.forward(
+        functools.partial(_cell, dtype=h0.dtype),
+        gates_x,
+        h0,
+        c0,
+        (weight_hh, weight_hr),
+        (h_mask, norm_hh, norm_c, bias_c),
+        lengths,
+        reset_mask,
+        loop,
+        options.is_reverse,
+        lambda d: zones(seed, T, N, P, H, d, options),
     )

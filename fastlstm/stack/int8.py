@@ -12,8 +12,8 @@ in `fastlstm.reference.lstm`. cells: the last layer's (T, N, D*H), time-major, o
 time-major in memory. Of T = 1 it is a step.
 
 What enters a product (x_t; h_{t-1}; with a projection o * tanh(c_t)) is quantised row by row as it
-comes: a = max|row| / 127, q = round(v * (1 / a)) in -127..127, ties to even, all in float32. Below
-the least normal number a counts as 0, and q is 0. With NaN or infinity in a row a is NaN, and so
+comes: a = max|row| / 127, q = round(v * (1 / a)) in -127..127, ties to even, all in float32. A row
+with nothing from 2^-100 on counts as zeros. With NaN or infinity in a row a is NaN, and so
 are the row's gates, but nobody else's. Sums of products are integers, and exact:
 
     gates = (a_x * s_ih) * sum_x + (a_h * s_hh) * sum_h + bias
@@ -38,7 +38,7 @@ REFUSED = (
     "weight_dtype=torch.int8 is for inference: there is no gradient, and {} requires one. Call it "
     "under torch.no_grad(), or widen the weights to train: weight_dtype = None"
 )
-_LEAST_NORMAL = 2.0**-126
+_LEAST = 2.0**-100
 _SCHEMA = (
     "(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, int layers, bool bidirectional, "
     "bool batch_first, Tensor? lengths, Tensor? reset_mask, bool weight_only, bool return_cells) "
@@ -50,8 +50,9 @@ def quantise_activations(v: Tensor) -> tuple[Tensor, Tensor]:
     """Rows v (..., K) in float32 as integers in float64, and their scales (..., 1) in float32."""
     peak = v.abs().amax(-1, keepdim=True) if v.shape[-1] else v.new_zeros((*v.shape[:-1], 1))
     finite = peak.isfinite()
-    scale = torch.where(finite, peak / LEVELS, torch.nan)
-    inverse = torch.where(scale >= _LEAST_NORMAL, 1 / scale, 0.0)
+    counts = peak >= _LEAST
+    scale = torch.where(finite, torch.where(counts, peak / LEVELS, 0.0), torch.nan)
+    inverse = torch.where(counts & finite, 1 / scale, 0.0)
     q = (v * inverse).round().clamp(-LEVELS, LEVELS)
     return torch.where(finite, q, 0.0).double(), scale
 

@@ -189,8 +189,11 @@ def _run_whole(
     """`run_layers` by one op on the CPU; None where it does not serve."""
     if family != "lstm" or not stands_alone(x, backend):
         return None
+    first = layers[0][0]
+    if (first.bias_ih is None) != (first.bias_hh is None):
+        return None
     weights = flat(layers)
-    needs = None if weights is None else needed(x, h0, c0, weights)
+    needs = needed(x, h0, c0, weights)
     if needs is None:
         return None
     noise = None

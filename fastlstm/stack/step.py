@@ -11,68 +11,94 @@ weight_ih (4H, I), weight_hh (4H, P), both biases (4H,) or neither, weight_hr (P
 matrices may be bfloat16 beside float32. `lstm_step` gives y (N, P), h_n, c_n; `lstm_cell` h_n, c_n.
 """
 
+from typing import NamedTuple
+
 import torch
+from torch import Tensor
 
-from ..ops import layer  # noqa: F401  (registers the op that a layer falls to)
-from ..ops.library import library, on_one_device
-
-_STEP = "lstm_step(Tensor x, Tensor h, Tensor c, Tensor[] weights) -> Tensor[]"
-_CELL = (
-    "lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
-    "Tensor? bias_hh) -> Tensor[]"
-)
+from ..ops.define import define_op
+from ..ops.layer import LayerForward
+from ..ops.library import op
+from ..ops.recurrence import Results
+from ..weights import LSTMWeights, nested, present
 
 
-def _step(x, h, c, weights):
+class Step(NamedTuple):
+    x: Tensor
+    h: Tensor
+    c: Tensor
+    weights: list[Tensor]
+
+
+class StepResults(NamedTuple):
+    y: Tensor
+    h_n: Tensor
+    c_n: Tensor
+
+
+class Cell(NamedTuple):
+    x: Tensor
+    h: Tensor
+    c: Tensor
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+
+
+class States(NamedTuple):
+    h_n: Tensor
+    c_n: Tensor
+
+
+def _step(call: Step) -> StepResults:
     """Wherever no kernels are registered for a device: layer by layer."""
+    x, h, c, weights = call
     batched = x.dim() == 2
     if not batched:
         x, h, c = x.unsqueeze(0), h.unsqueeze(1), c.unsqueeze(1)
-    each = len(weights) // h.shape[0]
+    L = h.shape[0]
+    each = len(weights) // L
+    layers = nested(weights, present(biases=each >= 4, projected=each % 2 == 1), 1)
     h_n, c_n = [], []
-    for k in range(h.shape[0]):
-        ih, hh, *rest = weights[k * each : (k + 1) * each]
-        biases = rest[:2] if each >= 4 else (None, None)
-        projection = rest[-1] if each % 2 else None
-        _, h_k, c_k, _, _ = torch.ops.fastlstm.lstm_layer_forward(
-            x.unsqueeze(0), h[k : k + 1], c[k : k + 1], ih, hh, *biases, projection, *(None,) * 7,
-            True, False, False,
+    nothing = LSTMWeights(None, None)
+    for k, (layer,) in enumerate(layers):
+        of_layer = LayerForward(
+            x.unsqueeze(0), h[k : k + 1], c[k : k + 1], *layer, *nothing, None, None,
+            wide_products=True, save_tape=False, save_cells=False,
         )  # fmt: skip
-        x = h_k[0]
-        h_n.append(h_k)
-        c_n.append(c_k)
+        results = Results(*op("lstm_layer_forward")(*of_layer))
+        x = results.h_n[0]
+        h_n.append(results.h_n)
+        c_n.append(results.c_n)
     y, h_n, c_n = x.clone(), torch.cat(h_n), torch.cat(c_n)
-    return [y, h_n, c_n] if batched else [y[0], h_n.squeeze(1), c_n.squeeze(1)]
+    if not batched:
+        y, h_n, c_n = y[0], h_n.squeeze(1), c_n.squeeze(1)
+    return StepResults(y, h_n, c_n)
 
 
-def _cell(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
-    weights = [weight_ih, weight_hh]
-    if bias_ih is not None or bias_hh is not None:
-        zeros = weight_ih.new_zeros(weight_ih.shape[:1])
-        weights += [zeros if b is None else b for b in (bias_ih, bias_hh)]
-    _, h_n, c_n = _step(x, h.unsqueeze(0), c.unsqueeze(0), weights)
-    return [h_n.squeeze(0), c_n.squeeze(0)]
+def _cell(call: Cell) -> States:
+    biases = [call.bias_ih, call.bias_hh]
+    if any(b is not None for b in biases):
+        zeros = call.weight_ih.new_zeros(call.weight_ih.shape[:1])
+        biases = [zeros if b is None else b for b in biases]
+    weights = [w for w in (call.weight_ih, call.weight_hh, *biases) if w is not None]
+    found = _step(Step(call.x, call.h.unsqueeze(0), call.c.unsqueeze(0), weights))
+    return States(found.h_n.squeeze(0), found.c_n.squeeze(0))
 
 
-def _step_fake(x, h, c, weights):
-    if not on_one_device(x, h, c, *weights):
-        return []
-    return [h.new_empty(h.shape[1:]), h.new_empty(h.shape), c.new_empty(c.shape)]
+def _step_fake(call: Step) -> StepResults:
+    h, c = call.h, call.c
+    return StepResults(h.new_empty(h.shape[1:]), h.new_empty(h.shape), c.new_empty(c.shape))
 
 
-def _cell_fake(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
-    if not on_one_device(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
-        return []
-    return [h.new_empty(h.shape), c.new_empty(c.shape)]
+def _cell_fake(call: Cell) -> States:
+    return States(call.h.new_empty(call.h.shape), call.c.new_empty(call.c.shape))
 
 
-for _name, _schema, _impl, _fake in (
-    ("lstm_step", _STEP, _step, _step_fake),
-    ("lstm_cell", _CELL, _cell, _cell_fake),
-):
-    library.define(_schema)
-    library.impl(_name, _impl, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"fastlstm::{_name}", _fake, lib=library)
-
-lstm_step = torch.ops.fastlstm.lstm_step.default
-lstm_cell = torch.ops.fastlstm.lstm_cell.default
+lstm_step = define_op(
+    "lstm_step", Step, StepResults, run=_step, fake=_step_fake, or_nothing=True
+).overload
+lstm_cell = define_op(
+    "lstm_cell", Cell, States, run=_cell, fake=_cell_fake, or_nothing=True
+).overload

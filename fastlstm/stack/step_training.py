@@ -17,50 +17,137 @@ the ops of ops/layer.py, from the same tape.
 import sys
 import threading
 import weakref
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..ops import layer as layer_ops
 from ..ops import transforms
-from ..ops.library import check_one_device, library, on_one_device
+from ..ops.define import define_op
+from ..ops.library import below_autograd
+from ..ops.recurrence import Results
 from ..precision import accumulation_dtype
+from ..weights import LSTMWeights, weights_of
 
-library.define(
-    "lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, "
-    "Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr) "
-    "-> Tensor[]"
-)
-library.define(
-    "lstm_cell_training_backward(Tensor? dh_n, Tensor? dc_n, Tensor c, Tensor cells, Tensor gates, "
-    "Tensor weight_ih, Tensor weight_hh, Tensor? weight_hr, bool need_dx, bool need_dh, "
-    "bool need_dc) -> (Tensor dx, Tensor dh, Tensor dc, Tensor dgates, Tensor unprojected)"
-)
-library.define(
-    "lstm_cell_weight_gradients(Tensor[] dgates, Tensor[] x, Tensor[] h, Tensor[] dh_n, "
-    "Tensor[] unprojected, bool[] needs) -> Tensor[]"
-)
-_forward = torch.ops.fastlstm.lstm_cell_training_forward.default
-_backward = torch.ops.fastlstm.lstm_cell_training_backward.default
-_weight_gradients = torch.ops.fastlstm.lstm_cell_weight_gradients.default
 
-_below_autograd = torch._C._AutoDispatchBelowAutograd
+class CellForward(NamedTuple):
+    x: Tensor
+    h: Tensor
+    c: Tensor
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    weight_hr: Tensor | None
+
+
+class CellResults(NamedTuple):
+    h_n: Tensor
+    c_n: Tensor
+    cells: Tensor
+    gates: Tensor
+
+
+class CellBackward(NamedTuple):
+    dh_n: Tensor | None
+    dc_n: Tensor | None
+    c: Tensor
+    cells: Tensor
+    gates: Tensor
+    weight_ih: Tensor
+    weight_hh: Tensor
+    weight_hr: Tensor | None
+    need_dx: bool
+    need_dh: bool
+    need_dc: bool
+
+
+class CellGrads(NamedTuple):
+    """unprojected: o * tanh(c), with a projection."""
+
+    dx: Tensor
+    dh: Tensor
+    dc: Tensor
+    dgates: Tensor
+    unprojected: Tensor
+
+
+class Shares(NamedTuple):
+    """Of each step what its weights' gradients are made of; needs: of the weights in `LSTMWeights`'
+    order, whether their gradients are wanted."""
+
+    dgates: list[Tensor]
+    x: list[Tensor]
+    h: list[Tensor]
+    dh_n: list[Tensor]
+    unprojected: list[Tensor]
+    needs: list[bool]
+
+
+def _forward_fake(call: CellForward) -> CellResults:
+    h, c = call.h, call.c
+    return CellResults(
+        h.new_empty(h.shape),
+        c.new_empty(c.shape),
+        c.new_empty(c.shape, dtype=accumulation_dtype(c.dtype)),
+        c.new_empty((*c.shape[:-1], 4 * c.shape[-1])),
+    )
+
+
+def _backward_fake(call: CellBackward) -> CellGrads:
+    c, rows, wide = call.c, call.c.shape[:-1], accumulation_dtype(call.c.dtype)
+    return CellGrads(
+        c.new_empty((*rows, call.weight_ih.shape[1]) if call.need_dx else (0,)),
+        c.new_empty((*rows, call.weight_hh.shape[1]) if call.need_dh else (0,)),
+        c.new_empty(c.shape if call.need_dc else (0,)),
+        c.new_empty(call.gates.shape, dtype=wide),
+        c.new_empty((0,) if call.weight_hr is None else c.shape, dtype=wide),
+    )
+
+
+def _weight_gradients_fake(call: Shares) -> list[Tensor]:
+    (x, *_), (h, *_), H4 = call.x, call.h, call.dgates[0].shape[-1]
+    shapes = LSTMWeights((H4, x.shape[-1]), (H4, h.shape[-1]), (H4,), (H4,))
+    for d, u in zip(call.dh_n[:1], call.unprojected[:1], strict=True):
+        shapes = shapes._replace(weight_hr=(d.shape[-1], u.shape[-1]))
+    return [x.new_empty(s) for s, need in zip(shapes, call.needs, strict=True) if need]
+
+
+_forward = define_op(
+    "lstm_cell_training_forward", CellForward, CellResults, fake=_forward_fake, or_nothing=True
+).overload
+_backward = define_op(
+    "lstm_cell_training_backward", CellBackward, CellGrads, fake=_backward_fake
+).overload
+_weight_gradients = define_op(
+    "lstm_cell_weight_gradients", Shares, list[Tensor], fake=_weight_gradients_fake
+).overload
+
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 _graph_task = torch._C._current_graph_task_id
 _will_run = torch._C._will_engine_execute_node
 
 
-def _gradients(shares, needs) -> list:
-    """Of the weights, None where not wanted. shares: of each step dgates, x, h, dh_n or None, and
-    unprojected or None."""
+class _Share(NamedTuple):
+    """A step's entries of `Shares`, None where not there."""
+
+    dgates: Tensor
+    x: Tensor
+    h: Tensor
+    dh_n: Tensor | None
+    unprojected: Tensor | None
+
+
+def _gradients(shares: list[_Share], needs) -> list:
+    """Of the weights, None where not wanted."""
     dgates, x, h, dh, unprojected = (list(of) for of in zip(*shares, strict=True))
-    if needs[4]:
+    if LSTMWeights(*needs).weight_hr:
         # Where h_n had no gradient, neither has what was projected.
         dh = [hk.new_zeros(hk.shape) if d is None else d for d, hk in zip(dh, h, strict=True)]
     else:
         dh = unprojected = ()
-    with _below_autograd():
+    with below_autograd():
         found = iter(_weight_gradients(dgates, x, h, dh, unprojected, needs))
     return [next(found) if need else None for need in needs]
 
@@ -86,7 +173,7 @@ class Weights(torch.autograd.Function):
     def backward(ctx, _):
         shares = ctx.shares.pop(_graph_task(), None)
         if shares is None:
-            return (None,) * 5
+            return (None,) * len(LSTMWeights._fields)
         return tuple(_gradients(shares, ctx.needs_input_grad))
 
 
@@ -135,16 +222,16 @@ class Step(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, results, node, x, h, c, *weights):
+        _, _, *tape = results
         weight_ih, weight_hh, _, _, weight_hr = weights
-        ctx.save_for_backward(x, h, c, weight_ih, weight_hh, weight_hr, *results[2:])
+        ctx.save_for_backward(x, h, c, weight_ih, weight_hh, weight_hr, *tape)
         ctx.node = node
-        ctx.present = [w is not None for w in weights]
         ctx.set_materialize_grads(False)
         return tuple(results)
 
     @staticmethod
     def backward(ctx, dh_n, dc_n, dcells, dgates):
-        needs = ctx.needs_input_grad[1:]
+        _, _, need_x, need_h, need_c, *needs = ctx.needs_input_grad
         saved = ctx.saved_tensors
         if (
             torch.is_grad_enabled()
@@ -154,25 +241,28 @@ class Step(torch.autograd.Function):
             or dgates is not None
             or any(_is_legacy_batched(d) for d in (dh_n, dc_n) if d is not None)
         ):
-            return None, None, *_as_layer(ctx, needs[1:], (dh_n, dc_n, dcells, dgates), saved)
+            needed = CellForward(need_x, need_h, need_c, *needs)
+            return None, None, *_as_layer(needed, CellResults(dh_n, dc_n, dcells, dgates), *saved)
         x, h, c, weight_ih, weight_hh, weight_hr, cells, gates = saved
-        with _below_autograd():
+        with below_autograd():
             dx, dh, dc, dgates, unprojected = _backward(
-                dh_n, dc_n, c, cells, gates, weight_ih, weight_hh, weight_hr, *needs[1:4]
+                dh_n, dc_n, c, cells, gates, weight_ih, weight_hh, weight_hr, need_x, need_h, need_c
             )
-        grads = dx if needs[1] else None, dh if needs[2] else None, dc if needs[3] else None
-        share = dgates, x, h, dh_n, unprojected
-        dweights = (None,) * 5
+        grads = dx if need_x else None, dh if need_h else None, dc if need_c else None
+        share = _Share(dgates, x, h, dh_n, unprojected)
+        dweights = (None,) * len(LSTMWeights._fields)
         if ctx.node is not None:
             weights = ctx.node.grad_fn
             if _will_run(weights):
                 Weights.take(weights, share)
-        elif any(needs[4:]):
-            dweights = _gradients([share], needs[4:])
+        elif any(needs):
+            dweights = _gradients([share], needs)
         return None, None, *grads, *dweights
 
 
-def _as_layer(ctx, needs, grads, saved) -> list:
+def _as_layer(
+    needs: CellForward, grads: CellResults, x, h, c, weight_ih, weight_hh, weight_hr, cells, gates
+) -> CellForward:
     """The gradients of x, h, c and the weights, None where not wanted, by what autograd and vmap
     take: those of a layer of one step."""
 
@@ -180,69 +270,28 @@ def _as_layer(ctx, needs, grads, saved) -> list:
         """(..., width) with `dims` dimensions."""
         return t if t is None else t.reshape((1,) * (dims - t.dim()) + t.shape)
 
-    x, h, c, weight_ih, weight_hh, weight_hr, cells, gates = saved
-    dh_n, dc_n, dcells, dgates = grads
-
     def taped(t):
         return t if t is None else lead(t, 3).unsqueeze(2)
 
-    layer_ctx = SimpleNamespace(
-        saved_tensors=(
-            lead(x, 3), lead(h, 3), lead(c, 3), weight_ih, weight_hh, weight_hr, None, None, None,
-            h.new_zeros(lead(h, 3).shape), taped(cells), taped(gates), None, None,
-        ),
-        needs_input_grad=[*needs, *[False] * 5],
-        present=[*ctx.present, *[False] * 5],
-        wide_products=True,
-        has_tape=True,
+    output = h.new_zeros(lead(h, 3).shape)  # no step entered with it
+    tape = layer_ops.LayerTape(
+        lead(x, 3), lead(h, 3), lead(c, 3), weight_ih, weight_hh, weight_hr, None, None, None,
+        output, taped(cells), taped(gates), None, None, wide_products=True,
     )  # fmt: skip
-    found = layer_ops.gradients(
-        "lstm", layer_ctx, lead(dh_n, 3), None, lead(dc_n, 3), taped(dcells), taped(dgates)
+    of_results = Results(
+        lead(grads.h_n, 3), None, lead(grads.c_n, 3), taped(grads.cells), taped(grads.gates)
     )
-    dstates = [
-        d.reshape(t.shape) if need else None
-        for d, t, need in zip(found[:3], (x, h, c), needs, strict=False)
-    ]
-    return [*dstates, *found[3:8]]
-
-
-def _forward_fake(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr):
-    if not on_one_device(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr):
-        return []
-    wide = accumulation_dtype(c.dtype)
-    gates = c.new_empty((*c.shape[:-1], 4 * c.shape[-1]))
-    cells = c.new_empty(c.shape, dtype=wide)
-    return [h.new_empty(h.shape), c.new_empty(c.shape), cells, gates]
-
-
-def _backward_fake(
-    dh_n, dc_n, c, cells, gates, weight_ih, weight_hh, weight_hr, need_dx, need_dh, need_dc
-):
-    check_one_device(dh_n, dc_n, c, cells, gates, weight_ih, weight_hh, weight_hr)
-    rows, wide = c.shape[:-1], accumulation_dtype(c.dtype)
-    return (
-        c.new_empty((*rows, weight_ih.shape[1]) if need_dx else (0,)),
-        c.new_empty((*rows, weight_hh.shape[1]) if need_dh else (0,)),
-        c.new_empty(c.shape if need_dc else (0,)),
-        c.new_empty(gates.shape, dtype=wide),
-        c.new_empty((0,) if weight_hr is None else c.shape, dtype=wide),
+    wanted = dict.fromkeys(layer_ops.LayerForward._fields, False) | dict(
+        x=needs.x, h0=needs.h, c0=needs.c, **weights_of(needs, False)._asdict()
+    )
+    found = layer_ops.gradients("lstm", tape, of_results, layer_ops.LayerForward(**wanted))
+    return CellForward(
+        found.x.reshape(x.shape) if needs.x else None,
+        found.h0.reshape(h.shape) if needs.h else None,
+        found.c0.reshape(c.shape) if needs.c else None,
+        *weights_of(found, False),
     )
 
-
-def _weight_gradients_fake(dgates, x, h, dh_n, unprojected, needs):
-    check_one_device(*dgates, *x, *h, *dh_n, *unprojected)
-    H4 = dgates[0].shape[-1]
-    shapes = [(H4, x[0].shape[-1]), (H4, h[0].shape[-1]), (H4,), (H4,)]
-    shapes += [(d.shape[-1], u.shape[-1]) for d, u in zip(dh_n[:1], unprojected[:1], strict=True)]
-    return [x[0].new_empty(s) for s, need in zip(shapes, needs, strict=False) if need]
-
-
-for _name, _fake in (
-    ("lstm_cell_training_forward", _forward_fake),
-    ("lstm_cell_training_backward", _backward_fake),
-    ("lstm_cell_weight_gradients", _weight_gradients_fake),
-):
-    torch.library.register_fake(f"fastlstm::{_name}", _fake, lib=library)
 
 _FULL = (torch.float32, torch.float64)
 MOST_ROWS = 8  # whose products the kernels make of weights of 16 bits as they lie
@@ -253,11 +302,14 @@ def serves(x: Tensor, weights) -> bool:
     weights: all five or None, of one layer."""
     # With more rows, weights of 16 bits would be widened whole, which packing them does not.
     few = x.dim() == 1 or x.shape[0] <= MOST_ROWS
-    return few or (weights[4] is None and x.dtype in _FULL)
+    return few or (LSTMWeights(*weights).weight_hr is None and x.dtype in _FULL)
 
 
 def step(x: Tensor, h: Tensor, c: Tensor, weights) -> tuple[Tensor, Tensor] | None:
     """(h, c) after one step, differentiably; None where the arguments do not fit each other."""
-    with _below_autograd():
+    with below_autograd():
         results = _forward(x, h, c, *weights)
-    return Step.apply(results, _node_of(weights, x, h), x, h, c, *weights)[:2] if results else None
+    if not results:
+        return None
+    h_n, c_n, _, _ = Step.apply(results, _node_of(weights, x, h), x, h, c, *weights)
+    return h_n, c_n

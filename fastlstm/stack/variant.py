@@ -11,10 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import transforms
+from ..ops.library import op
+from ..ops.recurrence import Results
+from ..ops.variant import VariantForward
 from ..precision import accumulation_dtype
 from ..reference import lstm as reference
 from ..reference.variant import EPSILON, variant_forward
-from ..weights import Variant
+from ..weights import LayerNormWeights, Variant
 
 
 def dropped(layers, p: float):
@@ -39,52 +42,55 @@ def draw_h_mask(variant: Variant, h: Tensor) -> Tensor | None:
     return F.dropout(ones, variant.recurrent_dropout)
 
 
-def _stacked(tensors) -> Tensor | None:
+def _stacked(directions, name: str) -> Tensor | None:
+    """(D, ...) of the weights that the directions have under a name."""
+    tensors = [getattr(weights, name) for weights in directions]
     return None if tensors[0] is None else torch.stack(tensors)
 
 
-def _gates_x(x, weights_ih, biases, gains, wide_products: bool) -> Tensor:
+def _gates_x(x: Tensor, weights, norms, wide_products: bool) -> Tensor:
     """(T, N, D, 4H): W_ih x, normalised where there are gains, and the biases."""
     wide = accumulation_dtype(x.dtype)
     product = wide if wide_products else x.dtype
-    matrix = torch.cat(weights_ih).to(product)
-    biases = [b.to(wide) for b in map(_stacked, biases) if b is not None]
-    gates_x = (x.to(product) @ matrix.t()).unflatten(-1, (len(weights_ih), -1))
-    if gains[0] is not None:
-        gains = torch.stack(gains).to(wide)
-        gates_x = F.layer_norm(gates_x.to(wide), gates_x.shape[-1:], eps=EPSILON) * gains
-    if biases:
-        gates_x = gates_x + sum(biases)
-    return gates_x
+    matrix = torch.cat([w.weight_ih for w in weights]).to(product)
+    gates_x = (x.to(product) @ matrix.t()).unflatten(-1, (len(weights), -1))
+    gains = _stacked(norms, "weight_ih")
+    if gains is not None:
+        gates_x = F.layer_norm(gates_x.to(wide), gates_x.shape[-1:], eps=EPSILON) * gains.to(wide)
+    biases = (_stacked(weights, name) for name in ("bias_ih", "bias_hh"))
+    biases = [b.to(wide) for b in biases if b is not None]
+    return gates_x + sum(biases) if biases else gates_x
 
 
-def _recurrence(family: str):
-    """The recurrence with the arguments of its op (ops/variant.py)."""
+def _run(family: str, call: VariantForward) -> Results:
     if transforms.active():
         # Plain torch, which torch.func and forward-mode AD take as it is.
-        return lambda *args: variant_forward(*args[:-2])
-    return getattr(torch.ops.fastlstm, f"{family}_variant_forward")
+        *given, _, _ = call  # but for the tape's switches
+        return Results(*variant_forward(*given))
+    return Results(*op(f"{family}_variant_forward")(*call))
 
 
 def run_layer(
     family, x, h, c, weights, norms, h_mask, lengths, reset_mask, seed, zoneout, layer: int,
     first_step: int, wide_products: bool, save_cells: bool,
-):  # fmt: skip
-    """One layer, all its directions: output, h_n, c_n, cells and gates.
+) -> Results:  # fmt: skip
+    """One layer, all its directions.
 
-    weights, norms: of each direction, in the order of `LSTMWeights` and
-    `LayerNormWeights`, the norms all None without normalisation. layer: its number in the stack.
+    weights, norms: `LSTMWeights` and `LayerNormWeights` of each direction, the norms all None
+    without normalisation. layer: its number in the stack.
     """
-    weights_ih, weights_hh, *biases, weights_hr = zip(*weights, strict=True)
-    gains, *norms = zip(*norms, strict=True)
-    parameters = (_stacked(weights_hh), _stacked(weights_hr), h_mask, *map(_stacked, norms))
     if layer == 0:  # those over it get outputs, which are 0 where they do not exist
         x = reference.existing(x, lengths)
-    inputs = (_gates_x(x, weights_ih, biases, gains, wide_products), h, c, *parameters)
+    inputs = (
+        _gates_x(x, weights, norms, wide_products), h, c, _stacked(weights, "weight_hh"),
+        _stacked(weights, "weight_hr"), h_mask, _stacked(norms, "weight_hh"),
+        _stacked(norms, "weight_c"), _stacked(norms, "bias_c"),
+    )  # fmt: skip
     save_tape = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in inputs)
-    return _recurrence(family)(
+    call = VariantForward(
         *inputs, lengths, reset_mask, seed, *zoneout, 2 * layer, first_step, save_tape, save_cells
     )
+    return _run(family, call)
 
 
 def run_layers(
@@ -112,18 +118,21 @@ def run_layers(
     D = len(layers[0])
     if seed is None:
         seed = draw_seed(variant, x.device)
-    h_n, c_n, cells = [], [], None
+    h_n, c_n = [], []
     for k, weights in enumerate(layers):
         last = k == len(layers) - 1
-        norms = [(None,) * 4] * D if variant.norms is None else variant.norms[k]
+        norms = [LayerNormWeights(None, None, None)] * D
+        if variant.norms is not None:
+            norms = variant.norms[k]
         h, c = h0[k * D : (k + 1) * D], c0[k * D : (k + 1) * D]
-        x, h, c, cells, _ = run_layer(
+        results = run_layer(
             family, x, h, c, weights, norms, draw_h_mask(variant, h), lengths, reset_mask, seed,
             variant.zoneout, k, first_step, wide_products, return_cells and last,
         )  # fmt: skip
-        h_n.append(h)
-        c_n.append(c)
+        x = results.output
+        h_n.append(results.h_n)
+        c_n.append(results.c_n)
         if between_layers is not None and not last:
             x = between_layers(x)
-    cells = cells.flatten(2).to(x.dtype) if return_cells else None
+    cells = results.cells.flatten(2).to(x.dtype) if return_cells else None
     return x, torch.cat(h_n), torch.cat(c_n), cells

@@ -27,30 +27,55 @@ import torch
 from torch import Tensor
 
 from ..ops import transforms
-from ..ops.library import check_one_device, library, on_one_device
+from ..ops.define import define_op
+from ..ops.library import below_autograd
 from ..precision import accumulation_dtype
 from .whole_by_layers import Saved, by_layers
 
-library.define(
-    "lstm_stack_forward(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? lengths, "
-    "Tensor? reset_mask, Tensor[]? noise, int layers, bool bidirectional, bool batch_first, "
-    "bool wide_products, bool save_cells, bool own_output, bool[]? needs) -> Tensor[]"
-)
-library.define(
-    "lstm_stack_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, Tensor? x, "
-    "Tensor? h0, Tensor? c0, Tensor[] matrices, Tensor output, Tensor[] tape, Tensor? lengths, "
-    "Tensor? reset_mask, Tensor[]? noise, int layers, bool bidirectional, bool batch_first, "
-    "bool wide_products, bool[] needs) -> Tensor[]"
-)
-_forward = torch.ops.fastlstm.lstm_stack_forward.default
-_backward = torch.ops.fastlstm.lstm_stack_backward.default
-
-_below_autograd = torch._C._AutoDispatchBelowAutograd
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
+class StackForward(NamedTuple):
+    x: Tensor
+    h0: Tensor | None
+    c0: Tensor | None
+    weights: list[Tensor]
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+    noise: list[Tensor] | None
+    layers: int
+    bidirectional: bool
+    batch_first: bool
+    wide_products: bool
+    save_cells: bool
+    own_output: bool
+    needs: list[bool] | None
+
+
+class StackBackward(NamedTuple):
+    doutput: Tensor | None
+    dh_n: Tensor | None
+    dc_n: Tensor | None
+    dcells: Tensor | None
+    x: Tensor | None
+    h0: Tensor | None
+    c0: Tensor | None
+    matrices: list[Tensor]
+    output: Tensor
+    tape: list[Tensor]
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+    noise: list[Tensor] | None
+    layers: int
+    bidirectional: bool
+    batch_first: bool
+    wide_products: bool
+    needs: list[bool]
+
+
 class Options(NamedTuple):
-    """What a call has beside tensors with gradients, in the order of the forward's arguments."""
+    """What a call has beside tensors with gradients: the forward's arguments from `lengths` on, but
+    for `needs`."""
 
     lengths: Tensor | None
     reset_mask: Tensor | None
@@ -63,6 +88,76 @@ class Options(NamedTuple):
     own_output: bool
 
 
+def lowest_of(needs, per_layer: int) -> int:
+    """The first layer that has a gradient to give."""
+    return 0 if True in needs[:3] else (needs.index(True) - 3) // per_layer
+
+
+def _sizes(sequence: Tensor, bidirectional: bool, batch_first: bool):
+    """T, (N,) or () without rows, D."""
+    T, *rows = sequence.shape[:-1]
+    if batch_first and rows:
+        T, rows = rows[0], [T]
+    return T, tuple(rows), 2 if bidirectional else 1
+
+
+def _sequence(like: Tensor, T: int, rows: tuple, width: int, batch_first: bool) -> Tensor:
+    made = like.new_empty((T, *rows, width))
+    return made.transpose(0, 1) if batch_first and rows else made
+
+
+def _forward_fake(call: StackForward) -> list[Tensor]:
+    x, layers, needs = call.x, call.layers, call.needs
+    T, rows, D = _sizes(x, call.bidirectional, call.batch_first)
+    H4, P = call.weights[1].shape
+    N, H = rows[0] if rows else 1, H4 // 4
+    results = [
+        _sequence(x, T, rows, D * P, call.batch_first),
+        *(x.new_empty((layers * D, *rows, width)) for width in (P, H)),
+    ]
+    if call.save_cells:
+        results.append(_sequence(x, T, rows, D * H, call.batch_first))
+    for k in range(lowest_of(needs, len(call.weights) // layers) if needs else layers, layers):
+        if k:
+            results.append(x.new_empty((T, N, D * P)))
+        results.append(x.new_empty((T, N, D, H), dtype=accumulation_dtype(x.dtype)))
+        results.append(x.new_empty((T, N, D, H4)))
+    if needs and call.own_output:
+        results.append(_sequence(x, T, rows, D * P, call.batch_first))
+    return results
+
+
+def _backward_fake(call: StackBackward) -> list[Tensor]:
+    x, output, layers = call.x, call.output, call.layers
+    T, rows, D = _sizes(output, call.bidirectional, call.batch_first)
+    need_dx, need_dh0, need_dc0, *needs = call.needs
+    H4, P, each = call.tape[-1].shape[3], output.shape[-1] // D, len(needs) // (layers * D)
+    results = [_sequence(output, T, rows, x.shape[-1], call.batch_first)] if need_dx else []
+    for width, need in ((P, need_dh0), (H4 // 4, need_dc0)):
+        if need:
+            results.append(output.new_empty((layers * D, *rows, width)))
+    for j, need in enumerate(needs):
+        k, i = divmod(j, D * each)
+        inputs = D * P if k else None if x is None else x.shape[-1]
+        shapes = [(H4, inputs), (H4, P), *[(H4,)] * 2 * (each >= 4), (P, H4 // 4)]
+        if need:
+            results.append(output.new_empty(shapes[i % each]))
+    return results
+
+
+_forward = define_op(
+    "lstm_stack_forward",
+    StackForward,
+    list[Tensor],
+    fake=_forward_fake,
+    run=lambda call: [],  # other arguments on devices without such kernels, beside x on the CPU
+    or_nothing=True,
+).overload
+_backward = define_op(
+    "lstm_stack_backward", StackBackward, list[Tensor], fake=_backward_fake
+).overload
+
+
 def run(needs, x: Tensor, h0, c0, weights: list, options: tuple) -> list | None:
     """output, h_n, c_n, and with save_cells the cells; None where the op does not take the
     arguments. For a call that `alone.stands_alone` takes.
@@ -72,7 +167,7 @@ def run(needs, x: Tensor, h0, c0, weights: list, options: tuple) -> list | None:
     """
     if not needs:
         return _forward(x, h0, c0, weights, *options, None) or None
-    with _below_autograd():
+    with below_autograd():
         results = _forward(x, h0, c0, weights, *options, needs)
     if not results:
         return None
@@ -124,83 +219,6 @@ class Layers(torch.autograd.Function):
             saved = Saved(x, h0, c0, matrices, output, tape, ctx.lowest, ctx.each)
             return None, None, None, *by_layers(options, needs, grads, dtape, saved)
         given = *grads, x, h0, c0, matrices, output, tape, *options[:-2], needs
-        with _below_autograd():
+        with below_autograd():
             found = iter(_backward(*given))
         return None, None, None, *[next(found) if need else None for need in needs]
-
-
-def lowest_of(needs, per_layer: int) -> int:
-    """The first layer that has a gradient to give."""
-    return 0 if True in needs[:3] else (needs.index(True) - 3) // per_layer
-
-
-def _sizes(sequence: Tensor, bidirectional: bool, batch_first: bool):
-    """T, (N,) or () without rows, D."""
-    T, *rows = sequence.shape[:-1]
-    if batch_first and rows:
-        T, rows = rows[0], [T]
-    return T, tuple(rows), 2 if bidirectional else 1
-
-
-def _sequence(like: Tensor, T: int, rows: tuple, width: int, batch_first: bool) -> Tensor:
-    made = like.new_empty((T, *rows, width))
-    return made.transpose(0, 1) if batch_first and rows else made
-
-
-def _forward_fake(
-    x, h0, c0, weights, lengths, reset_mask, noise, layers, bidirectional, batch_first,
-    wide_products, save_cells, own_output, needs,
-):  # fmt: skip
-    if not on_one_device(x, h0, c0, *weights, lengths, reset_mask, *(noise or ())):
-        return []
-    T, rows, D = _sizes(x, bidirectional, batch_first)
-    N, H, P = rows[0] if rows else 1, weights[1].shape[0] // 4, weights[1].shape[1]
-    results = [
-        _sequence(x, T, rows, D * P, batch_first),
-        *(x.new_empty((layers * D, *rows, width)) for width in (P, H)),
-    ]
-    if save_cells:
-        results.append(_sequence(x, T, rows, D * H, batch_first))
-    lowest = lowest_of(needs, len(weights) // layers) if needs else layers
-    for k in range(lowest, layers):
-        if k:
-            results.append(x.new_empty((T, N, D * P)))
-        results.append(x.new_empty((T, N, D, H), dtype=accumulation_dtype(x.dtype)))
-        results.append(x.new_empty((T, N, D, 4 * H)))
-    if needs and own_output:
-        results.append(_sequence(x, T, rows, D * P, batch_first))
-    return results
-
-
-def _backward_fake(
-    doutput, dh_n, dc_n, dcells, x, h0, c0, matrices, output, tape, lengths, reset_mask, noise,
-    layers, bidirectional, batch_first, wide_products, needs,
-):  # fmt: skip
-    given = doutput, dh_n, dc_n, dcells, x, h0, c0, lengths, reset_mask
-    check_one_device(*given, *matrices, output, *tape, *(noise or ()))
-    T, rows, D = _sizes(output, bidirectional, batch_first)
-    H, P, each = tape[-1].shape[3] // 4, output.shape[-1] // D, (len(needs) - 3) // (layers * D)
-    results = [_sequence(output, T, rows, x.shape[-1], batch_first)] if needs[0] else []
-    for width, need in ((P, needs[1]), (H, needs[2])):
-        if need:
-            results.append(output.new_empty((layers * D, *rows, width)))
-    for j, need in enumerate(needs[3:]):
-        k, i = divmod(j, D * each)
-        inputs = D * P if k else None if x is None else x.shape[-1]
-        shapes = [(4 * H, inputs), (4 * H, P), *[(4 * H,)] * 2 * (each >= 4), (P, H)]
-        if need:
-            results.append(output.new_empty(shapes[i % each]))
-    return results
-
-
-def _nowhere_else(*args) -> list:
-    """Other arguments on devices without such kernels, beside x on the CPU: they do not fit."""
-    return []
-
-
-library.impl("lstm_stack_forward", _nowhere_else, "CompositeExplicitAutograd")
-for _name, _fake in (
-    ("lstm_stack_forward", _forward_fake),
-    ("lstm_stack_backward", _backward_fake),
-):
-    torch.library.register_fake(f"fastlstm::{_name}", _fake, lib=library)

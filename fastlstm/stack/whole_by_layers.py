@@ -1,13 +1,13 @@
 """The backward of a whole stack's tape layer by layer, by the ops of ops/layer.py: for what
 differentiates it again, or maps it by vmap."""
 
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..ops import layer as layer_ops
+from ..ops.recurrence import Results
 
 
 class Saved(NamedTuple):
@@ -103,21 +103,16 @@ def by_layers(options, needs, grads, dtape, saved: Saved) -> list:
             at = 3 + (k * D + d) * each
             asked = dict(zip(places, needs[at : at + each], strict=True))
             wanted += [asked.get(i, False) for i in range(5)]
-        layer_ctx = SimpleNamespace(
-            saved_tensors=(
-                input, h, c, *of_layer, *[None] * 3 * (2 - D), y, cells, gates, lengths, reset_mask
-            ),
-            needs_input_grad=[
-                needs[0] if k == 0 else k > lowest, needs[1], needs[2], *wanted, *absent
-            ],
-            present=present * D + absent,
-            wide_products=options.wide_products,
-            has_tape=True,
+        layer_tape = layer_ops.LayerTape(
+            input, h, c, *of_layer, *[None] * 3 * (2 - D), y, cells, gates, lengths, reset_mask,
+            options.wide_products,
         )  # fmt: skip
+        needed = layer_ops.LayerForward(
+            needs[0] if k == 0 else k > lowest, needs[1], needs[2], *wanted, *absent, *[False] * 5
+        )
         of_states = (layout.states_of(k, g) for g in (dh_n, dc_n))
-        dx, dh, dc, *dweights = layer_ops.gradients(
-            "lstm", layer_ctx, dy, *of_states, dcells, dgates
-        )[:13]
+        of_results = Results(dy, *of_states, dcells, dgates)
+        dx, dh, dc, *dweights = layer_ops.gradients("lstm", layer_tape, of_results, needed)
         for d in range(D):
             at = 3 + (k * D + d) * each
             found[at : at + each] = [dweights[5 * d + i] for i in places]

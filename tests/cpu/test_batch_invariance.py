@@ -19,7 +19,7 @@ pytestmark = [
     ),
 ]
 
-# T, I, H: below and above a chunk of a sum, gates at once and in stretches, uneven panels.
+# T, I, H: below and above a chunk of a sum, gates at once and in chunks, uneven panels.
 SIZES = [(5, 3, 7), (9, 40, 100), (6, 300, 33), (70, 64, 96)]
 OPTIONS = [{}, {"bidirectional": True, "num_layers": 2}, {"proj_size": 5, "bias": False}]
 

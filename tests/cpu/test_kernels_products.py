@@ -215,9 +215,7 @@ def test_arguments_are_checked():
 LAYERS = [
     Case("layer", T=6, N=40, I=70, H=40, dtype=torch.float32),
     Case("layer", T=30, N=33, I=70, H=33, P=17, dtype=torch.float32, D=2, masks="random"),
-    Case(
-        "layer", T=27, N=40, I=40, H=1024, P=16, dtype=torch.float32
-    ),  # several stretches of steps
+    Case("layer", T=27, N=40, I=40, H=1024, P=16, dtype=torch.float32),  # several chunks of steps
     Case("layer", T=6, N=40, I=70, H=40, dtype=torch.bfloat16, wide=True, D=2, masks="lengths"),
     Case("layer", T=6, N=40, I=70, H=40, dtype=torch.float16, wide=True),
 ]

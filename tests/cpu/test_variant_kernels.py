@@ -8,11 +8,11 @@ import torch
 from op_cases import by_id, threads
 from pairs import needs_library
 from variant_cases import (
-    PIECED,
+    CHUNKED,
     Case,
     check,
+    check_chunks,
     check_frozen,
-    check_pieces,
     draw,
     forward,
     sampled_cases,
@@ -48,10 +48,10 @@ def test_shared_out_over_threads_it_is_the_same(case):
     assert all(torch.equal(alone[name], shared[name]) for name in alone)
 
 
-@pytest.mark.parametrize("case", PIECED, ids=str)
+@pytest.mark.parametrize("case", CHUNKED, ids=str)
 @pytest.mark.parametrize("family", ["reference", "lstm"])
-def test_states_pass_from_piece_to_piece_unrounded(family, case):
-    check_pieces(case, family)
+def test_states_pass_from_chunk_to_chunk_unrounded(family, case):
+    check_chunks(case, family)
 
 
 @pytest.mark.parametrize("family", ["reference", "lstm"])

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from chunks_of_steps import check_chunks_of_steps
 from cuda_kinds import KINDS, ON_CHIP, check_kind, family, kinds
 from op_cases import Case, backward, check, draw, forward, sampled_cases, tape_of
-from stretches import check_stretches
 
 pytestmark = [
     pytest.mark.skipif(family.load() is not None, reason=str(family.load())),
@@ -100,13 +100,13 @@ def test_results_repeat_bit_by_bit_under_any_schedule(kind, kernels, P, monkeypa
 
 @pytest.mark.parametrize("P", [None, 7])
 @pytest.mark.parametrize(("kind", "kernels"), FAMILIES)
-def test_a_sequence_cut_in_stretches(kind, kernels, P, monkeypatch):
+def test_a_sequence_cut_in_chunks(kind, kernels, P, monkeypatch):
     monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
     torch.backends.cudnn.rnn.fp32_precision = "tf32" if kind == "tf32" else "ieee"
     sizes = {"T": 5, "N": 9, "H": 20, "P": P, "dtype": KINDS[kind][0]}
     with family.simulated(seed=3):
-        check_stretches(Case("recurrence", masks="random", **sizes), "simt", at=2)
-    check_stretches(Case("recurrence", gradients=0b0001, **sizes), "simt", at=4)
+        check_chunks_of_steps(Case("recurrence", masks="random", **sizes), "simt", at=2)
+    check_chunks_of_steps(Case("recurrence", gradients=0b0001, **sizes), "simt", at=4)
 
 
 def strided(t: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from cuda_kinds import family
 
 from fastlstm.stack.wavefront import backward as stack_backward
 from fastlstm.stack.wavefront import forward as stack
+from fastlstm.stack.wavefront.calls import StackBackward, StackForward
 
 pytestmark = [
     pytest.mark.skipif(family.load() is not None, reason=str(family.load())),
@@ -25,7 +26,7 @@ def input_weight(inputs):
 
 
 def draw(dtype, P):
-    """x, h0, c0, the layers' weights, the masks, and gradients of output, h_n, c_n and cells."""
+    """A call, and gradients of output, h_n, c_n and cells."""
     outputs = P or H
     weights = [[input_weight(outputs if k else I).to(dtype) for k in range(L)]]
     weights.append([(0.4 * torch.randn(4 * H, outputs)).to(dtype) for _ in range(L)])
@@ -35,25 +36,24 @@ def draw(dtype, P):
     masks = torch.tensor([T, 0, 3, 7, T]), torch.rand(T, N) < 0.2
     grads = [torch.randn(T, N, outputs).to(dtype)]
     grads += [torch.randn_like(s) for s in states] + [torch.randn(T, N, 1, H)]
-    return torch.randn(T, N, I).to(dtype), *states, stack.Weights(*weights), masks, grads
+    x = torch.randn(T, N, I).to(dtype)
+    return StackForward("simt", x, *states, *weights, *masks, [], 0.0, True, True), grads
 
 
 def through(given, chunk):
     """All results of both passes but the weights' gradients, which sum over steps."""
-    x, h0, c0, weights, masks, grads = given
+    call, grads = given
     ops = [
         getattr(torch.ops.fastlstm, f"simt_{which}").default for which in ("forward", "backward")
     ]
-    dropout = stack.Dropout([], 0.0)
-    output, h_n, c_n, *tape = stack.forward(
-        ops[0], x, h0, c0, weights, *masks, dropout, True, True, chunk
-    )
-    cells, hidden, lower_cells, gates = tape
-    dx, dh0, dc0, *_ = stack_backward.backward(
-        ops[1], *grads, x, h0, c0, weights, stack.Tape(output, *tape), *masks, dropout,
-        stack_backward.Wanted(0, True, []), chunk,
-    )  # fmt: skip
-    return [output, h_n, c_n, cells, *hidden, *lower_cells, *gates, dx, dh0, dc0]
+    made = stack.forward(ops[0], call, chunk)
+    found = {n: getattr(made, n, None) for n in StackBackward._fields}
+    found |= {k: v for k, v in call._asdict().items() if k in found}
+    found |= dict(zip(("doutput", "dh_n", "dc_n", "dcells"), grads, strict=True))
+    found |= {"lowest": 0, "need_dx": True, "need_dweights": [False] * L}
+    back = stack_backward.backward(ops[1], StackBackward(**found), chunk)
+    tape = *made.hidden, *made.lower_cells, *made.gates
+    return [made.output, made.h_n, made.c_n, made.cells, *tape, back.dx, back.dh0, back.dc0]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

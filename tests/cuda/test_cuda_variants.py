@@ -12,11 +12,11 @@ import pytest
 import torch
 from op_cases import threads
 from variant_cases import (
-    PIECED,
+    CHUNKED,
     Case,
     check,
+    check_chunks,
     check_frozen,
-    check_pieces,
     draw,
     forward,
     sampled_cases,
@@ -79,9 +79,9 @@ def test_rows_of_several_warps(P):
     check(large, FAMILY)
 
 
-@pytest.mark.parametrize("case", PIECED, ids=str)
-def test_states_pass_from_piece_to_piece_unrounded(case):
-    check_pieces(case, FAMILY)
+@pytest.mark.parametrize("case", CHUNKED, ids=str)
+def test_states_pass_from_chunk_to_chunk_unrounded(case):
+    check_chunks(case, FAMILY)
 
 
 def test_no_gradient_of_a_frozen_weight_is_formed(monkeypatch):

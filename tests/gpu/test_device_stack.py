@@ -5,9 +5,9 @@ import copy
 
 import pytest
 import torch
+from chunks_of_steps import check_chunks_of_steps
 from on_device import DRY, KINDS, family_of, hold, scaled
 from op_cases import Case
-from stretches import check_stretches
 
 from benchmarks.common.precision import fp32_precision
 from fastlstm import FastLSTM
@@ -68,11 +68,11 @@ def test_dropout_drops_what_layers_drop(dtype, backend, device, opened, monkeypa
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("P", [None, 5])
-def test_a_sequence_cut_in_stretches(kind, P, backend, device):
+def test_a_sequence_cut_in_chunks(kind, P, backend, device):
     dtype = KINDS[kind][0]
     sizes = {"T": scaled(12, 4), "N": N, "H": H, "P": P, "dtype": dtype, "masks": "random"}
     with fp32_precision("tf32" if kind == "tf32" else "ieee"):
-        check_stretches(Case("recurrence", **sizes), family_of(backend), at=3, device=device)
+        check_chunks_of_steps(Case("recurrence", **sizes), family_of(backend), at=3, device=device)
 
 
 def test_modules_that_share_nothing(backend, device, opened):

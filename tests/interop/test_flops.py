@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from fastlstm import FastLSTM, FastLSTMCell
 from fastlstm.interop import flops
+from fastlstm.stack.wavefront.calls import StackBackward, StackForward
 
 pytestmark = ignore_onednn
 T, N, I, H = 4, 3, 5, 7
@@ -141,12 +142,18 @@ def test_the_stack_of_a_gpu():
     x, h, c, *_ = shapes.draw(torch.device("cpu"))
     rows = x.shape[0] * x.shape[1]
     ih, hh = [(20, 3), (20, 5)], [(20, 5), (20, 5)]
-    forward = flops.stack_forward("cuda", x.shape, h.shape, c.shape, ih, hh, [], [], [])
+    given = {"family": "cuda", "x": x.shape, "h0": h.shape, "c0": c.shape}
+    given |= {"weights_ih": ih, "weights_hh": hh, "weights_hr": []}
+
+    def call(arguments, **more):
+        return arguments(**dict.fromkeys(arguments._fields) | given | more)
+
+    forward = flops.stack_forward(call(StackForward, biases_ih=[], biases_hh=[]))
     assert forward == 2 * rows * (60 + 300)
-    args = "cuda", None, None, None, None, x.shape, h.shape, c.shape, ih, hh, []
-    backward = flops.stack_backward(*args, *[None] * 7, 0.0, 0, True, [True, True])
-    assert backward == 2 * forward
-    assert flops.stack_backward(*args, 1, False, [False, True]) == 2 * rows * (2 * 100 + 100)
+    backward = call(StackBackward, lowest=0, need_dx=True, need_dweights=[True, True])
+    assert flops.stack_backward(backward) == 2 * forward
+    some = call(StackBackward, lowest=1, need_dx=False, need_dweights=[False, True])
+    assert flops.stack_backward(some) == 2 * rows * (2 * 100 + 100)
 
 
 def test_torch_is_told_whichever_is_imported_first():

@@ -25,7 +25,7 @@ STORED = torch.bfloat16
 # last bit.
 TILES = native.load() is None and native.cpu_isa().startswith("amx")
 # T, N (None: unbatched), I, H, and what else: a step or a few from the weights as they lie, gates
-# at once, gates in stretches; rows that pairs of weights serve, and more; weights in a near cache
+# at once, gates in chunks; rows that pairs of weights serve, and more; weights in a near cache
 # and streamed; an uneven number of terms.
 CASES = [
     (1, 1, 3, 5, {"num_layers": 2, "bidirectional": True}),

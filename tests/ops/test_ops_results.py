@@ -17,7 +17,7 @@ MANY_ROWS = [
     Case("layer", T=6, N=200, H=5, dtype=torch.float32, D=2, P=3, masks="lengths"),
 ]
 
-# More gates than a layer makes, or takes into its sums, at a time: several stretches of steps, of
+# More gates than a layer makes, or takes into its sums, at a time: several chunks of steps, of
 # which the last is shorter.
 MANY_STRETCHES = [
     Case("layer", T=450, N=40, I=5, H=64, dtype=torch.float64),

@@ -4,10 +4,11 @@ import itertools
 
 import pytest
 import torch
+from chunks_of_steps import check_chunks_of_steps
 from op_cases import Case
-from stretches import check_stretches
 from torch import nn
 
+from fastlstm.reference import backward as reference_backward
 from fastlstm.reference import lstm as reference
 
 T, N, I, H = 6, 4, 3, 5
@@ -122,7 +123,7 @@ def test_backward_rule_is_the_derivative(D, P, lengths, resets):
     wanted = torch.autograd.grad(results, arguments[:3], [*grads, dgates_out])
     _, h0, c0, weight_hh, weight_hr = arguments
     given = [*grads, dgates_out, h0, c0, weight_hh, weight_hr, results[3], results[4]]
-    got = reference.lstm_backward(*given, *masks, False)
+    got = reference_backward.lstm_backward(*given, *masks, False)
     torch.testing.assert_close(got[:3], wanted, **EXACT)
 
 
@@ -148,7 +149,7 @@ def test_no_steps_give_the_states_back():
 
 @pytest.mark.parametrize("P", [None, 3])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_sequence_cut_in_stretches(dtype, P):
+def test_a_sequence_cut_in_chunks(dtype, P):
     sizes = {"T": 7, "N": 4, "H": 5, "P": P, "dtype": dtype}
-    check_stretches(Case("recurrence", masks="random", **sizes), "reference", at=3)
-    check_stretches(Case("recurrence", gradients=0b0110, **sizes), "reference", at=6)
+    check_chunks_of_steps(Case("recurrence", masks="random", **sizes), "reference", at=3)
+    check_chunks_of_steps(Case("recurrence", gradients=0b0110, **sizes), "reference", at=6)

@@ -17,7 +17,7 @@ pytestmark = [needs_library, ignore_onednn]
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 # T, N (None: unbatched), I, H, and what else: few steps from the weights as they lie, gates at
-# once, gates in stretches; below, at and beside a vector's width.
+# once, gates in chunks; below, at and beside a vector's width.
 CASES = [
     (1, 1, 3, 5, {"num_layers": 2, "bidirectional": True}),
     (4, None, 17, 33, {"bias": False}),

@@ -20,7 +20,7 @@ from fastlstm.testing import compare
 
 pytestmark = [needs_library, ignore_onednn]
 
-# T, N (None: unbatched), I, H, and what else: gates at once and in stretches, sums of one stretch
+# T, N (None: unbatched), I, H, and what else: gates at once and in chunks, sums of one chunk
 # and of several, below, at and beside a vector's width.
 CASES = [
     (1, 1, 3, 5, {"num_layers": 3, "bidirectional": True}),

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from op_cases import Measured, judge, rounded_products, threads, to
 
+from fastlstm.ops import weight_gradients
 from fastlstm.precision import accumulation_dtype
-from fastlstm.reference import variant_backward
-from fastlstm.stack.checkpoint.pieces import Way
+from fastlstm.stack.checkpoint.chunks import Way
 
 FORWARD = ("output", "h_n", "c_n", "cells", "gates")
 BACKWARD = ("dgates_x", "dh0", "dc0", "dweight_hh", "dweight_hr", "dnorm_hh", "dnorm_c", "dbias_c")
@@ -121,38 +121,38 @@ def check(case: Case, family: str = "lstm", problem=None, *, factors=None, devic
     return judge(case, *found, measured)
 
 
-PIECES = Case(
+CHUNKS = Case(
     "recurrence", T=7, N=4, H=6, D=1, dtype=torch.bfloat16, masks="random", zoneout=(0.25, 0.5),
     mask=True, wide=True, wide_states=True,
 )  # fmt: skip
-PIECED = [
-    PIECES,
-    replace(PIECES, P=3, dtype=torch.float16, wide=False, training=False),
-    replace(PIECES, P=3, norm="bias", zoneout=(0.25, 0.0), reverse=True),
+CHUNKED = [
+    CHUNKS,
+    replace(CHUNKS, P=3, dtype=torch.float16, wide=False, training=False),
+    replace(CHUNKS, P=3, norm="bias", zoneout=(0.25, 0.0), reverse=True),
 ]
 
 
-def check_pieces(case: Case, family: str, every: int = 3) -> None:
+def check_chunks(case: Case, family: str, every: int = 3) -> None:
     """All steps at once, in 16 bits with c and the states' gradients in float32 before and after,
-    are bit for bit what pieces of them are, each of which takes what the one before left."""
+    are bit for bit what chunks of them are, each of which takes what the one before left."""
     arguments, gradients = draw(case)
     gates_x, h, c, *weights, lengths, reset_mask, seed = arguments
     whole = forward(case, family, arguments)
     tape = [whole[name] for name in ("output", "cells", "gates")]
     whole |= backward(case, family, arguments, gradients, tape)
-    way = Way(case.T, every, case.reverse, lengths, reset_mask, turning=False)
+    way = Way(case.T, every, case.reverse, lengths, reset_mask, reversing=False)
     found, states = {name: {} for name in ("output", "cells", "gates", "dgates_x")}, {}
 
-    def part(piece, h, c):
-        inputs = [gates_x[piece.steps], h, c, *weights, *piece.masks, seed]
-        return inputs, (*options(case)[:-1], options(case)[-1] + piece.steps.start)
+    def part(chunk, h, c):
+        inputs = [gates_x[chunk.steps], h, c, *weights, *chunk.masks, seed]
+        return inputs, (*options(case)[:-1], options(case)[-1] + chunk.steps.start)
 
     for begin in way.starts:
-        piece = way.piece(begin)
+        chunk = way.chunk(begin)
         h, c = h.clone(), c.clone()
-        piece.cut(h, c)
+        chunk.cut(h, c)
         states[begin] = h, c
-        inputs, at = part(piece, h, c)
+        inputs, at = part(chunk, h, c)
         results = forward(case, family, inputs, at=at)
         h, c = results["h_n"], results["c_n"]
         for name in ("output", "cells", "gates"):
@@ -161,14 +161,14 @@ def check_pieces(case: Case, family: str, every: int = 3) -> None:
 
     doutput, dh, dc, dcells = gradients
     for begin in reversed(way.starts):
-        piece = way.piece(begin)
-        inputs, at = part(piece, *states[begin])
-        steps = (None if g is None else g[piece.steps] for g in (doutput, dcells))
+        chunk = way.chunk(begin)
+        inputs, at = part(chunk, *states[begin])
+        steps = (None if g is None else g[chunk.steps] for g in (doutput, dcells))
         of_output, of_cells = steps
         tape = [found[name][begin] for name in ("output", "cells", "gates")]
         results = backward(case, family, inputs, (of_output, dh, dc, of_cells), tape, at=at)
         dh, dc = results["dh0"], results["dc0"]
-        piece.cut(dh, dc)
+        chunk.cut(dh, dc)
         found["dgates_x"][begin] = results["dgates_x"]
     assert torch.equal(dh, whole["dh0"]) and torch.equal(dc, whole["dc0"])
     for name, parts in found.items():
@@ -183,9 +183,9 @@ FROZEN = Case(
 
 def check_frozen(family: str, monkeypatch) -> None:
     """Without each weight's gradient in turn: it is not formed, and the others are the same."""
-    made, product = [], variant_backward.products_of_steps
+    made, product = [], weight_gradients.product_of_steps
     monkeypatch.setattr(
-        variant_backward, "products_of_steps", lambda *of: made.append(of) or product(*of)
+        weight_gradients, "product_of_steps", lambda *of: made.append(of) or product(*of)
     )
     arguments, gradients = draw(FROZEN)
     tape = list(forward(FROZEN, "reference", arguments).values())

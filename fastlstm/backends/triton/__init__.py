@@ -89,7 +89,7 @@ def backward(
     wide_gates: bool,
     tf32: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The reverse loop of `forward`, from its tape, as `fastlstm.reference.lstm.lstm_backward`.
+    """The reverse loop of `forward`, from its tape, as `fastlstm.reference.backward.lstm_backward`.
 
     Args:
         doutput, dh_n, dc_n, dcells: gradients of the first four results of `forward`, None where
@@ -121,18 +121,13 @@ def variant_forward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return variant_launch.forward(*args)
 
 
-def variant_loop(doutput, dh_n, dc_n, dcells, dgates_out, *rest):
-    """As `fastlstm.reference.variant_backward.loop`, with its arguments, and then tf32; dgates_out
-    is None.
+def variant_loop(*args):
+    """As `fastlstm.reference.backward.loop`, with the arguments of `ops.variant.VariantLoop` and
+    then tf32.
 
     Returns:
         dgates_x, dh0, dc0, dhidden, dproducts, dshown.
     """
     from . import variant_launch
 
-    if dgates_out is not None:
-        raise RuntimeError(
-            "fastlstm::triton_variant_backward: a gradient of the gates is the reference's to "
-            "take: call reference_variant_backward"
-        )
-    return variant_launch.loop(doutput, dh_n, dc_n, dcells, *rest)
+    return variant_launch.loop(*args)

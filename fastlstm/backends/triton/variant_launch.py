@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 
 from ...precision import accumulation_dtype
-from ...reference.variant import EPSILON, Options
+from ...reference.variant import EPSILON
 from ...reference.zoneout_masks import threshold
 from . import variant_backward_kernels, variant_forward_kernels, variant_rows
 from .configs import arithmetic, choose
@@ -139,15 +139,15 @@ def forward(
 
 def loop(
     doutput, dh_n, dc_n, dcells, h0: Tensor, c0: Tensor, weight_hh, weight_hr, h_mask, norm_hh,
-    norm_c, bias_c, cells, gates: Tensor, prepared, lengths, reset_mask, seed, options: Options,
-    wide_gates, tf32,
+    norm_c, bias_c, cells, gates: Tensor, candidates, product_hat, product_scale, cell_hat,
+    cell_scale, lengths, reset_mask, seed, zoneout_h, zoneout_c, stream, first_step, wide_gates,
+    tf32,
 ):  # fmt: skip
     """See `fastlstm.backends.triton.variant_loop`."""
     T, N, D, H4 = gates.shape
     H, P, dtype, of_states = H4 // 4, h0.shape[-1], h0.dtype, c0.dtype
     wide = accumulation_dtype(dtype)
     normed = norm_hh is not None
-    zoneout_h, zoneout_c, stream, first_step = options
     with torch.cuda.device_of(h0):
         gates_dtype = wide if wide_gates else dtype
         dgates_x = h0.new_empty((T, N, D, H4), dtype=gates_dtype)
@@ -162,7 +162,9 @@ def loop(
                 doutput, dh_n, dcells, c0, weight_hh, weight_hr
             )
             h_mask, norm_hh, norm_c, bias_c = _plain(h_mask, norm_hh, norm_c, bias_c)
-            cells, gates, *prepared = _plain(cells, gates, *prepared)
+            cells, gates, *prepared = _plain(
+                cells, gates, candidates, product_hat, product_scale, cell_hat, cell_scale
+            )
             lengths, reset_mask = _plain(lengths, reset_mask)
             weight_hh, weight_hr = (_factor(w, plan.precision) for w in (weight_hh, weight_hr))
             state = h0.new_zeros((D, N, _row(H4, dtype)))

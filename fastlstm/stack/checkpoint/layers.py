@@ -2,7 +2,7 @@
 forward of K steps again, with a tape, before it goes back through them.
 
 What is kept of L layers of one direction is x, which is the caller's, and (h, c) of each layer at
-every K-th step; of two directions it is the same, a layer at a time. Between pieces c and the
+every K-th step; of two directions it is the same, a layer at a time. Between chunks c and the
 gradients of both states are in the accumulation dtype, so the numbers are those of a call for all
 steps.
 """
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from ...ops import transforms
-from ...weights import Variant
+from ...ops.library import op
+from ...weights import Variant, flat
 from .. import variant as variant_layers
 from . import ops  # noqa: F401  (registers its ops)
+from .calls import CheckpointedForward, CheckpointedResults, biases_of
 
 DEFAULT = 64  # steps from one kept state to the next
-ROWS = 256  # of all steps of a piece: with fewer, what each costs that its weights do is felt
+ROWS = 256  # of all steps of a chunk: with fewer, the cost of reading the weights shows
 
 
 def check_every(every: int | bool | None) -> int | bool | None:
@@ -73,12 +75,11 @@ def run_layers(
     """As `run.run_layers`, with states kept every `every` steps in the place of tapes.
     variant: one that changes the recurrence, or None.
 
-    Layers of one direction without dropout run together, piece by piece, and nothing is kept
+    Layers of one direction without dropout run together, chunk by chunk, and nothing is kept
     between them; others keep their outputs.
     """
     D = len(layers[0])
     first, variant = layers[0][0], variant or Variant()
-    biases = (first.bias_ih is not None) + 2 * (first.bias_hh is not None)
     together = len(layers) if D == 1 and between_layers is None else 1
     seed, states = variant_layers.draw_seed(variant, x.device), []
     for k in range(0, len(layers), together):
@@ -87,18 +88,16 @@ def run_layers(
         h, c = h0[part], c0[part]
         # In the order in which the layers draw them without checkpoints.
         masks = [variant_layers.draw_h_mask(variant, s) for s in h.split(D)]
-        x, h, c, cells, _, _ = torch.ops.fastlstm.checkpointed_forward(
-            x, h, c, _flat(layers[here]), _flat((variant.norms or [])[here]),
+        call = CheckpointedForward(
+            x, h, c, flat(layers[here]), flat((variant.norms or [])[here]),
             None if masks[0] is None else torch.cat(masks), seed, lengths, reset_mask, family, D,
-            biases, first.weight_hr is not None, *variant.zoneout, k, wide_products,
+            biases_of(first), first.weight_hr is not None, *variant.zoneout, k, wide_products,
             return_cells and last, every,
         )  # fmt: skip
-        states.append((h, c))
+        results = CheckpointedResults(*op("checkpointed_forward")(*call))
+        x, cells = results.output, results.cells
+        states.append((results.h_n, results.c_n))
         if between_layers is not None and not last:
             x = between_layers(x)
     h, c = states[0] if len(states) == 1 else (torch.cat(s) for s in zip(*states, strict=True))
     return x, h, c, cells.flatten(2).to(x.dtype) if return_cells else None
-
-
-def _flat(layers) -> list[Tensor]:
-    return [w for layer in layers for direction in layer for w in direction if w is not None]

@@ -1,156 +1,168 @@
-"""The custom ops of layers with checkpoints: schemas, fake kernels, autograd. What they compute
-stands in passes.py.
-
-Of L layers and D directions: weights, those of a layer and direction together, without what is not
-there; norms and h_mask (L*D, N, P) as the variants' (stack/variant.py), empty and None for plain
-layers; seed (1,) or None; layer: the number of the first among the stack's.
-"""
+"""The custom ops of layers with checkpoints; calls.py has their arguments, passes.py what they
+compute."""
 
 import torch
 from torch import Tensor
 
-from ...ops.library import library
+from ...ops.define import define_op
+from ...ops.layer import LayerForward
+from ...ops.library import op
+from ...ops.recurrence import Results
 from ...precision import accumulation_dtype
+from ...weights import LSTMWeights
 from .. import variant as variant_layers
-from . import passes
-from .piece_layers import NAMES, Settings, norms_by_layer
-
-_TENSORS = (
-    "Tensor x, Tensor h0, Tensor c0, Tensor[] weights, Tensor[] norms, Tensor? h_mask, "
-    "Tensor? seed, Tensor? lengths, Tensor? reset_mask"
+from . import calls, passes
+from .calls import (
+    CheckpointedBackward,
+    CheckpointedForward,
+    CheckpointedGrads,
+    CheckpointedResults,
+    CheckpointedTape,
 )
-_SETTINGS = (
-    "str family, int directions, int biases, bool projected, float zoneout_h, float zoneout_c, "
-    "int layer, bool wide_products"
-)
-FORWARD = (
-    f"checkpointed_forward({_TENSORS}, {_SETTINGS}, bool save_cells, int every) "
-    "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor kept_h, Tensor kept_c)"
-)
-BACKWARD = (
-    "checkpointed_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, "
-    f"{_TENSORS}, {_SETTINGS}, Tensor kept_h, Tensor kept_c, int every, bool need_dx, "
-    "bool need_dstates, bool[] need_dweights, bool[] need_dnorms) "
-    "-> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights, Tensor[] dnorms)"
-)
-INPUTS = 9 + len(Settings._fields) + 2  # of the forward
 
 
-def _forward_fake(*args):
-    x, h0, c0 = args[:3]
-    *_, save_cells, every = args
-    (T, N, _), count = x.shape, (x.shape[0] + every - 1) // every
-    D, wide = Settings(*args[9:-2]).directions, accumulation_dtype(x.dtype)
-    return (
+def kept_states(call: CheckpointedForward) -> tuple[Tensor, Tensor]:
+    """kept_h and kept_c, uninitialised."""
+    chunks, wide = -(-call.x.shape[0] // call.every), accumulation_dtype(call.x.dtype)
+    h0, c0 = call.h0, call.c0
+    return h0.new_empty((chunks, *h0.shape)), c0.new_empty((chunks, *c0.shape), dtype=wide)
+
+
+def _forward_fake(call: CheckpointedForward) -> CheckpointedResults:
+    x, h0, c0, D = call.x, call.h0, call.c0, call.directions
+    (T, N, _), wide = x.shape, accumulation_dtype(x.dtype)
+    return CheckpointedResults(
         x.new_empty((T, N, D * h0.shape[2])),
         h0.new_empty(h0.shape),
         c0.new_empty(c0.shape),
-        x.new_empty((T, N, D, c0.shape[2]) if save_cells else (0,), dtype=wide),
-        h0.new_empty((count, *h0.shape)),
-        c0.new_empty((count, *c0.shape), dtype=wide),
+        x.new_empty((T, N, D, c0.shape[2]) if call.save_cells else (0,), dtype=wide),
+        *kept_states(call),
     )
 
 
-def _backward_fake(*args):
-    x, h0, c0, weights, norms = args[4:9]
-    need_dx, _, need_dweights, need_dnorms = args[-4:]
-    return (
-        x.new_empty(x.shape if need_dx else (0,)),
-        h0.new_empty(h0.shape),
-        c0.new_empty(c0.shape),
-        *(
-            [w.new_empty(w.shape if needed else (0,)) for w, needed in zip(ws, needs, strict=True)]
-            for ws, needs in ((weights, need_dweights), (norms, need_dnorms))
-        ),
+def _backward_fake(call: CheckpointedBackward) -> CheckpointedGrads:
+    def like(tensors, needs):
+        return [
+            t.new_empty(t.shape if need else (0,)) for t, need in zip(tensors, needs, strict=True)
+        ]
+
+    return CheckpointedGrads(
+        call.x.new_empty(call.x.shape if call.need_dx else (0,)),
+        call.h0.new_empty(call.h0.shape),
+        call.c0.new_empty(call.c0.shape),
+        like(call.weights, call.need_dweights),
+        like(call.norms, call.need_dnorms),
     )
 
 
-def _setup(ctx, inputs, output):
-    x, h0, c0, weights, norms, *rest = inputs[:9]
-    kept = output[4:]
-    ctx.mark_non_differentiable(*kept)
-    ctx.save_for_backward(x, h0, c0, *rest, *kept, *weights, *norms)
-    ctx.norms = len(norms)
-    ctx.settings, (ctx.save_cells, ctx.every) = inputs[9:-2], inputs[-2:]
-    ctx.set_materialize_grads(False)
-
-
-def _derivative(ctx, doutput, dh_n, dc_n, dcells, *_):
-    x, h0, c0, *rest = ctx.saved_tensors[:7]
-    kept, weights = ctx.saved_tensors[7:9], ctx.saved_tensors[9:]
-    weights, norms = (list(w) for w in (weights[: -ctx.norms or None], weights[-ctx.norms :]))
-    norms = norms if ctx.norms else []
-    need_dx, need_dh0, need_dc0, need_dweights, need_dnorms, *_ = ctx.needs_input_grad
-    need_dweights, need_dnorms = need_dweights or [], need_dnorms or []
-    nothing = (None,) * (INPUTS - 5)
-    grads = doutput, dh_n, dc_n, dcells
+def _gradients(
+    tape: CheckpointedTape, grads: CheckpointedResults, needs: CheckpointedForward
+) -> CheckpointedForward:
+    nothing = CheckpointedForward(*(None,) * len(CheckpointedForward._fields))
+    need_dweights, need_dnorms = list(needs.weights or []), list(needs.norms or [])
+    of_results = grads.output, grads.h_n, grads.c_n, grads.cells
     if torch.is_grad_enabled():
-        inputs = [t.view_as(t) if t.requires_grad else t for t in (x, h0, c0, *weights, *norms)]
-        count = 3 + len(weights)
-        given = *inputs[:3], inputs[3:count], inputs[count:], *rest
-        found = _grads(plain(*given, Settings(*ctx.settings), ctx.save_cells), grads, inputs)
-        return *found[:3], found[3:count], found[count:], *nothing
-    dx, dh0, dc0, *dweights = torch.ops.fastlstm.checkpointed_backward(
-        *grads, x, h0, c0, weights, norms, *rest, *ctx.settings, *kept, ctx.every, need_dx,
-        need_dh0 or need_dc0, need_dweights, need_dnorms,
+        found = _again(tape, of_results)
+        return nothing._replace(**found)
+    given = tape._asdict()
+    del given["save_cells"]
+    doutput, dh_n, dc_n, dcells = of_results
+    call = CheckpointedBackward(
+        doutput=doutput, dh_n=dh_n, dc_n=dc_n, dcells=dcells, need_dx=needs.x,
+        need_dstates=needs.h0 or needs.c0, need_dweights=need_dweights, need_dnorms=need_dnorms,
+        **given,
     )  # fmt: skip
-    dweights = (
-        [g if need else None for g, need in zip(ds, needs, strict=True)]
-        for ds, needs in zip(dweights, (need_dweights, need_dnorms), strict=True)
+    found = CheckpointedGrads(*op("checkpointed_backward")(*call))
+
+    def wanted(of_kind, need):
+        return [g if n else None for g, n in zip(of_kind, need, strict=True)]
+
+    return nothing._replace(
+        x=found.dx if needs.x else None,
+        h0=found.dh0,
+        c0=found.dc0,
+        weights=wanted(found.dweights, need_dweights),
+        norms=wanted(found.dnorms, need_dnorms),
     )
-    return dx if need_dx else None, dh0, dc0, *dweights, *nothing
 
 
-def plain(
-    x, h0, c0, weights, norms, h_mask, seed, lengths, reset_mask, settings: Settings, save_cells
-):
-    """The same forward with the tape of all steps kept: what a second derivative goes through."""
-    s, states = settings, []
-    weights, norms = s.by_layer(weights), norms_by_layer(norms, h0.shape[0])
-    is_variant = norms[0][0] is not None or h_mask is not None or s.zoneout_h or s.zoneout_c
+def _again(tape: CheckpointedTape, grads) -> dict:
+    """The gradients by autograd through the forward with the tape of all steps kept, so that they
+    can be differentiated again."""
+
+    def view(t):
+        return t.view_as(t) if t.requires_grad else t
+
+    leaves = tape._replace(
+        x=view(tape.x),
+        h0=view(tape.h0),
+        c0=view(tape.c0),
+        weights=list(map(view, tape.weights)),
+        norms=list(map(view, tape.norms)),
+    )
+    inputs = [leaves.x, leaves.h0, leaves.c0, *leaves.weights, *leaves.norms]
+    wanted = [t for t in inputs if t.requires_grad]
+    pairs = [(r, g) for r, g in zip(plain(leaves), grads, strict=True) if g is not None]
+    results, given = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(results, wanted, given, create_graph=True, allow_unused=True))
+
+    def gradient(t):
+        return next(found) if t.requires_grad else None
+
+    return {
+        "x": gradient(leaves.x),
+        "h0": gradient(leaves.h0),
+        "c0": gradient(leaves.c0),
+        "weights": list(map(gradient, leaves.weights)),
+        "norms": list(map(gradient, leaves.norms)),
+    }
+
+
+def plain(call: CheckpointedForward | CheckpointedTape):
+    """output, h_n, c_n and cells of the same forward with the tape of all steps kept."""
+    x, D, states = call.x, call.directions, []
+    nothing = LSTMWeights(None, None)
+    layers = zip(calls.weights_of_layers(call), calls.norms_of_layers(call), strict=True)
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-        for k in range(0, len(weights), s.directions):
-            part = slice(k, k + s.directions)
-            if is_variant:
-                x, h, c, cells, _ = variant_layers.run_layer(
-                    s.family, x, h0[part], c0[part], weights[part], norms[part],
-                    None if h_mask is None else h_mask[part], lengths, reset_mask, seed,
-                    (s.zoneout_h, s.zoneout_c), s.layer + k // s.directions, 0, s.wide_products,
-                    save_cells,
+        for k, (weights, norms) in enumerate(layers):
+            rows = slice(k * D, (k + 1) * D)
+            h, c = call.h0[rows], call.c0[rows]
+            if calls.is_variant(call):
+                results = variant_layers.run_layer(
+                    call.family, x, h, c, weights, norms,
+                    None if call.h_mask is None else call.h_mask[rows], call.lengths,
+                    call.reset_mask, call.seed, (call.zoneout_h, call.zoneout_c), call.layer + k, 0,
+                    call.wide_products, call.save_cells,
                 )  # fmt: skip
             else:
-                reverse = weights[k + 1] if s.directions == 2 else (None,) * len(NAMES)
-                switches = s.wide_products, True, save_cells
-                x, h, c, cells, _ = s.op("layer_forward")(
-                    x, h0[part], c0[part], *weights[k], *reverse, lengths, reset_mask, *switches
-                )
-            states.append((h, c))
-        h_n, c_n = (torch.cat(s) for s in zip(*states, strict=True))
-    return x, h_n, c_n, cells
+                forward, reverse = (*weights, nothing)[:2]
+                results = op(f"{call.family}_layer_forward")(
+                    *LayerForward(
+                        x, h, c, *forward, *reverse, call.lengths, call.reset_mask,
+                        call.wide_products, save_tape=True, save_cells=call.save_cells,
+                    )
+                )  # fmt: skip
+            results = Results(*results)
+            x = results.output
+            states.append((results.h_n, results.c_n))
+    h_n, c_n = (torch.cat(s) for s in zip(*states, strict=True))
+    return x, h_n, c_n, results.cells
 
 
-def _grads(results, grads, inputs) -> list[Tensor | None]:
-    wanted = [t for t in inputs if t.requires_grad]
-    pairs = [(r, g) for r, g in zip(results, grads, strict=True) if g is not None]
-    found = iter(
-        torch.autograd.grad(
-            [r for r, _ in pairs],
-            wanted,
-            [g for _, g in pairs],
-            create_graph=True,
-            allow_unused=True,
-        )
-    )
-    return [next(found) if t.requires_grad else None for t in inputs]
-
-
-for _schema, _name, _impl, _fake in (
-    (FORWARD, "checkpointed_forward", passes.forward, _forward_fake),
-    (BACKWARD, "checkpointed_backward", passes.backward, _backward_fake),
-):
-    library.define(_schema)
-    library.impl(_name, _impl, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"fastlstm::{_name}", _fake, lib=library)
-torch.library.register_autograd(
-    "fastlstm::checkpointed_forward", _derivative, setup_context=_setup, lib=library
+define_op(
+    "checkpointed_forward",
+    CheckpointedForward,
+    CheckpointedResults,
+    run=passes.forward,
+    fake=_forward_fake,
+    tape=CheckpointedTape,
+    gradients=_gradients,
+    constants=("kept_h", "kept_c"),
+)
+define_op(
+    "checkpointed_backward",
+    CheckpointedBackward,
+    CheckpointedGrads,
+    run=passes.backward,
+    fake=_backward_fake,
 )

@@ -1,11 +1,11 @@
-"""What the ops of checkpointed layers (ops.py) compute: the forward through a sequence in pieces
-(pieces.py), with the states kept that enter each, and the backward, which runs the forward of a
-piece again, with a tape, before it goes back through it.
+"""What the ops of checkpointed layers (ops.py) compute: the forward through a sequence in chunks of
+steps (chunks.py), keeping the states that enter each, and the backward, which runs the forward of a
+chunk again, with a tape, before it goes back through it.
 
-The pieces are calls of one direction's layers (piece_layers.py). A training step holds one tape
-of K steps at a time, and its gradients are sums over the pieces. Nothing but these outlives its
-piece: what is freed in one is what the next takes, where small tensors kept in between would leave
-the allocator holes.
+The chunks are calls of one direction's layers (chunk_layers.py). A training step holds the tape of
+one chunk at a time, and its gradients are sums over chunks. Nothing but these outlives its chunk:
+what is freed in one is what the next takes, where small tensors kept in between would leave the
+allocator holes.
 """
 
 import contextlib
@@ -16,193 +16,191 @@ import torch
 from torch import Tensor
 
 from ...precision import accumulation_dtype
-from .piece_layers import PlainLayers, Settings, VariantLayers, norms_by_layer
-from .pieces import Piece, Way
+from ...weights import LayerNormWeights, LSTMWeights
+from . import calls
+from .calls import (
+    CheckpointedBackward,
+    CheckpointedForward,
+    CheckpointedGrads,
+    CheckpointedResults,
+)
+from .chunk_layers import PlainLayers, VariantLayers
+from .chunks import Chunk, Way
 
 
 @contextlib.contextmanager
 def _alone(device: str):
     """Ops run as they are called: not cast again by autocast, and without their autograd, whose
-    look at every argument takes as long as a short piece."""
+    look at every argument takes as long as a short chunk."""
     with torch.autocast(device, enabled=False), torch._C._AutoDispatchBelowAutograd():
         yield
 
 
-class Call(NamedTuple):
-    """The tensors of an op's call, and how its layers run; see `ops.FORWARD`."""
+class Part(NamedTuple):
+    """Layers that go through a sequence together, one direction of each: of one direction all
+    layers, of two there is one layer."""
 
-    x: Tensor
-    h0: Tensor
-    c0: Tensor
-    weights: list[Tensor]
-    norms: list[Tensor]
-    h_mask: Tensor | None
-    seed: Tensor | None
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    settings: Settings
-
-    @classmethod
-    def of(cls, *args) -> "Call":
-        *tensors, lengths, reset_mask = args[:9]
-        if lengths is not None:
-            lengths = lengths.clamp(0, args[0].shape[0])
-        return cls(*tensors, lengths, reset_mask, Settings(*args[9:]))
-
-    @property
-    def is_variant(self) -> bool:
-        s = self.settings
-        return bool(self.norms or self.h_mask is not None or s.zoneout_h or s.zoneout_c)
-
-    @property
-    def states(self) -> torch.dtype:
-        """Of c and of the gradients of both states, from piece to piece: the accumulation dtype."""
-        return accumulation_dtype(self.x.dtype)
-
-    def parts(self) -> list[tuple[int, slice]]:
-        """(direction, its layers among the rows of the states): of one direction all layers, of two
-        there is one layer."""
-        if self.settings.directions == 1:
-            return [(0, slice(0, self.h0.shape[0]))]
-        return [(d, slice(d, d + 1)) for d in range(2)]
-
-    def layers(self, d: int, part: slice) -> PlainLayers | VariantLayers:
-        weights = self.settings.by_layer(self.weights)[part]
-        if not self.is_variant:
-            return PlainLayers(self.settings, weights)
-        norms = norms_by_layer(self.norms, self.h0.shape[0])[part]
-        h_mask = None if self.h_mask is None else self.h_mask[part]
-        return VariantLayers(self.settings, weights, norms, h_mask, self.seed, d)
-
-    def way(self, d: int, every: int) -> Way:
-        masks = self.lengths, self.reset_mask
-        return Way(self.x.shape[0], every, d == 1, *masks, turning=not self.is_variant)
+    direction: int
+    rows: slice  # of the layers, among those of the states
+    layers: PlainLayers | VariantLayers
+    way: Way
 
 
-def forward(*args):
-    *args, save_cells, every = args
-    call = Call.of(*args)
-    x, h0, c0 = call[:3]
-    (T, N, _), D, H, P = x.shape, call.settings.directions, c0.shape[2], h0.shape[2]
-    output, h_n, c_n = x.new_empty(T, N, D * P), h0.clone(), c0.to(call.states, copy=True)
-    wide = accumulation_dtype(x.dtype)
-    cells = x.new_empty((T, N, D, H) if save_cells else (0,), dtype=wide)
-    count = -(-T // every)
-    kept_h, kept_c = h0.new_empty(count, *h0.shape), c_n.new_empty(count, *c0.shape)
+def _flat_rows(layers) -> list:
+    """What `layers`, a sequence of directions each, has for each row of the states."""
+    return [direction for layer in layers for direction in layer]
+
+
+def _parts(call) -> list[Part]:
+    """call: a forward's or a backward's."""
+    weights, norms = (
+        _flat_rows(of_layers(call))
+        for of_layers in (calls.weights_of_layers, calls.norms_of_layers)
+    )
+    is_variant, lengths = calls.is_variant(call), call.lengths
+    if lengths is not None:
+        lengths = lengths.clamp(0, call.x.shape[0])
+    parts = []
+    for d in range(call.directions):
+        rows = slice(0, call.h0.shape[0]) if call.directions == 1 else slice(d, d + 1)
+        if is_variant:
+            h_mask = None if call.h_mask is None else call.h_mask[rows]
+            layers = VariantLayers(call, weights[rows], norms[rows], h_mask, d)
+        else:
+            layers = PlainLayers(call, weights[rows])
+        masks = lengths, call.reset_mask
+        way = Way(call.x.shape[0], call.every, d == 1, *masks, reversing=not is_variant)
+        parts.append(Part(d, rows, layers, way))
+    return parts
+
+
+def forward(call: CheckpointedForward) -> CheckpointedResults:
+    x, h0, c0, wide = call.x, call.h0, call.c0, accumulation_dtype(call.x.dtype)
+    (T, N, _), D, H, P = x.shape, call.directions, c0.shape[2], h0.shape[2]
+    # From chunk to chunk c is in the accumulation dtype.
+    output, h_n, c_n = x.new_empty(T, N, D * P), h0.clone(), c0.to(wide, copy=True)
+    cells = x.new_empty((T, N, D, H) if call.save_cells else (0,), dtype=wide)
+    chunks = -(-T // call.every)
+    kept_h, kept_c = h0.new_empty(chunks, *h0.shape), c_n.new_empty(chunks, *c0.shape)
     with _alone(x.device.type):
-        for d, part in call.parts():
-            layers, way, top = call.layers(d, part), call.way(d, every), part.stop - 1
+        for d, rows, layers, way in _parts(call):
             for begin in way.starts:
-                piece, at = way.piece(begin), begin // every
-                piece.cut(h_n[part], c_n[part])
-                kept_h[at, part], kept_c[at, part] = h_n[part], c_n[part]
-                y = piece.of(x)
-                for k, r in enumerate(range(part.start, part.stop)):
+                chunk, at = way.chunk(begin), begin // call.every
+                chunk.cut(h_n[rows], c_n[rows])
+                kept_h[at, rows], kept_c[at, rows] = h_n[rows], c_n[rows]
+                y = chunk.of(x)
+                for k, r in enumerate(range(rows.start, rows.stop)):
                     states = kept_h[at, r : r + 1], kept_c[at, r : r + 1]
-                    y, h, c, of_cells, _ = layers.forward(
-                        k, y, *states, piece, False, save_cells and r == top
-                    )
-                    h_n[r], c_n[r] = h[0], c[0]
-                    del h, c
-                output[piece.steps, :, d * P : (d + 1) * P] = piece.turned(y)
-                if save_cells:
-                    cells[piece.steps, :, d] = piece.turned(of_cells[:, :, 0])
-                del y, of_cells, _
-    return output, h_n, c_n.to(c0.dtype), cells, kept_h, kept_c
+                    save_cells = call.save_cells and r == rows.stop - 1
+                    results, tape = layers.forward(k, y, *states, chunk, False, save_cells)
+                    y, h_n[r], c_n[r] = results.output, results.h_n[0], results.c_n[0]
+                output[chunk.steps, :, d * P : (d + 1) * P] = chunk.ordered(y)
+                if call.save_cells:
+                    cells[chunk.steps, :, d] = chunk.ordered(results.cells[:, :, 0])
+                del y, results, tape
+    return CheckpointedResults(output, h_n, c_n.to(c0.dtype), cells, kept_h, kept_c)
 
 
 class Back(NamedTuple):
-    """The way back through pieces: the layers at `rows` of the states, from the last down to
-    `lowest`. sums: where the gradients of a layer's weights and norms go, None for those that have
-    none."""
+    """The way back through chunks: the layers at `rows` of the states, from the last down to
+    `lowest`. sums: for each layer where the gradients of its weights and norms go, None for those
+    that have none."""
 
     layers: PlainLayers | VariantLayers
     rows: Sequence[int]
     lowest: int
     need_dx: bool
-    sums: list[list[Tensor | None]]
+    sums: list[tuple[LSTMWeights, LayerNormWeights]]
 
-    def through(self, piece: Piece, x, kept_h, kept_c, dy, dcells, dh, dc) -> Tensor | None:
-        """The gradient of x. Those of the states go from dh and dc, of what leaves the piece, to
-        the same, of what enters it."""
+    def through(self, chunk: Chunk, x, kept_h, kept_c, dy, dcells, dh, dc) -> Tensor | None:
+        """The gradient of x. dh, dc in place: gradients of the states that leave the chunk in, of
+        those that enter it out."""
         inputs, tapes = [x], []
         for k, r in enumerate(self.rows):
             states = kept_h[r : r + 1], kept_c[r : r + 1]
-            output, _, _, _, tape = self.layers.forward(
-                k, inputs[k], *states, piece, k >= self.lowest, False
+            results, tape = self.layers.forward(
+                k, inputs[k], *states, chunk, k >= self.lowest, False
             )
-            inputs.append(output)
+            inputs.append(results.output)
             tapes.append(tape)
-        del output, tape, _
+        del results, tape
         for k in reversed(range(self.lowest, len(self.rows))):
             r = self.rows[k]
             grads = dy, dh[r : r + 1], dc[r : r + 1], dcells
             states = kept_h[r : r + 1], kept_c[r : r + 1]
+            needs = tuple(
+                type(of_kind)(*(total is not None for total in of_kind)) for of_kind in self.sums[k]
+            )
             inputs.pop()
-            dy, dh_in, dc_in, found = self.layers.backward(
-                k, grads, inputs[k], *states, tapes.pop(), piece,
-                k > self.lowest or (k == 0 and self.need_dx),
-                [total is not None for total in self.sums[k]],
-            )  # fmt: skip
-            dh[r], dc[r], dcells = dh_in[0], dc_in[0], None
-            piece.cut(dh[r], dc[r])
-            if found is not None:
-                for total, grad in zip(self.sums[k], found, strict=True):
+            need_dx = k > self.lowest or (k == 0 and self.need_dx)
+            found = self.layers.backward(
+                k, grads, inputs[k], *states, tapes.pop(), chunk, need_dx, needs
+            )
+            dy, dh[r], dc[r], dcells = found.dx, found.dh[0], found.dc[0], None
+            chunk.cut(dh[r], dc[r])
+            for totals, of_kind in zip(self.sums[k], (found.weights, found.norms), strict=True):
+                for total, grad in zip(totals, of_kind, strict=True):
                     if total is not None:
                         total += grad
-            del grads, dh_in, dc_in, found
+            del grads, found
         return dy
 
 
-def backward(doutput, dh_n, dc_n, dcells, *args):
-    kept_h, kept_c, every, need_dx, need_dstates, need_dweights, need_dnorms = args[-7:]
-    call = Call.of(*args[:-7])
-    x, h0, c0, weights, norms = call[:5]
-    P, by_layer = h0.shape[2], call.settings.by_layer
+def backward(call: CheckpointedBackward) -> CheckpointedGrads:
+    x, h0, c0, P = call.x, call.h0, call.c0, call.h0.shape[2]
     wide = accumulation_dtype(x.dtype)
-    dx = x.new_empty(x.shape if need_dx else (0,))
+    dx = x.new_empty(x.shape if call.need_dx else (0,))
+    # From chunk to chunk the gradients of both states are in the accumulation dtype.
     dh0, dc0 = (
-        torch.zeros_like(s, dtype=call.states)
+        torch.zeros_like(s, dtype=wide)
         if g is None
-        else g.to(call.states, copy=True, memory_format=torch.contiguous_format)
-        for s, g in ((h0, dh_n), (c0, dc_n))
+        else g.to(wide, copy=True, memory_format=torch.contiguous_format)
+        for s, g in ((h0, call.dh_n), (c0, call.dc_n))
     )
+
+    def zeros(tensors, needs):
+        return [
+            t.new_zeros(t.shape, dtype=wide) if need else None
+            for t, need in zip(tensors, needs, strict=True)
+        ]
+
     of_weights, of_norms = (
-        [w.new_zeros(w.shape, dtype=wide) if need else None for w, need in zip(*p, strict=True)]
-        for p in ((weights, need_dweights), (norms, need_dnorms))
+        zeros(call.weights, call.need_dweights),
+        zeros(call.norms, call.need_dnorms),
     )
-    sums = [
-        [*w, *n]
-        for w, n in zip(by_layer(of_weights), norms_by_layer(of_norms, h0.shape[0]), strict=True)
-    ]
+    sums = list(
+        zip(
+            _flat_rows(calls.weights_of_layers(call, of_weights)),
+            _flat_rows(calls.norms_of_layers(call, of_norms)),
+            strict=True,
+        )
+    )
     with _alone(x.device.type):
-        for d, part in call.parts():
-            wanted = [any(s is not None for s in layer) for layer in sums[part]]
-            if not (need_dx or need_dstates or any(wanted)):
+        for d, part_rows, layers, way in _parts(call):
+            part = sums[part_rows]
+            wanted = [any(s is not None for kind in kinds for s in kind) for kinds in part]
+            if not (call.need_dx or call.need_dstates or any(wanted)):
                 continue
             # The layers below the first of which anything is asked are only run forward.
-            lowest = 0 if need_dx or need_dstates else wanted.index(True)
-            rows = range(part.start, part.stop)
-            back = Back(call.layers(d, part), rows, lowest, need_dx, sums[part])
-            way = call.way(d, every)
+            lowest = 0 if call.need_dx or call.need_dstates else wanted.index(True)
+            rows = range(part_rows.start, part_rows.stop)
+            back = Back(layers, rows, lowest, call.need_dx, part)
             for begin in reversed(way.starts):
-                piece, at = way.piece(begin), begin // every
+                chunk, at = way.chunk(begin), begin // call.every
                 dy = of_cells = None
-                if doutput is not None:
-                    dy = piece.turned(doutput[piece.steps, :, d * P : (d + 1) * P])
-                if dcells is not None:
-                    of_cells = piece.turned(dcells[piece.steps, :, d : d + 1])
-                dy = back.through(
-                    piece, piece.of(x), kept_h[at], kept_c[at], dy, of_cells, dh0, dc0
-                )
-                if need_dx and d == 0:
-                    dx[piece.steps] = piece.turned(dy)
-                elif need_dx:
-                    dx[piece.steps] += piece.turned(dy)
+                if call.doutput is not None:
+                    dy = chunk.ordered(call.doutput[chunk.steps, :, d * P : (d + 1) * P])
+                if call.dcells is not None:
+                    of_cells = chunk.ordered(call.dcells[chunk.steps, :, d : d + 1])
+                states = call.kept_h[at], call.kept_c[at]
+                dy = back.through(chunk, chunk.of(x), *states, dy, of_cells, dh0, dc0)
+                if call.need_dx and d == 0:
+                    dx[chunk.steps] = chunk.ordered(dy)
+                elif call.need_dx:
+                    dx[chunk.steps] += chunk.ordered(dy)
                 del dy
-    nothing = x.new_empty
     dweights, dnorms = (
-        [nothing((0,)) if total is None else total.to(x.dtype) for total in totals]
+        [x.new_empty((0,)) if total is None else total.to(x.dtype) for total in totals]
         for totals in (of_weights, of_norms)
     )
-    return dx, dh0.to(h0.dtype), dc0.to(c0.dtype), dweights, dnorms
+    return CheckpointedGrads(dx, dh0.to(h0.dtype), dc0.to(c0.dtype), dweights, dnorms)

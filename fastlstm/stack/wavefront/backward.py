@@ -1,47 +1,44 @@
-"""The way back through a stack: what the op `stack_backward` computes. Sizes, chunks and
-lanes as in forward.py.
+"""The way back through a stack: what the op `stack_backward` computes. Sizes, chunks and lanes as
+in forward.py.
 """
-
-from typing import NamedTuple
 
 import torch
 
-from ...ops.weight_gradients import weight_gradients
+from ...ops import recurrence
+from ...ops.layer import LayerBackward, LayerGrads
+from ...ops.weight_gradients import Wanted, weight_gradients
 from ...precision import accumulation_dtype
-from .forward import Dropout, Masks, Tape, Weights, of_layer, sweep
-
-
-class Wanted(NamedTuple):
-    """What a backward is to give. lowest: the first layer that has anything to give; of those below
-    nothing is computed. dx: the input's gradient. layers: those whose weights' gradients."""
-
-    lowest: int
-    dx: bool
-    layers: list[int]
-
-    def dx_of(self, k: int) -> bool:
-        return self.dx if k == 0 else k > self.lowest
+from ...weights import LSTMWeights
+from .calls import StackBackward, StackGrads, apply_dropout, dropout_mask
+from .forward import Masks, sweep
 
 
 class _BackwardLayer:
     """A layer on its way back; its chunks are in time's order, so `chunk(0)` is the last one."""
 
-    def __init__(self, recurrence, masks, drop, grads, inputs, tape, weights, results):
-        """grads: doutput, dh_n, dc_n, dcells. inputs: x, h0, c0. tape: output, cells, gates.
-        weights: ih, hh, hr. results: where dx goes or None, dh0, dc0, and a list for the weights'
-        gradients or None."""
-        self.recurrence, self.masks = recurrence, masks
-        self.apply_dropout, self.mask = drop
-        self.doutput, *self.given, self.dcells = grads
-        self.x, self.h0, self.c0 = inputs
-        self.output, self.cells, self.gates = tape
-        self.weight_ih, self.weight_hh, self.weight_hr = weights
-        self.dx, *self.state_results, self.weight_results = results
+    def __init__(
+        self, run, call: StackBackward, masks: Masks, k: int, weights: LSTMWeights, above,
+        results: StackGrads,
+    ) -> None:  # fmt: skip
+        """run: the recurrence's backward. above: the layer above, None for the last. results: where
+        the gradients go."""
+        self.run, self.call, self.masks, self.k, self.results = run, call, masks, k, results
+        self.weights = weights
         self.whole = len(masks.spans) == 1
+        self.doutput = call.doutput if above is None else above.dx
+        self.dcells = call.dcells if above is None else None
+        self.h0, self.c0 = call.h0[k : k + 1], call.c0[k : k + 1]
+        self.dh, self.dc = (None if d is None else d[k : k + 1] for d in (call.dh_n, call.dc_n))
+        self.output, self.cells, self.gates = call.output_of(k), call.cells_of(k), call.gates[k]
+        self.dx = None
+        if call.wants_dx_of(k):
+            like = torch.contiguous_format
+            self.dx = torch.empty_like(call.input_of(k), memory_format=like) if k else results.dx
         if not self.whole:
             self.dgates_x = torch.empty_like(self.gates)
             shape = (*self.output.shape[:2], 1, self.output.shape[2])
-            self.dhidden = self.cells.new_empty(shape if self.weight_hr is not None else (0,))
+            projected = weights.weight_hr is not None
+            self.dhidden = self.cells.new_empty(shape if projected else (0,))
 
     def chunk(self, k: int) -> None:
         spans = self.masks.spans
@@ -51,156 +48,139 @@ class _BackwardLayer:
         start, end = spans[k]
         steps = slice(None) if self.whole else slice(start, end)
         before = self.entering_c if start == 0 else self.cells[start - 1].transpose(0, 1)
-        dgates_x, self.dh, self.dc, dhidden = self.recurrence(
-            self.doutput if self.doutput is None else self.doutput[steps],
-            self.dh, self.dc, self.dcells if self.dcells is None else self.dcells[steps],
-            None, self.h0, before, self.weight_hh.unsqueeze(0), self.weight_hr, self.cells[steps],
-            self.gates[steps], *self.masks.of(k), False,
+        lengths, reset_mask = self.masks.of(k)
+        call = recurrence.Backward(
+            None if self.doutput is None else self.doutput[steps], self.dh, self.dc,
+            None if self.dcells is None else self.dcells[steps], None, self.h0, before,
+            self.weight_hh, self.weight_hr, self.cells[steps], self.gates[steps], lengths,
+            reset_mask, wide_gates=False,
         )  # fmt: skip
+        found = recurrence.Grads(*self.run(*call))
+        self.dh, self.dc = found.dh0, found.dc0
         if self.whole:
-            self.dgates_x, self.dhidden = dgates_x, dhidden
+            self.dgates_x, self.dhidden = found.dgates_x, found.dhidden
         else:
-            self.dgates_x[steps].copy_(dgates_x)
-            if dhidden.numel():
-                self.dhidden[steps].copy_(dhidden)
+            self.dgates_x[steps].copy_(found.dgates_x)
+            if found.dhidden.numel():
+                self.dhidden[steps].copy_(found.dhidden)
         if self.dx is not None:
-            dx = self.dx[steps]
-            torch.mm(dgates_x.flatten(0, 2), self.weight_ih, out=dx.flatten(0, 1))
-            if self.mask is not None:
-                dx.copy_(self.apply_dropout(dx, self.mask[steps]))
+            dx, mask = self.dx[steps], dropout_mask(self.call, self.k)
+            torch.mm(found.dgates_x.flatten(0, 2), self.weights.weight_ih, out=dx.flatten(0, 1))
+            if mask is not None:
+                dx.copy_(apply_dropout(dx, mask[steps], self.call.dropout))
         if k == 0:
             self._finish()
 
     def _start(self) -> None:
-        self.weight_hr = None if self.weight_hr is None else self.weight_hr.unsqueeze(0)
-        self.dh, self.dc = self.given
+        w = self.weights
+        self.weight_hh = w.weight_hh.unsqueeze(0)
+        self.weight_hr = None if w.weight_hr is None else w.weight_hr.unsqueeze(0)
         self.entering_c = self.c0
         if not self.whole:
             wide = accumulation_dtype(self.h0.dtype)
             self.entering_c = self.c0.to(wide)
-            self.dh, self.dc = (d if d is None else d.to(wide) for d in self.given)
+            self.dh, self.dc = (d if d is None else d.to(wide) for d in (self.dh, self.dc))
 
     def _finish(self) -> None:
-        for result, grad in zip(self.state_results, (self.dh, self.dc), strict=True):
-            result.copy_(grad[0])
-        if self.weight_results is None:
+        call, results, k = self.call, self.results, self.k
+        results.dh0[k].copy_(self.dh[0])
+        results.dc0[k].copy_(self.dc[0])
+        if not call.need_dweights[k]:
             return
-        x = self.apply_dropout(self.x, self.mask)
+        x = apply_dropout(call.input_of(k), dropout_mask(call, k), call.dropout)
         grads = weight_gradients(
             self.dgates_x, self.dhidden, x, self.output, self.h0, self.cells, self.gates,
-            *self.masks.whole, self.weight_hr is not None,
+            call.lengths, call.reset_mask, Wanted(True, True, True, self.weight_hr is not None),
         )  # fmt: skip
-        for result, grad in zip(self.weight_results, grads, strict=True):
-            if grad is not None:
-                result.copy_(grad[0])
+        results.dweights_ih[k].copy_(grads.ih[0])
+        results.dweights_hh[k].copy_(grads.hh[0])
+        results.dbiases[k].copy_(grads.bias[0])
+        if grads.hr is not None:
+            results.dweights_hr[k].copy_(grads.hr[0])
 
 
-def backward(
-    recurrence, doutput, dh_n, dc_n, dcells, x, h0, c0, weights: Weights, tape: Tape, lengths,
-    reset_mask, dropout: Dropout, wanted: Wanted, chunk: int,
-):  # fmt: skip
-    """dx, dh0, dc0, and of each layer, as far as wanted, dweight_ih, dweight_hh, dbias, dweight_hr;
-    without elements where not wanted.
+def backward(run, call: StackBackward, chunk: int) -> StackGrads:
+    """What the op gives.
 
     Args:
-        recurrence: the backward op of a family. doutput, dh_n, dc_n, dcells: gradients of the
-        forward's first four results, each None where zero. chunk: as for `forward`.
+        run: the backward op of the family's recurrence. chunk: as for `forward`.
     """
-    L = len(weights.ih)
-    results = empty_gradients(x, h0, c0, weights, wanted)
-    dx, dh0, dc0, *of_weights = results
-    if wanted.lowest:
-        dh0.zero_()
-        dc0.zero_()
-    masks = Masks(x.shape[0], chunk, lengths, reset_mask)
-    layers = []
-    for k in range(L - 1, wanted.lowest - 1, -1):
-        below = tape.outputs_of(k - 1) if k else x
-        layer_dx = None
-        if wanted.dx_of(k):
-            layer_dx = torch.empty_like(below, memory_format=torch.contiguous_format) if k else dx
-        layers.append(
-            _BackwardLayer(
-                recurrence,
-                masks,
-                (dropout.apply, dropout.mask(k - 1) if k else None),
-                (
-                    layers[-1].dx if layers else doutput,
-                    *(None if d is None else d[k : k + 1] for d in (dh_n, dc_n)),
-                    None if layers else dcells,
-                ),
-                (below, h0[k : k + 1], c0[k : k + 1]),
-                (tape.outputs_of(k), tape.cells_of(k), tape.gates[k]),
-                of_layer((weights.ih, weights.hh, weights.hr), k),
-                (
-                    layer_dx,
-                    dh0[k],
-                    dc0[k],
-                    of_layer(of_weights, k) if k in wanted.layers else None,
-                ),
-            )
-        )
-    sweep(x.device, layers, len(masks.spans))
+    results = empty_gradients(call)
+    if call.lowest:
+        results.dh0.zero_()
+        results.dc0.zero_()
+    masks = Masks(call.x.shape[0], chunk, call.lengths, call.reset_mask)
+    layers, weights = [], call.layers()
+    for k in range(len(weights) - 1, call.lowest - 1, -1):
+        above = layers[-1] if layers else None
+        layers.append(_BackwardLayer(run, call, masks, k, weights[k], above, results))
+    sweep(call.x.device, layers, len(masks.spans))
     return results
 
 
-def empty_gradients(x, h0, c0, weights: Weights, wanted: Wanted) -> tuple:
-    """Tensors of the backward's shapes, uninitialised; also its shapes-only kernel."""
+def empty_gradients(call: StackBackward) -> StackGrads:
+    """Tensors of the backward's shapes, uninitialised; also its fake kernel."""
+    x, h0, c0 = call.x, call.h0, call.c0
 
     def of_weights(like):
-        return [w.new_empty(w.shape if k in wanted.layers else (0,)) for k, w in enumerate(like)]
+        return [
+            w.new_empty(w.shape if need else (0,))
+            for w, need in zip(like, call.need_dweights[: len(like)], strict=True)
+        ]
 
-    H = c0.shape[2]
-    return (
-        x.new_empty(x.shape if wanted.dx else (0,)),
+    H4 = 4 * c0.shape[2]
+    return StackGrads(
+        x.new_empty(x.shape if call.need_dx else (0,)),
         h0.new_empty(h0.shape),
         c0.new_empty(c0.shape),
-        of_weights(weights.ih),
-        of_weights(weights.hh),
-        [x.new_empty((4 * H if k in wanted.layers else 0,)) for k in range(len(weights.ih))],
-        of_weights(weights.hr),
+        of_weights(call.weights_ih),
+        of_weights(call.weights_hh),
+        [x.new_empty((H4 if need else 0,)) for need in call.need_dweights],
+        of_weights(call.weights_hr),
     )
 
 
-def plain_backward(
-    layer_backward, doutput, dh_n, dc_n, dcells, of_tape, x, h0, c0, weights: Weights, tape: Tape,
-    lengths, reset_mask, dropout: Dropout, wanted: Wanted,
-):  # fmt: skip
+def plain_backward(layer_backward, call: StackBackward, of_tape=None) -> StackGrads:
     """As `backward`, layer by layer, by what autograd and vmap take.
 
     Args:
-        layer_backward: a layer's backward, with the arguments of `layer_ops._backward` after its
-        first.
+        layer_backward: (a `LayerBackward`, the gradient of its gates or None) -> `LayerGrads`.
         of_tape: gradients of the tape's lists hidden, lower_cells and gates, entries None where
-        zero.
+        zero; None where all are.
     """
-    L = len(weights.ih)
-    dhidden, dlower_cells, dgates = of_tape
-    results = empty_gradients(x, h0, c0, weights, wanted)
-    dx, _, _, *of_weights = results
-    dstates = [[torch.zeros_like(s[0])] * L for s in (h0, c0)]
-    for k in range(L - 1, wanted.lowest - 1, -1):
-        mask = dropout.mask(k - 1) if k else None
-        below = dropout.apply(tape.outputs_of(k - 1), mask) if k else x
-        weight_ih, weight_hh, weight_hr = of_layer((weights.ih, weights.hh, weights.hr), k)
-        layer_dx, dh0, dc0, *grads = layer_backward(
-            doutput,
-            *(None if d is None else d[k : k + 1] for d in (dh_n, dc_n)),
-            dcells if k == L - 1 else dlower_cells[k],
-            dgates[k],
-            below, h0[k : k + 1], c0[k : k + 1], weight_ih, weight_hh, weight_hr, None, None, None,
-            tape.outputs_of(k), tape.cells_of(k), tape.gates[k], lengths, reset_mask, False,
-            wanted.dx_of(k), k in wanted.layers,
+    weights = call.layers()
+    L, doutput = len(weights), call.doutput
+    dhidden, dlower_cells, dgates = of_tape or ([None] * L,) * 3
+    results = empty_gradients(call)
+    dx, dh0, dc0 = results.dx, *([torch.zeros_like(s[0])] * L for s in (call.h0, call.c0))
+    for k in range(L - 1, call.lowest - 1, -1):
+        mask, w, row = dropout_mask(call, k), weights[k], slice(k, k + 1)
+        found = LayerGrads(
+            *layer_backward(
+                LayerBackward(
+                    doutput,
+                    *(None if d is None else d[row] for d in (call.dh_n, call.dc_n)),
+                    call.dcells if k == L - 1 else dlower_cells[k],
+                    apply_dropout(call.input_of(k), mask, call.dropout), call.h0[row],
+                    call.c0[row], w.weight_ih, w.weight_hh, w.weight_hr, None, None, None,
+                    call.output_of(k), call.cells_of(k), call.gates[k], call.lengths,
+                    call.reset_mask, wide_products=False, need_dx=call.wants_dx_of(k),
+                    need_dweights=call.need_dweights[k],
+                ),
+                dgates[k],
+            )
         )  # fmt: skip
-        dstates[0][k], dstates[1][k] = dh0[0], dc0[0]
-        if k in wanted.layers:
-            for of_kind, grad in zip(of_weights, grads, strict=True):
-                if of_kind:
-                    of_kind[k] = grad[0]
+        dh0[k], dc0[k] = found.dh0[0], found.dc0[0]
+        if call.need_dweights[k]:
+            results.dweights_ih[k] = found.dweight_ih[0]
+            results.dweights_hh[k] = found.dweight_hh[0]
+            results.dbiases[k] = found.dbias[0]
+            if w.weight_hr is not None:
+                results.dweights_hr[k] = found.dweight_hr[0]
         if k == 0:
-            dx = layer_dx
-        elif wanted.dx_of(k):
-            doutput = dropout.apply(layer_dx, mask)
+            dx = found.dx
+        elif call.wants_dx_of(k):
+            doutput = apply_dropout(found.dx, mask, call.dropout)
             if dhidden[k - 1] is not None:
                 doutput = doutput + dhidden[k - 1]
-    return dx, *map(torch.stack, dstates), *of_weights
+    return results._replace(dx=dx, dh0=torch.stack(dh0), dc0=torch.stack(dc0))

@@ -10,66 +10,18 @@ Sizes: T steps, N rows, I inputs, L layers, H units, P outputs.
 """
 
 import functools
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...ops import layer as layer_ops
+from ...ops import recurrence
 from ...precision import accumulation_dtype
+from ...weights import LSTMWeights
 from . import lanes
+from .calls import StackForward, StackResults, apply_dropout, dropout_mask
 
 MOST_LANES = 8  # as many queues has a GPU by default
-
-
-class Weights(NamedTuple):
-    """Of each layer: weight_ih (4H, I or P), weight_hh (4H, P), and, or without entries, biases
-    (4H,) and weight_hr (P, H)."""
-
-    ih: list[Tensor]
-    hh: list[Tensor]
-    bias_ih: list[Tensor]
-    bias_hh: list[Tensor]
-    hr: list[Tensor]
-
-
-class Tape(NamedTuple):
-    """What the backward needs of the forward. output (T, N, P) and cells (T, N, 1, H) of the last
-    layer; of each layer below it hidden, its output before dropout, and its cells; of each layer
-    gates (T, N, 1, 4H)."""
-
-    output: Tensor
-    cells: Tensor
-    hidden: list[Tensor]
-    lower_cells: list[Tensor]
-    gates: list[Tensor]
-
-    def outputs_of(self, k: int) -> Tensor:
-        return self.output if k == len(self.hidden) else self.hidden[k]
-
-    def cells_of(self, k: int) -> Tensor:
-        return self.cells if k == len(self.lower_cells) else self.lower_cells[k]
-
-
-class Dropout(NamedTuple):
-    """Between layers: for each layer but the last a mask (T, N, P), True where a number is kept, or
-    no masks; share: of the numbers that are dropped, where all kept ones are scaled up for it."""
-
-    masks: list[Tensor]
-    share: float
-
-    def mask(self, k: int) -> Tensor | None:
-        return self.masks[k] if self.masks else None
-
-    def apply(self, y: Tensor, mask: Tensor | None) -> Tensor:
-        """y after dropout; also the gradient of that. Bit by bit what torch's own dropout gives:
-        on a GPU that scales in float32, on the CPU it multiplies with numbers of y's dtype."""
-        if mask is None:
-            return y
-        kept = 1 - self.share or 1.0
-        if y.is_cuda:
-            return torch.native_dropout_backward(y, mask, 1 / kept)
-        return y * mask.to(y.dtype).div(kept)
 
 
 class Masks:
@@ -112,102 +64,88 @@ class _ForwardLayer:
     """A layer on its way forward. What `chunk` makes is the lane's own, but for what it writes into
     the arrays of the whole sequence."""
 
-    def __init__(self, recurrence, masks, k, below, drop, weights, states, results, saves):
-        self.recurrence, self.masks, self.below = recurrence, masks, below
-        self.apply_dropout, self.mask = drop
-        self.weights, self.states, self.results = weights, states, results
-        self.save_tape, self.save_cells = saves
-        self.k, self.whole = k, len(masks.spans) == 1
+    def __init__(
+        self, run, call: StackForward, masks: Masks, k: int, weights: LSTMWeights, below, h_n, c_n
+    ) -> None:
+        """run: the recurrence's forward. below: the layer below, None for the first. h_n (N, P),
+        c_n (N, H): where the last states go."""
+        self.run, self.call, self.masks = run, call, masks
+        self.k, self.weights, self.below = k, weights, below
+        self.h_n, self.c_n = h_n, c_n
+        self.whole = len(masks.spans) == 1
+        self.save_tape = call.save_tape
+        self.save_cells = call.save_cells and k == len(call.weights_ih) - 1
+        self.h, self.c = call.h0[k : k + 1], call.c0[k : k + 1]
         if not self.whole:
-            (h0, c0), T = states, masks.spans[-1][1]
-            wide = accumulation_dtype(h0.dtype)
-            N, H = c0.shape[1:]
+            T, (_, N, H), P = masks.spans[-1][1], call.c0.shape, call.h0.shape[2]
+            wide = accumulation_dtype(call.h0.dtype)
             keep = self.save_tape or self.save_cells
-            self.output = h0.new_empty((T, N, h0.shape[2]))
-            self.cells = h0.new_empty((T, N, 1, H) if keep else (0,), dtype=wide)
-            self.gates = h0.new_empty((T, N, 1, 4 * H) if self.save_tape else (0,))
+            self.output = call.h0.new_empty((T, N, P))
+            self.cells = call.h0.new_empty((T, N, 1, H) if keep else (0,), dtype=wide)
+            self.gates = call.h0.new_empty((T, N, 1, 4 * H) if self.save_tape else (0,))
 
     def chunk(self, k: int) -> None:
         if k == 0:
             self._start()
         start, end = self.masks.spans[k]
-        x = self.below if isinstance(self.below, Tensor) else self.below.output
+        x = self.call.x if self.below is None else self.below.output
         if not self.whole:
             x = x[start:end]
-        elif self.k and not self.save_tape:
+        elif self.below is not None and not self.save_tape:
             self.below.output = None  # nobody else wants it
-        x = self.apply_dropout(x, None if self.mask is None else self.mask[start:end])
-        gates_x = layer_ops.input_product(x, *self.into_gates).unsqueeze(2)
-        output, self.h, self.c, cells, gates = self.recurrence(
-            gates_x, self.h, self.c, self.weight_hh, self.weight_hr, *self.masks.of(k),
-            self.save_tape, self.save_cells,
+        mask = dropout_mask(self.call, self.k)
+        x = apply_dropout(x, None if mask is None else mask[start:end], self.call.dropout)
+        results = recurrence.Results(
+            *self.run(
+                layer_ops.input_product(x, *self.into_gates).unsqueeze(2), self.h, self.c,
+                self.weight_hh, self.weight_hr, *self.masks.of(k), self.save_tape, self.save_cells,
+            )
         )  # fmt: skip
+        self.h, self.c = results.h_n, results.c_n
         if self.whole:
-            self.output, self.cells, self.gates = output, cells, gates
+            self.output, self.cells, self.gates = results.output, results.cells, results.gates
         else:
-            self.output[start:end].copy_(output)
-            for kept, new in ((self.cells, cells), (self.gates, gates)):
+            self.output[start:end].copy_(results.output)
+            for kept, new in ((self.cells, results.cells), (self.gates, results.gates)):
                 if kept.numel():
                     kept[start:end].copy_(new)
-        if end == self.masks.spans[-1][1]:
-            for result, state in zip(self.results, (self.h, self.c), strict=True):
-                result.copy_(state[0])
+        if k == len(self.masks.spans) - 1:
+            self.h_n.copy_(self.h[0])
+            self.c_n.copy_(self.c[0])
 
     def _start(self) -> None:
-        weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = self.weights
-        dtype = weight_ih.dtype
+        w = self.weights
+        dtype = w.weight_ih.dtype
         self.into_gates = layer_ops.input_weights(
-            (weight_ih, None), ((bias_ih, None), (bias_hh, None)), dtype, dtype
+            (w.weight_ih, None), ((w.bias_ih, None), (w.bias_hh, None)), dtype, dtype
         )
-        self.weight_hh = weight_hh.unsqueeze(0)
-        self.weight_hr = None if weight_hr is None else weight_hr.unsqueeze(0)
-        self.h, self.c = self.states
+        self.weight_hh = w.weight_hh.unsqueeze(0)
+        self.weight_hr = None if w.weight_hr is None else w.weight_hr.unsqueeze(0)
         if not self.whole:
             self.c = self.c.to(accumulation_dtype(dtype))
 
 
-def of_layer(lists, k: int) -> list[Tensor | None]:
-    return [entries[k] if entries else None for entries in lists]
-
-
-def forward(
-    recurrence, x, h0, c0, weights: Weights, lengths, reset_mask, dropout: Dropout, save_tape,
-    save_cells, chunk: int,
-):  # fmt: skip
-    """output, h_n (L, N, P), c_n (L, N, H), cells, and of the tape hidden, lower_cells, gates.
+def forward(run, call: StackForward, chunk: int) -> StackResults:
+    """What the op gives.
 
     Args:
-        recurrence: the forward op of a family. x (T, N, I). h0 (L, N, P). c0 (L, N, H). chunk:
-        steps of a chunk, T for layers one after the other.
+        run: the forward op of the family's recurrence. chunk: steps of a chunk, T for layers one
+        after the other.
     """
-    L = len(weights.ih)
-    h_n, c_n = torch.empty_like(h0), torch.empty_like(c0)
-    masks = Masks(x.shape[0], chunk, lengths, reset_mask)
+    h_n, c_n = torch.empty_like(call.h0), torch.empty_like(call.c0)
+    masks = Masks(call.x.shape[0], chunk, call.lengths, call.reset_mask)
     layers = []
-    for k in range(L):
+    for k, weights in enumerate(call.layers()):
         layers.append(
-            _ForwardLayer(
-                recurrence,
-                masks,
-                k,
-                layers[-1] if k else x,
-                (dropout.apply, dropout.mask(k - 1) if k else None),
-                of_layer(weights, k),
-                (h0[k : k + 1], c0[k : k + 1]),
-                (h_n[k], c_n[k]),
-                (save_tape, save_cells and k == L - 1),
-            )
+            _ForwardLayer(run, call, masks, k, weights, layers[-1] if k else None, h_n[k], c_n[k])
         )
-    sweep(x.device, layers, len(masks.spans))
+    sweep(call.x.device, layers, len(masks.spans))
     *lower, last = layers
-    if not save_tape:
-        return last.output, h_n, c_n, last.cells, [], [], []
-    return (
-        last.output,
-        h_n,
-        c_n,
-        last.cells,
-        [layer.output for layer in lower],
-        [layer.cells for layer in lower],
-        [layer.gates for layer in layers],
-    )
+    kept = [], [], []
+    if call.save_tape:
+        kept = (
+            [layer.output for layer in lower],
+            [layer.cells for layer in lower],
+            [layer.gates for layer in layers],
+        )
+    return StackResults(last.output, h_n, c_n, last.cells, *kept)

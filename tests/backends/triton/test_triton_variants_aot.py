@@ -13,7 +13,6 @@ from triton_compile import compile_launch, record, stack_bytes
 
 from fastlstm.backends.triton import variant_launch
 from fastlstm.reference.variant import Options
-from fastlstm.reference.variant_backward import Prepared
 
 
 def run(dtype, P, everything: bool, T=1):
@@ -39,7 +38,7 @@ def run(dtype, P, everything: bool, T=1):
     variant_launch.forward(gates, *given, *masks, seed, *options, True, True, False)
     gradients = [empty(T, N, D * outputs), *states, cells]
     variant_launch.loop(
-        *gradients, *given, cells, gates, Prepared(cells, *hats), *masks, seed, options, True, False
+        *gradients, *given, cells, gates, cells, *hats, *masks, seed, *options, True, False
     )
 
 

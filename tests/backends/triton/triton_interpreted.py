@@ -12,8 +12,8 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from chunks_of_steps import check_chunks_of_steps
 from op_cases import Case, backward, by_id, check, draw, forward, tape_of
-from stretches import check_stretches
 from triton.runtime.errors import InterpreterError
 
 from fastlstm import precision
@@ -152,11 +152,11 @@ def test_gradients_that_are_not_there_are_zeros(way, monkeypatch):
 
 @pytest.mark.parametrize("way", configs.WAYS)
 @pytest.mark.parametrize("P", [None, 3])
-def test_a_sequence_cut_in_stretches(way, P, monkeypatch):
+def test_a_sequence_cut_in_chunks(way, P, monkeypatch):
     monkeypatch.setenv(configs.WAY_VARIABLE, way)
     monkeypatch.setattr(precision, "allows_tf32", lambda: False)
     dtype = torch.float32 if way == "step" and P else torch.bfloat16
-    check_stretches(recurrence(dtype, T=4, H=5, P=P, masks="random"), "triton", at=3)
+    check_chunks_of_steps(recurrence(dtype, T=4, H=5, P=P, masks="random"), "triton", at=3)
 
 
 @pytest.mark.parametrize("way", configs.WAYS)

@@ -6,11 +6,11 @@ import torch
 import triton
 from op_cases import by_id
 from variant_cases import (
-    PIECED,
+    CHUNKED,
     Case,
     check,
+    check_chunks,
     check_frozen,
-    check_pieces,
     draw,
     forward,
     sampled_cases,
@@ -54,10 +54,10 @@ def test_tf32(monkeypatch):
     held(case, monkeypatch, tf32=True)
 
 
-@pytest.mark.parametrize("case", PIECED, ids=str)
-def test_states_pass_from_piece_to_piece_unrounded(case, monkeypatch):
+@pytest.mark.parametrize("case", CHUNKED, ids=str)
+def test_states_pass_from_chunk_to_chunk_unrounded(case, monkeypatch):
     monkeypatch.setattr(precision, "allows_tf32", lambda: False)
-    check_pieces(case, "triton")
+    check_chunks(case, "triton")
 
 
 def test_no_gradient_of_a_frozen_weight_is_formed(monkeypatch):

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastlstm
 from fastlstm import FastLSTM, functional
-from fastlstm.reference import variant_backward
+from fastlstm.ops import weight_gradients
 from fastlstm.stack.checkpoint import layers as checkpointing
 from fastlstm.testing import compare, make_input, make_states
 
@@ -193,9 +193,9 @@ def test_nothing_is_computed_that_is_not_asked_for(every):
 def test_a_variants_frozen_weights_get_no_products(every, backend, monkeypatch):
     fast = FastLSTM(I, H, 2, **ALL, backend=backend, checkpoint_every=every, dtype=torch.float64)
     x, made = make_input(T, N, I, torch.float64).requires_grad_(), []
-    product = variant_backward.products_of_steps
+    product = weight_gradients.product_of_steps
     monkeypatch.setattr(
-        variant_backward, "products_of_steps", lambda *of: made.append(of) or product(*of)
+        weight_gradients, "product_of_steps", lambda *of: made.append(of) or product(*of)
     )
     grads = []
     for frozen in (False, True):

@@ -8,12 +8,14 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from fastlstm import FastLSTM, functional
 from fastlstm.ops import layer as layer_ops
+from fastlstm.ops import recurrence
 from fastlstm.precision import accumulation_dtype
 from fastlstm.stack.wavefront import backward as stack_backward
 from fastlstm.stack.wavefront import forward as stack
 from fastlstm.stack.wavefront import lanes
 from fastlstm.stack.wavefront import ops as stack_ops
 from fastlstm.stack.wavefront import plan as wavefront
+from fastlstm.stack.wavefront.calls import StackBackward, StackForward, apply_dropout
 from fastlstm.testing import judge, make_input, make_states, relative_errors, run
 
 
@@ -92,10 +94,10 @@ def in_one_op(arguments):
 def in_layers(arguments):
     """The same by an op for each layer."""
     x, h0, c0, *lists, lengths, reset_mask, masks, dropout = arguments
-    of_dropout, states = stack.Dropout(masks, dropout), []
+    states = []
     for k in range(len(lists[0])):
         weights = [of_kind[k] if of_kind else None for of_kind in lists]
-        x = of_dropout.apply(x, of_dropout.mask(k - 1) if k else None)
+        x = apply_dropout(x, masks[k - 1] if k and masks else None, dropout)
         args = (x, h0[k : k + 1], c0[k : k + 1], *weights, *[None] * 5, lengths, reset_mask)
         x, h, c, cells, _ = layer_ops.layer("reference", (*args, False, True, True), True)
         states.append((h, c))
@@ -176,30 +178,31 @@ def test_a_lost_wait_shows(poisoned_empty):
 
 @pytest.mark.parametrize("name", ["masks", "projection", "bfloat16"])
 def test_lanes_use_their_own_memory_and_round_no_state(name):
-    x, h0, c0, *lists, lengths, reset_mask, masks, dropout = draw(name)
+    call = StackForward("reference", *draw(name), save_tape=True, save_cells=True)
     ops = [getattr(torch.ops.fastlstm, f"reference_{w}").default for w in ("forward", "backward")]
-    wide, carried = accumulation_dtype(x.dtype), set()
+    wide, carried = accumulation_dtype(call.x.dtype), set()
 
-    def noting(op, places):
-        def call(*args):
-            carried.update(args[k].dtype for k in places)
+    def noting(op, arguments, names):
+        def run(*args):
+            carried.update(getattr(arguments(*args), name).dtype for name in names)
             return op(*args)
 
-        return call
+        return run
 
     # c forwards; dh, dc and the c that enters backwards.
-    ops = noting(ops[0], [2]), noting(ops[1], [1, 2, 6])
-    weights, of_dropout = stack.Weights(*lists), stack.Dropout(masks, dropout)
-    L = len(weights.ih)
+    ops = (
+        noting(ops[0], recurrence.Forward, ["c0"]),
+        noting(ops[1], recurrence.Backward, ["dh_n", "dc_n", "c0"]),
+    )
+    L = len(call.weights_ih)
     with opened_as(Deferred("any")) as factory, Owners(factory) as owners:
-        output, h_n, c_n, cells, *tape = stack.forward(
-            ops[0], x, h0, c0, weights, lengths, reset_mask, of_dropout, True, True, 3
-        )
-        wanted = stack_backward.Wanted(0, True, list(range(L)))
-        results = stack_backward.backward(
-            ops[1], output + 1, h_n + 1, c_n + 1, cells + 1, x, h0, c0, weights,
-            stack.Tape(output, cells, *tape), lengths, reset_mask, of_dropout, wanted, 3,
-        )  # fmt: skip
+        made = stack.forward(ops[0], call, 3)
+        given = {n: getattr(made, n, None) for n in StackBackward._fields}
+        given |= {k: v for k, v in call._asdict().items() if k in given}
+        grads = made.output + 1, made.h_n + 1, made.c_n + 1, made.cells + 1
+        given |= dict(zip(("doutput", "dh_n", "dc_n", "dcells"), grads, strict=True))
+        given |= {"lowest": 0, "need_dx": True, "need_dweights": [True] * L}
+        results = stack_backward.backward(ops[1], StackBackward(**given), 3)
         for result in results:
             for tensor in result if type(result) is list else [result]:
                 tensor.sum()

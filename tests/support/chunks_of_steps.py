@@ -1,4 +1,4 @@
-"""A sequence cut in stretches: what a recurrence gives when c and the gradients of both states pass
+"""A sequence cut in chunks: what a recurrence gives when c and the gradients of both states pass
 from one to the next in the accumulation dtype."""
 
 import torch
@@ -7,7 +7,7 @@ from op_cases import Case, backward_arguments, draw, op, tape_of, to
 from fastlstm.precision import accumulation_dtype
 
 
-def check_stretches(case: Case, family: str, at: int, device="cpu") -> None:
+def check_chunks_of_steps(case: Case, family: str, at: int, device="cpu") -> None:
     """Hold a family's forward and backward of one direction, cut before step `at`, to the uncut
     ones, bit by bit."""
     dtype = torch.float64 if case.dtype == torch.float64 else None

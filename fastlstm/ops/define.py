@@ -1,0 +1,339 @@
+"""`define_op`: an op of the namespace `fastlstm::`, declared by a NamedTuple of its arguments and
+one of its results.
+
+The fields' names and types give the schema. What runs the op, its fake kernel, its derivative and
+its vmap rule are functions of these NamedTuples, so that none of them counts arguments. Torch
+itself gets and gives plain tuples.
+"""
+
+import operator
+import typing
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from . import lists
+from .library import below_autograd, check_one_device, library, on_one_device, op, outside_autocast
+
+_KINDS = {
+    Tensor: "Tensor",
+    Tensor | None: "Tensor?",
+    list[Tensor]: "Tensor[]",
+    list[Tensor] | None: "Tensor[]?",
+    list[bool]: "bool[]",
+    list[bool] | None: "bool[]?",
+    bool: "bool",
+    int: "int",
+    float: "float",
+    str: "str",
+}
+
+
+def _kinds(fields: type) -> dict[str, str]:
+    """The schema's type of each field of a NamedTuple."""
+    return {name: _KINDS[kind] for name, kind in typing.get_type_hints(fields).items()}
+
+
+def _listed(fields: type) -> list[bool]:
+    """Which fields are lists of tensors."""
+    return [kind == "Tensor[]" for kind in _kinds(fields).values()]
+
+
+def schema(name: str, arguments: type | None, results: type, **more: type) -> str:
+    """The schema of an op.
+
+    Args:
+        arguments: a NamedTuple, or None for no arguments. results: a NamedTuple, or the type of a
+        single result. more: types of the arguments after those.
+    """
+
+    def text(kinds) -> str:
+        return ", ".join(f"{kind} {field}" for field, kind in kinds.items())
+
+    given = {} if arguments is None else _kinds(arguments)
+    given |= {field: _KINDS[kind] for field, kind in more.items()}
+    made = _KINDS[results] if results in _KINDS else f"({text(_kinds(results))})"
+    return f"{name}({text(given)}) -> {made}"
+
+
+def declare(name: str, arguments: type | None, results: type, **more: type) -> None:
+    """Defines an op's schema alone, for kernels that are registered elsewhere; see `schema`."""
+    library.define(schema(name, arguments, results, **more))
+
+
+class _Saved:
+    """What a call keeps for its derivative.
+
+    `tape` is a NamedTuple type; each of its fields is an argument or a result of the op, or a
+    property of the NamedTuple of its arguments.
+    """
+
+    def __init__(self, arguments: type, results: type | None, tape: type) -> None:
+        self.tape = tape
+        kinds = _kinds(tape)
+        sources = [*arguments._fields, *(getattr(results, "_fields", ()))]
+        self.properties = [name for name in kinds if name not in sources]
+        sources += self.properties
+        self.arguments = arguments
+
+        def named(*wanted) -> list[str]:
+            return [name for name, kind in kinds.items() if kind in wanted]
+
+        def take(names: list[str], among: list[str]):
+            places = [among.index(name) for name in names]
+            if len(places) > 1:
+                return operator.itemgetter(*places)
+            return lambda values: tuple(values[k] for k in places)
+
+        tensors, of_lists = named("Tensor", "Tensor?"), named("Tensor[]")
+        others = [name for name in kinds if name not in (*tensors, *of_lists)]
+        self.count = len(tensors)
+        self.tensors, self.lists = take(tensors, sources), take(of_lists, sources)
+        self.others = take(others, sources)
+        self.in_order = take(list(kinds), [*tensors, *of_lists, *others])
+        self.any_lists = bool(of_lists)
+
+    def keep(self, ctx, inputs: Sequence, output: Sequence) -> None:
+        values = *inputs, *output
+        if self.properties:
+            call = self.arguments(*inputs)
+            values += tuple(getattr(call, name) for name in self.properties)
+        tensors = self.tensors(values)
+        if self.any_lists:
+            entries = self.lists(values)
+            tensors += tuple(t for of_list in entries for t in of_list)
+            ctx.lengths = [len(of_list) for of_list in entries]
+        ctx.save_for_backward(*tensors)
+        ctx.others = self.others(values)
+        ctx.set_materialize_grads(False)
+
+    def kept(self, ctx):
+        """The tape."""
+        tensors, of_lists = ctx.saved_tensors, ()
+        if self.any_lists:
+            tensors, rest = tensors[: self.count], tensors[self.count :]
+            of_lists = lists.unflatten(rest, ctx.lengths)
+        return self.tape._make(self.in_order((*tensors, *of_lists, *ctx.others)))
+
+
+def _through_plain(arguments: type, results: type, plain: Callable):
+    """keep, kept and derive (`Op`) of a backward op. Its derivative is taken by autograd through
+    `plain`, the same function of the arguments in plain torch, and can be differentiated again."""
+    saved, listed, listed_results = (
+        _Saved(arguments, None, arguments),
+        _listed(arguments),
+        _listed(results),
+    )
+
+    def keep(ctx, inputs, output):
+        saved.keep(ctx, inputs, ())
+
+    @outside_autocast
+    def derive(ctx, needs, *grads):
+        create_graph = torch.is_grad_enabled()
+        flat, lengths = lists.flatten(saved.kept(ctx), listed)
+        needed, _ = lists.flatten(needs, listed)
+        with torch.enable_grad():
+            # New views, so that autograd.grad below stops at them, not at what made the tensors.
+            leaves = [
+                v.view_as(v) if isinstance(v, Tensor) and v.requires_grad else v for v in flat
+            ]
+            made, _ = lists.flatten(
+                plain(arguments(*lists.unflatten(leaves, lengths))), listed_results
+            )
+            given, _ = lists.flatten(grads, listed_results)
+            wanted = [k for k, need in enumerate(needed) if need and leaves[k] is not None]
+            pairs = [
+                (r, g)
+                for r, g in zip(made, given, strict=True)
+                if g is not None and r.requires_grad
+            ]
+            found = [None] * len(wanted)
+            if pairs and wanted:
+                found = torch.autograd.grad(
+                    [r for r, _ in pairs],
+                    [leaves[k] for k in wanted],
+                    [g for _, g in pairs],
+                    create_graph=create_graph,
+                    allow_unused=True,
+                )
+        by_place = dict(zip(wanted, found, strict=True))
+        return lists.unflatten([by_place.get(k) for k in range(len(flat))], lengths)
+
+    return keep, saved.kept, derive
+
+
+def _through_tape(
+    name: str,
+    arguments: type,
+    results: type,
+    tape: type,
+    gradients: Callable,
+    constants: Sequence[str],
+):
+    """keep, kept and derive (`Op`) of an op with a tape; see `define_op`."""
+    saved = _Saved(arguments, results, tape)
+    switch = arguments._fields.index("save_tape") if "save_tape" in arguments._fields else None
+
+    def keep(ctx, inputs, output):
+        saved.keep(ctx, inputs, output)
+        if constants:
+            made = results(*output)
+            ctx.mark_non_differentiable(*(getattr(made, name) for name in constants))
+        ctx.has_tape = switch is None or inputs[switch]
+
+    @outside_autocast
+    def derive(ctx, needs, *grads):
+        if not ctx.has_tape:
+            raise RuntimeError(
+                f"fastlstm::{name} was called with save_tape=False, so it cannot be "
+                "differentiated; call it with save_tape=True"
+            )
+        return tuple(gradients(saved.kept(ctx), results(*grads), arguments(*needs)))
+
+    return keep, saved.kept, derive
+
+
+class Op(typing.NamedTuple):
+    """A defined op: its overload, the NamedTuple types of its arguments and results, and its
+    derivative, None where it has none: keep(ctx, arguments, results), torch's setup_context;
+    kept(ctx), the tape; and derive(ctx, needs, *gradients of the results), the gradients of the
+    arguments; needs: for which of these."""
+
+    overload: Callable
+    arguments: type
+    results: type
+    keep: Callable | None
+    kept: Callable | None
+    derive: Callable | None
+
+    def backward(self, ctx, *grads) -> tuple:
+        """The derivative, as torch asks for it."""
+        return self.derive(ctx, ctx.needs_input_grad, *grads)
+
+
+def define_op(
+    name: str,
+    arguments: type,
+    results: type,
+    *,
+    fake: Callable,
+    run: Callable | None = None,
+    tape: type | None = None,
+    gradients: Callable | None = None,
+    constants: Sequence[str] = (),
+    plain: Callable | None = None,
+    vmap: Callable | None = None,
+    or_nothing: bool = False,
+) -> Op:
+    """Defines the op `fastlstm::<name>`.
+
+    Args:
+        arguments, results: see `schema`.
+        fake: arguments -> results of the right shapes, uninitialised. That all arguments are on one
+        device is checked before.
+        run: arguments -> results, on devices without kernels of their own; outside autocast.
+        tape, gradients: the derivative. `tape` is a NamedTuple of what it keeps (see `_Saved`);
+        gradients(tape, gradients of the results, needs) gives the gradients of the arguments, the
+        last two and what it gives as `results` and `arguments` filled with gradients or None, and
+        with bools.
+        constants: results that have no derivative.
+        plain: in the place of these, for a backward op: arguments -> results in plain torch, which
+        its derivative goes through.
+        vmap: (overload, info, in_dims, arguments) -> results and their dims, as
+        torch.library.register_vmap describes; in_dims as `arguments`.
+        or_nothing: the op gives a list of its results, and an empty one where its arguments do not
+        fit each other, be it in their devices alone.
+    """
+    declare(name, arguments, list[Tensor] if or_nothing else results)
+    overload = op(name)
+
+    def plainly(made):
+        if or_nothing:
+            return list(made)
+        # Torch's compiler takes a tuple apart and makes one of the same type.
+        return tuple(made) if isinstance(made, tuple) else made
+
+    def run_fake(*args):
+        entries = (a if isinstance(a, (list, tuple)) else (a,) for a in args)
+        tensors = [t for of_entry in entries for t in of_entry if isinstance(t, Tensor)]
+        if or_nothing and not on_one_device(*tensors):
+            return []
+        check_one_device(*tensors)
+        return plainly(fake(arguments(*args)))
+
+    torch.library.register_fake(f"fastlstm::{name}", run_fake, lib=library)
+    if run is not None:
+        library.impl(
+            name,
+            outside_autocast(lambda *args: plainly(run(arguments(*args)))),
+            "CompositeExplicitAutograd",
+        )
+    derivative = None, None, None
+    if gradients is not None:
+        derivative = _through_tape(name, arguments, results, tape, gradients, constants)
+    elif plain is not None:
+        derivative = _through_plain(arguments, results, plain)
+    defined = Op(overload, arguments, results, *derivative)
+    if defined.derive is not None:
+        torch.library.register_autograd(
+            f"fastlstm::{name}", defined.backward, setup_context=defined.keep, lib=library
+        )
+    if vmap is not None:
+        torch.library.register_vmap(
+            overload,
+            lambda info, in_dims, *args: vmap(
+                overload, info, arguments(*in_dims), arguments(*args)
+            ),
+            lib=library,
+        )
+    return defined
+
+
+def short_way(defined: Op):
+    """`defined.overload` and its derivative as one autograd.Function: a function of the op's
+    arguments.
+
+    The autograd that torch registers for an op reads its schema once for each argument at each
+    call: about 0.2 ms with 18 of them, as much as a short sequence takes. Outside compilation and
+    transforms a Function with the same formula gives the same.
+    """
+    overload, keep, derive = defined.overload, defined.keep, defined.derive
+    listed, listed_results = _listed(defined.arguments), _listed(defined.results)
+
+    class Flat(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *args):
+            with below_autograd():
+                results = overload(*args)
+            keep(ctx, args, results)
+            return results
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return derive(ctx, ctx.needs_input_grad, *grads)
+
+    class WithLists(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, lengths, *flat):
+            args = lists.unflatten(flat, lengths["arguments"])
+            with below_autograd():
+                results = overload(*args)
+            keep(ctx, args, results)
+            flat_results, lengths["results"] = lists.flatten(results, listed_results)
+            ctx.lengths_of = lengths
+            return tuple(flat_results)
+
+        @staticmethod
+        def backward(ctx, *grads):
+            needs = lists.unflatten(ctx.needs_input_grad[1:], ctx.lengths_of["arguments"])
+            found = derive(ctx, needs, *lists.unflatten(grads, ctx.lengths_of["results"]))
+            return None, *lists.flatten(found, listed)[0]
+
+    def apply_with_lists(*args):
+        flat, of_arguments = lists.flatten(args, listed)
+        lengths = {"arguments": of_arguments}
+        return lists.unflatten(WithLists.apply(lengths, *flat), lengths["results"])
+
+    return apply_with_lists if True in (*listed, *listed_results) else Flat.apply

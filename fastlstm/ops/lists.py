@@ -1,0 +1,26 @@
+"""Arguments and results of ops, lists of tensors among them, as the flat sequences that autograd
+takes."""
+
+from collections.abc import Sequence
+
+
+def flatten(values: Sequence, listed: Sequence[bool]) -> tuple[list, list[int | None]]:
+    """The values in their order, the entries of lists one by one; and of each value its length,
+    None where it is no list.
+
+    Args:
+        listed: which of the values are lists of tensors.
+    """
+    lengths = [len(v) if is_list else None for v, is_list in zip(values, listed, strict=True)]
+    flat = []
+    for value, length in zip(values, lengths, strict=True):
+        flat += [value] if length is None else value
+    return flat, lengths
+
+
+def unflatten(flat: Sequence, lengths: Sequence[int | None]) -> tuple:
+    """The values again."""
+    entries, found = iter(flat), []
+    for length in lengths:
+        found.append(next(entries) if length is None else [next(entries) for _ in range(length)])
+    return tuple(found)
