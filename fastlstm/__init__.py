@@ -8,6 +8,7 @@ from .interop import dynamo, flops, onnx, opacus, quantization
 from .interop.aten import decompositions
 from .interop.convert import convert
 from .interop.keras import from_keras
+from .interop.patch import patch, unpatch
 from .nn.cell import FastLSTMCell
 from .nn.lstm import FastLSTM
 
@@ -21,6 +22,8 @@ __all__ = [
     "functional",
     "init",
     "onnx",
+    "patch",
+    "unpatch",
 ]
 
 # The paths by which programs import, and pickles name, what stands in a folder.
