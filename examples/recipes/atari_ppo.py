@@ -113,9 +113,8 @@ def collect(agent: Agent, world: Bars, state, T: int):
     return before, (pictures, starts, action, logp, gain, gain + value), state
 
 
-def update(agent: Agent, optimizer, before, batch, epochs: int, parts: int) -> list[float]:
+def update(agent: Agent, optimizer, before, batch, epochs: int, parts: int) -> None:
     """Minibatches are environments, whole rollouts of them."""
-    losses = []
     for _ in range(epochs):
         for rows in torch.randperm(batch[1].shape[1]).chunk(parts):
             pictures, starts, action, old, gain, worth = (each[:, rows] for each in batch)
@@ -129,8 +128,6 @@ def update(agent: Agent, optimizer, before, batch, epochs: int, parts: int) -> l
             loss.backward()
             nn.utils.clip_grad_norm_(agent.parameters(), 0.5)
             optimizer.step()
-            losses.append(loss.item())
-    return losses
 
 
 def run(smoke: bool) -> Outcome:
@@ -146,7 +143,8 @@ def run(smoke: bool) -> Outcome:
         def once():
             agent.load_state_dict(start)
             optimizer = torch.optim.Adam(agent.parameters(), 2.5e-4, eps=1e-5)
-            return torch.tensor(update(agent, optimizer, before, batch, epochs, min(4, N)))
+            update(agent, optimizer, before, batch, epochs, min(4, N))
+            return agent(batch[0], before, batch[1])[1]
 
         return once
 

@@ -31,15 +31,13 @@ def run(smoke: bool) -> Outcome:
         tagger = LSTM(hidden_size=H, input_size=FEATURES, num_layers=2, bidirectional=True)
         out = Linear(n_neurons=LABELS, input_size=2 * H)
         optimizer = torch.optim.SGD([*tagger.parameters(), *out.parameters()], 0.1)
-        losses = []
         for features, labels in batches:
             scores = out(tagger(features)[0])
             loss = nn.functional.cross_entropy(scores.flatten(0, 1), labels.flatten())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(loss.detach())
-        return torch.stack(losses)
+        return scores
 
     return by_turns(train, patched(train), 1 if smoke else 7)
 
