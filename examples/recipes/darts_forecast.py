@@ -22,7 +22,7 @@ def series(steps: int):
 def run(smoke: bool) -> Outcome:
     from darts.models import RNNModel
 
-    past = series(200 if smoke else 900)
+    past = series(200 if smoke else 400)
 
     def fit_and_forecast() -> torch.Tensor:
         model = RNNModel(
@@ -31,7 +31,7 @@ def run(smoke: bool) -> Outcome:
             model="LSTM",
             hidden_dim=8 if smoke else 64,
             n_rnn_layers=2,
-            n_epochs=1 if smoke else 3,
+            n_epochs=1,
             random_state=0,
             pl_trainer_kwargs=LIGHTNING,
         )
