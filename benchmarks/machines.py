@@ -1,7 +1,8 @@
 """What the pages say of speed, made from benchmarks/results: ``python -m benchmarks.machines``.
 
 docs/results.md has a line for each file of the core shapes, whatever it was held to and however it
-came out; the README has four numbers and a picture. ``--write`` puts all three in their places.
+came out; docs/reinforcement-learning.md has the files of recurrent PPO; the README has four numbers
+and a picture. ``--write`` puts all of them in their places.
 The figures are the files' own.
 """
 
@@ -14,10 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.common.machine import RESULTS, ROOT
-from benchmarks.common.tables import markdown_line
+from benchmarks.common.tables import markdown_line, markdown_table
 from benchmarks.cpu.overview import save_overview
+from benchmarks.rl.report import tables as ppo_tables
 
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
+RL_PAGE = ROOT / "docs" / "reinforcement-learning.md"
 PICTURE = ROOT / "docs" / "speed.png"
 # What the README's numbers and its picture are of.
 SPEED, PEERS = "intel-xeon-processor-bf528fe-full", "amd-epyc-3657186-peers"
@@ -91,6 +94,26 @@ def table(folder: Path = RESULTS) -> str:
     return "".join(f"{markdown_line(line)}\n" for line in (header, ["---"] * len(header), *lines))
 
 
+def recurrent_ppo(folder: Path = RESULTS) -> str:
+    """A table in Markdown of every run of ``python -m benchmarks.rl``, under what it ran on."""
+    parts = []
+    for path in sorted(folder.glob("*-rl.json")):
+        if path.name.startswith("latest"):
+            continue
+        result = json.loads(path.read_text())
+        machine, stem = result["machine"], path.stem
+        loads = " to ".join(
+            f"{machine[name]:.0f}" for name in ("load_average", "load_average_after")
+        )
+        parts.append(
+            f"{machine['cpu']} ({last(machine['flags'])}), {machine['cores']} cores at a load "
+            f"average of {loads}, torch {machine['torch']}, sb3-contrib {machine['sb3_contrib']} "
+            f"([{stem}](../{RESULTS.relative_to(ROOT)}/{stem}.md)):"
+        )
+        parts += map(markdown_table, ppo_tables(result))
+    return "\n\n".join(parts) + "\n"
+
+
 def load(stem: str, folder: Path = RESULTS) -> dict:
     return json.loads((folder / f"{stem}.json").read_text())
 
@@ -141,10 +164,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    names = ", ".join(str(path.relative_to(ROOT)) for path in (README, PAGE, PICTURE))
+    names = ", ".join(str(path.relative_to(ROOT)) for path in (README, PAGE, RL_PAGE, PICTURE))
     parser.add_argument("--write", action="store_true", help=f"write them into {names}")
     args = parser.parse_args(argv)
-    made = {README: headlines(), PAGE: table()}
+    made = {README: headlines(), PAGE: table(), RL_PAGE: recurrent_ppo()}
     print(*made.values(), sep="\n", end="")
     if args.write:
         for page, part in made.items():

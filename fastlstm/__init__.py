@@ -8,6 +8,7 @@ from .interop import dynamo, flops, onnx, opacus, quantization
 from .interop.aten import decompositions
 from .interop.convert import convert
 from .interop.keras import from_keras
+from .interop.patch import patch, unpatch
 from .nn.cell import FastLSTMCell
 from .nn.lstm import FastLSTM
 
@@ -22,6 +23,8 @@ __all__ = [
     "init",
     "int8",
     "onnx",
+    "patch",
+    "unpatch",
 ]
 
 # The paths by which programs import, and pickles name, what stands in a folder.

@@ -27,13 +27,18 @@ ROOMS = (
     "nn",
     "interop",
     "doors",
+    "integrations",
 )
 # The files beside the folders: what all share, at the bottom, and what users import, at the top.
 WORDS = {"_version", "checks", "int8", "precision", "torch_classes", "weights"}
 DOORS = {"__init__", "__main__", "functional", "init", "testing"}
 
 # Packages beyond torch, rich and Python's own; all but numpy are imported late.
-OTHERS = {"backends/triton": {"triton"}, "interop": {"numpy", "onnx", "onnxscript"}}
+OTHERS = {
+    "backends/triton": {"triton"},
+    "interop": {"numpy", "onnx", "onnxscript"},
+    "integrations": {"numpy", "sb3_contrib", "tensordict", "torchrl"},
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in FILES}
@@ -117,6 +122,26 @@ def test_import_without_triton():
         "fastlstm.FastLSTM(3, 5, backend='reference')(torch.zeros(4, 2, 3))\n"
     )
     assert found.returncode == 0, found.stderr
+
+
+def test_import_brings_few_modules():
+    """No package beyond torch; the parts for other libraries and for tests come when asked for."""
+    found = fresh(
+        "import json, sys, torch\n"
+        "before = set(sys.modules)\n"
+        "import fastlstm\n"
+        "print(json.dumps(sorted(set(sys.modules) - before)))\n"
+    )
+    assert found.returncode == 0, found.stderr
+    new = json.loads(found.stdout)
+    own = [name for name in new if name.partition(".")[0] == "fastlstm"]
+    assert len(own) <= 80
+    assert not [
+        name for name in own if name.startswith(("fastlstm.integrations", "fastlstm.testing"))
+    ]
+    others = {name.partition(".")[0] for name in set(new) - set(own)}
+    assert others <= {"torch", *sys.stdlib_module_names}
+    assert len(new) - len(own) <= 10
 
 
 def test_import_is_lean():

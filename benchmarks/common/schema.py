@@ -49,12 +49,21 @@ _PRODUCT_ROW_KEYS = {"M": int, "N": int, "K": int, "order": str, "dtype": str, "
 _PRODUCT_ROW_KEYS |= {"status": str}
 _PRODUCT_KEYS = {"times": dict, "gflops": dict, "shares": dict, "notes": dict, "peak_gflops": float}
 _PEER_KEYS = {"times": dict, "ratios": dict, "notes": dict, "budget_used": dict}
+_RL_ROW_KEYS = {"part": str, "H": int, "n_envs": int, "n_steps": int, "threads": int, "status": str}
+_RL_KEYS = {
+    "times": dict,
+    "total_s": dict,
+    "ratios": dict,
+    "mean_reward": dict,
+    "same_rewards": dict,
+}
 _KINDS = {
     "speed": (_ROW_KEYS, _SPEED_KEYS),
     "memory": (_ROW_KEYS, _MEMORY_KEYS),
     "gpu": (_GPU_ROW_KEYS, _GPU_KEYS),
     "products": (_PRODUCT_ROW_KEYS, _PRODUCT_KEYS),
     "peers": (_ROW_KEYS, _PEER_KEYS),
+    "rl": (_RL_ROW_KEYS, _RL_KEYS),
     "errors": (_ERROR_ROW_KEYS, {"results": float, "worst": dict}),
 }
 _TOP_KEYS = {

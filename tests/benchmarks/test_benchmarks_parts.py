@@ -275,6 +275,7 @@ with_results = pytest.mark.skipif(not machines.RESULTS.is_dir(), reason="no resu
 @with_results
 def test_the_pages_have_what_was_measured():
     made = {machines.PAGE: machines.table(), machines.README: machines.headlines()}
+    made[machines.RL_PAGE] = machines.recurrent_ppo()
     for page, part in made.items():
         found = machines.between(page.read_text())
         assert found == part, "run: python -m benchmarks.machines --write"

@@ -1,0 +1,115 @@
+"""Two ways to do the same by turns, and what is printed of them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+import fastlstm
+
+
+@dataclass
+class Outcome:
+    """Results of the last turn of both ways, and the ratio of times of each round."""
+
+    results: tuple[torch.Tensor, torch.Tensor]
+    ratios: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast the second way was: the median over rounds."""
+        return statistics.median(self.ratios)
+
+    @property
+    def apart(self) -> float:
+        """The largest difference between the results, of the largest result."""
+        plain, fast = (result.double() for result in self.results)
+        return float((plain - fast).abs().max() / plain.abs().max().clamp(min=1e-30))
+
+
+def by_turns(
+    plain: Callable[[], torch.Tensor], fast: Callable[[], torch.Tensor], rounds: int
+) -> Outcome:
+    """Both, once each untimed and then by turns, from the same seed each time.
+
+    Args:
+        plain, fast: do the work and give a result, the same but for rounding.
+    """
+    ways, results, ratios = (plain, fast), [None, None], []
+    for k in range(rounds + 1):
+        seconds = [0.0, 0.0]
+        for which in (0, 1) if k % 2 == 0 else (1, 0):
+            torch.manual_seed(0)
+            start = time.perf_counter()
+            results[which] = ways[which]().detach()
+            seconds[which] = time.perf_counter() - start
+        if k:
+            ratios.append(seconds[0] / seconds[1])
+    return Outcome((results[0], results[1]), ratios)
+
+
+def patched(work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """`work` under fastlstm.patch()."""
+
+    def run():
+        with fastlstm.patch():
+            return work()
+
+    return run
+
+
+def main(run: Callable[[bool], Outcome], what: str, argv: Sequence[str] | None = None) -> int:
+    """The command line of a recipe; 1 where the library that it is for is not installed.
+
+    Args:
+        run: takes whether only to see that it runs.
+    """
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (1)")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    try:
+        outcome = run(args.smoke)
+    except ModuleNotFoundError as error:
+        print(f"{what}: needs {error.name}, which is not installed")
+        return 1
+    low, high = min(outcome.ratios), max(outcome.ratios)
+    print(
+        f"{what}: {outcome.ratio:.2f} times as fast as with nn.LSTM ({low:.2f} to {high:.2f} in "
+        f"{len(outcome.ratios)} rounds); results {outcome.apart:.1e} apart"
+    )
+    return 0
+
+
+@contextlib.contextmanager
+def quiet_lightning():
+    """Without Lightning's notes on the hardware, and its advice."""
+    import logging
+    import warnings
+
+    names = ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+LIGHTNING = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}

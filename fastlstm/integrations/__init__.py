@@ -1,0 +1,1 @@
+"""FastLSTM inside other libraries: a module for each, imported by name."""
