@@ -120,7 +120,7 @@ def cuda_options(home):
         "archs": archs,
         "nvcc": nvcc,
         "libraries": ["cudart_static", "rt", "dl", "pthread"],
-        "library_dirs": [f"{home}/lib64", *glob(f"{home}/targets/*/lib")],
+        "library_dirs": [f"{home}/lib64", f"{home}/lib", *glob(f"{home}/targets/*/lib")],
     }
 
 

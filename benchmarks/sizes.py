@@ -1,4 +1,4 @@
-"""What the bytes of the compiled library are of: ``python -m benchmarks.sizes``, or ``./run sizes``.
+"""What the bytes of the compiled library are of: ``python -m benchmarks.sizes``, ``./run sizes``.
 
 The linker writes a map of every build (build/library.map, GNU ld or gold on Linux); this adds up
 what it took from each object: code and data that are loaded, no symbols and no debugging.
@@ -72,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(found if args.all else by_part(found)), end="")
     library = ROOT / "fastlstm" / "_C.abi3.so"
     if args.map == MAP and library.exists():
-        print(f"\n{library.name}: {library.stat().st_size / 1024:.1f} KiB with symbols, if it has any")
+        print(
+            f"\n{library.name}: {library.stat().st_size / 1024:.1f} KiB with symbols, if it has any"
+        )
     return 0
 
 

@@ -48,9 +48,23 @@ html_title = f"fastlstm {release}"
 html_copy_source = False
 html_show_sphinx = False
 
-FRONT = '<!doctype html><meta http-equiv="refresh" content="0; url=docs/index.html"><a href="docs/index.html">fastlstm</a>\n'
+TO_FIRST_PAGE = "<!doctype html><meta http-equiv=refresh content='0; url=docs/index.html'>\n"
+
+
+def give_title(app, docname, source):
+    """A results file has no title, for its name says what it is; and its picture lies beside it."""
+    path = Path(docname)
+    if path.parent.name == "results" and not source[0].startswith("# "):
+        picture = (ROOT / path).with_suffix(".png").exists()
+        shown = f"![Ratios by shape]({path.name}.png)\n\n" if picture else ""
+        source[0] = f"# {path.name}\n\n{shown}{source[0]}"
+
+
+def write_front(app, error):
+    (Path(app.outdir) / "index.html").write_text(TO_FIRST_PAGE)
 
 
 def setup(app):
+    app.connect("source-read", give_title)
     app.connect("autodoc-process-docstring", docstrings.to_restructured_text, priority=1)
-    app.connect("build-finished", lambda app, error: (Path(app.outdir) / "index.html").write_text(FRONT))
+    app.connect("build-finished", write_front)
