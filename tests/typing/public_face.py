@@ -72,7 +72,7 @@ def modules() -> None:
 
 def functions() -> None:
     lstm = FastLSTM(I, H)
-    weights = LSTMWeights(lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
+    weights = LSTMWeights(*lstm.parameters())
     norms = LayerNormWeights(torch.ones(4 * H), torch.ones(4 * H), torch.ones(H), torch.zeros(H))
     x = torch.randn(T, N, I)
     output, (_, _) = functional.lstm(
