@@ -6,6 +6,8 @@ exports have it), says ```python no-run.
 """
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,15 @@ def test_code_runs(page, tmp_path, monkeypatch):
         # The lines are the page's, in a traceback too.
         before = "\n" * text.count("\n", 0, block.start(1))
         exec(compile(before + block[1], str(page), "exec"), namespace)
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    for package in ("sphinx", "furo", "myst_parser"):
+        pytest.importorskip(package)
+    command = [sys.executable, "-m", "sphinx", "-E", "-W", "--keep-going", "-q", "-b", "html"]
+    command += ["-c", "docs", "-d", str(tmp_path / "trees"), ".", str(tmp_path / "site")]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    for page in PAGES[1:]:
+        assert (tmp_path / "site" / page.relative_to(ROOT).with_suffix(".html")).exists()
