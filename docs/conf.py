@@ -45,6 +45,7 @@ napoleon_use_param = napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = f"fastlstm {release}"
+html_static_path, html_css_files = ["site"], ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 

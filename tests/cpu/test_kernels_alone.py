@@ -1,5 +1,5 @@
-"""The CPU's kernels as a program by themselves (kernels_alone.cpp): of this machine, and for aarch64
-by a cross compiler and under an emulator, where these are there.
+"""The CPU's kernels as a program by themselves (kernels_alone.cpp): of this machine, and for
+aarch64 by a cross compiler and under an emulator, where these are there.
 """
 
 import os

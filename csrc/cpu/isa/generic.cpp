@@ -1,4 +1,9 @@
-// The kernels for any machine: 128-bit vectors, which every compiler here has or emulates.
+// The kernels for any machine: 128-bit vectors, which every compiler here has or emulates. On aarch64 they are NEON's,
+// which every such processor has.
+
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 #include <algorithm>
 #include <cstdint>
