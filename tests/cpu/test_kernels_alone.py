@@ -12,7 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
-SOURCES = ["barrier", "cores", "openmp", "team", "isa/dispatch", "isa/generic"]
+SOURCES = ["barrier", "cores", "openmp", "team", "isa/dispatch", "isa/generic", "isa/int8_generic"]
 
 pytestmark = [
     pytest.mark.sweep,  # a minute of compiling
