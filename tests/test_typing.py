@@ -33,6 +33,8 @@ FUNCTIONS = [
     fastlstm.functional.lstm,
     fastlstm.init.forget_bias_,
     fastlstm.init.orthogonal_,
+    fastlstm.int8.dequantise,
+    fastlstm.int8.quantise,
     fastlstm.onnx.translation_table,
     testing.compare,
     testing.make_input,

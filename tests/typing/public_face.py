@@ -36,6 +36,7 @@ class Model(nn.Module):
             zoneout=(0.1, 0.05),
             checkpoint_every=None,
             weight_dtype=None,
+            weight_only=False,
             variational_dropout=False,
             batch_first_states=False,
             return_layer_outputs=False,
@@ -79,6 +80,11 @@ def functions() -> None:
         x, [weights], None, layer_norm=[norms], zoneout=0.1, training=True, backend="reference"
     )
     assert output.shape == (T, N, H)
+    small = fastlstm.int8.quantise(weights)
+    with torch.no_grad():
+        output, _ = functional.lstm(x, [fastlstm.int8.dequantise(small)], backend="auto")
+        output, _ = functional.lstm(x, [small])
+    assert (small.hidden, small.outputs, output.shape) == (H, H, (T, N, H))
     assert init.orthogonal_(init.forget_bias_(lstm, 1.0), 1.0, torch.Generator()) is lstm
     x = fastlstm.testing.make_input(T, N, I, torch.float32)
     states = fastlstm.testing.make_states(lstm, N, torch.float32)
