@@ -30,6 +30,7 @@ from glob import glob
 
 from setuptools import setup
 
+LINK_MAP = os.path.join("build", "library.map")
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
 
 
@@ -119,7 +120,7 @@ def cuda_options(home):
         "archs": archs,
         "nvcc": nvcc,
         "libraries": ["cudart_static", "rt", "dl", "pthread"],
-        "library_dirs": [f"{home}/lib64", *glob(f"{home}/targets/*/lib")],
+        "library_dirs": [f"{home}/lib64", f"{home}/lib", *glob(f"{home}/targets/*/lib")],
     }
 
 
@@ -197,6 +198,14 @@ def library():
             os.replace(partial, outfile)
             return outfile, 1
 
+    # libtorch.so brings in libtorch_cuda.so; some linkers would drop it as unused
+    link = ["-Wl,--no-as-needed", "-ltorch"] if sys.platform == "linux" else []
+    if "bdist_wheel" in sys.argv:  # names of functions are for profilers, of a build in place
+        link.append("-s" if sys.platform == "linux" else "-Wl,-x")
+    if sys.platform == "linux":
+        os.makedirs("build", exist_ok=True)
+        link.append(f"-Wl,-Map={os.path.abspath(LINK_MAP)}")  # what ./run sizes reads
+
     extension = cpp_extension.CppExtension(
         "fastlstm._C",
         sources,
@@ -206,8 +215,7 @@ def library():
         extra_compile_args={"cxx": cxx_flags, "nvcc": cuda["nvcc"]},
         libraries=cuda["libraries"],
         library_dirs=cuda["library_dirs"],
-        # libtorch.so brings in libtorch_cuda.so; some linkers would drop it as unused
-        extra_link_args=["-Wl,--no-as-needed", "-ltorch"] if sys.platform == "linux" else [],
+        extra_link_args=link,
     )
     return {
         "ext_modules": [extension],

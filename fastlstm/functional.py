@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ def lstm(
     return_layer_outputs: bool = False,
     weight_only: bool = False,
     backend: str = "auto",
-):
+) -> tuple[Any, ...]:
     """A (multi-layer, bidirectional, projected) LSTM with its weights as arguments.
 
     T steps, N rows, I inputs, H hidden units, P outputs (H, or the projection's size), L layers, D

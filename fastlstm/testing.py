@@ -21,6 +21,7 @@ And the oracle, nn.LSTM in float64, is itself r(nn.LSTM) and a rounding away fro
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,15 @@ class OverBudget(AssertionError):
     """A result or gradient that is further from the oracle than the budget allows; says which."""
 
 
-def make_input(T, N, I, dtype, *, kind="batched", batch_first=False):
+def make_input(
+    T: int,
+    N: int,
+    I: int,
+    dtype: torch.dtype,
+    *,
+    kind: str = "batched",
+    batch_first: bool = False,
+) -> Any:
     """Standard normal input: kind "batched", "unbatched" (N is not used), "packed" (rows of 1 to T
     steps in any order) or "packed-sorted" (the same, longest first, enforce_sorted).
     """
@@ -49,7 +58,7 @@ def make_input(T, N, I, dtype, *, kind="batched", batch_first=False):
     return pack_padded_sequence(x, lengths, batch_first, enforce_sorted=kind == "packed-sorted")
 
 
-def make_states(module: nn.LSTM, N: int | None, dtype) -> tuple[Tensor, Tensor]:
+def make_states(module: nn.LSTM, N: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Standard normal h0, c0 for a batch of N; None for an unbatched input."""
     rows = module.num_layers * (2 if module.bidirectional else 1)
     lead = (rows,) if N is None else (rows, N)
@@ -169,7 +178,15 @@ def _neighbours(input, hx):
         yield map_tensors(one_rounding_away, (input, hx))
 
 
-def compare(fast, lstm: nn.LSTM, input, hx=None, *, seed=0, gradients=True) -> float:
+def compare(
+    fast: nn.Module,
+    lstm: nn.LSTM,
+    input: Any,
+    hx: tuple[Tensor, Tensor] | None = None,
+    *,
+    seed: int = 0,
+    gradients: bool = True,
+) -> float:
     """Hold `fast` to the error budget beside `lstm`, an nn.LSTM of the same weights and dtype.
 
     Returns:

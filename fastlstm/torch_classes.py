@@ -5,7 +5,9 @@ reaches the one it extends.
 
 from torch import nn
 
-LSTM, LSTMCell, RNNBase = nn.LSTM, nn.LSTMCell, nn.RNNBase
+LSTM = nn.LSTM
+LSTMCell = nn.LSTMCell
+RNNBase = nn.RNNBase
 
 
 def above(cls: type, module: nn.Module, name: str):

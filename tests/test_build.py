@@ -38,7 +38,7 @@ TORCH_NAMES = """
     torch::headeronly::ScalarType torch::stable::Tensor torch::stable::accelerator::DeviceGuard
     torch::stable::contiguous torch::stable::copy_ torch::stable::detail::from
     torch::stable::detail::to torch::stable::get_num_threads torch::stable::narrow
-    torch::stable::new_empty torch::stable::parallel_for torch::stable::squeeze
+    torch::stable::new_empty torch::stable::parallel_for
     torch::stable::transpose torch::stable::unsqueeze torch::stable::zero_
 """
 

@@ -6,14 +6,18 @@ exports have it), says ```python no-run.
 """
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SITE = ROOT / "docs" / "index.md"
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+TOCTREE = re.compile(r"^```\{toctree\}\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -48,14 +52,41 @@ def broken(page: Path, text: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
     assert broken(page, page.read_text()) == []
 
 
-def test_every_page_is_linked_from_the_readme():
-    linked = set(re.findall(r"\(docs/([\w-]+\.md)", (ROOT / "README.md").read_text()))
-    assert linked == {page.name for page in PAGES[2:]}
+def linked(page: Path) -> set[Path]:
+    """The files that a page's links lead to."""
+    names = (link.partition("#")[0] for link in LINK.findall(FENCE.sub("", page.read_text())))
+    return {(page.parent / name).resolve() for name in names if name and "://" not in name}
+
+
+def test_links_lead_from_the_readme_to_every_page():
+    found, new = set(), {PAGES[0]}
+    while new:
+        found |= new
+        new = {to for page in new for to in linked(page) if to in PAGES} - found
+    assert found == set(PAGES)
+
+
+def in_the_site() -> set[Path]:
+    """The pages that the tables of contents in the site's first page name."""
+    found = {SITE}
+    for entries in TOCTREE.findall(SITE.read_text()):
+        for entry in entries.splitlines():
+            if entry and not entry.startswith(":"):
+                found |= {path.resolve() for path in SITE.parent.glob(f"{entry}.md")}
+    return found
+
+
+def test_every_page_is_in_the_site():
+    assert set(PAGES[1:]) - in_the_site() == set()
 
 
 def test_a_broken_link_is_found(tmp_path):
@@ -73,7 +104,7 @@ def test_pages_are_short():
         assert len(page.read_text().splitlines()) <= 300, page.name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_code_runs(page, tmp_path, monkeypatch):
     text = page.read_text()
     blocks = list(CODE.finditer(text))
@@ -85,3 +116,15 @@ def test_code_runs(page, tmp_path, monkeypatch):
         # The lines are the page's, in a traceback too.
         before = "\n" * text.count("\n", 0, block.start(1))
         exec(compile(before + block[1], str(page), "exec"), namespace)
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    for package in ("sphinx", "furo", "myst_parser"):
+        pytest.importorskip(package)
+    command = [sys.executable, "-m", "sphinx", "-E", "-W", "--keep-going", "-q", "-b", "html"]
+    command += ["-c", "docs", "-d", str(tmp_path / "trees"), ".", str(tmp_path / "site")]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    for page in PAGES[1:]:
+        assert (tmp_path / "site" / page.relative_to(ROOT).with_suffix(".html")).exists()

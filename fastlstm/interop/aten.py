@@ -7,6 +7,8 @@ how they loop over the steps.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -22,7 +24,7 @@ from ..weights import LSTMWeights
 LOOPS = ("auto", "unrolled", "scan")
 
 
-def decompositions(loop: str = "auto"):
+def decompositions(loop: str = "auto") -> dict[Any, Callable[..., Any]]:
     """`torch.export.default_decompositions()` and, for every op that an exported FastLSTM,
     FastLSTMCell or `functional.lstm` has, what it is in ops of ATen.
 

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -42,7 +42,7 @@ def convert(
     weight_dtype: torch.dtype | None = None,
     weight_only: bool = False,
     report: list[Converted] | None = None,
-    **variants,
+    **variants: Any,
 ) -> nn.Module:
     """Make every nn.LSTM in `model` a FastLSTM, and every nn.LSTMCell a FastLSTMCell, in place.
 

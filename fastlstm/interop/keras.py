@@ -1,5 +1,7 @@
 """Weights of Keras LSTM layers."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from ..nn.lstm import FastLSTM
 
 
 def from_keras(
-    *weights, bidirectional: bool = False, batch_first: bool = True, **options
+    *weights: Any, bidirectional: bool = False, batch_first: bool = True, **options: Any
 ) -> FastLSTM:
     """A FastLSTM with copies of the weights of Keras LSTM layers, one layer or a stack of them.
 

@@ -7,6 +7,7 @@ to torch's own, by `tell_exporter`.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ class NotInOnnx(ValueError):
     """A call that ONNX's LSTM operator cannot express; the text names the argument."""
 
 
-def translation_table() -> dict[Callable, Callable]:
+def translation_table() -> dict[Any, Callable[..., Any]]:
     """What torch.onnx.export takes as `custom_translation_table`, for models with a FastLSTM, a
     FastLSTMCell or `functional.lstm`.
 

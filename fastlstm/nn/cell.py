@@ -1,5 +1,7 @@
 """FastLSTMCell: one time step as a module, with nn.LSTMCell's contract."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -62,8 +64,8 @@ class FastLSTMCell(LSTMCell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        device=None,
-        dtype=None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
         *,
         weight_dtype: torch.dtype | None = None,
         weight_only: bool = False,
@@ -242,7 +244,7 @@ class FastLSTMCell(LSTMCell):
         return x, *states, LSTMWeights(*found)
 
     @classmethod
-    def from_torch(cls, cell: LSTMCell, **options) -> "FastLSTMCell":
+    def from_torch(cls, cell: LSTMCell, **options: Any) -> "FastLSTMCell":
         """A FastLSTMCell with copies of an nn.LSTMCell's weights; see `FastLSTM.from_torch`."""
         if not isinstance(cell, LSTMCell):
             raise TypeError(f"cell: got {type(cell).__name__}, expected a torch.nn.LSTMCell")

@@ -2,6 +2,8 @@
 call does with each form of input stands in inputs.py, the computation in stack/run.py.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
@@ -158,8 +160,8 @@ class FastLSTM(LSTM):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
-        device=None,
-        dtype=None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
         *,
         layer_norm: bool = False,
         recurrent_dropout: float = 0.0,
@@ -216,7 +218,7 @@ class FastLSTM(LSTM):
         lengths: Tensor | None = None,
         reset_mask: Tensor | None = None,
         return_cell_sequence: bool = False,
-    ):
+    ) -> tuple[Any, ...]:
         """See the class for arguments and results.
 
         Raises:
@@ -225,7 +227,9 @@ class FastLSTM(LSTM):
         """
         return forms.call(self, input, hx, lengths, reset_mask, return_cell_sequence)
 
-    def step(self, x_t: Tensor, state: tuple[Tensor, Tensor] | None = None):
+    def step(
+        self, x_t: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One time step, for streaming: the module called with T = 1.
 
         On the CPU it is, for a few rows and where no gradient is wanted (`torch.no_grad()`), one op
@@ -264,7 +268,7 @@ class FastLSTM(LSTM):
         return output.squeeze(time), state
 
     @classmethod
-    def from_torch(cls, lstm: LSTM, **options) -> "FastLSTM":
+    def from_torch(cls, lstm: LSTM, **options: Any) -> "FastLSTM":
         """A FastLSTM with copies of an nn.LSTM's weights, and its settings, training and
         requires_grad flags.
 

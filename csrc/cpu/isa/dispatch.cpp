@@ -82,8 +82,12 @@ void for_rows(const Visit& visit) {
     return;
 #endif
 #endif
-  visit(Row{"generic", true, When::kByItself, kernels_generic, kMultiplyAdds,
-            "there are no kernels for an instruction set of this processor"});
+#if defined(__aarch64__)
+  constexpr const char kWhyGeneric[] = "vectors of 128 bits are NEON's here";
+#else
+  constexpr const char kWhyGeneric[] = "there are no kernels for an instruction set of this processor";
+#endif
+  visit(Row{"generic", true, When::kByItself, kernels_generic, kMultiplyAdds, kWhyGeneric});
 }
 
 Choice choose() {

@@ -1,4 +1,5 @@
-// The kernels for any machine: 128-bit vectors, which every supported compiler has or emulates.
+// The kernels for any machine: 128-bit vectors, which every supported compiler has or emulates. On aarch64 they are
+// NEON's, which every such processor has.
 
 #define FASTLSTM_SIMD_BYTES 16
 #include "cpu/isa/begin.h"

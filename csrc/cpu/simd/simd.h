@@ -27,7 +27,11 @@ template <class Acc>
 constexpr int lanes = FASTLSTM_SIMD_BYTES / sizeof(Acc);
 
 // The number of registers limits how many rows of sums a product holds.
-constexpr int kRegisters = FASTLSTM_SIMD_BYTES == 64 ? 32 : 16;
+#if FASTLSTM_SIMD_BYTES == 64 || defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
 
 #define FASTLSTM_INLINE_LAMBDA __attribute__((always_inline))
 
@@ -123,6 +127,9 @@ struct Storage<float, Float16> {
   static FASTLSTM_INLINE void store(Float16* p, V v) {
     store_raw(p, _mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
   }
+#elif defined(__aarch64__)
+  static FASTLSTM_INLINE V load(const Float16* p) { return bit_cast<V>(vcvt_f32_f16(load_raw<float16x4_t>(p))); }
+  static FASTLSTM_INLINE void store(Float16* p, V v) { store_raw(p, vcvt_f16_f32(bit_cast<float32x4_t>(v))); }
 #else
   // The exponent is shifted by a product with a power of two, which also normalises subnormal numbers, or makes them.
   static FASTLSTM_INLINE V load(const Float16* p) {
