@@ -15,6 +15,7 @@ from examples.common import MissingPackage, Settings
 from examples.report import print_result, print_summary
 
 DEMOS = ("digits", "forecast", "text", "converted")
+INT8 = ("digits", "text")  # what --int8 measures
 ON_REQUEST = ("policy",)  # on an environment of its own, and longer
 
 
@@ -43,6 +44,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="where to save the picture (demo.png)",
     )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="then measure digits and text again with int8 weights: what that costs",
+    )
     parser.add_argument("--smoke", action="store_true", help="a few steps of each, in seconds")
     args = parser.parse_args(argv)
     for name in args.demos:
@@ -61,14 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    settings = Settings(args.seed, args.epochs, args.backend, args.smoke)
+    settings = Settings(args.seed, args.epochs, args.backend, args.smoke, args.int8)
     threads = torch.get_num_threads()
     machine = f"torch {torch.__version__}, {threads} thread{'s' * (threads > 1)}"
     print(f"{machine}, float32, seed {args.seed}, backend {args.backend}\n")
 
     start = time.perf_counter()
     results, missing = [], []
-    for name in args.demos or DEMOS:
+    for name in args.demos or (INT8 if args.int8 else DEMOS):
         try:
             result = importlib.import_module(f"examples.{name}").run(settings)
         except MissingPackage as error:
@@ -80,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not results:
         return 1
     print_summary(results)
+    lost = [loss for result in results for loss in result.losses_of_int8 if not loss.small]
+    for loss in lost:
+        print(f"int8 costs more than it may: {loss}")
 
     from examples.picture import save
 
@@ -92,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing.append(str(error))
         print(f"no picture: {error}")
     print(f"all in {time.perf_counter() - start:.0f} s")
-    return 1 if missing else 0
+    return 1 if missing or lost else 0
 
 
 if __name__ == "__main__":

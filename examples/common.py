@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import fastlstm
 from examples.console import progress
 
 PLAIN, FAST = "nn.LSTM", "FastLSTM"
@@ -34,13 +35,15 @@ class Settings:
     """What the command line decides for every program.
 
     epochs multiplies each program's own number of epochs; smoke cuts the data and the epochs
-    down to a few steps, to see that everything runs.
+    down to a few steps, to see that everything runs; int8 has the trained models measured with int8
+    weights too.
     """
 
     seed: int = 0
     epochs: float = 1.0
     backend: str = "auto"
     smoke: bool = False
+    int8: bool = False
 
     def scaled(self, epochs: int) -> int:
         return 1 if self.smoke else max(1, round(epochs * self.epochs))
@@ -73,9 +76,43 @@ class Comparison:
         return self.seconds[PLAIN] / self.seconds[FAST]
 
 
+@dataclass(frozen=True)
+class Int8Loss:
+    """What int8 weights cost a trained model: `lost` of a measure, of which at most `most` is fine.
+    how: which arithmetic. text: the two measures."""
+
+    how: str
+    text: str
+    lost: float
+    most: float
+    unit: str
+
+    @property
+    def small(self) -> bool:
+        return self.lost <= self.most
+
+    def __str__(self) -> str:
+        return f"{self.how}: {self.text}, {self.lost:+.4f} {self.unit} lost (at most {self.most:g})"
+
+
+def with_int8(
+    model: nn.Module, measure: Callable[[nn.Module], float], show: str, most: float, unit: str
+) -> list[Int8Loss]:
+    """`measure`, of which less is better, of the model and of its twins with int8 weights."""
+    before, found = measure(model), []
+    for how, options in (("int8 weights", {}), ("int8, weight_only", {"weight_only": True})):
+        twin = fastlstm.convert(copy.deepcopy(model), weight_dtype=torch.int8, **options)
+        after = measure(twin)
+        text = f"{show} {abs(after):.4f}, float32 {abs(before):.4f}"
+        found.append(Int8Loss(how, text, after - before, most, unit))
+    return found
+
+
 @dataclass
 class Result:
     """What a program hands back.
+
+    losses_of_int8: with --int8.
 
     scores holds the measure on held-out data under both names; score_format prints one of them;
     baseline is an optional (label, value) to compare with; draw(ax) paints the program's own
@@ -91,6 +128,7 @@ class Result:
     draw: Callable[[Any], None]
     baseline: tuple[str, float] | None = None
     notes: list[str] = field(default_factory=list)
+    losses_of_int8: list[Int8Loss] = field(default_factory=list)
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:

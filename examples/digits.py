@@ -19,6 +19,7 @@ from examples.common import (
     seeded,
     shuffled_batches,
     side_by_side,
+    with_int8,
 )
 from fastlstm import FastLSTM
 
@@ -54,6 +55,13 @@ def train(name, title, models, epochs, draw, settings) -> Result:
         name, models, batches, loss, learning_rate=LEARNING_RATE, seed=settings.seed
     )
     predicted = {key: predict(model, images) for key, model in models.items()}
+    losses = []
+    if settings.int8:
+
+        def minus_points(model):
+            return -100 * accuracy(predict(model, images), labels)
+
+        losses = with_int8(models[FAST], minus_points, "accuracy in %", 0.2, "points")
     differing = int((predicted[PLAIN] != predicted[FAST]).sum())
     return Result(
         name=name,
@@ -63,7 +71,11 @@ def train(name, title, models, epochs, draw, settings) -> Result:
         score_format="{:.2%}".format,
         scores={key: accuracy(read, labels) for key, read in predicted.items()},
         draw=lambda ax: draw(ax, images, labels, predicted[FAST]),
-        notes=[f"{differing} of {len(labels)} test images are read differently by the two"],
+        notes=[
+            f"{differing} of {len(labels)} test images are read differently by the two",
+            *map(str, losses),
+        ],
+        losses_of_int8=losses,
     )
 
 

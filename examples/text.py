@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from examples.common import FAST, PLAIN, Result, Settings, seeded, side_by_side
+from examples.common import FAST, PLAIN, Result, Settings, seeded, side_by_side, with_int8
 from fastlstm import FastLSTM
 
 EPOCHS, BATCH, WINDOW, LEARNING_RATE = 3, 32, 64, 2.0
@@ -88,6 +88,13 @@ def run(settings: Settings) -> Result:
         start = time.perf_counter()
         written[name] = write(model, alphabet, length, settings.seed)
         seconds[name] = time.perf_counter() - start
+    losses = []
+    if settings.int8:
+
+        def nats(model):
+            return math.log(perplexity(model, test))
+
+        losses = with_int8(models[FAST], nats, "nats a character", 0.01, "nats")
     same = common_prefix(written[PLAIN], written[FAST])
     return Result(
         name="text",
@@ -104,7 +111,9 @@ def run(settings: Settings) -> Result:
             f"{FAST}.step {seconds[FAST]:.3f} s; the first {same} are equal",
             "FastLSTM step by step against one call over the whole sequence: largest "
             f"|difference| {step_difference(models[FAST], test[:100]):.1e}",
+            *map(str, losses),
         ],
+        losses_of_int8=losses,
     )
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from . import functional, init
+from . import functional, init, int8
 from ._version import __version__
 from .interop import dynamo, flops, onnx, opacus, quantization
 from .interop.aten import decompositions
@@ -20,6 +20,7 @@ __all__ = [
     "from_keras",
     "functional",
     "init",
+    "int8",
     "onnx",
 ]
 

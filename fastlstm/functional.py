@@ -16,6 +16,7 @@ from .checks import (
     swapped_states,
     zoneout_pair,
 )
+from .int8 import Int8Weights, check_int8_stack, sizes_of
 from .precision import autocast_dtype, to_autocast
 from .stack.between import dropping
 from .stack.checkpoint import layers as checkpointing
@@ -25,7 +26,7 @@ from .weights import LayerNormWeights, LSTMWeights, Variant
 
 def lstm(
     input: Tensor,
-    weights: Sequence[LSTMWeights | Sequence[Tensor | None]],
+    weights: Sequence[LSTMWeights | Int8Weights | Sequence[Tensor | None]],
     hx: tuple[Tensor, Tensor] | None = None,
     *,
     bidirectional: bool = False,
@@ -43,6 +44,7 @@ def lstm(
     variational_dropout: bool = False,
     batch_first_states: bool = False,
     return_layer_outputs: bool = False,
+    weight_only: bool = False,
     backend: str = "auto",
 ):
     """A (multi-layer, bidirectional, projected) LSTM with its weights as arguments.
@@ -56,7 +58,8 @@ def lstm(
     Args:
         input: (T, N, I), or (N, T, I) with batch_first.
         weights: L*D entries, layer by layer, forward before reverse: `LSTMWeights` or tuples in its
-        order.
+        order; or `fastlstm.int8.Int8Weights`, as `fastlstm.int8.quantise` makes them of such, for
+        inference on float32 tensors.
         hx: (h0, c0) of shapes (L*D, N, P) and (L*D, N, H); zeros if None.
         dropout, training: dropout between layers, in training only, and whether what follows draws
         masks.
@@ -79,6 +82,7 @@ def lstm(
         variational_dropout: `dropout` draws one mask (N, D*P) for all steps.
         batch_first_states: hx, h_n and c_n are (N, L*D, P) and (N, L*D, H).
         return_layer_outputs: also return the outputs of all layers.
+        weight_only: with `Int8Weights`, quantise nothing but the weights; see `FastLSTM`.
         backend: "auto", or a name of `fastlstm.backends.NAMES`.
 
     Returns:
@@ -88,10 +92,13 @@ def lstm(
 
     Raises:
         ValueError: an argument's shape, dtype or device does not fit the others; the text names it.
-        RuntimeError: the backend named cannot serve this device or dtype.
+        RuntimeError: the backend named cannot serve this device or dtype, or a gradient is wanted
+        beside int8 weights.
     """
     D = 2 if bidirectional else 1
-    weights = [w if isinstance(w, LSTMWeights) else LSTMWeights(*w) for w in weights]
+    given = (LSTMWeights, Int8Weights)
+    weights = [w if isinstance(w, given) else LSTMWeights(*w) for w in weights]
+    int8 = any(isinstance(w, Int8Weights) for w in weights)
     variant = Variant(
         None if layer_norm is None else [LayerNormWeights(*n) for n in layer_norm],
         probability("recurrent_dropout", recurrent_dropout),
@@ -102,19 +109,25 @@ def lstm(
     every = checkpointing.check_every(checkpoint_every)
     wanted = autocast_dtype(input.device)
     if wanted is not None:
+        wanted = torch.float32 if int8 else wanted
         input = to_autocast(input, wanted)
-        weights = [LSTMWeights(*(to_autocast(a, wanted) for a in w)) for w in weights]
+        if not int8:
+            weights = [LSTMWeights(*(to_autocast(a, wanted) for a in w)) for w in weights]
         hx = None if hx is None else tuple(to_autocast(s, wanted) for s in hx)
         if layer_norm is not None:
             norms = [LayerNormWeights(*(to_autocast(a, wanted) for a in n)) for n in variant.norms]
             variant = variant._replace(norms=norms)
+    check = check_int8_stack if int8 else check_stack
+    if weight_only and not int8:
+        raise ValueError("weight_only: it is for weights of fastlstm.int8.quantise")
     if batch_first_states and hx is not None:
-        check_stack(input, weights, None, D, batch_first)
-        N, (H4, P) = input.shape[0 if batch_first else 1], weights[0].weight_hh.shape
-        hx = layers_first(hx, (len(weights), N, P), (len(weights), N, H4 // 4))
-    check_stack(input, weights, hx, D, batch_first)
+        check(input, weights, None, D, batch_first)
+        N, (P, H) = input.shape[0 if batch_first else 1], sizes_of(weights[0])
+        hx = layers_first(hx, (len(weights), N, P), (len(weights), N, H))
+    check(input, weights, hx, D, batch_first)
+    P, H = sizes_of(weights[0])
     if layer_norm is not None:
-        check_norms(variant.norms, len(weights), weights[0].weight_hh.shape[0] // 4, input)
+        check_norms(variant.norms, len(weights), H, input)
         norms = [variant.norms[k : k + D] for k in range(0, len(weights), D)]
         variant = variant._replace(norms=norms)
     if batch_first:
@@ -125,11 +138,7 @@ def lstm(
         reset_mask, T, N, input.device, "(N, T)" if batch_first else "(T, N)"
     )
     if hx is None:
-        H = weights[0].weight_hh.shape[0] // 4
-        hx = (
-            input.new_zeros(len(weights), N, weights[0].weight_hh.shape[1]),
-            input.new_zeros(len(weights), N, H),
-        )
+        hx = tuple(input.new_zeros(len(weights), N, width) for width in (P, H))
     between, outputs = None, [] if return_layer_outputs else None
     if training and dropout:
         between = dropping(dropout, variational_dropout)
@@ -147,6 +156,7 @@ def lstm(
             variant=variant,
             checkpoint_every=every,
             layer_outputs=outputs,
+            weight_only=weight_only,
         )
     if batch_first:
         output = output.transpose(0, 1)

@@ -19,7 +19,10 @@ FOLDERS = {
     "cpu/product": {"core", "cpu", "cpu/simd"},
     "cpu/steps": {"core", "cpu", "cpu/simd", "cpu/product"},
     "cpu/variant": {"core", "cpu", "cpu/simd", "cpu/product", "cpu/steps"},
-    "cpu/isa": {"core", "cpu", "cpu/simd", "cpu/product", "cpu/steps", "cpu/variant"},
+    "cpu/int8": {"core", "cpu", "cpu/simd", "cpu/product", "cpu/steps"},
+    "cpu/isa": {
+        *("core", "cpu", "cpu/simd", "cpu/product", "cpu/steps", "cpu/variant", "cpu/int8"),
+    },
     "cuda": {"core"},
     "cuda/device": {"core", "cuda"},
     "cuda/product": {"core", "cuda", "cuda/device"},

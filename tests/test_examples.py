@@ -250,3 +250,12 @@ def test_summary_has_a_line_for_each(capsys, monkeypatch):
     report.print_summary([result, dataclasses.replace(result, name="again")])
     printed = capsys.readouterr().out
     assert "\ntext " in printed and "\nagain " in printed
+
+
+@pytest.mark.parametrize("name", ["digits", "text"])
+def test_int8_is_measured(name, capsys):
+    result = demo(name).run(dataclasses.replace(SMOKE, int8=True))
+    assert [loss.how for loss in result.losses_of_int8] == ["int8 weights", "int8, weight_only"]
+    for loss in result.losses_of_int8:
+        assert str(loss) in result.notes and loss.lost == loss.lost
+    assert not dataclasses.replace(result.losses_of_int8[0], lost=1.0).small

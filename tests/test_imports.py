@@ -29,11 +29,11 @@ ROOMS = (
     "doors",
 )
 # The files beside the folders: what all share, at the bottom, and what users import, at the top.
-WORDS = {"_version", "checks", "precision", "torch_classes", "weights"}
+WORDS = {"_version", "checks", "int8", "precision", "torch_classes", "weights"}
 DOORS = {"__init__", "__main__", "functional", "init", "testing"}
 
 # Packages beyond torch, rich and Python's own; all but numpy are imported late.
-OTHERS = {"backends/triton": {"triton"}, "interop": {"numpy", "onnxscript"}}
+OTHERS = {"backends/triton": {"triton"}, "interop": {"numpy", "onnx", "onnxscript"}}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in FILES}

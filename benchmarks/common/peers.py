@@ -7,6 +7,7 @@ reason in place of a time.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -219,7 +220,7 @@ class FastLSTM(TorchLSTM):
         except Exception as error:
             # A broken build must cost a row, and not the run.
             return f"fastlstm cannot be imported: {type(error).__name__}: {error}"
-        backend = self.options["backend"]
+        backend = self.options.get("backend", "auto")
         if backend != "auto":
             from fastlstm import backends
 
@@ -245,6 +246,39 @@ def flat(result: tuple[Tensor, tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
     y, state = result
     return y, *state
 
+
+class TorchInt8(TorchLSTM):
+    """What torch.ao.quantization.quantize_dynamic makes of nn.LSTM."""
+
+    name = "quantize_dynamic"
+    devices = ("cpu",)
+    variants = ("plain", "bidirectional", "layers3", "wide", "packed", "lengths")
+
+    def build(self, problem: Problem) -> Runner:
+        from torch.ao.quantization import quantize_dynamic
+
+        runner = super().build(problem)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its deprecation
+            module = quantize_dynamic(nn.Sequential(runner.module.eval()), {nn.LSTM})[0]
+        return Runner(module, self.forward_of(module, problem))
+
+
+class FastInt8(FastLSTM):
+    """FastLSTM with weight_dtype=torch.int8."""
+
+    devices = ("cpu",)
+
+    def __init__(self) -> None:
+        self.options = {"weight_dtype": torch.int8}
+
+
+class ControlInt8(TorchInt8):
+    name = Control.name
+
+
+# The peers of a problem in float32 with int8 weights.
+INT8_PEERS: dict[str, Peer] = {peer.name: peer for peer in (TorchInt8(), FastInt8(), ControlInt8())}
 
 PEERS: dict[str, Peer] = {
     peer.name: peer for peer in (TorchLSTM(), CellLoop(), FastLSTM(), Control())

@@ -55,7 +55,7 @@ _KINDS = {
     "gpu": (_GPU_ROW_KEYS, _GPU_KEYS),
     "products": (_PRODUCT_ROW_KEYS, _PRODUCT_KEYS),
     "peers": (_ROW_KEYS, _PEER_KEYS),
-    "errors": (_ERROR_ROW_KEYS, {"results": float, "gradients": float, "worst": dict}),
+    "errors": (_ERROR_ROW_KEYS, {"results": float, "worst": dict}),
 }
 _TOP_KEYS = {
     "schema": int,

@@ -13,7 +13,7 @@ CORE_T = (64, 128, 512)
 CORE_N = (1, 16, 64, 256)
 CORE_H = (64, 128, 256, 512, 1024)
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16", "int8")  # int8: of the weights, for inference
 MODES = ("infer", "train")
 
 # A packed batch keeps this share of its (t, n) positions: lengths are spread evenly from T/4 to T.
@@ -144,6 +144,7 @@ def parse_shapes(texts: Iterable[str]) -> list[Case]:
 
 # A call of nn.LSTM on two AVX-512 cores, roughly: enough to choose a list, never a measurement.
 _NOMINAL_GFLOPS = {"float32": 60.0, "bfloat16": 45.0, "float16": 55.0, "float64": 20.0}
+_NOMINAL_GFLOPS["int8"] = 60.0
 _NOMINAL_STEP_SECONDS = {"infer": 5e-6, "train": 20e-6}
 CALLS_PER_CELL = (
     14  # two peers, each once for the check, once to warm up and at least five times measured
@@ -208,7 +209,7 @@ def trim(
     rest from the corners inwards and takes each one that still fits. Cheap configurations therefore
     reach larger cases than dear ones.
     """
-    configs = list(product(dtypes, modes, threads))
+    configs = _configurations(dtypes, modes, threads)
     chosen = []
     for config in configs:
         share = left = seconds / len(configs)
@@ -235,4 +236,13 @@ def all_cells(
     cases: Sequence[Case], dtypes: Sequence[str], modes: Sequence[str], threads: Sequence[int]
 ) -> list[Cell]:
     """Every case in every configuration."""
-    return [Cell(*each) for each in product(cases, dtypes, modes, threads)]
+    found = product(cases, _configurations(dtypes, modes, threads))
+    return [Cell(case, *config) for case, config in found]
+
+
+def _configurations(
+    dtypes: Sequence[str], modes: Sequence[str], threads: Sequence[int]
+) -> list[tuple[str, str, int]]:
+    """All but training with int8 weights, which have no gradients."""
+    every = product(dtypes, modes, threads)
+    return [each for each in every if each[:2] != ("int8", "train")]

@@ -88,9 +88,12 @@ def peer_rows(args: argparse.Namespace, rates: floor.Machine) -> list[dict]:
     """
     cases = engine_rounds.cases()
     rates.measure_peaks(args.dtype, args.threads)
-    measured = engine_rounds.run(cases, args.threads, args.cell_seconds or 2.0)
-    total = len(cases) * len(args.threads)
-    return with_progress(measured, total, engine_rounds.label, engine_rounds.outcome)
+    rows = []
+    for dtype in args.dtype:
+        measured = engine_rounds.run(cases, args.threads, args.cell_seconds or 2.0, dtype)
+        total = len(cases) * len(args.threads)
+        rows += with_progress(measured, total, engine_rounds.label, engine_rounds.outcome)
+    return rows
 
 
 def with_progress(rows: Iterable, total: int, label: Callable, outcome: Callable) -> list:
@@ -140,6 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     left_out = 0
     if args.longest is not None and not args.full:
         parser.error("longest: goes with --full; other lists are as long as they are")
+    if "int8" in args.dtype and (args.memory or args.products):
+        parser.error("dtype: int8 goes with --peers and with lists of shapes; it is for inference")
     if args.busy < 0:
         parser.error(f"busy: got {args.busy}, expected a number of processes")
     if args.memory:
@@ -153,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with busy.processes(args.busy):
             rows = product_rows(args, rates)
     elif args.peers:
-        args.dtype, args.mode = ["float32"], ["infer"]
+        args.dtype, args.mode = engine_rounds.dtypes(args.dtype), ["infer"]
         with busy.processes(args.busy):
             rows = peer_rows(args, rates)
     else:

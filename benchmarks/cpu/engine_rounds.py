@@ -21,6 +21,7 @@ from dataclasses import asdict
 from benchmarks.common.machine import ROOT
 from benchmarks.common.shapes import Case
 from benchmarks.common.timing import MIN_REPS, paired_ratio, spread
+from benchmarks.cpu import int8_engines
 from benchmarks.cpu.engines import ENGINES, FAST, FAST_STORED
 
 # T, N, I, H: a call of one step, streams of one row, small batches and a larger one.
@@ -36,12 +37,19 @@ SHAPES = (
     (90, 24, 80, 160),
     (75, 48, 384, 384),
 )
-OURS = (FAST, FAST_STORED)
+OURS = {"float32": (FAST, FAST_STORED), "int8": int8_engines.OURS}
+NAMES = {"float32": tuple(ENGINES), "int8": tuple(int8_engines.ENGINES)}
 BURST_SECONDS = 0.02
 MOST_ROUNDS = 25
 # After a burst of several threads, so that the pool's waiting threads have gone to sleep.
 REST_SECONDS = 0.01
 ANSWER_SECONDS = 300.0
+
+
+def dtypes(asked: Sequence[str]) -> list[str]:
+    """Those of weights that engines are compared with: float32 unless int8 alone is asked for."""
+    found = [dtype for dtype in NAMES if dtype in asked]
+    return found or ["float32"]
 
 
 def cases() -> list[Case]:
@@ -94,37 +102,46 @@ def run(
     given: Sequence[Case],
     threads: Sequence[int],
     seconds: float,
-    names: Sequence[str] = tuple(ENGINES),
+    dtype: str = "float32",
 ) -> Iterator[dict[str, object]]:
-    """A row for each thread count and case; ``seconds``: for all rounds of a case."""
+    """A row for each thread count and case; ``seconds``: for all rounds of a case. dtype: that of
+    the weights, "float32" or "int8"."""
     for count in threads:
-        with started(names, count) as engines:
+        with started(NAMES[dtype], count) as engines:
             for case in given:
-                yield measured_row(case, count, engines, seconds)
+                yield measured_row(case, count, engines, seconds, dtype)
 
 
 def measured_row(
-    case: Case, threads: int, engines: Mapping[str, Engine], seconds: float
+    case: Case,
+    threads: int,
+    engines: Mapping[str, Engine],
+    seconds: float,
+    dtype: str = "float32",
 ) -> dict[str, object]:
-    """``times`` (of rounds) and ``budget_used`` by engine; ``notes``: why one is missing;
-    ``ratios``: FastLSTM's against the best of the others. It failed if that is not there.
+    """``times`` (of rounds) and ``budget_used`` by engine, with int8 weights ``relative_errors``;
+    ``notes``: why one is missing; ``ratios``: FastLSTM's against the best of the others. It failed
+    if that is not there.
     """
-    row = {**asdict(case), "dtype": "float32", "mode": "infer", "threads": threads}
+    ours = OURS[dtype]
+    row = {**asdict(case), "dtype": dtype, "mode": "infer", "threads": threads}
     row |= {"device": "cpu", "status": "ok", "error": None}
     answers = {name: engine.ask(case=asdict(case)) for name, engine in engines.items()}
     notes = {name: each["error"] for name, each in answers.items() if "error" in each}
     row["budget_used"] = {n: each["budget_used"] for n, each in answers.items() if n not in notes}
+    errors = {n: each["relative_error"] for n, each in answers.items() if "relative_error" in each}
+    row |= {"relative_errors": errors} if errors else {}
     here = {name: engine for name, engine in engines.items() if name not in notes}
     times = take_turns(here, threads, seconds, notes)
     row |= {"notes": notes, "times": {name: spread(each) for name, each in times.items()}}
-    others = [name for name in times if name not in OURS]
-    if FAST not in times or not others:
-        reason = notes.get(FAST, "no other engine runs: " + "; ".join(notes.values()))
+    others = [name for name in times if name not in ours]
+    if ours[0] not in times or not others:
+        reason = notes.get(ours[0], "no other engine runs: " + "; ".join(notes.values()))
         return row | {"status": "failed", "error": reason, "ratios": {}}
     best = min(others, key=lambda name: row["times"][name]["median_s"])
     row["ratios"] = {
         name: {"of": best, **paired_ratio(times[best], times[name])}
-        for name in OURS
+        for name in ours
         if name in times
     }
     return row
@@ -155,11 +172,12 @@ def take_turns(
 
 
 def label(row: dict) -> str:
-    return f"{row['T']},{row['N']},{row['I']},{row['H']} x{row['threads']}"
+    dtype = "" if row["dtype"] == "float32" else f" {row['dtype']}"
+    return f"{row['T']},{row['N']},{row['I']},{row['H']}{dtype} x{row['threads']}"
 
 
 def outcome(row: dict) -> str:
     if row["status"] == "failed":
         return row["error"]
-    ratio = row["ratios"][FAST]
+    ratio = row["ratios"][OURS[row["dtype"]][0]]
     return f"{ratio['ratio']:.2f} of {ratio['of']}"

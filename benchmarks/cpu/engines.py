@@ -4,7 +4,8 @@
 reads requests, a line of JSON each, and answers each with a line.
 
     {"case": {...}}      build it with the weights and input of that case's `peers.Problem` and hold
-                         its result to float64 (check.py) -> {"budget_used": ...}
+                         its result to float64 (check.py) -> {"budget_used": ...}, of those with
+                         int8 weights (int8_engines.py) also {"relative_error": ...}
     {"seconds": ...}     call it for so long             -> {"times": [...]} in seconds
 
 An answer {"error": ...} says why not. The oracle of stored bfloat16 weights has the rounded
@@ -140,6 +141,13 @@ ENGINES: dict[str, Callable[[Problem, int], Call]] = {
 PACKAGES = {ONNX_RUNTIME: ("onnxruntime", "onnx"), OPENVINO: ("openvino", "onnx")}
 
 
+def every_engine() -> dict[str, Callable[[Problem, int], Call]]:
+    """Those with int8 weights too."""
+    from benchmarks.cpu import int8_engines  # which is made of what stands here
+
+    return ENGINES | int8_engines.ENGINES
+
+
 def rounded(problem: Problem) -> Problem:
     """With weight matrices that bfloat16 holds exactly."""
     state = {
@@ -149,19 +157,19 @@ def rounded(problem: Problem) -> Problem:
     return replace(problem, state_dict=state)
 
 
+def results(call: Call) -> dict[str, Tensor]:
+    """Copies, for an engine may give its own buffers."""
+    return {
+        key: torch.as_tensor(value).clone()
+        for key, value in zip(check.STATE_NAMES, call(), strict=True)
+    }
+
+
 @torch.no_grad()
 def checked(name: str, problem: Problem, call: Call) -> float:
     """The largest share of its error budget that the engine uses; `check.WrongResult` above 1."""
     if name == FAST_STORED:
         problem = rounded(problem)
-
-    def results(call: Call) -> dict[str, Tensor]:
-        # Copies: an engine may give its own buffers.
-        return {
-            key: torch.as_tensor(value).clone()
-            for key, value in zip(check.STATE_NAMES, call(), strict=True)
-        }
-
     exact = results(module_call(nn.LSTM, problem.as_float64(), dtype=torch.float64))
     base = check.errors(results(module_call(nn.LSTM, problem)), exact)
     return check.judge(name, results(call), base, exact, problem.dtype)
@@ -186,15 +194,20 @@ class Server:
         self.call: Call | None = None
 
     def answer(self, request: dict) -> dict[str, object]:
+        from benchmarks.cpu import int8_engines
+
         try:
             with torch.no_grad():
                 if "seconds" in request:
                     return {"times": burst(self.call, request["seconds"])}
                 problem = Problem.make(Case(**request["case"]), torch.float32)
-                self.call = ENGINES[self.name](problem, self.threads)
-                return {"budget_used": checked(self.name, problem, self.call)}
+                self.call = every_engine()[self.name](problem, self.threads)
+                if self.name in ENGINES:
+                    return {"budget_used": checked(self.name, problem, self.call)}
+                used, error = int8_engines.checked(self.name, problem, self.call)
+                return {"budget_used": used, "relative_error": error}
         except ImportError as error:
-            if error.name in PACKAGES.get(self.name, ()):
+            if error.name in (PACKAGES | int8_engines.PACKAGES).get(self.name, ()):
                 return {"error": f"{error.name} is not installed: pip install fastlstm[peers]"}
             return {"error": f"ImportError: {error}"}
         except Exception as error:
@@ -204,7 +217,7 @@ class Server:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="serve one engine from this process")
-    parser.add_argument("engine", choices=ENGINES)
+    parser.add_argument("engine", choices=every_engine())
     parser.add_argument("threads", type=int)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

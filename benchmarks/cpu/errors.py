@@ -29,22 +29,32 @@ import torch
 
 from benchmarks.common import stand_ins
 from benchmarks.common.machine import ROOT
+from benchmarks.common.peers import Problem
 from benchmarks.common.precision import fp32_precision
+from benchmarks.common.shapes import Case
+from benchmarks.cpu import engines, int8_engines
 
 NN_LSTM = "nn.LSTM"
 ISAS = ("generic", "avx2", "avx512", "amx")
 STORED = "float32, bfloat16 weights"  # FastLSTM's weight_dtype; the oracle's are as they were
+INT8, INT8_WEIGHTS = "float32, int8", "float32, int8 weights only"
+# Others whose weights are int8, and so they have rows of that kind alone.
+QUANTISED = {"torch's quantize_dynamic": int8_engines.TORCH}
+QUANTISED["ONNX Runtime's quantize_dynamic"] = int8_engines.ONNX_RUNTIME
 # What float32 is on a GPU, in full or with products of tf32; and the other dtypes.
 KINDS = {
     "float64": (torch.float64, "ieee"),
     "float32": (torch.float32, "ieee"),
     "tf32": (torch.float32, "tf32"),
     STORED: (torch.float32, "ieee"),
+    INT8: (torch.float32, "ieee"),
+    INT8_WEIGHTS: (torch.float32, "ieee"),
     "bfloat16": (torch.bfloat16, "ieee"),
     "float16": (torch.float16, "ieee"),
 }
 # Roundoff of what products are made of, in whose units errors are also given.
 ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "tf32": 2.0**-11}
+ROUNDOFF |= {INT8: 2.0**-8, INT8_WEIGHTS: 2.0**-8}  # half a level of 127
 ROUNDOFF |= {STORED: 2.0**-8, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 T, N, I, H = 48, 7, 24, 40  # on AMX, fewer rows would go another way
 PROBLEMS = {
@@ -78,8 +88,10 @@ def contenders() -> list[Contender]:
     found = [Contender(NN_LSTM, "cpu"), Contender("reference", "cpu")]
     if native.load() is None:
         best = native.cpu_isa()
-        isas = ISAS[: ISAS.index(best) + 1] if best in ISAS else (best,)
-        if best == "avx512":
+        # VNNI changes nothing but 8-bit weights.
+        plain = {"avxvnni": "avx2", "avx512vnni": "avx512"}.get(best, best)
+        isas = ISAS[: ISAS.index(plain) + 1] if plain in ISAS else (plain,)
+        if plain == "avx512":
             # What is not chosen by itself, and AMX's numbers without its instructions.
             isas += ("avx512bf16", "amx-emulated")
         found += [Contender("cpu", "cpu", isa) for isa in isas]
@@ -87,7 +99,8 @@ def contenders() -> list[Contender]:
     if gpu:
         found.append(Contender(NN_LSTM, "gpu"))
     names = [row.name for row in table.TABLE if row.name in stand_ins.BACKENDS]
-    return found + [Contender(name, "gpu" if gpu else "simulated") for name in names]
+    found += [Contender(name, "gpu" if gpu else "simulated") for name in names]
+    return found + [Contender(name, "cpu") for name in QUANTISED]
 
 
 def measure(contender: Contender, kind: str) -> dict[str, object]:
@@ -107,18 +120,40 @@ def measure(contender: Contender, kind: str) -> dict[str, object]:
             module.backend = contender.backend
             if kind == STORED:
                 module.weight_dtype = torch.bfloat16
+            if kind in (INT8, INT8_WEIGHTS):
+                module.weight_dtype = torch.int8
+                module.weight_only = kind == INT8_WEIGHTS
+            asked = {"gradients": kind not in (INT8, INT8_WEIGHTS), "dtype": dtype}
             with fp32_precision(products):
                 there = map_tensors(lambda t: t.to(device), given)
-                got = run(module.to(device), *there, dtype=dtype)
+                with torch.set_grad_enabled(asked["gradients"]):
+                    got = run(module.to(device), *there, **asked)
             wide = map_tensors(lambda t: t.double(), given)
-            exact = run(oracle.double(), *wide, dtype=dtype)
+            exact = run(oracle.double(), *wide, **asked)
             errors = relative_errors({k: v.cpu() for k, v in got.items()}, exact)
             for name, error in errors.items():
                 group = "gradients" if name.startswith("d_") else "results"
                 # A NaN counts as the largest, and stays.
                 if not (error <= largest[group] or math.isnan(largest[group])):
                     largest[group], worst[group] = error, f"{name}, {problem}"
+    if not asked["gradients"]:
+        del largest["gradients"]
     return {**largest, "worst": worst}
+
+
+def measure_quantised(contender: Contender) -> dict[str, object]:
+    """`measure` of another's int8, one layer without states: what they all take."""
+    largest = 0.0
+    for draw in range(DRAWS):
+        torch.manual_seed(draw)
+        problem = Problem.make(Case(T, N, I, H), torch.float32)
+        engine = int8_engines.ENGINES[QUANTISED[contender.backend]]
+        with torch.no_grad():
+            got = engines.results(engine(problem, 1))
+            exact = int8_engines.exact_results(problem)
+        for name, value in got.items():
+            largest = max(largest, int8_engines.relative(value, exact[name]))
+    return {"results": largest, "worst": {}}
 
 
 def cannot_run(contender: Contender) -> str | None:
@@ -147,14 +182,19 @@ def rows_of(contender: Contender) -> Iterator[dict[str, object]]:
     if reason:
         yield {**asdict(contender), "kind": "all", "status": "failed", "error": reason}
         return
-    for kind in KINDS:
+    for kind in [INT8] if contender.backend in QUANTISED else KINDS:
         if kind == "tf32" and contender.where == "cpu":
             continue  # the CPU has no such products
         if kind == STORED and contender.backend != "cpu":
             continue  # the others widen the weights first
+        if kind in (INT8, INT8_WEIGHTS) and contender.backend not in ("cpu", *QUANTISED):
+            continue  # the reference is the definition, the GPU's widen the weights
         row = {**asdict(contender), "kind": kind}
         try:
-            yield row | {"status": "ok", **measure(contender, kind)}
+            if contender.backend in QUANTISED:
+                yield row | {"status": "ok", **measure_quantised(contender)}
+            else:
+                yield row | {"status": "ok", **measure(contender, kind)}
         except Exception as error:
             text = str(error).splitlines() or [""]
             yield row | {"status": "failed", "error": f"{type(error).__name__}: {text[0][:200]}"}
@@ -196,7 +236,8 @@ def cells(row: dict) -> tuple[str, str]:
     if row["status"] != "ok":
         return row["error"], ""
     unit = ROUNDOFF[row["kind"]]
-    return tuple(f"{row[g]:.1e} ({row[g] / unit:.1f} u)" for g in ("results", "gradients"))
+    found = [row.get(group) for group in ("results", "gradients")]
+    return tuple("none" if e is None else f"{e:.1e} ({e / unit:.1f} u)" for e in found)
 
 
 def table_rows(rows: Sequence[dict]) -> list[tuple[str, str, str, str]]:

@@ -1,5 +1,5 @@
 """What features cost: ``python -m benchmarks.cpu.features`` (``resets``, ``checkpoints``,
-``cells``).
+``cells``, ``int8``).
 
 resets: a training step of an LSTM with episodes that end inside the sequence, as a policy's: one
 call with reset_mask, beside loops over nn.LSTM and nn.LSTMCell, and beside splitting the sequences
@@ -10,6 +10,9 @@ growth of a fresh process's resident set (memory.py). The input needs no gradien
 
 cells: a training step of a loop over FastLSTMCell, and over FastLSTM.step, beside the same loop
 over nn.LSTMCell, and over nn.LSTM called with one step.
+
+int8: a call without a gradient with weight_dtype=torch.int8, and with weight_only=True too, beside
+the same in float32: time, bytes of the weights, error of the output.
 
 Times are the process's CPU time with one thread, interleaved, so that other processes on the
 machine count as little as they can; each contender is first held to the others' results.
@@ -29,6 +32,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.common.machine import RESULTS, ROOT, describe, load_average
 from benchmarks.common.timing import Task, interleave, paired_ratio, spread, torch_threads
+from benchmarks.cpu import int8_features
 from benchmarks.cpu.memory import CLEAR_REFS, resident_kib
 from fastlstm import FastLSTM, FastLSTMCell
 
@@ -218,7 +222,8 @@ def report(data: dict) -> str:
     machine = data["machine"]
     lines = [
         f"{machine['cpu']}, torch {machine['torch']}, commit {machine['commit']}, {data['date']}; "
-        f"1 thread, float32, training steps, CPU time; load average {data['load']} at the start\n"
+        "1 thread, float32, training steps (int8: calls), CPU time; "
+        f"load average {data['load']} at the start\n"
     ]
     if data["resets"]:
         lines.append(
@@ -248,6 +253,7 @@ def report(data: dict) -> str:
             f"{r['low']:.2f}-{r['high']:.2f} |"
             for r in data["cells"]
         ]
+    lines += int8_features.lines(data["int8"])
     return "\n".join(lines) + "\n"
 
 
@@ -257,7 +263,7 @@ def main(argv=None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", nargs="*", help="resets, checkpoints, cells (all)")
+    parser.add_argument("parts", nargs="*", help="resets, checkpoints, cells, int8 (all)")
     parser.add_argument("--seconds", type=float, default=5, help="of each comparison (5)")
     parser.add_argument("--save", metavar="NAME", help="write results/NAME.json and .md")
     parser.add_argument("--grow", type=json.loads, help=argparse.SUPPRESS)
@@ -267,7 +273,12 @@ def main(argv=None) -> int:
         if args.grow:
             print(growth(*args.grow, args.checkpoints or None))
             return 0
-        parts = {"resets": resets, "checkpoints": checkpoints, "cells": cells}
+        parts = {
+            "resets": resets,
+            "checkpoints": checkpoints,
+            "cells": cells,
+            "int8": int8_features.rows,
+        }
         for name in args.parts:
             if name not in parts:
                 parser.error(f"no part is called {name!r}; choose from {', '.join(parts)}")

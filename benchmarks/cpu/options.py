@@ -21,6 +21,7 @@ examples:
   python -m benchmarks --errors                      every backend's distance from float64
   python -m benchmarks --products                    large products beside torch.mm and oneDNN
   python -m benchmarks --peers                       ONNX Runtime and OpenVINO (extra: peers)
+  python -m benchmarks --peers --dtype int8          int8 weights, beside torch's and ONNX Runtime's
   python -m benchmarks --control --quick             nn.LSTM against itself: the machine's noise
   python -m benchmarks --save                        keep the results under CPU and commit
 
@@ -78,8 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--peers",
         action="store_true",
-        help="float32 inference beside ONNX Runtime and OpenVINO, each engine in a process of its "
-        "own; ./run setup bench peers installs them, and without them their column says why",
+        help="inference (--dtype float32, int8) beside ONNX Runtime and OpenVINO, each engine in a "
+        "process of its own; ./run setup bench peers installs them, and without them their column "
+        "says why",
     )
     how = parser.add_argument_group("how to run it")
     how.add_argument(
@@ -88,7 +90,8 @@ def build_parser() -> argparse.ArgumentParser:
         choices=shapes.DTYPES,
         default=["float32", "bfloat16"],
         metavar="DTYPE",
-        help="float32 bfloat16 float16 (default: float32 bfloat16)",
+        help="float32 bfloat16 float16, or int8: int8 weights beside float32, inference alone, "
+        "against torch's quantize_dynamic; with --peers int8 too (default: float32 bfloat16)",
     )
     how.add_argument(
         "--mode",

@@ -196,7 +196,8 @@ def head(result: dict) -> list[str]:
         "packed; N: a factor by rows, T: by columns",
         "peers": "us: the median over rounds of an engine's median in the round; ratio = time of "
         "the best of the others / FastLSTM's, the median over rounds with its 95 % interval, so "
-        "above 1 FastLSTM is faster than all of them; bf16 W: with weight_dtype=torch.bfloat16",
+        "above 1 FastLSTM is faster than all of them; bf16 W: with weight_dtype=torch.bfloat16; "
+        "int8: with weight_dtype=torch.int8, weights only: and weight_only=True",
     }[result["kind"]]
     return [
         f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['flags'])}), "

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.common import check
 from benchmarks.common.machine import available_memory
-from benchmarks.common.peers import PEERS, Peer, Problem, Runner
+from benchmarks.common.peers import INT8_PEERS, PEERS, Peer, Problem, Runner
 from benchmarks.common.shapes import DTYPES, Case, Cell, expected_cell_seconds, expected_seconds
 from benchmarks.common.tables import threads_text
 from benchmarks.common.timing import interleave, paired_ratio, spread, torch_threads
@@ -64,16 +64,17 @@ def chosen_peers(
 
     Raises `NoPeer` with the candidate's reason, or with every reason if no baseline takes it.
     """
-    reason = PEERS[candidate].reject(case, dtype, device)
+    peers = INT8_PEERS if dtype == torch.int8 else PEERS
+    reason = peers[candidate].reject(case, dtype, device)
     if reason:
         raise NoPeer(reason)
-    reasons = {name: peer.reject(case, dtype, device) for name, peer in PEERS.items()}
+    reasons = {name: peer.reject(case, dtype, device) for name, peer in peers.items()}
     others = [
-        PEERS[name] for name in PEERS if reasons[name] is None and name not in (CANDIDATE, CONTROL)
+        peers[name] for name in peers if reasons[name] is None and name not in (CANDIDATE, CONTROL)
     ]
     if not others:
         raise NoPeer("no baseline: " + "; ".join(filter(None, reasons.values())))
-    return others[0], PEERS[candidate], [*others, PEERS[candidate]]
+    return others[0], peers[candidate], [*others, peers[candidate]]
 
 
 def checkable(case: Case, mode: str) -> Case:
@@ -106,6 +107,8 @@ class Bench:
     ) -> None:
         torch_dtype = getattr(torch, dtype)
         self.base, self.candidate, self.peers = chosen_peers(case, torch_dtype, device, candidate)
+        if torch_dtype == torch.int8:  # of the weights, beside float32
+            torch_dtype = torch.float32
         self.problem = Problem.make(case, torch_dtype, device)
         self.runners = self.build(self.problem)
         mode = "train" if "train" in modes else "infer"
@@ -116,8 +119,9 @@ class Bench:
         )
         self.check_runners = self.runners if checked == case else self.build(self.check_problem)
         exact = self.check_problem.as_float64()
+        base = PEERS["nn.LSTM"] if dtype == "int8" else self.base
         with torch_threads(most_threads):
-            self.reference = check.results(self.base.build(exact), exact, mode)
+            self.reference = check.results(base.build(exact), exact, mode)
 
     def build(self, problem: Problem) -> dict[str, Runner]:
         return {peer.name: peer.build(problem) for peer in self.peers}

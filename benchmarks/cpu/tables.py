@@ -7,11 +7,15 @@ from itertools import groupby
 
 from benchmarks.common.tables import Table, threads_text
 from benchmarks.common.timing import geometric_mean
+from benchmarks.cpu import int8_engines
 from benchmarks.cpu.engines import FAST, FAST_STORED
 from benchmarks.cpu.products import OWN, PACKED
 
 # The lanes of FastLSTM beside other engines, as columns call them.
-LANES = {FAST: "FastLSTM", FAST_STORED: "bf16 W"}
+LANES = {
+    "float32": {FAST: "FastLSTM", FAST_STORED: "bf16 W"},
+    "int8": {int8_engines.FAST: "FastLSTM", int8_engines.FAST_WEIGHTS: "weights only"},
+}
 
 
 def judged(value: float, target: float | None) -> list[str]:
@@ -85,11 +89,13 @@ def with_interval(row: dict, lane: str) -> str:
 
 
 def peer_tables(rows: Sequence[dict], summary: Sequence[dict]) -> list[Table]:
-    """One per thread count: us of every engine, and FastLSTM's ratio to the best of the others."""
-    made, names = [], present(rows, "times")
-    for threads, grouped in groupby(rows, lambda row: row["threads"]):
-        lines, ratios = [], []
-        for row in grouped:
+    """One per thread count: us of every engine, and FastLSTM's ratio to the best of the others;
+    with int8 weights their errors too."""
+    made = []
+    for (dtype, threads), grouped in groupby(rows, _config):
+        group, lines, ratios = list(grouped), [], []
+        names, lanes = present(group, "times"), LANES[dtype]
+        for row in group:
             if row["status"] == "failed":
                 lines.append([sizes(row), *[""] * (len(names) + 1), row["error"]])
                 ratios.append(None)
@@ -98,12 +104,30 @@ def peer_tables(rows: Sequence[dict], summary: Sequence[dict]) -> list[Table]:
                 microseconds(row["times"][n]["median_s"]) if n in row["times"] else ""
                 for n in names
             ]
-            lines.append([sizes(row), *cells, *(with_interval(row, lane) for lane in LANES)])
-            ratios.append(row["ratios"][FAST]["ratio"])
-        columns = [LANES.get(name, name) for name in names]
-        header = ["T,N,I,H", *columns, *(f"{name}: ratio" for name in LANES.values())]
-        made.append((f"us, float32, infer, {threads_text(threads)}", header, lines, ratios))
+            lines.append([sizes(row), *cells, *(with_interval(row, lane) for lane in lanes)])
+            ratios.append(row["ratios"][next(iter(lanes))]["ratio"])
+        columns = [lanes.get(name, name) for name in names]
+        header = ["T,N,I,H", *columns, *(f"{name}: ratio" for name in lanes.values())]
+        made.append((f"us, {dtype}, infer, {threads_text(threads)}", header, lines, ratios))
+        made += error_tables(group, lanes)
     return [*made, *notes_table(rows, "cells"), peer_summary_table(summary)]
+
+
+def _config(row: dict) -> tuple[str, int]:
+    return row["dtype"], row["threads"]
+
+
+def error_tables(rows: Sequence[dict], lanes: dict[str, str]) -> list[Table]:
+    """The errors of engines with int8 weights; none for others."""
+    names = present(rows, "relative_errors")
+    if not names:
+        return []
+    lines = []
+    for row in rows:
+        errors = row.get("relative_errors", {})
+        lines.append([sizes(row), *(f"{errors[n]:.1e}" if n in errors else "" for n in names)])
+    header = ["T,N,I,H", *(lanes.get(name, name) for name in names)]
+    return [("largest error of the output / its largest number", header, lines, [None] * len(rows))]
 
 
 def summarize_peers(rows: Sequence[dict]) -> list[dict[str, object]]:
@@ -111,9 +135,9 @@ def summarize_peers(rows: Sequence[dict]) -> list[dict[str, object]]:
     ratios to the best of the others, the least and where.
     """
     entries = []
-    for threads, grouped in groupby(rows, lambda row: row["threads"]):
+    for (dtype, threads), grouped in groupby(rows, _config):
         group = list(grouped)
-        for lane in (FAST, FAST_STORED):
+        for lane in LANES[dtype]:
             good = [row for row in group if lane in row["ratios"]]
             entry = {"threads": threads, "lane": lane, "cells": len(good)}
             entry["missing"] = len(group) - len(good)

@@ -1,5 +1,4 @@
-// Marks functions that every compiled backend takes into its own code: they are compiled for each instruction set and
-// for GPUs.
+// Marks functions that are inlined into every compiled backend: compiled for each instruction set, and for GPUs.
 #pragma once
 
 #if defined(__CUDACC__)

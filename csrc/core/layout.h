@@ -1,4 +1,4 @@
-// Lays the arrays of a workspace out one after the other: first with no memory, to learn the size, then on it.
+// Places the arrays of a workspace one after the other: first without memory, to learn the size, then in it.
 #pragma once
 
 #include <cstddef>

@@ -1,8 +1,8 @@
 // The LSTM cell, forward and backward, once for every compiled backend.
 //
-// V is a number or a vector of numbers in the accumulation type; M gives `sigmoid(V)` and `tanh(V)`. Gates i, f, g, o;
-// the equations stand in fastlstm/reference/lstm.py. Included inside the namespace of its user, so that it is compiled
-// for that user's instruction set.
+// V is a number or a vector of numbers in the accumulation type; M gives `sigmoid(V)` and `tanh(V)`. Gates are i, f, g,
+// o; the equations are in fastlstm/reference/lstm.py. Included inside its user's namespace, so that it is compiled for
+// the user's instruction set.
 #pragma once
 
 #include "core/inline.h"
@@ -17,7 +17,7 @@ struct CellState {
   V c, h;
 };
 
-// Activates `gates` in place (pre-activations in, activated gates out) and gives c.
+// Activates `gates` in place (pre-activations in, activated gates out) and returns c.
 template <class M, class V>
 FASTLSTM_INLINE V lstm_cell_state(Gates<V>& gates, const V& c_in) {
   gates.i = M::sigmoid(gates.i);
@@ -27,13 +27,13 @@ FASTLSTM_INLINE V lstm_cell_state(Gates<V>& gates, const V& c_in) {
   return gates.f * c_in + gates.i * gates.g;
 }
 
-// h, before any projection, of the activated output gate.
+// h before any projection, from the activated output gate and c.
 template <class M, class V>
 FASTLSTM_INLINE V lstm_cell_hidden(const V& o, const V& c) {
   return o * M::tanh(c);
 }
 
-// Both in one.
+// Both: activates `gates` in place and returns c and h.
 template <class M, class V>
 FASTLSTM_INLINE CellState<V> lstm_cell_forward(Gates<V>& gates, const V& c_in) {
   CellState<V> out;
@@ -48,8 +48,8 @@ struct CellGradient {
   V c_in;
 };
 
-// From the activated gates, tanh(c) and c_in of the step, the gradient dh of (unprojected) h, and dc, what arrived at c
-// from elsewhere: the later step and the returned cell sequence.
+// The gradients of one step. `gates` are activated; c_in is the cell state that entered; dh is the gradient of h before
+// any projection; dc is the gradient of c from the later step and from the returned cell sequence.
 template <class V>
 FASTLSTM_INLINE CellGradient<V> lstm_cell_backward(const Gates<V>& gates, const V& tanh_c, const V& c_in, const V& dh,
                                                    const V& dc) {

@@ -1,4 +1,4 @@
-// What a recurrence is made of, for every compiled backend: its sizes and the types of its tensors.
+// Sizes and dtypes of a recurrence, for every compiled backend.
 //
 // T steps, N rows, D directions, H hidden units, P outputs (H without a projection). "wide" is the accumulation type:
 // float for the 16-bit types, else the type itself.

@@ -1,9 +1,9 @@
-// The steps of a variant's directions: a call of one direction may be of the reverse one alone, which plain calls never
-// are. Included inside the namespace of its user, after steps.h.
+// The steps of a variant's directions. Unlike a plain call, a variant's call of one direction may be of the reverse
+// one. Included inside its user's namespace, after steps.h.
 #pragma once
 
 struct VariantSteps : Steps {
-  int first;  // which direction the call's 0 is
+  int first;  // the direction that is number 0 of the call
 
   FASTLSTM_INLINE bool cut_entering(int d, int64_t t, int64_t row, int64_t length) const {
     return Steps::cut_entering(first + d, t, row, length);

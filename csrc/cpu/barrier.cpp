@@ -14,9 +14,10 @@ namespace fastlstm {
 
 namespace {
 
-// How long a wait spins before it sleeps: a wake-up's time, from the call to the first instruction after it, as seen
-// lately; to spin for as long before sleeping costs at most twice what the better of both would. Never less than
-// kLeast: workers of a step differ by some microseconds at every meeting, and slept through them (benchmarks/log.md).
+// How long a wait spins before it sleeps: as long as waking a thread took lately, from the call to the first
+// instruction after it. Spinning that long before sleeping costs at most twice the better of the two. Never less than
+// kLeast: workers of a step differ by some microseconds at every meeting, and would sleep through them
+// (benchmarks/log.md).
 class WakeUp {
  public:
   int64_t ns() const { return ns_.load(std::memory_order_relaxed); }
@@ -28,7 +29,7 @@ class WakeUp {
 
  private:
   static constexpr int64_t kLeast = 50'000, kMost = 200'000;
-  std::atomic<int64_t> ns_{kLeast};  // until a longer one was seen
+  std::atomic<int64_t> ns_{kLeast};  // until a longer one is seen
 };
 
 WakeUp wake_up;

@@ -1,5 +1,5 @@
-// Where the workers of a group meet. A wait looks a few times, then spins for 50 us or as long as a sleeping thread
-// takes to be woken, then sleeps, so that whoever holds it up can have its core.
+// Barrier of a group's workers. A wait checks a few times, then spins (50 us, or as long as waking a thread takes
+// here), then sleeps, so that the worker it waits for can have its core.
 #pragma once
 
 #include <atomic>
@@ -7,14 +7,14 @@
 
 namespace fastlstm {
 
-// On a monotonic clock.
+// Monotonic clock.
 int64_t now_ns();
 
-// What this thread has waited at barriers so far, but for the first looks.
+// Time this thread has waited at barriers so far, without the first checks.
 int64_t& waited_ns();
 
-// The count of arrivals only grows, and may wrap: targets are compared by distance. A worker that runs ahead disturbs
-// nobody. A worker may stand for several where there are fewer of them than shares: it then arrives for all of them.
+// The count of arrivals only grows and may wrap, so targets are compared by distance; a worker that runs ahead does no
+// harm. With fewer workers than shares, one worker stands for several and arrives for all of them.
 class alignas(64) Barrier {
  public:
   void arrive_and_wait(int arriving, int64_t target) {
@@ -22,7 +22,7 @@ class alignas(64) Barrier {
     wait(target);
   }
 
-  // `target` is the count at which this arrival's meeting is complete.
+  // `target` is the count at which this meeting is complete.
   void arrive(int arriving, int64_t target) {
     const uint32_t count = arrived_.fetch_add(arriving) + arriving;
     if (reached(count, target) && sleepers_.load() > 0) wake();
@@ -51,7 +51,7 @@ class alignas(64) Barrier {
   void wait_long(int64_t target);
   void wake();
 
-  std::atomic<uint32_t> arrived_{0};  // what sleepers sleep on
+  std::atomic<uint32_t> arrived_{0};  // the word that sleepers wait on
   std::atomic<int> sleepers_{0};
   std::atomic<int64_t> woken_ns_{0};
 };

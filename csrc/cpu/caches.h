@@ -1,5 +1,4 @@
-// What a core's second-level cache holds. Whatever is sized by it is so for the whole process: results repeat from one
-// to the next.
+// Size of a core's second-level cache. It is read once for the process, so that results repeat from call to call.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +9,7 @@
 
 namespace fastlstm {
 
-// As the processor reports it; 512 KiB, of which few cores have less, where it does not.
+// As the processor reports it; where it does not, 512 KiB: few cores have less.
 inline int64_t second_level_bytes() {
   static const int64_t bytes = [] {
     int64_t reported = 0;
@@ -24,8 +23,8 @@ inline int64_t second_level_bytes() {
   return bytes;
 }
 
-// One worker's weights above this are streamed from the third-level cache at every step: beside them lie states and
-// gates.
+// Up to this size one worker's weights stay in the second-level cache, beside states and gates; larger ones are
+// streamed from the third-level cache at every step.
 inline int64_t resident_bytes() { return second_level_bytes() / 4 * 3; }
 
 }  // namespace fastlstm

@@ -31,7 +31,7 @@ bool contains(const std::vector<std::string>& parts, const char* name) {
   return std::find(parts.begin(), parts.end(), name) != parts.end();
 }
 
-// The first words of a file, as numbers; "max" and what is not there are -1.
+// The first two words of a file as numbers; -1 for "max" and for what is missing.
 std::vector<double> numbers_in(const std::string& path) {
   std::ifstream file(path);
   std::vector<double> numbers(2, -1);
@@ -42,7 +42,7 @@ std::vector<double> numbers_in(const std::string& path) {
   return numbers;
 }
 
-// Of one group; 0 where it has no quota.
+// Quota of one group; 0 without one.
 double quota_of(const std::string& group, bool v2) {
   double quota, period;
   if (v2) {
@@ -54,7 +54,7 @@ double quota_of(const std::string& group, bool v2) {
   return quota > 0 && period > 0 ? quota / period : 0;
 }
 
-// Where the process is in the hierarchy that has quotas: a line of /proc/self/cgroup is "5:cpu,cpuacct:/path", of v2
+// The process's path in the hierarchy that has quotas. A line of /proc/self/cgroup is "5:cpu,cpuacct:/path", or for v2
 // "0::/path".
 std::string path_of_process(const std::string& root, bool v2) {
   std::ifstream file(root + "/proc/self/cgroup");
@@ -80,7 +80,7 @@ double cores_of_quota(const std::string& root) {
     const bool v2 = dash[1] == "cgroup2";
     if (!v2 && !(dash[1] == "cgroup" && contains(split(dash[3], ','), "cpu"))) continue;
     const std::string mount = root + words[4], top = words[3] == "/" ? "" : words[3];
-    // Inside a container the path may be the host's, of which nothing is mounted but the last part.
+    // Inside a container the path may be the host's, while only its last part is mounted.
     std::string path = path_of_process(root, v2);
     path = path.compare(0, top.size(), top) == 0 ? path.substr(top.size()) : "";
     for (;;) {

@@ -1,7 +1,7 @@
-// After a fork the child has one thread. GNU's OpenMP does not heed that: the pool of workers that the forking thread
-// had is still on record, and its next parallel region, in torch's ops as in the kernels, waits for them for ever. So
-// the pool is dissolved before the fork; parent and child start workers anew at their next region, and both keep their
-// thread count. LLVM's and Intel's runtimes do so by themselves.
+// After a fork the child has one thread. GNU's OpenMP does not notice: it still has the pool of the forking thread on
+// record, and the next parallel region, in torch's ops as in the kernels, waits for its workers for ever. So the pool
+// is dissolved before the fork; parent and child start new workers at their next region, and both keep their thread
+// count. LLVM's and Intel's runtimes handle forks themselves.
 #include "cpu/openmp.h"
 
 #if defined(__linux__)
@@ -24,11 +24,11 @@ namespace {
 
 struct Runtime {
   OpenMP openmp{};
-  int (*pause_all)(int) = nullptr;  // of GNU's runtime
+  int (*pause_all)(int) = nullptr;  // GNU's runtime only
   bool survives_forks = true;       // there is none, or one that needs no help
 
   Runtime() {
-    // The one that libtorch_cpu.so uses: others may be in the process.
+    // The runtime that libtorch_cpu.so uses: the process may have others.
     void* torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
     const auto find = [&](const char* name) { return dlsym(torch != nullptr ? torch : RTLD_DEFAULT, name); };
     openmp.num_procs = reinterpret_cast<int (*)()>(find("omp_get_num_procs"));
@@ -45,8 +45,8 @@ const Runtime& runtime() {
   return found;
 }
 
-// Whether the process is one that was forked and has not become another program since. What its pool was then is not
-// known, and to dissolve one that is gone would hang.
+// Whether the process was forked and has run the same program since. The state of its pool is then not known, and
+// dissolving one that is gone would hang.
 bool was_forked() {
   constexpr unsigned kForkedNoExec = 0x40;  // PF_FORKNOEXEC
   unsigned flags = 0;
@@ -69,8 +69,8 @@ void in_child() {
   if (dissolved) return;
   pool_is_known = false;
   without_workers() = true;
-  // Torch's own ops too: a thread count of 1 opens no region. (Where Python is told of the fork, it sets that of other
-  // libraries as well: backends/native.py.)
+  // For torch's own ops too: with a thread count of 1 they open no region. (Where Python is told of the fork, it also
+  // sets the counts of other libraries: backends/native.py.)
   if (runtime().openmp.set_num_threads != nullptr) runtime().openmp.set_num_threads(1);
 }
 

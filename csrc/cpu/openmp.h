@@ -1,9 +1,9 @@
-// What is asked of the OpenMP runtime that torch has brought into the process, and what it needs at a fork.
+// The functions of torch's OpenMP runtime that are used here, and its handling at a fork.
 #pragma once
 
 namespace fastlstm {
 
-// Each null where it is not found: torch may be built without OpenMP, and nothing here is linked to it.
+// Each null if not found: torch may be built without OpenMP, and this library is not linked to it.
 struct OpenMP {
   int (*num_procs)();
   void (*set_num_threads)(int);  // the calling thread's
@@ -11,8 +11,8 @@ struct OpenMP {
 
 const OpenMP& openmp();
 
-// Whether this thread came through a fork with a pool of workers that are not there any more: it may open no parallel
-// region, which would wait for them for ever.
+// Whether a fork left this thread with a pool whose workers no longer exist. It must not open a parallel region, which
+// would wait for them for ever.
 bool& without_workers();
 
 }  // namespace fastlstm

@@ -15,7 +15,7 @@ struct Region {
   void* const context;
   const int64_t shares;
   Barrier finish{};
-  // The caller's:
+  // The caller's part:
   int64_t own = 0, began = 0, ended = 0, waited = 0;
 
   void run(int64_t begin, int64_t end) {
@@ -34,8 +34,8 @@ struct Region {
   }
 };
 
-// OpenMP's thread count, for a while: with more threads than the cores allowed, those without a share would take the
-// cores from the others.
+// Sets OpenMP's thread count for a while: with more threads than cores, threads without a share would take cores from
+// the others.
 class TeamSize {
  public:
   TeamSize(int asked, int planned) : asked_(asked), changed_(planned < asked && openmp().set_num_threads != nullptr) {
@@ -74,7 +74,7 @@ void run_by_team(ParallelFor team, int asked, int64_t n, void (*fn)(int64_t, int
         [](int64_t begin, int64_t end, void* p) {
           auto& r = *static_cast<Region*>(p);
           r.run(begin, end);
-          // The caller waits here rather than in the framework, which spins for milliseconds.
+          // The caller waits here, and not in the framework, which spins for milliseconds.
           if (begin == 0) r.finish.wait(r.shares);
         },
         &region);

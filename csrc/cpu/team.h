@@ -1,9 +1,8 @@
-// How many workers a call is planned for, and whether its parts are then run by a team of them or by the calling thread
-// alone.
+// How many workers a call is planned for, and whether a team of them runs its parts or the calling thread alone.
 //
-// The plan of a call, and with it every bit of its results, depends on the number of workers that it is made for, never
-// on who runs the parts. So a thread whose workers keep being late, because others have the cores, may go on alone at
-// any time.
+// The plan, and with it every bit of the results, depends on the number of workers planned for, never on who runs the
+// parts. So a thread whose workers keep being late, because other processes have the cores, may go on alone at any
+// time.
 #pragma once
 
 #include <cstdint>
@@ -12,16 +11,15 @@
 
 namespace fastlstm {
 
-// What sharing has gained, on a clock, against what the caller alone would have taken. Credit is kept up to a limit, so
-// that a hiccup does not count; once it is used up, the calls that follow are run alone until they have taken kPayment
-// times what was lost. Sharing then costs a thread at most a share of 1 / kPayment of its time, however full the
-// machine is, and is tried again soon.
+// The time that sharing has saved against the caller working alone. Credit has an upper limit, and a single delay does
+// not use it up. Once it is negative, calls run alone until they have taken kPayment times what was lost; so sharing
+// costs a thread at most 1 / kPayment of its time on a busy machine, and is tried again soon.
 class Credit {
  public:
   static constexpr int64_t kMost = 50'000'000, kPayment = 20;  // ns
 
   bool good() const { return ns_ >= 0; }
-  // A region of `shares`, `own` of them the caller's, which took it `busy` of `total`.
+  // A region of `shares`, of which the caller ran `own`; these took it `busy` of the `total` time.
   void shared(int64_t total, int64_t busy, int64_t shares, int64_t own) {
     ns_ += busy * shares / own - total;
     if (ns_ > kMost) ns_ = kMost;
@@ -34,11 +32,11 @@ class Credit {
   int64_t ns_ = kMost;
 };
 
-// How many workers a call is planned for where torch's thread count is `asked`: no more than there are cores for, and
-// one in a thread that has no workers (openmp.h).
+// The number of workers to plan for when torch's thread count is `asked`: at most the number of cores, and one in a
+// thread that has no workers (openmp.h).
 int planned_workers(int asked);
 
-// fn over [0, n) as ParallelFor says, by `team` (torch's threads, `asked` of them) or by the caller.
+// fn over [0, n) as ParallelFor says, run by `team` (torch's threads, `asked` of them) or by the caller.
 void run_by_team(ParallelFor team, int asked, int64_t n, void (*fn)(int64_t, int64_t, void*), void* context);
 
 }  // namespace fastlstm

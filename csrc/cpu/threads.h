@@ -1,4 +1,4 @@
-// The framework's threads, and how work that needs no meeting is shared out over them.
+// The framework's threads, and sharing work over them that needs no barrier.
 #pragma once
 
 #include <algorithm>
@@ -6,7 +6,7 @@
 
 namespace fastlstm {
 
-// fn(begin, end, context) over [0, n) in chunks, on the framework's threads.
+// fn(begin, end, context) over parts of [0, n), on the framework's threads.
 using ParallelFor = void (*)(int64_t n, void (*fn)(int64_t, int64_t, void*), void* context);
 
 struct Threads {
@@ -14,8 +14,7 @@ struct Threads {
   ParallelFor parallel_for;
 };
 
-// body(n) for n in [0, count), on as many threads as the plan has workers unless the work (in elements) is too small
-// for that.
+// body(n) for n in [0, count), on as many threads as the plan has workers, fewer if the work (in elements) is small.
 template <class Body>
 void share_out(const Threads& threads, int workers, int64_t count, int64_t work, const Body& body) {
   constexpr int64_t kElementsPerThread = 1 << 15;

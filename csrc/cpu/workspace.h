@@ -1,6 +1,6 @@
-// Scratch memory of a call: blocks that the calling thread keeps for its next call, because fresh pages cost more than
-// the work of a short sequence. What is in use at the same time is of different uses: packed weights and states, gate
-// inputs, and what large products take apart.
+// Scratch memory of a call. The calling thread keeps it for its next call, since fresh pages cost more than the work of
+// a short sequence. Memory that is in use at the same time has different uses: packed weights and states, gate inputs,
+// and what large products pack.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 namespace fastlstm {
 
-// FASTLSTM_POISON=1, for tests: new memory is filled with NaN, so that a number used before it was written shows.
+// With FASTLSTM_POISON=1, for tests, new memory is filled with NaN, so that reading it before it is written shows.
 inline void poison(void* data, size_t bytes) {
   static const bool wanted = [] {
     const char* variable = std::getenv("FASTLSTM_POISON");
@@ -25,7 +25,7 @@ class Workspace {
  public:
   enum Use { kRecurrence, kGates, kProduct, kUses };
 
-  // A block of at least `bytes`, aligned to a cache line; what it holds is left over from earlier calls.
+  // At least `bytes`, aligned to a cache line; the content is left over from earlier calls.
   static char* take(size_t bytes, Use use = kRecurrence) {
     thread_local Workspace blocks[kUses];
     Workspace& kept = blocks[use];

@@ -1,4 +1,5 @@
-// What the families of kernels offer to recurrence.cu. Each is compiled for each policy in a file of its own.
+// The interface of the families of kernels for recurrence.cu. Each family is compiled for each policy in a file of its
+// own.
 #pragma once
 
 #include "cuda/launch.h"
@@ -6,7 +7,7 @@
 
 namespace fastlstm::cuda {
 
-// How a dtype is multiplied: operands.h and float32.h.
+// Policies: how a dtype is multiplied (operands.h, float32.h).
 struct BFloat16Product;
 struct Float16Product;
 struct TF32Product;
@@ -15,9 +16,30 @@ template <class T>
 struct PlainProduct;
 using Float64Product = PlainProduct<double>;
 
-// A family of kernels for a policy and for ForwardArgs or BackwardArgs: what it offers for a call on the current
-// device, with its best shape or with the one of number `only`; the bytes of workspace that the call then needs; and
-// the call itself.
+template <class Policy_>
+struct Chosen {
+  using Policy = Policy_;
+};
+
+// use(Chosen of the policy for a call's dtype).
+template <class Args, class Use>
+auto with_policy(const Args& args, const Use& use) {
+  switch (args.dtype) {
+    case DType::kBFloat16:
+      return use(Chosen<BFloat16Product>());
+    case DType::kFloat16:
+      return use(Chosen<Float16Product>());
+    case DType::kFloat64:
+      return use(Chosen<Float64Product>());
+    case DType::kFloat32:
+      break;
+  }
+  return args.tf32 ? use(Chosen<TF32Product>()) : use(Chosen<Float32Product>());
+}
+
+// A family of kernels for a policy and for ForwardArgs or BackwardArgs. `offer` predicts a call on the current device,
+// with the best shape or with shape number `only`; `workspace` is the bytes that the call then needs; `run` launches
+// it.
 constexpr int kAnyShape = -1;
 #define FASTLSTM_FAMILY(Name)                                                        \
   template <class Policy, class Args>                                                \
@@ -27,10 +49,10 @@ constexpr int kAnyShape = -1;
     static void run(const Args& args, int shape, void* workspace, Launcher& launch); \
   }
 
-// The weights stay on the chip.
+// These keep the weights on the chip.
 FASTLSTM_FAMILY(ClusterKernels);
 FASTLSTM_FAMILY(GridKernels);
-// The same with a projection; those above take none.
+// The same with a projection, which those above do not serve.
 FASTLSTM_FAMILY(ProjectedClusterKernels);
 FASTLSTM_FAMILY(ProjectedGridKernels);
 // A launch for each step: any size and device.
@@ -38,7 +60,7 @@ FASTLSTM_FAMILY(StepKernels);
 
 #undef FASTLSTM_FAMILY
 
-// Which policies the first four have: those on the tensor cores.
+// Whether a policy has the first four families: those on the tensor cores, and float32.
 template <class Policy>
 constexpr bool kOnChip = false;
 template <>

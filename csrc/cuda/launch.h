@@ -1,4 +1,4 @@
-// Launches with their errors: after the first that fails nothing more is launched, and the status names the kernel and
+// Launches with error handling: after the first failure nothing more is launched, and the status names the kernel and
 // the sizes.
 #pragma once
 
@@ -10,8 +10,8 @@
 
 namespace fastlstm::cuda {
 
-// Of the current device; capability is the first digit of its compute capability, shared_bytes what a block can have at
-// most, cooperative whether a launch may ask for all of its blocks at once (parts of a shared GPU may not).
+// Facts about the current device. capability: first digit of the compute capability. shared_bytes: the most that a
+// block can have. cooperative: whether cooperative launches are possible (not on parts of a shared GPU).
 struct DeviceFacts {
   int device = 0, multiprocessors = 1, capability = 0, shared_bytes = 0, cooperative = 0;
 
@@ -23,7 +23,7 @@ struct DeviceFacts {
     cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device);
   }
 
-  // In 48 bits; the same for what answers questions about kernels alike.
+  // A number of 48 bits; devices with equal fingerprints answer questions about kernels alike.
   uint64_t fingerprint() const {
     const auto part = [](int value, int bits) { return static_cast<uint64_t>(value) & ((uint64_t{1} << bits) - 1); };
     return part(device, 9) << 39 | part(cooperative, 1) << 38 | part(multiprocessors, 12) << 26 |
@@ -31,7 +31,7 @@ struct DeviceFacts {
   }
 };
 
-// Allows a kernel this much shared memory; false where the device has not so much, which is no error.
+// Allows a kernel this much shared memory. False if the device has less, which is no error.
 inline bool allow_shared_bytes(const void* kernel, size_t bytes) {
   const auto attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
   const bool fine = cudaFuncSetAttribute(kernel, attribute, static_cast<int>(bytes)) == cudaSuccess;
@@ -46,7 +46,7 @@ class Launcher {
   const Status& status() const { return status_; }
   bool failed() const { return status_.code != 0; }
 
-  // More than 48 KiB of shared memory must be allowed, once for each kernel and device.
+  // More than 48 KiB of shared memory must be allowed once for each kernel and device.
   template <class... Params>
   void allow_shared(const char* name, void (*kernel)(Params...), size_t bytes) {
     if (failed() || bytes <= size_t{48} << 10) return;
@@ -65,7 +65,7 @@ class Launcher {
     configured(name, kernel, config, args...);
   }
 
-  // A launch that is configured but for the stream.
+  // A launch with everything configured except the stream.
   template <class... Params, class... Args>
   void configured(const char* name, void (*kernel)(Params...), cudaLaunchConfig_t& config, const Args&... args) {
     if (failed()) return;
@@ -73,7 +73,7 @@ class Launcher {
     note(name, cudaLaunchKernelEx(&config, kernel, args...));
   }
 
-  // A launch whose blocks all run at once, or none.
+  // A launch whose blocks all run at once, or not at all.
   template <class... Params, class... Args>
   void cooperative(const char* name, void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes,
                    const Args&... args) {
@@ -94,7 +94,7 @@ class Launcher {
     if (!failed()) note(name, cudaMemsetAsync(data, 0, bytes, stream_));
   }
 
-  // For kernels that go over `elements` in strides of the grid.
+  // For kernels that loop over `elements` in strides of the grid.
   template <class... Params, class... Args>
   void over(int64_t elements, const char* name, void (*kernel)(Params...), const Args&... args) {
     constexpr int64_t kThreads = 256, kMostBlocks = 4096;
@@ -106,7 +106,7 @@ class Launcher {
  private:
   void note(const char* name, cudaError_t error) {
     if (error == cudaSuccess) return;
-    cudaGetLastError();  // or the next call of anyone would report it again
+    cudaGetLastError();  // or the next CUDA call of the process would report it again
     status_.code = static_cast<int>(error);
     std::snprintf(status_.text, sizeof status_.text, "%s for T=%lld, N=%lld, D=%lld, H=%lld, P=%lld: %s", name,
                   static_cast<long long>(sizes_.T), static_cast<long long>(sizes_.N), static_cast<long long>(sizes_.D),

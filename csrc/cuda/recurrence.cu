@@ -1,4 +1,6 @@
-// The entry points: which family of kernels takes a call, and which policy multiplies for its dtype.
+// The entry points: which family of kernels takes a call, and which policy multiplies its dtype.
+//
+// torch has made the device current, but for its own CUDA runtime; this library links a runtime of its own.
 
 #include <cstdlib>
 #include <cstring>
@@ -9,29 +11,8 @@ namespace fastlstm::cuda {
 
 namespace {
 
-template <class Policy_>
-struct Chosen {
-  using Policy = Policy_;
-};
-
-// Calls use with the policy for the call's dtype.
-template <class Args, class Use>
-void with_policy(const Args& args, const Use& use) {
-  switch (args.dtype) {
-    case DType::kBFloat16:
-      return use(Chosen<BFloat16Product>());
-    case DType::kFloat16:
-      return use(Chosen<Float16Product>());
-    case DType::kFloat64:
-      return use(Chosen<Float64Product>());
-    case DType::kFloat32:
-      break;
-  }
-  return args.tf32 ? use(Chosen<TF32Product>()) : use(Chosen<Float32Product>());
-}
-
-// Which families may be chosen, and with which shape. FASTLSTM_CUDA_KERNELS names them, such as "step", "cluster grid",
-// or "grid:1" for shape 1 of those for the call's sizes: to compare them, or where one is suspected.
+// Whether a family may be chosen, and with which shape. FASTLSTM_CUDA_KERNELS names them, as in "step", "cluster grid",
+// or "grid:1" for shape 1 of those for the call's sizes: for comparisons, and to avoid a family that may be broken.
 struct Wanted {
   bool family = true;
   int shape = kAnyShape;
@@ -46,7 +27,7 @@ struct Wanted {
   }
 };
 
-// Calls use with each family that there is for the policy, and its kernels.
+// use(family, its kernels) for each family that the policy has.
 template <class Policy, class Args, class Use>
 void visit_families(const Args& args, const Use& use) {
   if constexpr (kOnChip<Policy>) {
@@ -61,7 +42,7 @@ void visit_families(const Args& args, const Use& use) {
   use(Family::kStep, StepKernels<Policy, Args>());
 }
 
-// Calls use with the kernels of one family for the call's dtype.
+// use(the kernels of one family for the call's dtype).
 template <class Args, class Use>
 void with_family(const Args& args, Family which, const Use& use) {
   with_policy(args, [&](auto chosen) {
@@ -71,15 +52,9 @@ void with_family(const Args& args, Family which, const Use& use) {
   });
 }
 
-// torch has made the device the current one, but for its own CUDA runtime: this library has one of its own, linked in.
-template <class Args>
-void enter_device(const Args& args) {
-  cudaSetDevice(args.device);
-}
-
 template <class Args>
 Choice choose_family(const Args& args) {
-  enter_device(args);
+  cudaSetDevice(args.device);
   const DeviceFacts device;
   Choice best;
   with_policy(args, [&](auto chosen) {
@@ -97,7 +72,7 @@ Choice choose_family(const Args& args) {
 
 template <class Args>
 Status run(const Args& args, const Choice& choice, void* workspace, void* stream) {
-  enter_device(args);
+  cudaSetDevice(args.device);
   Launcher launch(args.sizes, stream);
   with_family(args, choice.family, [&](auto kernels) { kernels.run(args, choice.offer.shape, workspace, launch); });
   return launch.status();

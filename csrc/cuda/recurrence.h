@@ -1,69 +1,38 @@
-// What the CUDA recurrence is asked to do: plain device pointers, sizes and strides, and where on failure the reason is
-// found. No torch header here or below.
-//
-// T, N, D, H, P and "wide" as in core/types.h. Every array is contiguous in the order of its shape unless strides are
-// given. The meaning of every argument is that of fastlstm/reference/lstm.py; T and N are at least 1.
+// Arguments of the CUDA kernels, those of core/recurrence_args.h (in device memory; T and N at least 1) and those that
+// only CUDA takes; the choice between families of kernels; and the status of a call. No torch header here or below.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "core/types.h"
+#include "core/recurrence_args.h"
 
 namespace fastlstm::cuda {
 
-// Code 0, or CUDA's error code with a sentence that names the kernel and the sizes.
+// Code 0, or CUDA's error code and a sentence that names the kernel and the sizes.
 struct Status {
   int code = 0;
   char text[320] = {};
 };
 
-struct ForwardArgs {
-  int device;  // where all the memory is
-  Sizes sizes;
-  DType dtype;
-  bool tf32;            // float32: round the factors of products to tf32
-  bool wide_gates;      // gates_x is in the wide type
-  bool wide_states;     // c0 and c_n are in the wide type
-  const void* gates_x;  // [T, N, D, 4H], steps and rows with these strides, in elements
-  int64_t gates_stride_t, gates_stride_n;
-  const void *h0, *c0;                // [D, N, P], [D, N, H]
+// What both passes take besides.
+struct DeviceArgs {
+  int device;                         // where all the memory is
+  bool tf32;                          // float32: round the factors of products to tf32
   const void *weight_hh, *weight_hr;  // [D, 4H, P], [D, P, H] or null
-  const int64_t* lengths;             // [N] or null
-  const bool* reset_mask;             // [T, N] or null
-  void *output, *h_n, *c_n;           // [T, N, D, P], [D, N, P], [D, N, H]
-  void* cells;                        // [T, N, D, H] wide, or null
-  void* gates;                        // [T, N, D, 4H] activated, or null
 };
 
-struct BackwardArgs {
-  int device;
-  Sizes sizes;
-  DType dtype;
-  bool tf32;
-  bool wide_gates;      // dgates_x is in the wide type
-  bool wide_states;     // c0, dh_n, dc_n, dh0 and dc0 are in the wide type
-  const void* doutput;  // [T, N, D, P] with these strides, or null
-  int64_t doutput_stride_t, doutput_stride_n;
-  const void *dh_n, *dc_n;  // [D, N, P], [D, N, H], each or null
-  const void* dcells;       // [T, N, D, H] wide, or null
-  const void* c0;
-  const void *weight_hh, *weight_hr;
-  const void *cells, *gates;  // as the forward left them
-  const int64_t* lengths;
-  const bool* reset_mask;
-  void* dgates_x;   // [T, N, D, 4H]
-  void *dh0, *dc0;  // [D, N, P], [D, N, H]
-  void* dhidden;    // [T, N, D, P] wide, with a projection, else null
-};
+// Directions of gates_x and dgates_x are adjacent: strides.d is 4H.
+struct ForwardArgs : RecurrenceForwardArgs, DeviceArgs {};
+struct BackwardArgs : RecurrenceBackwardArgs, DeviceArgs {};
 
-// The families of kernels, in the order in which they are asked; of equals the first is taken.
+// The families of kernels, in the order in which they are asked; among equal offers the first is taken.
 enum class Family { kCluster, kGrid, kStep };
 
-// What a family predicts for a call with its best shape, in clocks: of each step, and of the call beside its steps.
+// What a family predicts for a call with its best shape, in clocks: for each step, and once for the call.
 struct Offer {
-  int64_t step = -1, once = 0;  // no step: the family cannot take the call
-  int shape = 0;                // which of the family's shapes for these sizes, in the order in which it lists them
+  int64_t step = -1, once = 0;  // step < 0: the family cannot take the call
+  int shape = 0;                // number of the shape among those that the family lists for these sizes
 
   bool possible() const { return step >= 0; }
   double clocks(int64_t T) const {
@@ -74,20 +43,20 @@ struct Offer {
   }
 };
 
-// How a call will run, decided once.
+// How a call runs, decided once.
 struct Choice {
   Family family = Family::kStep;
   Offer offer;
-  size_t workspace = 0;  // bytes of scratch memory that it needs, aligned to 256
+  size_t workspace = 0;  // bytes of scratch memory, aligned to 256
 };
 
-// The least of what the families predict on the call's device, which looks at no array. The environment variable
+// The family that predicts the least time on the call's device; looks at no array. The environment variable
 // FASTLSTM_CUDA_KERNELS names the families that may be chosen; the step kernels take what those cannot.
 Choice choose(const ForwardArgs& args);
 Choice choose(const BackwardArgs& args);
 
-// Launch the whole recurrence on `stream` (a cudaStream_t of the device), and return without waiting. Nothing is
-// allocated and nothing is read back, so a stream that is being captured into a graph will do.
+// Launches the whole recurrence on `stream` (a cudaStream_t of the device) and returns without waiting. Nothing is
+// allocated or read back, so the stream may be captured into a graph.
 Status forward(const ForwardArgs& args, const Choice& choice, void* workspace, void* stream);
 Status backward(const BackwardArgs& args, const Choice& choice, void* workspace, void* stream);
 

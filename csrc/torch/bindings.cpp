@@ -1,5 +1,6 @@
-// Registers the CPU kernels (those for CUDA: cuda.cpp) for the ops whose schemas fastlstm/ops/recurrence.py defines.
-// LibTorch's stable ABI only: one library for every torch from 2.10 on, and no Python in it.
+// Registers the CPU's ops, except those of the recurrence and its variants (recurrence.cpp, variant.cpp) and CUDA's
+// (cuda.cpp, cuda_variant.cpp). Schemas are in the package. LibTorch's stable ABI only: one library for every torch
+// from 2.10 on, without Python.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -16,7 +17,7 @@
 namespace fastlstm {
 static std::string cpu_isa() { return cpu_kernels().isa; }
 
-// JSON, of plain words.
+// A JSON object with plain words as values.
 static std::string cpu_choice_json() {
   const Choice& choice = cpu_choice();
   const auto text = [](const std::string& name, const std::string& value) {
@@ -36,7 +37,7 @@ static double cpu_quota(std::string root) { return cores_of_quota(root); }
 #define FASTLSTM_AS_TEXT(...) #__VA_ARGS__
 #define FASTLSTM_TEXT(...) FASTLSTM_AS_TEXT(__VA_ARGS__)
 
-// Separated by commas; "80" has PTX for all later ones, "90a" is for one alone.
+// Separated by commas. "80" includes PTX for later architectures; "90a" is for that one alone.
 static std::string cuda_architectures() {
 #if defined(FASTLSTM_WITH_CUDA)
   return FASTLSTM_TEXT(FASTLSTM_WITH_CUDA);
@@ -69,13 +70,12 @@ STABLE_TORCH_LIBRARY_IMPL(fastlstm, CompositeExplicitAutograd, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
-  m.impl("lstm_forward", TORCH_BOX(&fastlstm::lstm_forward));
-  m.impl("lstm_backward", TORCH_BOX(&fastlstm::lstm_backward));
   m.impl("lstm_layer_forward", TORCH_BOX(&fastlstm::lstm_layer_forward));
   m.impl("lstm_layer_backward", TORCH_BOX(&fastlstm::lstm_layer_backward));
   m.impl("lstm_step", TORCH_BOX(&fastlstm::lstm_step));
   m.impl("lstm_stack_forward", TORCH_BOX(&fastlstm::lstm_stack_forward));
   m.impl("lstm_stack_backward", TORCH_BOX(&fastlstm::lstm_stack_backward));
+  m.impl("int8_stack", TORCH_BOX(&fastlstm::int8_stack));
   m.impl("lstm_cell", TORCH_BOX(&fastlstm::lstm_cell));
   m.impl("lstm_cell_training_forward", TORCH_BOX(&fastlstm::lstm_cell_training_forward));
   m.impl("lstm_cell_training_backward", TORCH_BOX(&fastlstm::lstm_cell_training_backward));

@@ -1,4 +1,4 @@
-// cpu_product: one of the kernels' own products of large matrices by itself, to be tested and timed beside torch.mm;
+// cpu_product: one product of large matrices by the kernels' own, for tests and to be timed beside torch.mm.
 // cpu_packed: its right factor packed beforehand, as a layer's weights are.
 
 #include "torch/layer_products.h"

@@ -1,6 +1,6 @@
-// What ops on CUDA tensors need of torch beside its tensors: the device, its stream, scratch memory, errors.
+// What ops on CUDA tensors need of torch besides tensors: the device, its stream, scratch memory, errors.
 //
-// With FASTLSTM_SIMT the same code serves CPU tensors, with the kernels run by tests/simt.
+// With FASTLSTM_SIMT the same code serves CPU tensors, and tests/simt runs the kernels.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -10,7 +10,7 @@
 #include "torch/tensors.h"
 
 #if !defined(FASTLSTM_SIMT)
-// Only a torch with CUDA has it; this library is also loaded by others.
+// Only a torch with CUDA has it; any torch may load this library.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
 #endif
 
@@ -23,7 +23,7 @@ struct OnDevice {
   void* stream() const { return nullptr; }
 };
 #else
-// Makes the tensor's device the current one while it lives.
+// Makes the tensor's device current while it lives.
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& t) : index_(t.get_device_index()), guard_(index_) {}
@@ -49,7 +49,7 @@ inline void raise_if_failed(const cuda::Status& status) {
   STD_TORCH_CHECK(status.code == 0, "fastlstm: launching ", static_cast<const char*>(status.text));
 }
 
-// Scratch memory from torch's allocator, which keeps it for the stream's next call and knows about graphs.
+// Scratch memory from torch's allocator, which keeps it for the stream's next call and supports CUDA graphs.
 inline Tensor scratch(const Tensor& like, size_t bytes) {
   return empty_beside(like, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
 }

@@ -79,7 +79,8 @@ class DirectSteps {
   // sequences.
   void leave(int64_t d, int64_t t, const char* h, const char* c, const StepArgs& args, char* y, char* cells) {
     for (int64_t n = 0; n < s_.N; ++n) {
-      char *h_out = static_cast<char*>(args.h_out) + n * h_bytes_, *c_out = static_cast<char*>(args.c_out) + n * c_bytes_;
+      char *h_out = static_cast<char*>(args.h_out) + n * h_bytes_,
+           *c_out = static_cast<char*>(args.c_out) + n * c_bytes_;
       char* y_row = y + ((t * s_.N + n) * s_.D + d) * h_bytes_;
       char* cell_row = cells == nullptr ? nullptr : cells + ((t * s_.N + n) * s_.D + d) * c_bytes_;
       const bool exists = t < length(n);

@@ -1,4 +1,4 @@
-// The rows of a sequence's existing steps as a factor of a product over all of them.
+// The rows of a sequence as a factor of a product over all steps, without what padding holds.
 #pragma once
 
 #include <atomic>
@@ -8,7 +8,7 @@
 
 namespace fastlstm {
 
-// Whether a number is finite: neither infinite nor NaN. Exponents of the 16-bit types are read off their bits.
+// Whether a number is neither infinite nor NaN. For the 16-bit types the exponent bits tell.
 inline bool is_finite(double x) { return std::isfinite(x); }
 inline bool is_finite(float x) { return std::isfinite(x); }
 inline bool is_finite(BFloat16 x) { return (x.bits & 0x7f80) != 0x7f80; }
@@ -34,9 +34,9 @@ inline bool all_finite(const void* row, int64_t count, ScalarType dtype) {
   }
 }
 
-// `rows_of`, with zeros in the place of what does not exist and is not finite. The other factor has zeros for rows that
-// do not exist, so finite numbers there add nothing, and 0 * NaN would. Only these rows are read for it, just before
-// the product reads them; nothing is written or copied unless one of them holds such a number.
+// `rows_of`, with zeros in place of padding that is not finite. The other factor has zeros in the rows of padding:
+// finite numbers there add nothing, but 0 * NaN would. Only padding is read for this, just before the product reads it;
+// nothing is written or copied unless it holds such a number.
 inline Matrix existing_rows_of(const Tensor& sequence, int64_t t, int64_t steps, const int64_t* lengths,
                                ScalarType dtype, Tensor& kept) {
   const Matrix rows = rows_of(sequence, t, steps, dtype, kept);

@@ -20,7 +20,7 @@ void add_elements(void* into, const void* from, int64_t count) {
 }
 
 // into (+)= the sum of contiguous rows, a column's by itself: its bits do not depend on threads. Rows are summed in
-// chunks, so that errors grow with their number and that of a chunk's rows, and not with all rows.
+// slabs, so that errors grow with their number and that of a slab's rows, and not with all rows.
 template <class T>
 void add_row_sums(void* into, const Matrix& rows, bool first) {
   constexpr int64_t kColumns = 64;
@@ -29,9 +29,9 @@ void add_row_sums(void* into, const Matrix& rows, bool first) {
   share_out(team, team.count, blocks, rows.rows * rows.columns, [&](int64_t block) {
     const int64_t j = block * kColumns, count = std::min(kColumns, rows.columns - j);
     T* to = static_cast<T*>(into) + j;
-    for (int64_t r0 = 0; r0 < rows.rows; r0 += kProductChunk) {
+    for (int64_t r0 = 0; r0 < rows.rows; r0 += kProductSlab) {
       T sums[kColumns] = {};
-      for (int64_t r = r0; r < std::min(r0 + kProductChunk, rows.rows); ++r) {
+      for (int64_t r = r0; r < std::min(r0 + kProductSlab, rows.rows); ++r) {
         const T* row = static_cast<const T*>(rows.data) + r * rows.row_stride + j;
         if (count == kColumns) {
           for (int64_t k = 0; k < kColumns; ++k) sums[k] += row[k];
@@ -44,7 +44,7 @@ void add_row_sums(void* into, const Matrix& rows, bool first) {
   });
 }
 
-// A gradient of a weight: a sum of matrix products over stretches, kept in the accumulation type.
+// A gradient of a weight: a sum of matrix products over chunks, kept in the accumulation type.
 class Sum {
  public:
   // Into `data`, [rows, columns] of `dtype`; nothing is summed where it is null.
@@ -128,7 +128,7 @@ struct DirectionSums {
   }
 };
 
-// What the stretches of a backward pass add up to.
+// What the chunks of a backward pass add up to.
 struct Gradients {
   static constexpr int kWhole = 3;  // parts of a float32 number that is no rounded one
 
@@ -139,8 +139,8 @@ struct Gradients {
   bool own_dweights;                      // those of W_ih and W_hh are the kernels' own products
   std::vector<Tensor> weights_ih;         // [4H, I]
   std::vector<OwnWeight> own_weights_ih;  // instead of these, where dx is
-  StretchRows dgates, dhidden, h_entering, unprojected;
-  Matrix ones;  // [1, rows of a stretch], where dgates are not in the accumulation type
+  ChunkRows dgates, dhidden, h_entering, unprojected;
+  Matrix ones;  // [1, rows of a chunk], where dgates are not in the accumulation type
   Matrix dx;    // [T * N, I]; without data where not wanted
   std::vector<DirectionSums> dweights;
 
@@ -274,15 +274,15 @@ void run(const LayerBackward& call) {
   };
   const bool projected = call.weights[0].hr.has_value(), need_dhr = projected && any(&WeightGradients::hr),
              need_ones = s.product != s.wide && (any(&WeightGradients::bias_ih) || any(&WeightGradients::bias_hh));
-  const int64_t steps = s.stretch(backward_bytes()), stretch = s.D * steps * s.N;
+  const int64_t steps = s.chunk(backward_bytes()), chunk = s.D * steps * s.N;
   Parts memory;
-  const int64_t at_dgates = memory.room(stretch * 4 * s.H * bytes_of(s.product)),
-                at_dhidden = memory.room(projected ? stretch * s.P * bytes_of(s.wide) : 0),
-                at_entering = memory.room(any(&WeightGradients::hh) ? stretch * s.P * bytes_of(s.product) : 0),
-                at_unprojected = memory.room(need_dhr ? stretch * s.H * bytes_of(s.wide) : 0),
+  const int64_t at_dgates = memory.room(chunk * 4 * s.H * bytes_of(s.product)),
+                at_dhidden = memory.room(projected ? chunk * s.P * bytes_of(s.wide) : 0),
+                at_entering = memory.room(any(&WeightGradients::hh) ? chunk * s.P * bytes_of(s.product) : 0),
+                at_unprojected = memory.room(need_dhr ? chunk * s.H * bytes_of(s.wide) : 0),
                 at_ones = memory.room(need_ones ? steps * s.N * bytes_of(s.product) : 0);
   const auto buffer = [&](bool wanted, int64_t place, int64_t width, ScalarType dtype) {
-    return wanted ? StretchRows{memory.take(place), steps, s.N, width, dtype} : StretchRows{};
+    return wanted ? ChunkRows{memory.take(place), steps, s.N, width, dtype} : ChunkRows{};
   };
   const PartCounts parts = PartCounts::of(s.dtype);
   // Two directions add to the same dx, in the accumulation type; one writes it.
@@ -344,7 +344,7 @@ void run(const LayerBackward& call) {
   args.reset_mask = call.reset_mask;
   args.dh0 = call.dh0;
   args.dc0 = call.dc0;
-  const auto place = [](const StretchRows& rows, void** data, Strides* strides) {
+  const auto place = [](const ChunkRows& rows, void** data, Strides* strides) {
     *data = rows.data;
     *strides = rows.strides();
   };
@@ -352,7 +352,7 @@ void run(const LayerBackward& call) {
   place(g.dhidden, &args.dhidden, &args.dhidden_strides);
   place(g.h_entering, &args.h_entering, &args.h_entering_strides);
   place(g.unprojected, &args.unprojected, &args.unprojected_strides);
-  args.stretches = {steps, [](void* p, int64_t k0, int64_t k1, int) { static_cast<Gradients*>(p)->take(k0, k1); }, &g};
+  args.chunks = {steps, [](void* p, int64_t k0, int64_t k1, int) { static_cast<Gradients*>(p)->take(k0, k1); }, &g};
   cpu_kernels().backward(args, threads());
   for (int64_t d = 0; d < s.D; ++d) g.dweights[d].finish(s, call.dweights[d]);
   if (wide_dx) {

@@ -1,5 +1,5 @@
 // What lstm_layer_forward and lstm_layer_backward on the CPU have in common: the checks, and the matrix products around
-// the recurrence. The products are the kernels' own, or torch's mm; they are made for a stretch of steps at a time, so
+// the recurrence. The products are the kernels' own, or torch's mm; they are made for a chunk of steps at a time, so
 // that gates are still in a cache when the recurrence reads them, and no [T, N, 4H] array of them is ever made beside
 // the tape.
 #pragma once
@@ -12,7 +12,7 @@
 
 namespace fastlstm {
 
-// Gates of one stretch: rows enough for a product to run at its full rate, and to be worth the threads' start; few
+// Gates of one chunk: rows enough for a product to run at its full rate, and to be worth the threads' start; few
 // enough to be still in a near cache when they are used (measured: benchmarks/log.md). Forward, where a sum is a row's
 // own, for each thread, whose caches are its own; backward the same for every number of threads, so that sums over rows
 // are too.
@@ -26,7 +26,7 @@ struct LayerShape {
   ScalarType states;                // of c and of the gradients of both states: c0's, one of the first two
   ScalarType weights;               // of the weight matrices: dtype, or bfloat16 beside float32 (`matrix_type`)
 
-  int64_t stretch(int64_t bytes) const {
+  int64_t chunk(int64_t bytes) const {
     const int64_t rows = std::max(kRowsForProduct, bytes / (4 * H * bytes_of(product)));
     return std::clamp<int64_t>(rows / std::max<int64_t>(N, 1), 1, std::max<int64_t>(T, 1));
   }
@@ -167,9 +167,9 @@ inline Matrix rows_of(const Tensor& sequence, int64_t t, int64_t steps, ScalarTy
   return Matrix::contiguous(kept.const_data_ptr(), steps * N, width, dtype);
 }
 
-// Gates-like rows of one stretch, [D, steps, N, width]: those of a direction's first steps as [steps * N, width], and
+// Gates-like rows of one chunk, [D, steps, N, width]: those of a direction's first steps as [steps * N, width], and
 // their strides.
-struct StretchRows {
+struct ChunkRows {
   char* data = nullptr;
   int64_t steps = 0, N = 0, width = 0;
   ScalarType dtype{};

@@ -6,7 +6,7 @@ namespace fastlstm {
 
 namespace {
 
-// gates = rows @ weight^T in the product's type. A narrower weight that serves one stretch alone is widened a part at a
+// gates = rows @ weight^T in the product's type. A narrower weight that serves one chunk alone is widened a part at a
 // time, so that it goes from cache to cache: a whole copy is fresh memory, whose pages cost more than the product of a
 // few rows.
 void multiply_once(const Matrix& gates, const Matrix& rows, const Tensor& weight, ScalarType product) {
@@ -83,11 +83,11 @@ void run(const LayerForward& call) {
   args.c_n = call.c_n;
   args.cells = call.cells;
   args.gates = call.gates;
-  const int64_t steps = s.stretch(forward_bytes() * threads().count), rows = s.N * std::min(s.T, steps);
+  const int64_t steps = s.chunk(forward_bytes() * threads().count), rows = s.N * std::min(s.T, steps);
   const bool own = own_product(s.product, rows, 4 * s.H, s.I, parts.values, parts.values);
-  // By multiply-adds, both ways give the same bits where a sum is one chunk; by pairs, a short sequence's rounding is
+  // By multiply-adds, both ways give the same bits where a sum is one slab; by pairs, a short sequence's rounding is
   // another.
-  if (is_short(s) && (!own || (!cpu_kernels().takes_parts && s.I <= kProductChunk))) {
+  if (is_short(s) && (!own || (!cpu_kernels().takes_parts && s.I <= kProductSlab))) {
     make_gates_at_once(s, call.x, call.weights, held, args);
     cpu_kernels().forward(args, threads());
     return;
@@ -97,8 +97,8 @@ void run(const LayerForward& call) {
   struct Context {
     const LayerShape& s;
     const Tensor& x;
-    StretchRows gates_x;
-    bool once;                    // one stretch, of products in a wider type than the weights'
+    ChunkRows gates_x;
+    bool once;                    // one chunk, of products in a wider type than the weights'
     std::vector<Tensor> weights;  // of each direction, [4H, I]; with `once` as they came
     std::vector<OwnWeight> own;   // instead of these, where the products are the kernels' own
   } context{s,
@@ -135,7 +135,7 @@ void run(const LayerForward& call) {
   args.wide_gates = s.product != s.dtype;
   args.gates_x = context.gates_x.data;
   args.gates_strides = context.gates_x.strides();
-  args.stretches = {steps, make_gates, &context};
+  args.chunks = {steps, make_gates, &context};
   cpu_kernels().forward(args, threads());
 }
 

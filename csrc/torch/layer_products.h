@@ -8,8 +8,8 @@
 
 namespace fastlstm {
 
-// How many bfloat16 numbers stand for one in these products: of x, h and the weights, and of gradients, whose own
-// roundings are those of the accumulation. A bfloat16 number is one, a float16 number two.
+// The number of bfloat16 numbers that stand for one in these products. values: of x, h and the weights; gradients: of
+// gradients, which are made in the accumulation type. A bfloat16 value is one, a float16 value two.
 struct PartCounts {
   int values, gradients;
 
@@ -21,7 +21,7 @@ struct PartCounts {
   }
 };
 
-// The kernels' own for products in this type, or null.
+// The kernels' own products in this type, or null.
 inline const MatrixProducts* own_products(ScalarType product) {
   if (product == ScalarType::Float) return cpu_kernels().products;
   return product == ScalarType::Double ? cpu_kernels().double_products : nullptr;
@@ -33,7 +33,7 @@ inline bool own_product(ScalarType product, int64_t rows, int64_t columns, int64
   return products != nullptr && products->worthwhile(rows, columns, depth, left_parts, right_parts);
 }
 
-// The type in which values of a tensor are given to an own product: as they are where it takes that.
+// The type in which an own product gets a tensor's values: their own if it takes that.
 inline ScalarType value_type(ScalarType product, ScalarType dtype) {
   return dtype == ScalarType::BFloat16 && own_products(product)->narrow ? dtype : product;
 }
@@ -44,13 +44,18 @@ inline DType factor_dtype(ScalarType type) {
                                         : DType::kFloat32;
 }
 
-// Of matrices one of whose strides is 1.
+// For matrices with a stride of 1.
 inline Factor left_factor(const Matrix& m, int parts) {
-  return {m.data, factor_dtype(m.dtype), m.rows, m.row_stride, m.column_stride, parts};
+  Factor f{};
+  f.data = m.data;
+  f.dtype = factor_dtype(m.dtype);
+  f.lines = m.rows;
+  f.line_stride = m.row_stride;
+  f.depth_stride = m.column_stride;
+  f.parts = parts;
+  return f;
 }
-inline Factor right_factor(const Matrix& m, int parts) {
-  return {m.data, factor_dtype(m.dtype), m.columns, m.column_stride, m.row_stride, parts};
-}
+inline Factor right_factor(const Matrix& m, int parts) { return left_factor(m.transposed(), parts); }
 inline constexpr int kGates = 4;
 inline Factor gate_lines(Factor f) {
   f.groups = kGates;
@@ -58,21 +63,32 @@ inline Factor gate_lines(Factor f) {
 }
 
 inline Target target(const Matrix& out, const Factor& right, const void* packed, bool add) {
-  return {right, packed, out.data, out.row_stride, add};
+  Target t{};
+  t.right = right;
+  t.packed = packed;
+  t.out = out.data;
+  t.out_stride = out.row_stride;
+  t.add = add;
+  return t;
 }
 
-// In the type of the targets.
+// `product`: the type of the targets.
 inline void multiply_own(ScalarType product, int64_t depth, const Factor& left, const std::vector<Target>& targets,
                          int right_shares = 0) {
-  const ProductArgs args{depth, left, targets.data(), static_cast<int>(targets.size()), right_shares};
+  ProductArgs args{};
+  args.depth = depth;
+  args.left = left;
+  args.targets = targets.data();
+  args.target_count = static_cast<int>(targets.size());
+  args.right_shares = right_shares;
   own_products(product)->multiply(args, threads());
 }
 
-// A weight [4H, I] that rows of stretch after stretch are multiplied by, packed once; or as it lies, where `once` says
-// that there is one stretch.
+// A weight [4H, I] that rows of every chunk of steps are multiplied by: packed once, or not at all with `once`, which
+// says that there is one chunk.
 class OwnWeight {
  public:
-  // Gates from x, or with `turned` the gradient of x from that of the gates.
+  // For gates from x, or with `turned` for the gradient of x from that of the gates.
   OwnWeight(const Tensor& weight, ScalarType product, const PartCounts& parts, bool turned, bool once)
       : product_(product),
         left_parts_(turned ? parts.gradients : parts.values),
@@ -83,8 +99,8 @@ class OwnWeight {
     if (!once) own_products(product)->pack(factor_, depth(turned), packed_.mutable_data_ptr(), threads());
   }
 
-  // out (+)= rows @ weight^T, or rows @ weight; the units of the former between `shares` workers, where that is more
-  // than one.
+  // out (+)= rows @ weight^T, or with `turned` rows @ weight. With `shares` above one, that many workers share the
+  // units of the former.
   void multiply(const Matrix& out, const Matrix& rows, bool add, int shares = 1) const {
     multiply_own(product_, rows.columns, left_factor(rows, left_parts_),
                  {target(out, factor_, packed_.size(0) > 0 ? packed_.const_data_ptr() : nullptr, add)},

@@ -1,5 +1,4 @@
-// The CPU implementations of the ops whose schemas fastlstm/ops/recurrence.py defines. Shapes and meanings stand there
-// and in fastlstm/reference/lstm.py.
+// The CPU's ops that bindings.cpp registers. Shapes and meanings are in fastlstm/ops/ and fastlstm/reference/lstm.py.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -15,18 +14,11 @@ using OptionalTensor = std::optional<Tensor>;
 
 using ForwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // output, h_n, c_n, cells, gates
 using BackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;         // dgates_x, dh0, dc0, dhidden
+using Int8Results = std::tuple<Tensor, Tensor, Tensor, Tensor>;             // output, h_n, c_n, cells
 using CellGradientResults =
     std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // dx, dh_in, dc_in, dgates, unprojected
 // dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr
 using LayerBackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-ForwardResults lstm_forward(Tensor gates_x, Tensor h0, Tensor c0, Tensor weight_hh, OptionalTensor weight_hr,
-                            OptionalTensor lengths, OptionalTensor reset_mask, bool save_tape, bool save_cells);
-
-BackwardResults lstm_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n, OptionalTensor dcells,
-                              OptionalTensor dgates_out, Tensor h0, Tensor c0, Tensor weight_hh,
-                              OptionalTensor weight_hr, Tensor cells, Tensor gates, OptionalTensor lengths,
-                              OptionalTensor reset_mask, bool wide_gates);
 
 ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh,
                                   OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
@@ -62,7 +54,7 @@ std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates, std::
                                                std::vector<bool> needs);
 
 // left [rows, depth] @ right [depth, columns], float32, plus the addend if there is one, by the kernels' own product
-// for numbers of so many parts (cpu/matrix_product.h); `packed`: with the right factor packed beforehand.
+// for numbers of these parts (cpu/matrix_product.h). `packed`: the right factor packed by cpu_packed.
 Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t left_parts, int64_t right_parts,
                    OptionalTensor packed);
 Tensor cpu_packed(Tensor right, int64_t parts);
@@ -74,16 +66,21 @@ std::vector<Tensor> lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> 
 // lowest with one to give: its input before dropout, except the first layer's, cells, gates; and with own_output the
 // output again. Nothing where the arguments do not fit each other. fastlstm/stack/whole.py has the shapes.
 std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
-                                       OptionalTensor lengths, OptionalTensor reset_mask, std::optional<std::vector<Tensor>> noise,
-                                       int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
-                                       bool save_cells, bool own_output, std::optional<std::vector<bool>> needs);
+                                       OptionalTensor lengths, OptionalTensor reset_mask,
+                                       std::optional<std::vector<Tensor>> noise, int64_t layers, bool bidirectional,
+                                       bool batch_first, bool wide_products, bool save_cells, bool own_output,
+                                       std::optional<std::vector<bool>> needs);
 
 // The gradients that `needs` asks for, in its order.
 std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
                                         OptionalTensor dcells, OptionalTensor x, OptionalTensor h0, OptionalTensor c0,
                                         std::vector<Tensor> matrices, Tensor output, std::vector<Tensor> tape,
-                                        OptionalTensor lengths, OptionalTensor reset_mask, std::optional<std::vector<Tensor>> noise,
-                                        int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
-                                        std::vector<bool> needs);
+                                        OptionalTensor lengths, OptionalTensor reset_mask,
+                                        std::optional<std::vector<Tensor>> noise, int64_t layers, bool bidirectional,
+                                        bool batch_first, bool wide_products, std::vector<bool> needs);
+
+Int8Results int8_stack(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights, int64_t layers,
+                       bool bidirectional, bool batch_first, OptionalTensor lengths, OptionalTensor reset_mask,
+                       bool weight_only, bool return_cells);
 
 }  // namespace fastlstm

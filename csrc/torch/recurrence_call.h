@@ -1,5 +1,5 @@
-// What lstm_forward and lstm_backward have in common on every device: every shape, dtype and device is checked here,
-// before a kernel sees a pointer, and the results are allocated.
+// What the ops of the recurrence share on every device: every shape, dtype and device is checked here, before a kernel
+// gets a pointer, and the results are allocated.
 #pragma once
 
 #include "torch/ops.h"
@@ -7,18 +7,19 @@
 
 namespace fastlstm {
 
+// Pointers to an op's arguments, none of them null.
 struct ForwardInputs {
-  const Tensor &gates_x, &h0, &c0, &weight_hh;
-  const OptionalTensor &weight_hr, &lengths, &reset_mask;
+  const Tensor *gates_x, *h0, *c0, *weight_hh;
+  const OptionalTensor *weight_hr, *lengths, *reset_mask;
 };
 
 struct ForwardStart {
   Sizes sizes;
   DType io;
   bool wide_gates;
-  bool wide_states;  // c and the gradients of both states come and go in the wide type
+  bool wide_states;  // c0, c_n and the gradients of the states are in the wide type
   Tensor output, h_n, c_n;
-  Tensor cells, gates;  // without elements where they are not asked for
+  Tensor cells, gates;  // without elements if not asked for
   bool keep_cells, keep_gates;
   bool done;  // no steps or no rows: the results are complete
 
@@ -28,29 +29,25 @@ struct ForwardStart {
 ForwardStart start_forward(const ForwardInputs& in, bool save_tape, bool save_cells);
 
 struct BackwardInputs {
-  const OptionalTensor &doutput, &dh_n, &dc_n, &dcells;
-  const Tensor &h0, &c0, &weight_hh;
-  const OptionalTensor& weight_hr;
-  const Tensor &cells, &gates;
-  const OptionalTensor &lengths, &reset_mask;
+  const OptionalTensor *doutput, *dh_n, *dc_n, *dcells;
+  const Tensor *h0, *c0, *weight_hh;
+  const OptionalTensor* weight_hr;
+  const Tensor *cells, *gates;
+  const OptionalTensor *lengths, *reset_mask;
 };
 
 struct BackwardStart {
   Sizes sizes;
   DType io;
   bool wide_gates;
-  bool wide_states;  // c and the gradients of both states come and go in the wide type
+  bool wide_states;  // c0 and the gradients of the states are in the wide type
   Tensor dgates_x, dh0, dc0;
-  Tensor dhidden;  // without elements where there is no projection
+  Tensor dhidden;  // without elements if there is no projection
   bool done;
 
   BackwardResults results() const { return {dgates_x, dh0, dc0, dhidden}; }
 };
 
 BackwardStart start_backward(const BackwardInputs& in, bool wide_gates);
-
-inline void refuse_gates_gradient(const OptionalTensor& dgates_out) {
-  STD_TORCH_CHECK(!dgates_out, "fastlstm: a gradient of the gates is the reference's to take: call reference_backward");
-}
 
 }  // namespace fastlstm

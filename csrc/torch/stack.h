@@ -53,7 +53,8 @@ struct Stack {
 
   // A new sequence as the caller has them, its steps one after the other in memory.
   Tensor new_sequence(int64_t width) const {
-    Tensor made = turned ? empty(sequence_sizes(width), {width, N * width, 1}, dtype) : empty(sequence_sizes(width), dtype);
+    Tensor made =
+        turned ? empty(sequence_sizes(width), {width, N * width, 1}, dtype) : empty(sequence_sizes(width), dtype);
     return on_large_pages(made);
   }
   Tensor time_major(const Tensor& sequence) const {

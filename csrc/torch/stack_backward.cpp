@@ -88,8 +88,7 @@ std::vector<Tensor> backward(const OptionalTensor& doutput, const OptionalTensor
                              const OptionalTensor& c0, const std::vector<Tensor>& matrices, const Tensor& output,
                              const std::vector<Tensor>& tape_tensors, const OptionalTensor& lengths,
                              const OptionalTensor& reset_mask, const std::vector<Tensor>& noise, int64_t layers,
-                             bool bidirectional, bool batch_first, bool wide_products,
-                             const std::vector<bool>& needs) {
+                             bool bidirectional, bool batch_first, bool wide_products, const std::vector<bool>& needs) {
   const int64_t weights = static_cast<int64_t>(needs.size()) - 3,
                 directions = std::max<int64_t>(layers * (bidirectional ? 2 : 1), 1),
                 kinds = weights / directions % 2 == 1 ? 3 : 2, count = static_cast<int64_t>(matrices.size());
@@ -162,9 +161,9 @@ std::vector<Tensor> backward(const OptionalTensor& doutput, const OptionalTensor
 std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
                                         OptionalTensor dcells, OptionalTensor x, OptionalTensor h0, OptionalTensor c0,
                                         std::vector<Tensor> matrices, Tensor output, std::vector<Tensor> tape,
-                                        OptionalTensor lengths, OptionalTensor reset_mask, std::optional<std::vector<Tensor>> noise,
-                                        int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
-                                        std::vector<bool> needs) {
+                                        OptionalTensor lengths, OptionalTensor reset_mask,
+                                        std::optional<std::vector<Tensor>> noise, int64_t layers, bool bidirectional,
+                                        bool batch_first, bool wide_products, std::vector<bool> needs) {
   return must_fit("lstm_stack_backward", [&] {
     return backward(doutput, dh_n, dc_n, dcells, x, h0, c0, matrices, output, tape, lengths, reset_mask,
                     noise ? *noise : std::vector<Tensor>(), layers, bidirectional, batch_first, wide_products, needs);

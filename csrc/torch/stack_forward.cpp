@@ -112,8 +112,10 @@ std::vector<Tensor> forward(const Tensor& x, const OptionalTensor& h0, const Opt
     const bool last = k == s.L - 1;
     Tensor made = last ? output : on_large_pages(empty({s.T, s.N, s.D * s.P}, s.dtype));
     const LayerShape shape = s.layer(k, I, matrices);
-    const char *h_k = static_cast<const char*>(h.of(k * s.h_bytes())), *c_k = static_cast<const char*>(c.of(k * s.c_bytes()));
-    char *h_n_k = part_of(h_n.mutable_data_ptr(), k * s.h_bytes()), *c_n_k = part_of(c_n.mutable_data_ptr(), k * s.c_bytes());
+    const char *h_k = static_cast<const char*>(h.of(k * s.h_bytes())),
+               *c_k = static_cast<const char*>(c.of(k * s.c_bytes()));
+    char *h_n_k = part_of(h_n.mutable_data_ptr(), k * s.h_bytes()),
+         *c_n_k = part_of(c_n.mutable_data_ptr(), k * s.c_bytes());
     if (direct) {
       DirectSteps steps(s, masks, dtype_of(x, "x"));
       Held held;
@@ -163,9 +165,10 @@ std::vector<Tensor> forward(const Tensor& x, const OptionalTensor& h0, const Opt
 }  // namespace
 
 std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
-                                       OptionalTensor lengths, OptionalTensor reset_mask, std::optional<std::vector<Tensor>> noise,
-                                       int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
-                                       bool save_cells, bool own_output, std::optional<std::vector<bool>> needs) {
+                                       OptionalTensor lengths, OptionalTensor reset_mask,
+                                       std::optional<std::vector<Tensor>> noise, int64_t layers, bool bidirectional,
+                                       bool batch_first, bool wide_products, bool save_cells, bool own_output,
+                                       std::optional<std::vector<bool>> needs) {
   return if_fit([&] {
     return forward(x, h0, c0, weights, lengths, reset_mask, noise ? *noise : std::vector<Tensor>(), layers,
                    bidirectional, batch_first, wide_products, save_cells, own_output,

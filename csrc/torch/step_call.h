@@ -1,5 +1,5 @@
-// What the ops of single steps (step.cpp, step_training.cpp) and a stack of a few steps (direct_steps.h) have in common:
-// the weights of a layer's direction.
+// The weights of one direction, checked, for the ops of single steps (step.cpp, step_training.cpp) and for a stack of a
+// few steps (direct_steps.h).
 #pragma once
 
 #include "torch/fit.h"
@@ -11,8 +11,7 @@ struct StepWeights {
   const Tensor *ih, *hh, *bias_ih, *bias_hh, *hr;
 };
 
-// Puts the weights into `args`, whose sizes are those of the call, on tensors of `dtype`; `held` keeps what had to be
-// copied. Throws Unfit.
+// Puts the weights into `args`, whose sizes are already set, for tensors of `dtype`; `held` keeps copies. Throws Unfit.
 inline void set_weights(const StepWeights& of, ScalarType dtype, Held& held, StepArgs& args) {
   const ScalarType matrices = matrix_type(*of.ih, *of.hh, dtype);
   const auto data = [&](const Tensor* t, std::initializer_list<int64_t> shape, ScalarType type) -> const void* {

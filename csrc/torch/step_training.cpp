@@ -111,8 +111,7 @@ std::vector<Tensor> lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Ten
 CellGradientResults lstm_cell_training_backward(OptionalTensor dh, OptionalTensor dc, Tensor c, Tensor cells,
                                                 Tensor gates, Tensor weight_ih, Tensor weight_hh,
                                                 OptionalTensor weight_hr, bool need_dx, bool need_dh, bool need_dc) {
-  const CellShape s =
-      must_fit("lstm_cell_training_backward", [&] { return CellShape(c, weight_ih, weight_hh); });
+  const CellShape s = must_fit("lstm_cell_training_backward", [&] { return CellShape(c, weight_ih, weight_hh); });
   STD_TORCH_CHECK(s.takes(weight_hr.has_value()), "fastlstm: c has ", s.N, " rows, expected at most ", kMaxStepRows,
                   " in 16 bits or with weight_hr");
   check(dh, "dh", s.sizes(s.P), s.dtype);
@@ -172,11 +171,11 @@ class Rows {
     for (const Tensor& t : of) {
       STD_TORCH_CHECK(t.dim() == 1 || t.dim() == 2, "fastlstm: ", name, " has ", t.dim(),
                       " dimensions, expected 2, or 1 without rows");
-      pieces_.push_back(torch::stable::contiguous(t));
-      if (t.dim() == 1) pieces_.back() = torch::stable::unsqueeze(pieces_.back(), 0);
-      width_ = pieces_[0].size(1);
-      found += pieces_.back().size(0);
-      check(pieces_.back(), name, {pieces_.back().size(0), width_}, of[0].scalar_type());
+      parts_.push_back(torch::stable::contiguous(t));
+      if (t.dim() == 1) parts_.back() = torch::stable::unsqueeze(parts_.back(), 0);
+      width_ = parts_[0].size(1);
+      found += parts_.back().size(0);
+      check(parts_.back(), name, {parts_.back().size(0), width_}, of[0].scalar_type());
     }
     STD_TORCH_CHECK(found == total, "fastlstm: ", name, " has ", found, " rows, expected ", total);
     if (of.size() > 1 || of[0].scalar_type() != dtype) kept_ = empty({most, width_}, dtype);
@@ -187,19 +186,19 @@ class Rows {
   // The next `count` rows.
   Matrix next(int64_t count) {
     if (!kept_) {
-      const char* data = static_cast<const char*>(pieces_[0].const_data_ptr()) + row_ * width_ * bytes_of(dtype_);
+      const char* data = static_cast<const char*>(parts_[0].const_data_ptr()) + row_ * width_ * bytes_of(dtype_);
       row_ += count;
       return Matrix::contiguous(data, count, width_, dtype_);
     }
     for (int64_t made = 0; made < count;) {
-      const Tensor& from = pieces_[piece_];
+      const Tensor& from = parts_[part_];
       const int64_t taken = std::min(from.size(0) - row_, count - made);
       copy(from, row_, taken, made);
       made += taken;
       row_ += taken;
       if (row_ == from.size(0)) {
         row_ = 0;
-        ++piece_;
+        ++part_;
       }
     }
     return Matrix::contiguous(kept_->const_data_ptr(), count, width_, dtype_);
@@ -219,8 +218,8 @@ class Rows {
   }
 
   const ScalarType dtype_;
-  std::vector<Tensor> pieces_;
-  int64_t width_ = 0, piece_ = 0, row_ = 0;
+  std::vector<Tensor> parts_;
+  int64_t width_ = 0, part_ = 0, row_ = 0;
   OptionalTensor kept_;
 };
 

@@ -1,4 +1,4 @@
-// Checks and small helpers on stable-ABI tensors, for the files that stand between the dispatcher and the kernels.
+// Checks and small helpers for stable-ABI tensors.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -20,7 +20,7 @@
 #include "cpu/team.h"
 #include "cpu/workspace.h"
 
-// Newer than the headers of torch 2.12, which have the older of the two.
+// This name is newer than the headers of torch 2.12, which have the older one.
 #if !defined(STABLE_TORCH_ERROR_CODE_CHECK)
 #define STABLE_TORCH_ERROR_CODE_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
 #endif
@@ -70,14 +70,13 @@ inline std::string text(const std::vector<int64_t>& sizes) {
   return s + ")";
 }
 
-// The type that a call's weight matrices must have, by two of them: the other tensors', or bfloat16 beside float32
-// ones.
+// The type of a call's weight matrices, by two of them: that of the other tensors, or bfloat16 beside float32 tensors.
 inline ScalarType matrix_type(const Tensor& ih, const Tensor& hh, ScalarType dtype) {
   const bool narrow = ih.scalar_type() == ScalarType::BFloat16 && hh.scalar_type() == ScalarType::BFloat16;
   return dtype == ScalarType::Float && narrow ? ScalarType::BFloat16 : dtype;
 }
 
-// The device of a tensor, which all others of a call must share.
+// The device of a tensor, which all tensors of a call must share.
 struct Where {
   int32_t type, index;
 
@@ -137,7 +136,8 @@ class Held {
   }
   const void* data(const OptionalTensor& t) { return t ? data(*t) : nullptr; }
 
-  // [T, N, ...] with any strides of T and N over contiguous rest, as a gradient or a batch-first tensor comes.
+  // A tensor [T, N, ...] with any strides of T and N, and the rest contiguous, as gradients and batch-first tensors
+  // have.
   const void* rows(const Tensor& t, int64_t* stride_t, int64_t* stride_n) {
     int64_t expected = 1;
     bool inner_contiguous = true;
@@ -173,7 +173,7 @@ inline int32_t code_of(ScalarType dtype) {
   STD_TORCH_CHECK(false, "fastlstm: no tensors of this dtype are made");
 }
 
-// A new tensor on the CPU, by the shortest way: the dispatcher's takes longer than a short step.
+// A new tensor on the CPU, made without the dispatcher, which would take longer than a short step.
 inline Tensor empty(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
   AtenTensorHandle handle;
   STD_TORCH_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
@@ -198,9 +198,8 @@ inline Tensor empty_beside(const Tensor& like, const std::vector<int64_t>& sizes
   return torch::stable::new_empty(like, {sizes.data(), sizes.size()}, dtype);
 }
 
-// Asks for large pages under a large new tensor, before it is written. Every call gets its tape as fresh memory, and
-// taking that in pages of 4 KiB costs as much as a tenth of a training step; where the system has no large pages to
-// give, nothing changes.
+// Asks for large pages for a large new tensor, before it is written. Every call gets fresh memory for its tape, and
+// pages of 4 KiB would cost up to a tenth of a training step. Without large pages in the system nothing changes.
 inline Tensor on_large_pages(Tensor t) {
 #if defined(__linux__)
   constexpr uintptr_t kPage = 4096, kWorthwhile = uintptr_t{8} << 20;
@@ -214,8 +213,8 @@ inline Tensor on_large_pages(Tensor t) {
   return t;
 }
 
-// For a call on tensors of this type, how many parts of a float32 number torch's settings ask for, where the kernels
-// heed them: the answer is Python's (fastlstm/backends/cpu.py).
+// The number of parts of a float32 number that torch's settings ask for, if tensors are float32 and the kernels use
+// parts. Python answers (fastlstm/backends/cpu.py).
 inline int float32_parts(ScalarType dtype) {
   if (dtype != ScalarType::Float || !cpu_kernels().takes_parts) return 3;
   StableIValue stack[1];
@@ -223,7 +222,7 @@ inline int float32_parts(ScalarType dtype) {
   return static_cast<int>(torch::stable::detail::to<int64_t>(stack[0]));
 }
 
-// Torch's threads, as far as there are cores for them.
+// torch's threads, as many as there are cores for.
 inline Threads threads() {
   const int asked = static_cast<int>(torch::stable::get_num_threads());
   return {planned_workers(asked), [](int64_t n, void (*fn)(int64_t, int64_t, void*), void* context) {

@@ -1,4 +1,4 @@
-// What the variants' ops have in common on every device: checks beside those of recurrence_call.h, and the results.
+// What the variants' ops check and allocate besides recurrence_call.h, on every device.
 #pragma once
 
 #include "core/variant.h"
@@ -28,18 +28,20 @@ inline Variant variant_of(Held& held, const Sizes& s, const Tensor& h0, const Op
   for (double p : {zoneout_h, zoneout_c}) {
     STD_TORCH_CHECK(p >= 0 && p <= 1, "fastlstm: zoneout is ", p, ", expected a probability in [0, 1]");
   }
-  return {held.data(h_mask),
-          held.data(norm_hh),
-          held.data(norm_c),
-          held.data(bias_c),
-          static_cast<const int64_t*>(held.data(seed)),
-          zoneout_h,
-          zoneout_c,
-          stream,
-          first_step};
+  Variant variant{};
+  variant.h_mask = held.data(h_mask);
+  variant.norm_hh = held.data(norm_hh);
+  variant.norm_c = held.data(norm_c);
+  variant.bias_c = held.data(bias_c);
+  variant.seed = static_cast<const int64_t*>(held.data(seed));
+  variant.zoneout_h = zoneout_h;
+  variant.zoneout_c = zoneout_c;
+  variant.stream = stream;
+  variant.first_step = first_step;
+  return variant;
 }
 
-// The tape's part of the loop, checked, and its results `dproducts` and `dshown`.
+// The loop's part of the tape, checked, and its results `dproducts` and `dshown`.
 struct VariantLoopStart {
   Tensor dproducts, dshown;
   VariantTape tape;
@@ -62,13 +64,14 @@ inline VariantLoopStart start_variant_loop(Held& held, const BackwardStart& star
   VariantLoopStart loop;
   loop.dproducts = normed ? empty_beside(h0, {s.T, s.N, s.D, 4 * s.H}, gates_type) : empty_beside(h0, {0}, gates_type);
   loop.dshown = normed ? empty_beside(h0, {s.T, s.N, s.D, s.H}, wide) : empty_beside(h0, {0}, wide);
-  loop.tape = {held.data(candidates),
-               held.data(product_hat),
-               held.data(product_scale),
-               held.data(cell_hat),
-               held.data(cell_scale),
-               normed ? loop.dproducts.mutable_data_ptr() : nullptr,
-               normed ? loop.dshown.mutable_data_ptr() : nullptr};
+  loop.tape = {};
+  loop.tape.candidates = held.data(candidates);
+  loop.tape.product_hat = held.data(product_hat);
+  loop.tape.product_scale = held.data(product_scale);
+  loop.tape.cell_hat = held.data(cell_hat);
+  loop.tape.cell_scale = held.data(cell_scale);
+  loop.tape.dproducts = normed ? loop.dproducts.mutable_data_ptr() : nullptr;
+  loop.tape.dshown = normed ? loop.dshown.mutable_data_ptr() : nullptr;
   return loop;
 }
 

@@ -14,10 +14,12 @@ from ..nn.cell import FastLSTMCell
 from ..nn.lstm import FastLSTM
 from ..nn.variant_settings import take_variants
 from ..torch_classes import LSTM, LSTMCell
+from . import quantization
 
 log = logging.getLogger("fastlstm")
 
 _FAST = {LSTM: FastLSTM, LSTMCell: FastLSTMCell}
+_FAST_CLASSES = tuple(_FAST.values())
 
 
 class Converted(NamedTuple):
@@ -38,6 +40,7 @@ def convert(
     backend: str = "auto",
     checkpoint_every: int | bool | None = None,
     weight_dtype: torch.dtype | None = None,
+    weight_only: bool = False,
     report: list[Converted] | None = None,
     **variants,
 ) -> nn.Module:
@@ -48,12 +51,17 @@ def convert(
     parametrizations and names; its class alone changes. So modules used twice stay shared, and the
     model itself may be an nn.LSTM. For an independent copy: `convert(copy.deepcopy(model))`.
 
+    torch's own dynamically quantised LSTMs and cells (`torch.ao.quantization.quantize_dynamic`,
+    int8) become int8 FastLSTMs of the same integers and scales, also the same objects.
+
     Left as they are: instances of other subclasses of nn.LSTM, whose forward may do anything;
     modules whose forward was replaced on the instance; scripted modules; and what is a FastLSTM
     already. All but the last are named in a UserWarning.
 
     Args:
-        backend, checkpoint_every, weight_dtype: for the modules made here; see `FastLSTM`.
+        backend, checkpoint_every: for the modules made here; see `FastLSTM`.
+        weight_dtype, weight_only: for these, and where they are given for what is a FastLSTM or a
+            FastLSTMCell already; see `FastLSTM`.
         variants: layer_norm, recurrent_dropout, weight_dropout, zoneout, variational_dropout,
             batch_first_states or return_layer_outputs for every FastLSTM made here, as for its
             constructor. layer_norm adds parameters: an optimizer must be told of them.
@@ -72,16 +80,22 @@ def convert(
     backends.check_name(backend)
     # Refuses what is wrong before anything is changed.
     FastLSTM(1, 1, device="meta", checkpoint_every=checkpoint_every, **variants)
+    if weight_only and weight_dtype is not torch.int8:
+        raise ValueError(f"weight_only: it needs weight_dtype=torch.int8, got {weight_dtype}")
     _check_storage(model, weight_dtype)
     found = []
-    for name, module in model.named_modules():
+    for name, module in list(model.named_modules()):
         kind = _kind(module)
         if kind is None:
             continue
         reason = _reason_to_leave(module)
         if reason is None:
+            if quantization.quantised_kind(module) is not None:
+                quantization.replace(module, quantization.from_quantised(module))
             _change_class(module, backend, checkpoint_every, variants)
+        if weight_dtype is not None and isinstance(module, _FAST_CLASSES):
             module.weight_dtype = weight_dtype
+            module.weight_only = weight_only
         found.append(Converted(name, kind, reason))
         log.debug("convert: %s (%s): %s", name or "the model", kind, reason or "converted")
     if report is not None:
@@ -96,7 +110,9 @@ def convert(
 
 def _check_storage(model: nn.Module, weight_dtype: torch.dtype | None) -> None:
     for name, module in model.named_modules():
-        if _kind(module) is not None and _reason_to_leave(module) is None:
+        if _kind(module) is None or quantization.quantised_kind(module) is not None:
+            continue
+        if isinstance(module, _FAST_CLASSES) or _reason_to_leave(module) is None:
             weight_storage.check(module, weight_dtype, f"{name}." if name else "")
 
 
@@ -105,6 +121,8 @@ def _kind(module: nn.Module) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         name = module.original_name
         return name if name in ("LSTM", "LSTMCell") else None
+    if quantization.quantised_kind(module) is not None:
+        return f"quantised {type(module).__name__}"
     if isinstance(module, (LSTM, LSTMCell)):
         return parametrize.type_before_parametrizations(module).__name__
     return None
@@ -113,7 +131,9 @@ def _kind(module: nn.Module) -> str | None:
 def _reason_to_leave(module: nn.Module) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         return "it is compiled to TorchScript; convert the model before torch.jit.script"
-    if isinstance(module, (FastLSTM, FastLSTMCell)):
+    if quantization.quantised_kind(module) is not None:
+        return quantization.reason_to_leave(module)
+    if isinstance(module, _FAST_CLASSES):
         return f"already a {type(module).__name__}"
     if parametrize.type_before_parametrizations(module) not in _FAST:
         base = "nn.LSTM" if isinstance(module, LSTM) else "nn.LSTMCell"
@@ -127,7 +147,7 @@ def _change_class(module: nn.Module, backend: str, checkpoint_every, variants: d
     cls = type(module)
     if cls in _FAST:
         module.__class__ = _FAST[cls]
-    else:
+    elif cls not in _FAST.values():
         # A parametrized module has a class of its own, which its copies share: make another one
         # with the same properties over the fast class.
         fast = _FAST[parametrize.type_before_parametrizations(module)]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from ..ops.recurrence import FAMILIES
+from . import onnx_int8
 from .late import when_imported
 
 # ONNX has the gates in the order i, o, f, c (its c is our g); ours are i, f, g, o.
@@ -28,7 +29,8 @@ def translation_table() -> dict[Callable, Callable]:
     Each layer becomes one LSTM node (https://onnx.ai/onnx/operators/onnx__LSTM.html) for all of its
     directions and steps, projected ones too, with lengths as its sequence_lens. float32 and float64
     are computed as they are; bfloat16 and float16 in float32 between casts, as by fastlstm's own
-    kernels.
+    kernels. A layer with int8 weights becomes ONNX Runtime's DynamicQuantizeLSTM, one with a
+    projection or weight_only an LSTM node whose weights are stored in int8.
 
     Needs the package onnxscript, as torch.onnx.export itself does: pip install fastlstm[onnx].
 
@@ -81,7 +83,18 @@ def translation_table() -> dict[Callable, Callable]:
         name = name if norm_hh is None else "layer_norm"
         raise NotInOnnx(f"{name}: ONNX's LSTM operator is the plain LSTM")
 
-    table = {}
+    # The arguments of `int8_stack`.
+    def int8_stack(
+        x, h0, c0, weights, layers: int = 1, bidirectional: bool = False,
+        batch_first: bool = False, lengths=None, reset_mask=None, weight_only: bool = False,
+        return_cells: bool = False,
+    ):  # fmt: skip
+        _refuse(reset_mask, return_cells)
+        nodes = _Nodes(onnxscript.opset18, x.dtype)
+        given = weights, layers, bidirectional, lengths, weight_only
+        return (*onnx_int8.stack(nodes, _layer, x, h0, c0, *given), nodes.floats(0.0))
+
+    table = {torch.ops.fastlstm.int8_stack.default: int8_stack}
     for family in FAMILIES:
         table[getattr(torch.ops.fastlstm, f"{family}_layer_forward").default] = lstm_layer
         table[getattr(torch.ops.fastlstm, f"{family}_variant_forward").default] = variant
@@ -121,6 +134,13 @@ def _by_torch(
     return (*results, x.new_zeros((0,)), x.new_zeros((0,)))
 
 
+def _int8_by_torch(*args):
+    raise NotInOnnx(
+        "weight_dtype=torch.int8: torch.onnx.export needs custom_translation_table="
+        "fastlstm.onnx.translation_table()"
+    )
+
+
 def tell_exporter() -> None:
     """Have torch.onnx.export make of a layer what it makes of nn.LSTM's, where no table is given
     that has more for it."""
@@ -136,6 +156,8 @@ def tell_exporter() -> None:
                 op = getattr(torch.ops.fastlstm, f"{family}_layer_forward").default
                 if op not in onnx_registered_ops:
                     table.setdefault(op, _by_torch)
+            if torch.ops.fastlstm.int8_stack.default not in onnx_registered_ops:
+                table.setdefault(torch.ops.fastlstm.int8_stack.default, _int8_by_torch)
             return table
 
         exporter.create_onnx_friendly_decomposition_table = with_ours
@@ -158,6 +180,8 @@ def _refuse(reset_mask, save_cells: bool) -> None:
 
 class _Nodes:
     """Makes nodes; floating-point values are given and taken in `dtype`, and computed in `wide`."""
+
+    gate_order = _ONNX_ORDER
 
     def __init__(self, op, dtype) -> None:
         self.op, self.dtype = op, dtype
@@ -192,6 +216,16 @@ class _Nodes:
             weight, self.integers(*(k * H + unit for k in _ONNX_ORDER for unit in range(H))), axis=0
         )
 
+    def results(self, y, h_n, c_n, h0, c0, lengths):
+        """output (T, N, D*P), h_n and c_n from a node's Y [T, D, N, P] and states."""
+        op = self.op
+        if lengths is not None:
+            # What a row without steps ends with is not defined there; here it is what it began
+            # with.
+            some = op.Unsqueeze(op.Greater(lengths, self.integer(0)), [0, 2])
+            h_n, c_n = op.Where(some, h_n, h0), op.Where(some, c_n, c0)
+        return op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, -1]), h_n, c_n
+
     def first_steps(self, x, lengths, reverse: bool):
         """(T, N) bool: where a direction begins."""
         op = self.op
@@ -203,7 +237,7 @@ class _Nodes:
         return op.Expand(op.Equal(steps, first), op.Concat(T, rows, axis=0))
 
 
-def _layer(op: _Nodes, x, h0, c0, directions, lengths):
+def _layer(op: _Nodes, x, h0, c0, directions, lengths, H=None):
     """The nodes of one layer: output (T, N, D*P), h_n (D, N, P), c_n (D, N, H).
 
     `directions` are D tuples weight_ih (4H, I), weight_hh (4H, P), bias_ih and bias_hh (4H,) or
@@ -213,7 +247,7 @@ def _layer(op: _Nodes, x, h0, c0, directions, lengths):
     none: W_hh h = (W_hh W_hr) u. What is left of h is h0, which enters a direction's first step as
     further inputs, zeros at all others, with the weights W_hh.
     """
-    H, D = c0.shape[2], len(directions)
+    H, D = c0.shape[2] if H is None else H, len(directions)
     x, h0, c0 = op.widen(x), op.widen(h0), op.widen(c0)
     weights_ih, weights_hh, biases_ih, biases_hh, weights_hr = (
         [None if w is None else op.widen(w) for w in kind] for kind in zip(*directions, strict=True)
@@ -253,9 +287,4 @@ def _layer(op: _Nodes, x, h0, c0, directions, lengths):
     if projected:
         weight = op.Transpose(op.stacked(weights_hr), perm=[0, 2, 1])  # [D, H, P]
         y, h_n = op.MatMul(y, weight), op.MatMul(h_n, weight)
-    if lengths is not None:
-        # What a row without steps ends with is not defined there; here it is what it began with.
-        some = op.Unsqueeze(op.Greater(lengths, op.integer(0)), [0, 2])
-        h_n, c_n = op.Where(some, h_n, h0), op.Where(some, c_n, c0)
-    output = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, -1])  # from [T, D, N, P]
-    return tuple(op.narrow(r) for r in (output, h_n, c_n))
+    return tuple(op.narrow(r) for r in op.results(y, h_n, c_n, h0, c0, lengths))

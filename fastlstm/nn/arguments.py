@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..checks import check_states, check_tensor
 from ..precision import to_autocast
 from ..weights import BESIDE, LSTMWeights
+from . import int8_storage
 
 _is_compiling = torch.compiler.is_compiling
 
@@ -16,13 +17,16 @@ def weights_of(
     module: nn.LSTM, x: Tensor, wanted: torch.dtype | None, values: list | None = None
 ) -> list[list[LSTMWeights]] | None:
     """The weights, layer by layer; None where `x` does not fit them, which nn.LSTM's own call
-    then explains. Weights that do not fit each other are a ValueError: nn.LSTM would read on.
+    then explains. Weights that do not fit each other are a ValueError: nn.LSTM would read on. Those
+    stored in int8 come as `Int8Weights`.
 
     They are looked up by name once at every call, unless `values` has what came of that: wrappers,
     parametrizations and functional_call put other tensors there.
     """
     H, D, inputs = module.hidden_size, 2 if module.bidirectional else 1, module.input_size
     P, dtype, device = module.proj_size or H, x.dtype, x.device
+    if module.weight_dtype is torch.int8:
+        return int8_storage.layers_for(module, x)
     stored = module.weight_dtype if wanted is None else None
     if x.shape[-1] != inputs:
         return None

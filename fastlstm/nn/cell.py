@@ -12,7 +12,7 @@ from ..stack.alone import needed, stands_alone
 from ..stack.run import run_layers
 from ..torch_classes import LSTMCell, above
 from ..weights import BESIDE, LSTMWeights
-from . import weight_storage
+from . import int8_calls, int8_storage, weight_storage
 from .arguments import weights_by_name, without_weight_names
 from .shortcuts import MOST_ROWS
 from .torch_tools import (
@@ -32,7 +32,8 @@ class FastLSTMCell(LSTMCell):
 
     Args:
         input_size, hidden_size, bias, device, dtype: as for `torch.nn.LSTMCell`.
-        weight_dtype: torch.bfloat16 stores the two weight matrices so; see `FastLSTM`.
+        weight_dtype, weight_only: torch.bfloat16 and torch.int8 store the two weight matrices so;
+        see `FastLSTM`.
         backend: "auto", or a name of `fastlstm.backends.NAMES`.
 
     Inputs: input, hx=None
@@ -54,6 +55,7 @@ class FastLSTMCell(LSTMCell):
 
     backend: str = "auto"
     weight_dtype: torch.dtype | None = None
+    weight_only: bool = False
 
     def __init__(
         self,
@@ -64,12 +66,14 @@ class FastLSTMCell(LSTMCell):
         dtype=None,
         *,
         weight_dtype: torch.dtype | None = None,
+        weight_only: bool = False,
         backend: str = "auto",
     ) -> None:
         backends.check_name(backend)
         above(FastLSTMCell, self, "__init__").__init__(input_size, hidden_size, bias, device, dtype)
         self.backend = backend
         self.weight_dtype = weight_dtype
+        self.weight_only = weight_only
 
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
@@ -82,6 +86,8 @@ class FastLSTMCell(LSTMCell):
         """
         if type(input) is not Tensor and proxies(input):
             return self._trace(input, hx)
+        if int8_storage.is_int8(self):
+            return self._call_int8(input, hx)
         weights = weights_by_name(self, _NAMES)
         result = self._direct(input, hx, weights)
         if result is not None:
@@ -111,6 +117,19 @@ class FastLSTMCell(LSTMCell):
         if dims == 1:
             return h.view(-1), c.view(-1)
         return h, c
+
+    def _call_int8(self, input, hx):
+        if proxies(hx):
+            return self._trace(input, hx)
+        result = int8_calls.cell(self, input, hx)
+        if result is None:
+            # Refused in nn.LSTMCell's words, or what it takes beyond that: an hx of other shapes.
+            result = self.to_torch()(input, hx)
+        return result
+
+    def reset_parameters(self) -> None:
+        with int8_storage.as_floats(self):
+            above(FastLSTMCell, self, "reset_parameters").reset_parameters()
 
     def _by_layer(self, x, h, c, weights):
         _, h, c, _ = run_layers(
@@ -234,13 +253,30 @@ class FastLSTMCell(LSTMCell):
         return rebuild(LSTMCell, self)
 
     def _apply(self, fn, recurse=True):
-        above(FastLSTMCell, self, "_apply")._apply(fn, recurse)
-        if self.weight_dtype is not None and not weight_storage.still_stored(self):
-            self.__dict__["weight_dtype"] = None
+        applied = above(FastLSTMCell, self, "_apply")._apply
+        weight_storage.after_cast(self, fn, lambda: applied(fn, recurse))
         return self
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        saved = above(FastLSTMCell, self, "_save_to_state_dict")._save_to_state_dict
+        saved(destination, prefix, keep_vars)
+        if int8_storage.is_int8(self):
+            int8_storage.add_state(self, destination, prefix)
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
+    ):
+        if int8_storage.is_int8(self):
+            assign = local_metadata.get("assign_to_params_buffers", False)
+            state_dict = int8_storage.take_state(self, state_dict, prefix, assign, missing, errors)
+        else:
+            state_dict = int8_storage.widened_state(self, state_dict, prefix, errors)
+        load = above(FastLSTMCell, self, "_load_from_state_dict")._load_from_state_dict
+        load(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def extra_repr(self) -> str:
         more = "" if self.weight_dtype is None else f", weight_dtype={self.weight_dtype}"
+        more += ", weight_only=True" if self.weight_only else ""
         backend = "" if self.backend == "auto" else f", backend={self.backend!r}"
         plain = above(FastLSTMCell, self, "extra_repr").extra_repr()
         return plain + more + backend
@@ -250,6 +286,8 @@ class FastLSTMCell(LSTMCell):
             value = quantization_config(self, value)
         elif name == "weight_dtype":
             weight_storage.store(self, value)
+        elif name == "weight_only":
+            value = int8_storage.checked_weight_only(self, value)
         above(FastLSTMCell, self, "__setattr__").__setattr__(name, value)
 
     def __prepare_scriptable__(self):

@@ -17,11 +17,11 @@ from ..checks import (
     layers_first,
     swapped_states,
 )
-from ..precision import autocast_dtype, to_autocast
+from ..precision import to_autocast
 from ..stack.between import variational
 from ..stack.run import run_layers
 from ..torch_classes import LSTM
-from . import nested
+from . import int8_calls, nested
 from .arguments import state_shapes, states_of, weights_by_name, weights_of, zero_states
 from .packing import packing_of
 from .shortcuts import whole_stack
@@ -68,18 +68,22 @@ def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
     dims = input.dim()
     if dims == 2 and isinstance(hx, Tensor) and hx.dim() == 3 and len(hx) == 2:
         hx = hx[0], hx[1]  # nn.LSTM takes such a tensor for unbatched input
-    values = weights_by_name(module, module._flat_weights_names)
     given = lengths, reset_mask, return_cell_sequence
-    if dims in (2, 3) and not module.return_layer_outputs:
-        result = whole_stack(module, input, hx, values, *given)
-        if result is not None:
-            return result
     plain = not (any(g is not None for g in given[:2]) or return_cell_sequence)
     plain = plain and not module.return_layer_outputs
-    if dims not in (2, 3) or (plain and torch.jit.is_tracing()):
+    int8 = module.weight_dtype is torch.int8
+    values = None if int8 else weights_by_name(module, module._flat_weights_names)
+    if dims in (2, 3) and not module.return_layer_outputs:
+        if not int8:
+            result = whole_stack(module, input, hx, values, *given)
+        else:
+            result = int8_calls.whole_stack(module, input, hx) if plain else None
+        if result is not None:
+            return result
+    if dims not in (2, 3) or (plain and torch.jit.is_tracing() and not int8):
         # A trace then holds torch's own op, which runs and exports without fastlstm.
         return _as_torch(module, input, hx, plain)
-    wanted = autocast_dtype(input.device)
+    wanted = int8_calls.wanted_dtype(module, input.device)
     x = input if wanted is None else to_autocast(input, wanted)
     layers = weights_of(module, x, wanted, values)
     if layers is None:
@@ -120,7 +124,7 @@ def _call_packed(module, input, hx, lengths, reset_mask, return_cell_sequence):
     _refuse_lengths(lengths, "PackedSequence")
     data, batch_sizes, sorted_indices, unsorted_indices = input
     packing = packing_of(input)
-    wanted = autocast_dtype(data.device)
+    wanted = int8_calls.wanted_dtype(module, data.device)
     if wanted is not None:
         data = to_autocast(data, wanted)
     layers = weights_of(module, data, wanted)
@@ -177,7 +181,7 @@ def _call_nested(module, input, hx, lengths, reset_mask, return_cell_sequence):
     _refuse_lengths(lengths, "NestedTensor")
     packing = nested.jagged_of(input)
     values = input.values()
-    wanted = autocast_dtype(values.device)
+    wanted = int8_calls.wanted_dtype(module, values.device)
     if wanted is not None:
         values = to_autocast(values, wanted)
     layers = weights_of(module, values, wanted)
@@ -260,6 +264,7 @@ def _run(module, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=
             checkpoint_every=module.checkpoint_every,
             layer_outputs=lower,
             own_output=packing is None or packing.index is None,  # else packing copies them
+            weight_only=module.weight_only,
         )
     return output, (h_n, c_n), cells, lower
 
@@ -280,6 +285,11 @@ def _as_torch(module, input, hx, plain: bool):
         # On a trace's way torch's op is next, and it counts on a pair of tensors.
         check_pair("hx", hx)
     result = LSTM.forward(module, input, hx)
+    if module.weight_dtype is torch.int8:
+        raise ValueError(
+            "input: with weight_dtype=torch.int8 a FastLSTM does not take these arguments; "
+            "weight_dtype = None widens the weights, for which nn.LSTM does"
+        )
     if plain:
         if module.training or module.layer_norm or any(module.zoneout):
             # States are swapped around torch's op.

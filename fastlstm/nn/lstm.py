@@ -12,7 +12,7 @@ from ..stack.checkpoint.layers import check_every
 from ..torch_classes import LSTM, above
 from ..weights import BESIDE
 from . import inputs as forms
-from . import weight_storage
+from . import int8_calls, int8_storage, weight_storage
 from .arguments import without_weight_names
 from .shortcuts import direct_step
 from .torch_tools import (
@@ -67,7 +67,14 @@ class FastLSTM(LSTM):
             rows, to read, for inference. Each weight is rounded once, by at most 2^-8 of itself;
             nothing else is. May be set later, and None widens what is stored. Without a gradient
             the CPU's kernels take the weights as they are; else they are widened at each call, and
-            gradients for them come in bfloat16.
+            gradients for them come in bfloat16. torch.int8 quantises the matrices row by row
+            (`fastlstm.int8`): a quarter of the bytes, for inference alone. x_t and h are quantised
+            too, row by row and step by step, on their way into the products; gates, states and
+            results are float32, under autocast too. The parameters become buffers; the state dict
+            has weight_ih_l0 as int8 and weight_ih_l0_scale, and takes floats. With layer_norm,
+            zoneout or masks in training, and on a GPU, the weights are widened for each call.
+        weight_only: with weight_dtype=torch.int8, x_t and h stay float32: the error is that of the
+            weights alone.
         variational_dropout: `dropout` draws one mask for each row and unit of a layer's output, the
             same at all steps (Gal & Ghahramani 2016; AWD-LSTM, Merity et al. 2018), where nn.LSTM
             draws one at every step. It is one call of torch's dropout on ones (N, D*P), rows in the
@@ -135,6 +142,7 @@ class FastLSTM(LSTM):
     batch_first_states: bool = False
     return_layer_outputs: bool = False
     weight_dtype: torch.dtype | None = None
+    weight_only: bool = False
     # Inherited anyway, but not by a class that copies what stands here onto another base.
     get_expected_cell_size = LSTM.get_expected_cell_size
     check_forward_args = LSTM.check_forward_args
@@ -159,6 +167,7 @@ class FastLSTM(LSTM):
         zoneout: float | tuple[float, float] = 0.0,
         checkpoint_every: int | bool | None = None,
         weight_dtype: torch.dtype | None = None,
+        weight_only: bool = False,
         variational_dropout: bool = False,
         batch_first_states: bool = False,
         return_layer_outputs: bool = False,
@@ -190,10 +199,12 @@ class FastLSTM(LSTM):
             return_layer_outputs=return_layer_outputs,
         )
         self.weight_dtype = weight_dtype
+        self.weight_only = weight_only
 
     def reset_parameters(self) -> None:
         """As nn.LSTM's; the gains of layer_norm become 1, its bias 0."""
-        above(FastLSTM, self, "reset_parameters").reset_parameters()
+        with int8_storage.as_floats(self):
+            above(FastLSTM, self, "reset_parameters").reset_parameters()
         if self.layer_norm:
             reset_norms(self)
 
@@ -242,7 +253,8 @@ class FastLSTM(LSTM):
         if x_t.dim() not in (1, 2):
             raise ValueError(f"x_t: got shape {tuple(x_t.shape)}, expected (N, I) or (I,)")
         if type(self).forward is FastLSTM.forward:
-            result = direct_step(self, x_t, state)
+            short = int8_calls.direct_step if self.weight_dtype is torch.int8 else direct_step
+            result = short(self, x_t, state)
             if result is not None:
                 return result
         if state is not None:
@@ -281,6 +293,9 @@ class FastLSTM(LSTM):
     def _flat_weights(self) -> list[Tensor | None]:
         # nn.LSTM stores this list, and with it what a parametrization or a pruning mask computed
         # last, which can be neither copied nor pickled.
+        if int8_storage.is_int8(self):
+            values = int8_storage.widened(self)
+            return [values[name] for name in self._flat_weights_names]
         weights = [getattr(self, name, None) for name in self._flat_weights_names]
         if self.weight_dtype is not None:
             weights = [w if w is None else w.to(BESIDE) for w in weights]
@@ -290,11 +305,35 @@ class FastLSTM(LSTM):
     def _flat_weights(self, weights) -> None:
         """nn.LSTM's own methods assign what they have just read by name."""
 
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """As nn.LSTM's; of int8 weights the float32 ones that they stand for."""
+        if int8_storage.is_int8(self):
+            values = int8_storage.widened(self)
+            return [[values[name] for name in layer] for layer in self._all_weights]
+        return LSTM.all_weights.fget(self)
+
     def _apply(self, fn, recurse=True):
-        above(FastLSTM, self, "_apply")._apply(fn, recurse)
-        if self.weight_dtype is not None and not weight_storage.still_stored(self):
-            self.__dict__["weight_dtype"] = None
+        applied = above(FastLSTM, self, "_apply")._apply
+        weight_storage.after_cast(self, fn, lambda: applied(fn, recurse))
         return self
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        saved = above(FastLSTM, self, "_save_to_state_dict")._save_to_state_dict
+        saved(destination, prefix, keep_vars)
+        if int8_storage.is_int8(self):
+            int8_storage.add_state(self, destination, prefix)
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
+    ):
+        if int8_storage.is_int8(self):
+            assign = local_metadata.get("assign_to_params_buffers", False)
+            state_dict = int8_storage.take_state(self, state_dict, prefix, assign, missing, errors)
+        else:
+            state_dict = int8_storage.widened_state(self, state_dict, prefix, errors)
+        load = above(FastLSTM, self, "_load_from_state_dict")._load_from_state_dict
+        load(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def flatten_parameters(self) -> None:
         """Nothing to do: no kernel here needs the weights in one piece."""
@@ -305,6 +344,8 @@ class FastLSTM(LSTM):
             more.append(f"checkpoint_every={self.checkpoint_every}")
         if self.weight_dtype is not None:
             more.append(f"weight_dtype={self.weight_dtype}")
+        if self.weight_only:
+            more.append("weight_only=True")
         if self.backend != "auto":
             more.append(f"backend={self.backend!r}")
         plain = above(FastLSTM, self, "extra_repr").extra_repr()
@@ -322,6 +363,8 @@ class FastLSTM(LSTM):
             value = checked(name, value)
         elif name == "weight_dtype":
             weight_storage.store(self, value)
+        elif name == "weight_only":
+            value = int8_storage.checked_weight_only(self, value)
         above(FastLSTM, self, "__setattr__").__setattr__(name, value)
 
     def __prepare_scriptable__(self):

@@ -101,9 +101,9 @@ def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells
         h0, c0 = hx
         if h0 is None:
             return None
-    if lengths is not None and not (type(lengths) is Tensor and lengths.dtype is torch.int64):
+    if lengths is not None and not (_plain(lengths) and lengths.dtype is torch.int64):
         return None
-    if reset_mask is not None and type(reset_mask) is not Tensor:
+    if reset_mask is not None and not _plain(reset_mask):
         return None
     if not weight_storage.fits(module, x, weights[0]):
         return None
@@ -121,6 +121,10 @@ def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells
     if results is None:
         return None
     return results[0], (results[1], results[2]), *results[3:]
+
+
+def _plain(mask) -> bool:
+    return type(mask) is Tensor and mask.is_cpu
 
 
 def _noise(module, x: Tensor) -> list[Tensor] | None:

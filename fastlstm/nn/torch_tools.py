@@ -10,7 +10,7 @@ from torch import nn
 from torch.fx.proxy import Proxy, TraceError
 
 from ..torch_classes import LSTM, LSTMCell, RNNBase
-from . import weight_storage
+from . import int8_storage, weight_storage
 from .variant_settings import norm_names, refuse_variants, reset_norms, variants_of
 
 _PACKAGE = __package__.partition(".")[0]
@@ -38,6 +38,7 @@ def rebuild(
     The weights are those that `source` computes with now: a parametrization or a pruning mask is
     in them, not on them. Hooks stay behind. With `share` the very tensors are used, else copies.
     """
+    storage, int8 = {}, int8_storage.is_int8(source)
     with warnings.catch_warnings():
         # What there was to warn of was said when `source` was made. On meta, for a constructor
         # elsewhere would draw from the caller's stream of random numbers.
@@ -47,6 +48,9 @@ def rebuild(
             kept = {name: getattr(source, name, None) for name in names}
             kept = {name: value for name, value in kept.items() if value is not None}
             options = variants_of(source) | kept | options
+            if options.get("weight_dtype") is int8_storage.INT8:
+                options.setdefault("weight_only", getattr(source, "weight_only", False))
+                storage = {name: options.pop(name) for name in ("weight_dtype", "weight_only")}
         twin = cls(**_settings(source), device="meta", **options)
     names = _weight_names(source)
     stored = {getattr(m, "weight_dtype", None) for m in (source, twin)} != {None}
@@ -55,13 +59,14 @@ def rebuild(
         if getattr(source, "layer_norm", False):
             names = names + norm_names(source)
         else:
-            like = getattr(source, names[0])
+            like = source._flat_weights[0]
             for name in norm_names(twin):
                 empty = torch.empty_like(getattr(twin, name), device=like.device, dtype=like.dtype)
                 setattr(twin, name, nn.Parameter(empty))
             reset_norms(twin)
+    values = {k: nn.Parameter(v) for k, v in int8_storage.widened(source).items()} if int8 else {}
     for name in names:
-        weight = getattr(source, name)
+        weight = values[name] if name in values else getattr(source, name)
         if stored:
             weight_storage.check_dtype(name, weight)
         if name in matrices:
@@ -71,6 +76,10 @@ def rebuild(
         if not isinstance(weight, nn.Parameter):
             weight = nn.Parameter(weight.detach(), weight.requires_grad)
         setattr(twin, name, weight)
+    for name, value in storage.items():
+        setattr(twin, name, value)
+    if storage and int8:
+        int8_storage.copy(source, twin)  # not rounded again
     return twin.train(source.training)
 
 
@@ -106,6 +115,12 @@ def for_torchscript(cls: type[nn.Module], module: nn.Module) -> nn.Module:
     """
     fast = type(module).__name__
     for name, other in _scripted_model(module).named_modules():
+        if int8_storage.is_int8(other):
+            raise ValueError(
+                f"torch.jit.script: {name or 'this module'} has weight_dtype=torch.int8, which "
+                "nn.LSTM cannot hold. torch.jit.trace and torch.export record it as it is; to "
+                "script it in float32, set weight_dtype = None first"
+            )
         if hasattr(type(other), "__prepare_scriptable__") and isinstance(other, (LSTM, LSTMCell)):
             _refuse_own_forward(name, other)
             refuse_variants(other, "torch.jit.script")
@@ -178,16 +193,25 @@ def quantization_config(module: nn.Module, config):
         config = wanted.get(base)
         if mapping and config is None:
             return None  # not asked for
-    if type(module) in mapping and not variants_of(module):
+    # nn.LSTM, which is what becomes float16, has no variants.
+    takes = quantised_to(config) == torch.qint8 or not variants_of(module)
+    if type(module) in mapping and takes:
         return config
     _tell_quantization(module)
     return None
 
 
+def quantised_to(config) -> torch.dtype:
+    """What a qconfig makes of weights: torch.qint8, torch's default, or torch.float16."""
+    observer = getattr(config, "weight", None)
+    return torch.qint8 if observer is None else observer().dtype
+
+
 def _tell_quantization(module: nn.Module) -> None:
     warnings.warn(
         f"torch.ao.quantization goes by exact types and leaves this {type(module).__name__} in "
-        "float. If it is to be quantized, put module.to_torch() in its place first.",
+        "float. If it is to be quantized, set its weight_dtype = torch.int8, or for all of a model "
+        "fastlstm.convert(model, weight_dtype=torch.int8).",
         stacklevel=4,
     )
 

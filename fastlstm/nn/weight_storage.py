@@ -1,5 +1,5 @@
 """Weight matrices stored in bfloat16 beside float32 tensors, for inference: `weight_dtype` of
-FastLSTM and FastLSTMCell.
+FastLSTM and FastLSTMCell. For int8 int8_storage.py does the storing.
 
 With few rows a step takes as long as its weights take to arrive, and so they are half the bytes.
 The CPU's ops take them as they are stored; wherever else they go, or a gradient is wanted, they are
@@ -9,8 +9,10 @@ widened for the call, which is exact.
 import torch
 from torch import Tensor, nn
 
+from ..int8 import check_finite
 from ..torch_classes import RNNBase
 from ..weights import BESIDE, STORED
+from . import int8_storage
 
 
 def matrix_names(module: nn.Module) -> list[str]:
@@ -21,13 +23,22 @@ def matrix_names(module: nn.Module) -> list[str]:
 
 
 def store(module: nn.Module, value: torch.dtype | None) -> None:
-    """Round the module's matrices to bfloat16 in place, or with None widen them to float32 if they
-    are so stored.
+    """Round the module's matrices to bfloat16 in place, quantise them to int8 (int8_storage.py), or
+    with None widen them to float32 if they are so stored.
 
     Raises:
-        ValueError: `value` is another dtype, or the module's weights are not float32 parameters.
+        ValueError: `value` is another dtype, or the module's weights are not float32 parameters, or
+        not finite for int8.
     """
     check(module, value)
+    if int8_storage.is_int8(module):
+        if value is int8_storage.INT8:
+            return
+        int8_storage.widen(module)
+        module.__dict__.update(weight_dtype=None, weight_only=False)
+    elif value is int8_storage.INT8:
+        int8_storage.store(module)
+        return
     stored = getattr(module, "weight_dtype", None) is not None
     if value is None and not stored:
         return
@@ -43,8 +54,12 @@ def check(module: nn.Module, value: torch.dtype | None, where: str = "") -> None
     which module that is."""
     if value is None:
         return
-    if value != STORED:
-        raise ValueError(f"weight_dtype: got {value!r}, expected {STORED} or None")
+    if value not in (STORED, int8_storage.INT8):
+        raise ValueError(
+            f"weight_dtype: got {value!r}, expected {STORED}, {int8_storage.INT8} or None"
+        )
+    if int8_storage.is_int8(module):
+        return
     for name, weight in module._parameters.items():
         if weight is not None:
             check_dtype(where + name, weight)
@@ -54,13 +69,15 @@ def check(module: nn.Module, value: torch.dtype | None, where: str = "") -> None
                 f"weight_dtype: {where}{name} is not a parameter of the module itself; remove its "
                 "parametrization or pruning first"
             )
+        if value is int8_storage.INT8:
+            check_finite(module._parameters[name], where + name)
 
 
 def check_dtype(name: str, weight: Tensor) -> None:
     if weight.dtype not in (BESIDE, STORED):
         raise ValueError(
-            f"weight_dtype: {name} is {weight.dtype}; weights are stored in {STORED} beside "
-            f"{BESIDE} alone. Call .float() on the module first"
+            f"weight_dtype: {name} is {weight.dtype}; weights are stored in {STORED} or torch.int8 "
+            f"beside {BESIDE} alone. Call .float() on the module first"
         )
 
 
@@ -71,6 +88,19 @@ def still_stored(module: nn.Module) -> bool:
         weight is None or weight.dtype == (STORED if name in matrices else BESIDE)
         for name, weight in module._parameters.items()
     )
+
+
+def after_cast(module: nn.Module, fn, cast) -> None:
+    """`Module._apply` of a module whose matrices are stored: `cast()` does what `fn` says, and what
+    casts floating-point tensors (`.float()`, `.half()`) ends the storing."""
+    if int8_storage.is_int8(module):
+        if int8_storage.casts(fn) is not None:
+            module.weight_dtype = None
+        cast()
+        return
+    cast()
+    if module.weight_dtype is not None and not still_stored(module):
+        module.__dict__["weight_dtype"] = None
 
 
 def fits(module: nn.Module, x: Tensor, weight: Tensor | None) -> bool:

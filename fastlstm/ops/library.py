@@ -20,6 +20,10 @@ def outside_autocast(function):
     return run
 
 
+def on_one_device(*tensors: Tensor | None) -> bool:
+    return len({t.device for t in tensors if t is not None}) <= 1
+
+
 def check_one_device(*tensors: Tensor | None) -> None:
     """For the shapes-only kernels, which torch runs for real tensors beside a meta one, too."""
     devices = sorted({str(t.device) for t in tensors if t is not None})

@@ -34,11 +34,12 @@ def stands_alone(x, backend: str) -> bool:
 
 def needed(x: Tensor, h: Tensor | None, c: Tensor | None, weights: list) -> list[bool] | None:
     """Of each tensor, in this order, whether its gradient is wanted; an empty list where none is.
-    None where an op may not stand for a call on them: a tensor is of a class of its own, a weight
-    is None, or a gradient is wanted while torch looks at each op."""
-    if not _CLASSES.issuperset(map(type, weights)):
+    None where an op may not stand for a call on them: a tensor is of a class of its own or not on
+    the CPU, a weight is None, or a gradient is wanted while torch looks at each op."""
+    if not (_CLASSES.issuperset(map(type, weights)) and weights[0].is_cpu):
         return None
-    if not (h is c is None or (type(h) in _CLASSES and type(c) in _CLASSES)):
+    states = () if h is c is None else (h, c)
+    if any(type(s) not in _CLASSES or not s.is_cpu for s in states):
         return None
     if not _is_grad_enabled():
         return []

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from .. import backends
 from ..backends import cpu, gpu  # noqa: F401  (register kernels)
+from ..int8 import Int8Weights
 from ..ops import layer as layer_ops
 from ..ops import transforms
 from ..ops.library import library
 from ..precision import accumulation_dtype, wide_products
 from ..weights import LSTMWeights, Variant, flat, widened
-from . import distributed, whole
+from . import distributed, int8, whole
 from . import variant as variant_layers
 from .alone import needed, stands_alone
 from .between import collecting, noises
@@ -24,6 +25,11 @@ from .checkpoint import layers as checkpointing
 from .wavefront import ops as stack_ops
 
 _NO_WEIGHTS = (None,) * 5
+
+
+def _changes(variant: Variant) -> bool:
+    """Whether the plain LSTM's ops do not do."""
+    return variant.changes_recurrence() or bool(variant.training and variant.weight_dropout)
 
 
 def _wants_gradient(given, layers) -> bool:
@@ -47,24 +53,32 @@ def run_layers(
     checkpoint_every: int | bool | None = None,
     layer_outputs: list[Tensor] | None = None,
     own_output: bool = True,
+    weight_only: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The layers one after the other on checked, time-major arguments; `lstm` and the module end
     here.
 
     Args:
-        x: (T, N, I). h0: (L*D, N, P). c0: (L*D, N, H). layers: L sequences of D weights.
+        x: (T, N, I). h0: (L*D, N, P). c0: (L*D, N, H). layers: L sequences of D weights, all of
+        them `LSTMWeights` or all `Int8Weights`.
         between_layers: dropout of each layer's output but the last, or None. dropout: its share.
         variant: what there is beyond the plain LSTM, or None.
         checkpoint_every: steps from one kept state to the next, True or None (`checkpoint`).
         layer_outputs: takes each layer's output (T, N, D*P) but the last, before dropout.
         own_output: whether output and cells are to be the caller's own; False where none writes
         into them.
+        weight_only: of `Int8Weights`: whether what they are multiplied by stays as it is.
 
     Returns:
         output (T, N, D*P), h_n like h0, c_n like c0, and the last layer's cells (T, N, D*H) or
         None.
     """
     if type(x) is not Tensor and distributed.is_distributed(x):
+        if isinstance(layers[0][0], Int8Weights):
+            raise ValueError(
+                "input: got a DTensor, which int8 weights do not take; give each device its own "
+                "rows, or widen the weights: weight_dtype = None"
+            )
         return distributed.run_layers(
             run_layers,
             x,
@@ -87,7 +101,17 @@ def run_layers(
     D = len(layers[0])
     wide = wide_products(x)
     call = backends.Call.of(x.device, x.dtype)
-    family = backends.select(backend, call).family
+    row = backends.select(backend, call)
+    family = row.family
+    if isinstance(layers[0][0], Int8Weights):
+        if row.name in ("cpu", "reference") and (variant is None or not _changes(variant)):
+            return int8.run_layers(
+                x, h0, c0, layers, lengths=lengths, reset_mask=reset_mask,
+                return_cells=return_cells, between_layers=between_layers,
+                reference=backend == "reference", weight_only=weight_only,
+            )  # fmt: skip
+        int8.refuse_gradients(input=x, h0=h0, c0=c0, **int8.norms_by_name(variant))
+        layers = int8.widened(layers)
     if layers[0][0].weight_hh.dtype != x.dtype and not (
         family == "lstm"
         and x.device.type == "cpu"

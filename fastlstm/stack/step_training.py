@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..ops import layer as layer_ops
 from ..ops import transforms
-from ..ops.library import check_one_device, library
+from ..ops.library import check_one_device, library, on_one_device
 from ..precision import accumulation_dtype
 
 library.define(
@@ -207,7 +207,8 @@ def _as_layer(ctx, needs, grads, saved) -> list:
 
 
 def _forward_fake(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr):
-    check_one_device(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
+    if not on_one_device(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr):
+        return []
     wide = accumulation_dtype(c.dtype)
     gates = c.new_empty((*c.shape[:-1], 4 * c.shape[-1]))
     cells = c.new_empty(c.shape, dtype=wide)

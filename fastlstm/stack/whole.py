@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ..ops import transforms
-from ..ops.library import check_one_device, library
+from ..ops.library import check_one_device, library, on_one_device
 from ..precision import accumulation_dtype
 from .whole_by_layers import Saved, by_layers
 
@@ -151,7 +151,8 @@ def _forward_fake(
     x, h0, c0, weights, lengths, reset_mask, noise, layers, bidirectional, batch_first,
     wide_products, save_cells, own_output, needs,
 ):  # fmt: skip
-    check_one_device(x, h0, c0, *weights, lengths, reset_mask, *(noise or ()))
+    if not on_one_device(x, h0, c0, *weights, lengths, reset_mask, *(noise or ())):
+        return []
     T, rows, D = _sizes(x, bidirectional, batch_first)
     N, H, P = rows[0] if rows else 1, weights[1].shape[0] // 4, weights[1].shape[1]
     results = [

@@ -14,7 +14,17 @@ from benchmarks.common.check import WrongResult
 from benchmarks.common.machine import ROOT
 from benchmarks.common.peers import Problem
 from benchmarks.common.shapes import Case
-from benchmarks.cpu import cli, engine_rounds, engines, floor, overview, products, report, tables
+from benchmarks.cpu import (
+    cli,
+    engine_rounds,
+    engines,
+    floor,
+    int8_engines,
+    overview,
+    products,
+    report,
+    tables,
+)
 from benchmarks.cpu.engines import FAST, FAST_STORED, NN_LSTM, ONNX_RUNTIME, OPENVINO
 from benchmarks.cpu.products import Product
 from fastlstm.backends import native
@@ -227,6 +237,52 @@ def test_the_command_line_runs_the_peers(where, tmp_path, monkeypatch):
     (row,) = json.loads((tmp_path / "latest-peers.json").read_text())["rows"]
     assert {NN_LSTM, FAST, FAST_STORED} <= row["times"].keys()
     assert row["times"].keys() | row["notes"].keys() == engines.ENGINES.keys()
+
+
+@pytest.mark.filterwarnings("ignore")  # of quantize_dynamic's deprecation
+@pytest.mark.parametrize("name", int8_engines.ENGINES)
+def test_an_engine_with_int8_weights_is_held_to_its_budget(name, monkeypatch):
+    for package in int8_engines.PACKAGES.get(name, ()):
+        pytest.importorskip(package)
+    server, answer = served(name, Case(6, 2, 5, 7))
+    assert 0 <= answer["budget_used"] <= 1 and 0 < answer["relative_error"] < 0.1
+    assert len(server.answer({"seconds": 0.0})["times"]) == 1
+    right = int8_engines.ENGINES[name]
+
+    def wrong(problem, threads):
+        call = right(problem, threads)
+        return lambda: tuple(torch.as_tensor(t) + 0.1 for t in call())
+
+    monkeypatch.setitem(int8_engines.ENGINES, name, wrong)
+    assert "WrongResult" in served(name, Case(6, 2, 5, 7))[1]["error"]
+
+
+def test_the_command_line_runs_the_peers_in_int8(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_rounds, "SHAPES", ((5, 3, 4, 6),))
+    peaks = {("float32", "avx2", 1): 1e12}
+    monkeypatch.setattr(floor.Machine, "measure_peaks", lambda m, *_: m.peaks.update(peaks))
+    arguments = ["--peers", "--dtype", "int8", "--threads", "1", "--cell-seconds", "0.01"]
+    assert cli.main([*arguments, "--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "latest-peers.json").read_text())["rows"]
+    assert row["dtype"] == "int8" and set(int8_engines.OURS) <= row["ratios"].keys()
+    assert row["times"].keys() | row["notes"].keys() == int8_engines.ENGINES.keys()
+    text = (tmp_path / "latest-peers.md").read_text()
+    assert "us, int8, infer, 1 thread" in text and "largest error of the output" in text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lists_of_shapes_in_int8(tmp_path, monkeypatch):
+    peaks = {("float32", "avx2", 1): 1e12}
+    monkeypatch.setattr(floor.Machine, "measure_peaks", lambda m, *_: m.peaks.update(peaks))
+    monkeypatch.setattr(floor.Machine, "bandwidth", lambda *_: 1e10)
+    arguments = ["--shapes", "4,2,5,6", "--dtype", "int8", "--threads", "1", "--no-plot"]
+    arguments += ["--cell-seconds", "0.01", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    (row,) = json.loads((tmp_path / "latest.json").read_text())["rows"]  # none of training
+    assert (row["baseline"], row["candidate"]) == ("quantize_dynamic", "FastLSTM")
+    assert row["mode"] == "infer" and row["floor_kind"] == "bytes" and row["budget_used"] <= 1
+    with pytest.raises(SystemExit):
+        cli.main(["--memory", "--dtype", "int8"])
 
 
 # A source distribution leaves the results out.

@@ -22,15 +22,33 @@ def small(monkeypatch):
 def test_errors_are_of_the_size_of_a_rounding():
     for backend in ("cpu", "reference", NN_LSTM):
         rows = {row["kind"]: row for row in errors.rows_of(Contender(backend, "cpu"))}
-        stored = {errors.STORED} if backend == "cpu" else set()
+        int8 = {errors.INT8, errors.INT8_WEIGHTS}
+        stored = {errors.STORED, *int8} if backend == "cpu" else set()
         assert set(rows) == {"float64", "float32", "bfloat16", "float16"} | stored
         for kind, row in rows.items():
             if backend == NN_LSTM and kind == "float16" and row["status"] == "failed":
                 continue  # some CPUs have no primitive for it
             assert row["status"] == "ok", row
-            for group in ("results", "gradients"):
+            assert ("gradients" in row) == (kind not in int8)
+            for group in ("results", "gradients") if kind not in int8 else ("results",):
                 exact = backend == "reference" and kind == "float64"
                 assert (row[group] == 0) if exact else 0 < row[group] < 100 * errors.ROUNDOFF[kind]
+
+
+@pytest.mark.filterwarnings("ignore")  # of quantize_dynamic's deprecation
+def test_int8_is_at_or_below_others_int8(monkeypatch):
+    for name, value in {"T": 6, "N": 3, "I": 24, "H": 40}.items():
+        monkeypatch.setattr(errors, name, value)
+    monkeypatch.setattr(errors, "PROBLEMS", {"one layer": {}})
+    ours = errors.measure(Contender("cpu", "cpu"), errors.INT8)["results"]
+    for name in errors.QUANTISED:
+        (row,) = errors.rows_of(Contender(name, "cpu"))
+        if row["status"] == "failed":
+            assert "onnx" in row["error"]
+            continue
+        assert row["kind"] == errors.INT8 and "gradients" not in row
+        assert errors.cells(row)[1] == "none"
+        assert 0 < ours <= row["results"]
 
 
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])

@@ -16,7 +16,7 @@
 #if defined(FASTLSTM_EMULATE_AVX512)
 #pragma GCC target("avx2,fma,f16c")
 #else
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,avx2,fma,f16c")
 #endif
 #include "core/inline.h"
 
@@ -194,6 +194,15 @@ void check_pairs(const Floats& sums, const Lanes<uint16_t, 32>& a, const Lanes<u
   });
 }
 
+void check_bytes(const Words& sums, const Lanes<uint8_t, 64>& a, const Lanes<int8_t, 64>& b) {
+  const auto expected = [&](int j) {
+    uint32_t sum = sums.at[j];
+    for (int k = 4 * j; k < 4 * j + 4; ++k) sum += static_cast<uint32_t>(a.at[k] * b.at[k]);
+    return sum;
+  };
+  check("dpbusd", Words::of(_mm512_dpbusd_epi32(sums.as<__m512i>(), a.as<__m512i>(), b.as<__m512i>())), expected);
+}
+
 // Whether this machine runs what was compiled.
 bool runs_here() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -201,7 +210,8 @@ bool runs_here() {
   return avx2;
 #else
   return avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16");
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16") &&
+         __builtin_cpu_supports("avx512vnni");
 #endif
 }
 
@@ -214,6 +224,7 @@ int main() {
     check_conversions(draw<Floats>(), draw<Halves>(), mask);
     check_integers(draw<Words>(), draw<Words>(), static_cast<__mmask8>(mask));
     check_pairs(draw<Floats>(), draw<Lanes<uint16_t, 32>>(), draw<Lanes<uint16_t, 32>>());
+    check_bytes(draw<Words>(), draw<Lanes<uint8_t, 64>>(), draw<Lanes<int8_t, 64>>());
     if (failures > 20) break;
   }
   if (failures == 0) std::printf("all as they should be\n");

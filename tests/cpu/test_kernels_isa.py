@@ -18,11 +18,12 @@ TESTS = Path(__file__).parents[1]
 FILES = ["cpu/test_kernels_grid.py", "cpu/test_math.py", "stack/test_step.py"]
 FILES += ["stack/test_step_training.py"]
 FILES += ["stack/test_inference.py", "nn/test_weight_storage.py", "cpu/test_kernels_products.py"]
-FILES += ["cpu/test_batch_invariance.py"]
+FILES += ["cpu/test_batch_invariance.py", "cpu/test_int8_kernels.py"]
+BYTE_FILES = ["cpu/test_int8_kernels.py"]
 # Of these files, what is the same on all: torch's compiler, schemas, messages.
 SAME = "test_compiled or sound or those_of_the_general_way or refused or without_running"
 TILE_FILES = ["cpu/test_kernels_tiles.py", "cpu/test_kernels_products.py", "test_precision.py"]
-TILE_FILES += ["nn/test_weight_storage.py"]
+TILE_FILES += ["nn/test_weight_storage.py", "cpu/test_int8_kernels.py"]
 RUN = """
 import sys, pytest
 from fastlstm.backends import native
@@ -95,6 +96,12 @@ def test_each_instruction_set(isa, passes_on):
 def test_pairs_of_bfloat16(passes_on):
     """AVX512-BF16 changes bfloat16 products alone."""
     passes_on("avx512bf16", "cpu/test_kernels_tiles.py", "cpu/test_kernels_products.py")
+
+
+@pytest.mark.parametrize("isa", ["avxvnni", "avx512vnni"])
+def test_products_of_bytes(isa, passes_on):
+    """VNNI changes 8-bit weights alone."""
+    passes_on(isa, *BYTE_FILES)
 
 
 @pytest.mark.parametrize("isa", ["amx-emulated", "amx"])

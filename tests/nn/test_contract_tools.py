@@ -198,10 +198,17 @@ def test_dynamic_quantization_gives_what_torch_classes_give(types, dtype):
         warnings.filterwarnings("ignore", message=".*torch.quantize_per_tensor.*")
         found = [quantize_dynamic(m, types, dtype=dtype) for m in (fast, plain)]
     for name, cls in (("lstm", FastLSTM), ("cell", FastLSTMCell)):
-        got, expected = (type(getattr(m, name)) for m in found)
-        assert got is expected or (got is cls and expected is cls.__base__)
+        got, expected = (getattr(m, name) for m in found)
+        if isinstance(expected, cls.__base__):  # not asked for
+            assert type(got) is cls and got.weight_dtype is None
+        elif dtype == torch.qint8:
+            assert type(got) is cls and got.weight_dtype == torch.int8
+        else:
+            assert type(got) is type(expected)
     assert isinstance(found[1].lstm, nn.LSTM) == (types == {nn.Linear})
-    torch.testing.assert_close(found[0](X), found[1](X))
+    # The rest of the model is torch's in both; of ours, tests/nn/test_int8.py has the error.
+    close = {"rtol": 0, "atol": 0.02} if dtype == torch.qint8 else {}
+    torch.testing.assert_close(found[0](X), found[1](X), **close)
     assert type(fast.lstm) is FastLSTM and type(fast.cell) is FastLSTMCell
 
 
@@ -211,12 +218,15 @@ def test_dynamic_quantization_says_what_it_leaves_in_float():
     class Own(FastLSTM):
         pass
 
-    for module in (Own(3, 5), FastLSTM(3, 5, layer_norm=True)):
+    for module, dtype in (
+        (Own(3, 5), torch.qint8),
+        (FastLSTM(3, 5, layer_norm=True), torch.float16),
+    ):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            quantized = quantize_dynamic(nn.ModuleList([module]), {nn.LSTM})
+            quantized = quantize_dynamic(nn.ModuleList([module]), {nn.LSTM}, dtype=dtype)
         assert type(quantized[0]) is type(module)
-        words = f"leaves this {type(module).__name__} in float. If it is to be quantized, put"
+        words = f"leaves this {type(module).__name__} in float. If it is to be quantized, set"
         assert any(words in str(w.message) for w in caught)
         quantized[0](X)
 

@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 from fastlstm import FastLSTM, FastLSTMCell, convert, functional
 from fastlstm.backends import native
 from fastlstm.nn import weight_storage
-from fastlstm.ops import layer as layer_ops
+from fastlstm.stack import whole
 from fastlstm.testing import compare
 
 pytestmark = [needs_library, ignore_onednn]
@@ -52,14 +52,15 @@ def problem(T, N, I, H, options):
 
 @pytest.fixture
 def given(monkeypatch):
-    """The dtypes of weight_hh that layers without a gradient were called with."""
-    dtypes, op = [], layer_ops.layer
+    """The dtypes of weight_hh that the whole stack's op took."""
+    dtypes, op = [], whole._forward
 
-    def noted(family, args, save_tape):
-        dtypes.append(args[4].dtype)
-        return op(family, args, save_tape)
+    def noted(x, h0, c0, weights, *rest):
+        results = op(x, h0, c0, weights, *rest)
+        dtypes.extend([weights[1].dtype] if results else [])
+        return results
 
-    monkeypatch.setattr(layer_ops, "layer", noted)
+    monkeypatch.setattr(whole, "_forward", noted)
     return dtypes
 
 
@@ -69,22 +70,23 @@ def test_results_are_those_of_the_rounded_weights(case, given):
     stored, lstm, x, hx = problem(*case)
     assert {w.dtype for w in lstm.parameters()} == {torch.float32}
     widened = FastLSTM.from_torch(lstm)
-    if TILES or x.shape[stored.batch_first and x.dim() == 3] <= 4:
+    # A few steps are made from the weights as they lie, in another order of sums.
+    otherwise = TILES or x.shape[stored.batch_first and x.dim() == 3] <= 4
+    if otherwise:
         compare(stored, lstm, x, hx, gradients=False)
         compare(stored, lstm, x, gradients=False)
     else:
         torch.testing.assert_close(stored(x, hx), widened(x, hx), rtol=0, atol=0)
         torch.testing.assert_close(stored(x), widened(x), rtol=0, atol=0)
-    assert not given  # one op for all layers, which takes them as they are
+    given.clear()
     if x.dim() == 3:
         lead = x.transpose(0, 1) if stored.batch_first else x
         masks = {"lengths": torch.randint(lead.shape[0] + 1, lead.shape[1:2])}
         masks["reset_mask"] = torch.rand(x.shape[:2]) < 0.2
         results = [m(x, hx, return_cell_sequence=True, **masks) for m in (stored, widened)]
-        exact = {"rtol": 1e-4, "atol": 1e-5} if TILES else {"rtol": 0, "atol": 0}
+        exact = {"rtol": 1e-4, "atol": 1e-5} if otherwise else {"rtol": 0, "atol": 0}
         torch.testing.assert_close(*results, **exact)
-        layers = stored.num_layers
-        assert given == [STORED] * layers + [torch.float32] * layers
+        assert given == [STORED, torch.float32]
 
 
 @torch.no_grad()

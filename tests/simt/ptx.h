@@ -21,7 +21,7 @@ constexpr bool kHasClusters = true;
 using simt::here;
 using simt::Place;
 
-inline int made_anew(int x) { return x; }
+inline int opaque(int x) { return x; }
 
 using simt::bf16_to_float;
 using simt::f16_to_float;

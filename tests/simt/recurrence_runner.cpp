@@ -49,8 +49,9 @@ std::string forward(Problem& p) {
   cuda::ForwardArgs args{};
   set_common(p, args);
   args.gates_x = p.array<void>("gates_x");
-  args.gates_stride_n = p.integer("D") * 4 * p.integer("H");
-  args.gates_stride_t = p.integer("N") * args.gates_stride_n;
+  args.gates_strides.d = 4 * p.integer("H");
+  args.gates_strides.n = p.integer("D") * args.gates_strides.d;
+  args.gates_strides.t = p.integer("N") * args.gates_strides.n;
   args.h0 = p.array<void>("h0");
   args.output = p.array<void>("output");
   args.h_n = p.array<void>("h_n");

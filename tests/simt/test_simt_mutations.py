@@ -66,7 +66,7 @@ MUTANTS = {
     ),
     "no barrier before the sums take the tiles' place": Mutant(
         "steps", "forward", "product/product.h",
-        "    __syncthreads();  // all copies are over; the sums take the place of the tiles\n", "",
+        "    __syncthreads();  // all copies are done; the sums overwrite the tiles\n", "",
     ),
     "a row more than there are": Mutant(
         "steps", "forward", "product/product.h", "row0 + row >= f.rows", "row0 + row > f.rows",
@@ -113,11 +113,11 @@ MUTANTS = {
         "clusters", "backward", "cluster/backward.h",
         "Shape::kStatesAt + j % 2 * Shape::kStateBytes", "Shape::kStatesAt",
     ),
-    "weights of the wrong chunk": Mutant(
+    "weights of the wrong slab": Mutant(
         "clusters", "forward", "product/stationary.h",
         "(Shape::kHeldPairs + pair) * 64", "(Shape::kHeldPairs + pair) * 32",
     ),
-    "the sums of odd chunks are lost": Mutant(
+    "the sums of odd slabs are lost": Mutant(
         "clusters", "forward", "product/stationary.h",
         "total[m][n][k] += sums[1][m][n][k]", "total[m][n][k] += 0",
     ),

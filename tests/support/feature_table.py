@@ -47,6 +47,7 @@ FEATURES = {
     "layer_outputs": "`return_layer_outputs`",
     "step": "`step`, a sequence in chunks",
     "checkpoint": "`checkpoint_every`",
+    "int8": "`weight_dtype=torch.int8`, `weight_only`, with every form of call",
     "frozen": "part of the gradients only",
     "eval": "backward in eval mode",
     "double": "double backward",

@@ -1,30 +1,10 @@
-// The kernels for x86-64 with AMX (bfloat16 tiles) beside AVX-512: the recurrence's products on tiles, the rest as on
-// AVX-512.
+// The kernels for x86-64 with AMX (bfloat16 tiles) and AVX-512: the recurrence's products and large products on tiles,
+// the rest as on AVX-512.
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-
-#include <algorithm>
-#include <cstdint>
-#include <type_traits>
-#include <utility>
-#include <vector>
-
-#include "cpu/recurrence.h"
-#include "cpu/steps/plan.h"
-#include "cpu/workspace.h"
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), \
-                             apply_to = function)
-#elif defined(FASTLSTM_EMULATE_AVX512)
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
-#endif
 #define FASTLSTM_SIMD_BYTES 64
+#define FASTLSTM_TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"
+#include "cpu/isa/begin.h"
 
 namespace fastlstm {
 const Kernels& kernels_avx512();
@@ -37,20 +17,21 @@ namespace amx {
 #include "cpu/product/tile_panels.h"
 #include "cpu/product/tile_matrix_product.h"
 
-// How numbers are taken apart: those of the state, and those of the weights. Backward, the state is float32 gradients.
+// The products of both passes, by the parts of the left factor and of the weights. The left factor is the state
+// forward, and float32 gradients backward.
 template <class ForwardProduct, class BackwardProduct = ForwardProduct>
 struct Products {
   using Forward = ForwardProduct;
   using Backward = BackwardProduct;
 };
 
-// A product of tiles takes the 16 cycles of 16 rows whether they are there or not; fused multiply-adds take one a row.
+// A product of tiles takes 16 cycles for up to 16 rows; multiply-adds take one cycle for each row.
 template <class Product>
 bool worthwhile(const Sizes& s) {
   return s.N > Product::kProducts;
 }
 
-// visit(IO, GX, W, Products) for a call that tiles can serve: numbers of the types, and the products.
+// visit(IO, GX, W, Products) with values of the types of a call, if tiles can serve it.
 template <class Args, class Visit>
 bool visit_types(const Args& args, bool narrow_weights, const Visit& visit) {
   using OfBFloat16 = Products<Tiled<1, 1>, Tiled<2, 1>>;
@@ -111,24 +92,20 @@ void backward(const BackwardArgs& args, const Threads& threads) {
 const Kernels& kernels_amx(bool emulated) {
   static const MatrixProducts products{amx::worthwhile_product, amx::packed_product_bytes, amx::pack_product,
                                        amx::multiply_matrices};
-  static const Kernels kernels{emulated ? "amx-emulated" : "amx",
-                               amx::forward,
-                               amx::backward,
-                               kernels_avx512().step,
-                               kernels_avx512().step_backward,
-                               kernels_avx512().gates,
-                               kernels_avx512().variants,
-                               &products,
-                               kernels_avx512().double_products,
-                               true};
+  static const Kernels kernels = [emulated] {
+    Kernels k = kernels_avx512();
+    k.isa = emulated ? "amx-emulated" : "amx";
+    k.forward = amx::forward;
+    k.backward = amx::backward;
+    k.products = &products;
+    k.int8_layer = int8_layer_of_amx(emulated);
+    k.takes_parts = true;
+    return k;
+  }();
   amx::Tiles::emulated = emulated;
   return kernels;
 }
 }  // namespace fastlstm
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "cpu/isa/end.h"
 #endif

@@ -1,30 +1,12 @@
-// The kernels for x86-64 with AVX512-BF16 beside AVX-512: bfloat16 products by VDPBF16PS, the rest as on AVX-512.
+// The kernels for x86-64 with AVX512-BF16 and AVX-512: bfloat16 products by VDPBF16PS, the rest as on AVX-512.
 // dispatch.cpp says where they are chosen.
 
 #if defined(__x86_64__)
-#include <immintrin.h>
+#include "cpu/isa/processor.h"
 
-#include <algorithm>
-#include <cstdint>
-#include <type_traits>
-#include <utility>
-#include <vector>
-
-#include "cpu/recurrence.h"
-#include "cpu/steps/plan.h"
-#include "cpu/workspace.h"
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c"))), \
-                             apply_to = function)
-#elif defined(FASTLSTM_EMULATE_AVX512)
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")
-#endif
 #define FASTLSTM_SIMD_BYTES 64
+#define FASTLSTM_TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c"
+#include "cpu/isa/begin.h"
 
 namespace fastlstm {
 const Kernels& kernels_avx512();
@@ -62,22 +44,18 @@ void backward(const BackwardArgs& args, const Threads& threads) {
 }  // namespace avx512bf16
 
 const Kernels& kernels_avx512bf16() {
-  static const Kernels kernels{"avx512bf16",
-                               avx512bf16::forward,
-                               avx512bf16::backward,
-                               kernels_avx512().step,
-                               kernels_avx512().step_backward,
-                               kernels_avx512().gates,
-                               kernels_avx512().variants,
-                               &avx512bf16::pair_products,
-                               kernels_avx512().double_products};
+  static const Kernels kernels = [] {
+    Kernels k = kernels_avx512();
+    k.isa = "avx512bf16";
+    k.forward = avx512bf16::forward;
+    k.backward = avx512bf16::backward;
+    k.products = &avx512bf16::pair_products;
+    k.int8_layer = Processor::here().avx512vnni ? int8_layer_avx512vnni : int8_layer_avx2;
+    return k;
+  }();
   return kernels;
 }
 }  // namespace fastlstm
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "cpu/isa/end.h"
 #endif

@@ -1,4 +1,4 @@
-// What was chosen for this processor, and why: for `python -m fastlstm`.
+// The kernels chosen for this processor, and why, for `python -m fastlstm`.
 #pragma once
 
 #include <string>
@@ -7,7 +7,7 @@
 
 namespace fastlstm {
 
-// How the products of tensors of a dtype are made; those of float64 are multiply-adds everywhere.
+// How products are made, by the tensors' dtype. Those of float64 are multiply-adds everywhere.
 struct ProductKinds {
   const char *float32, *bfloat16, *float16;
 };
@@ -18,7 +18,7 @@ struct Choice {
   std::string why;
 };
 
-// The choice of `cpu_kernels`. Throws as that does.
+// The choice behind `cpu_kernels`. Throws as that does.
 const Choice& cpu_choice();
 
 }  // namespace fastlstm

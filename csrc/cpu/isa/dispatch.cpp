@@ -1,5 +1,5 @@
 // Which kernels this machine runs: a table by features and vendor, read once. Nothing is timed, so that results repeat
-// from process to process; what a row rests on was measured (benchmarks/log.md).
+// from process to process; each row rests on measurements (benchmarks/log.md).
 
 #include <cstdlib>
 #include <stdexcept>
@@ -12,7 +12,9 @@ namespace fastlstm {
 
 const Kernels& kernels_generic();
 const Kernels& kernels_avx2();
+const Kernels& kernels_avxvnni();
 const Kernels& kernels_avx512();
+const Kernels& kernels_avx512vnni();
 const Kernels& kernels_avx512bf16();
 const Kernels& kernels_amx(bool emulated);
 
@@ -39,7 +41,7 @@ constexpr ProductKinds kPairs{kAdds, "pairs of bfloat16 (VDPBF16PS)", kAdds};
 constexpr ProductKinds kTiles{"AMX tiles, each number as three of bfloat16", "AMX tiles",
                               "AMX tiles, each number as two of bfloat16"};
 
-// visit(row) for the rows of the table, the best first, until it gives true.
+// visit(row) for the rows of the table, best first, until it returns true.
 template <class Visit>
 void for_rows(const Visit& visit) {
 #if defined(__x86_64__)
@@ -52,8 +54,8 @@ void for_rows(const Visit& visit) {
 #else
   const char* why_avx2 = kNoAvx512;
   const When wide = p.emulated ? When::kNamed : When::kByItself;
-  // Which product is faster is the vendor's: VDPBF16PS did twice the products of multiply-adds on Zen 5, whose datapath
-  // Zen 4 is taken to share, and half of them on Sapphire Rapids.
+  // Which product is faster depends on the vendor: VDPBF16PS did twice the products of multiply-adds on Zen 5, whose
+  // datapath Zen 4 is assumed to share, and half of them on Sapphire Rapids.
   const bool amd = p.vendor == Vendor::kAmd && !p.emulated;
   if (visit(Row{"amx", p.amx, When::kByItself, []() -> const Kernels& { return kernels_amx(false); }, kTiles,
                 "tiles of bfloat16 do many times the products of multiply-adds"}))
@@ -62,11 +64,16 @@ void for_rows(const Visit& visit) {
   if (visit(Row{"avx512bf16", p.avx512bf16, pairs, kernels_avx512bf16, kPairs,
                 "pairs of bfloat16 did twice the products of multiply-adds on the AMD processor measured (Zen 5)"}))
     return;
-  if (visit(Row{"avx512", p.avx512, wide, kernels_avx512, kMultiplyAdds,
-                "AVX-512 without AMX; pairs of bfloat16 did half the products of multiply-adds on the one Intel "
-                "processor measured "
-                "(Sapphire Rapids)"}))
-    return;
+  constexpr const char kNoPairs[] =
+      "AVX-512 without AMX; pairs of bfloat16 did half the products of multiply-adds on the one Intel processor "
+      "measured "
+      "(Sapphire Rapids)";
+  if (visit(Row{"avx512vnni", p.avx512vnni, wide, kernels_avx512vnni, kMultiplyAdds, kNoPairs})) return;
+  if (visit(Row{"avx512", p.avx512, wide, kernels_avx512, kMultiplyAdds, kNoPairs})) return;
+#endif
+#if !defined(FASTLSTM_WITHOUT_AVXVNNI)
+  const When narrow = p.emulated ? When::kNamed : When::kByItself;
+  if (visit(Row{"avxvnni", p.avxvnni, narrow, kernels_avxvnni, kMultiplyAdds, why_avx2})) return;
 #endif
   if (visit(Row{"avx2", p.avx2, When::kByItself, kernels_avx2, kMultiplyAdds, why_avx2})) return;
 #if !defined(FASTLSTM_WITHOUT_AVX512)

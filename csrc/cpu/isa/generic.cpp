@@ -1,33 +1,17 @@
-// The kernels for any machine: 128-bit vectors, which every compiler here has or emulates.
-
-#include <algorithm>
-#include <cstdint>
-#include <type_traits>
-#include <utility>
-#include <vector>
-
-#include "cpu/recurrence.h"
-#include "cpu/steps/plan.h"
-#include "cpu/workspace.h"
+// The kernels for any machine: 128-bit vectors, which every supported compiler has or emulates.
 
 #define FASTLSTM_SIMD_BYTES 16
+#include "cpu/isa/begin.h"
 
 namespace fastlstm {
 namespace generic {
 #include "cpu/isa/kernels.h"
-#include "cpu/variant/kernels.h"
 }  // namespace generic
 
 const Kernels& kernels_generic() {
-  static const Kernels kernels{"generic",
-                               generic::forward,
-                               generic::backward,
-                               generic::step,
-                               generic::step_backward,
-                               generic::gates,
-                               &generic::variants::kernels,
-                               &generic::fma_products<float>,
-                               &generic::fma_products<double>};
+  static constexpr Kernels kernels = generic::all_kernels("generic", int8_layer_generic);
   return kernels;
 }
 }  // namespace fastlstm
+
+#include "cpu/isa/end.h"

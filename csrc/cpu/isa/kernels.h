@@ -1,17 +1,17 @@
-// Everything that is compiled once for each instruction set, and the choice of types. Included inside a namespace of an
-// instruction set by <isa>.cpp.
+// Everything that a complete set of kernels compiles: the loops, large products, the choice of types, the variants.
+// Included by <isa>.cpp inside its namespace, after begin.h.
 
 #include "cpu/isa/loops.h"
 #include "cpu/product/blocked_matrix_product.h"
 #include "cpu/product/fma_matrix_product.h"
 
-// visit(a number of the type as which W_hh [4H, P], of type W, is packed for shares of `bytes` in the accumulation
-// type). Where reading weights is what takes the time, 16-bit ones stay so, and are widened at every step (measured:
-// benchmarks/log.md).
+// visit(value of the type in which W_hh [4H, P], of type W, is packed). `bytes` is the size of one worker's share in
+// the accumulation type. Where reading the weights takes most of the time, 16-bit weights stay 16-bit and are widened
+// at every step (measured: benchmarks/log.md).
 template <class Acc, class W, class Visit>
 void visit_packed(int64_t N, int64_t bytes, const Visit& visit) {
   if constexpr (std::is_same_v<W, BFloat16>) {
-    // From a quarter of the second-level cache on, one to three rows take its whole bandwidth.
+    // From a quarter of the second-level cache on, one to three rows use all of its bandwidth.
     if (N <= 3 ? bytes > second_level_bytes() / 4 : N <= 16 && bytes > resident_bytes()) return visit(BFloat16Pair{});
   } else if constexpr (std::is_same_v<W, Float16>) {
     if (N <= 2 && bytes > resident_bytes()) return visit(Float16{});
@@ -37,7 +37,7 @@ void backward_typed(const BackwardArgs& args, const Threads& threads) {
   });
 }
 
-// Calls visit with numbers of the four types Acc, IO, GX and W that a call asks for.
+// visit(values of the types Acc, IO, GX, W of a call).
 template <class Visit>
 void visit_types(DType dtype, bool wide_gates, bool narrow_weights, const Visit& visit) {
   constexpr BFloat16 b{};
@@ -81,4 +81,21 @@ void gates(const GatesArgs& args, const Threads& threads) {
   visit_types(args.dtype, true, args.narrow_weights, [&](auto acc, auto io, auto, auto w) {
     GateInputs<decltype(acc), decltype(io), decltype(w)>(args).run(threads);
   });
+}
+
+#include "cpu/variant/kernels.h"
+
+constexpr Kernels all_kernels(const char* isa, void (*int8_layer)(const Int8Args&, const Threads&)) {
+  Kernels k{};
+  k.isa = isa;
+  k.forward = forward;
+  k.backward = backward;
+  k.step = step;
+  k.step_backward = step_backward;
+  k.gates = gates;
+  k.variants = &variants::kernels;
+  k.products = &fma_products<float>;
+  k.double_products = &fma_products<double>;
+  k.int8_layer = int8_layer;
+  return k;
 }

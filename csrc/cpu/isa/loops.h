@@ -1,5 +1,4 @@
-// What every instruction set compiles for itself, in the order in which it builds up. Included inside a namespace of an
-// instruction set.
+// The loops over steps and what they stand on, in order. Included inside a namespace of an instruction set.
 
 #include "core/lstm_cell.h"
 #include "core/steps.h"

@@ -1,4 +1,4 @@
-// What this processor is, as far as the choice of kernels asks.
+// The features of this processor by which kernels are chosen.
 #pragma once
 
 #if defined(__x86_64__)
@@ -13,18 +13,19 @@ namespace fastlstm {
 
 enum class Vendor { kOther, kAmd, kIntel };
 
-// Feature sets that kernels are made for. avx512: F, BW, VL and DQ. amx: tiles of bfloat16, which the system saves and
-// permits.
+// avx512: F, BW, VL and DQ. amx: tiles of bfloat16, saved and permitted by the system, and of bytes with amx_int8.
+// avxvnni and avx512vnni: products of bytes in vectors of 256 and of 512 bits.
 struct Processor {
   Vendor vendor = Vendor::kOther;
   bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false;
-  bool emulated = false;  // AVX-512's kernels are compiled for AVX2, slow: for tests, where they are asked for by name
+  bool avxvnni = false, avx512vnni = false, amx_int8 = false;
+  bool emulated = false;  // AVX-512's kernels are compiled for AVX2, slow: for tests that name them
 
   static const Processor& here();
 };
 
 #if defined(__x86_64__)
-// Linux wants to be asked for tiles, once for the process and what it forks.
+// Linux permits tiles on request, once for the process and its children.
 inline bool amx_permitted() {
 #if defined(__linux__)
   unsigned a, b, c, d;
@@ -42,18 +43,28 @@ inline bool amx_permitted() {
 #endif
 }
 
+// Whether bit `bit` of register `which` (a, b, c, d) is set in this leaf.
+inline bool cpuid_bit(unsigned leaf, unsigned subleaf, int which, int bit) {
+  unsigned registers[4];
+  if (!__get_cpuid_count(leaf, subleaf, &registers[0], &registers[1], &registers[2], &registers[3])) return false;
+  return (registers[which] >> bit & 1) != 0;
+}
+
 inline Processor read_processor() {
   __builtin_cpu_init();
   Processor p;
   p.vendor = __builtin_cpu_is("amd") ? Vendor::kAmd : __builtin_cpu_is("intel") ? Vendor::kIntel : Vendor::kOther;
   p.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 #if defined(FASTLSTM_EMULATE_AVX512)
-  p.emulated = p.avx512 = p.avx512bf16 = p.avx2;
+  p.emulated = p.avx512 = p.avx512bf16 = p.avxvnni = p.avx512vnni = p.avx2;
 #else
   p.avx512 = p.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   p.avx512bf16 = p.avx512 && __builtin_cpu_supports("avx512bf16");
+  p.avxvnni = p.avx2 && cpuid_bit(7, 1, 0, 4);
+  p.avx512vnni = p.avx512 && cpuid_bit(7, 0, 2, 11);
   p.amx = p.avx512 && amx_permitted();
+  p.amx_int8 = p.amx && p.avx512vnni && cpuid_bit(7, 0, 3, 25);
 #endif
   return p;
 }

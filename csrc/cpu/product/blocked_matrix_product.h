@@ -1,23 +1,23 @@
-// Products of large matrices (matrix_product.h says which), blocked for the caches. Included inside a namespace of an
-// instruction set, after product.h.
+// Products of large matrices (matrix_product.h), blocked for the caches. Included inside a namespace of an instruction
+// set, after product.h.
 //
-// The blocking of Goto & van de Geijn (2008): a strip of the right factor, kStrip vectors of its lines by a chunk of
-// depth, stays in the first-level cache while blocks of the left factor, packed in the second-level cache, go past it;
-// the sums of six rows by a strip stay in registers for the length of a chunk. A sum is made chunk by chunk, k rising,
-// by itself: its bits depend neither on the lines beside it nor on threads.
+// The blocking of Goto & van de Geijn (2008). A strip of the right factor, kStrip vectors of its lines by a slab of
+// depth, stays in the first-level cache; blocks of the left factor, packed in the second-level cache, are multiplied by
+// it; the sums of six rows by a strip stay in registers for the length of a slab. A sum is made slab by slab with
+// rising k, independent of others: its bits depend neither on other lines nor on threads.
 
-// Vectors of a strip: kMaxRows x kStrip sums are in registers, and the strip's vectors beside them.
+// Vectors of a strip: registers hold kMaxRows x kStrip sums and the strip's vectors.
 constexpr int kStrip = kRegisters == 32 ? 4 : 2;
 template <class Sum>
 constexpr int kStripLines = kStrip * lanes<Sum>;
 
-// How numbers are packed and multiplied is the Kind (fma_matrix_product.h, pair_matrix_product.h):
-//   Sum: what is accumulated. Left, Right: a packed element, of kNumbers consecutive numbers of a line. kChunk: numbers
-//   summed at once.
-//   pack_strip: numbers of kStripLines lines of the right factor, [element][line], zeros where there is none.
-//   pack_rows: of consecutive lines of the left factor, panels of up to kMaxRows [element][line of the panel], `panel`
-//   elements apart.
-//   add: the products of one element of MR rows and of NV vectors of lines to their sums.
+// Kind (fma_matrix_product.h, pair_matrix_product.h) is how numbers are packed and multiplied:
+//   Sum: the accumulation type. Left, Right: packed elements, each of kNumbers consecutive numbers of a line.
+//   kSlab: numbers summed in one go.
+//   pack_strip: kStripLines lines of the right factor as [element][line], zeros for lines that do not exist.
+//   pack_rows: consecutive lines of the left factor in panels of up to kMaxRows, [element][line of the panel],
+//   `panel` elements apart.
+//   add: adds the products of one element of MR rows and of NV vectors of lines to their sums.
 template <class Kind>
 class BlockedProduct {
   using Sum = typename Kind::Sum;
@@ -25,36 +25,36 @@ class BlockedProduct {
   using Right = typename Kind::Right;
 
  public:
-  // The depth in chunks of at most kChunk numbers, as even as can be.
-  struct Chunks {
+  // The depth in slabs of at most kSlab numbers, as even as possible.
+  struct Slabs {
     int64_t depth, count, size;
 
-    explicit Chunks(int64_t total) : depth(total) {
-      const int64_t wanted = (total + Kind::kChunk - 1) / Kind::kChunk, even = (total + wanted - 1) / wanted;
+    explicit Slabs(int64_t total) : depth(total) {
+      const int64_t wanted = (total + Kind::kSlab - 1) / Kind::kSlab, even = (total + wanted - 1) / wanted;
       size = (even + Kind::kNumbers - 1) / Kind::kNumbers * Kind::kNumbers;
       count = (total + size - 1) / size;
     }
-    int64_t begin(int64_t chunk) const { return chunk * size; }
-    int64_t numbers(int64_t chunk) const { return std::min(size, depth - begin(chunk)); }
+    int64_t begin(int64_t slab) const { return slab * size; }
+    int64_t numbers(int64_t slab) const { return std::min(size, depth - begin(slab)); }
     int64_t elements() const { return size / Kind::kNumbers; }
-    int64_t elements(int64_t chunk) const { return (numbers(chunk) + Kind::kNumbers - 1) / Kind::kNumbers; }
+    int64_t elements(int64_t slab) const { return (numbers(slab) + Kind::kNumbers - 1) / Kind::kNumbers; }
   };
 
   static constexpr int kWidth = kStripLines<Sum>;
 
-  // The lines of a factor in pieces of at most `most` lines that are in one group each.
-  struct Pieces {
+  // The lines of a factor in ranges of at most `most` lines, each within one group.
+  struct LineRanges {
     int64_t most, group_lines, per_group, count;
 
-    Pieces(const Factor& f, int64_t most)
+    LineRanges(const Factor& f, int64_t most)
         : most(most),
           group_lines(f.lines / f.groups),
           per_group((group_lines + most - 1) / most),
           count(per_group * f.groups) {}
-    int64_t first_line(int64_t piece) const { return piece / per_group * group_lines + piece % per_group * most; }
-    int64_t lines(int64_t piece) const { return std::min(most, group_lines - piece % per_group * most); }
+    int64_t first_line(int64_t range) const { return range / per_group * group_lines + range % per_group * most; }
+    int64_t lines(int64_t range) const { return std::min(most, group_lines - range % per_group * most); }
 
-    // visit(begin, end) for the pieces of a share of each group.
+    // visit(begin, end) for the ranges of one share, in each group.
     template <class Visit>
     void for_share(int64_t share, int64_t shares, const Visit& visit) const {
       for (int64_t group = 0; group < count; group += per_group) {
@@ -63,16 +63,16 @@ class BlockedProduct {
     }
   };
 
-  static Pieces strips_of(const Factor& right) { return {right, kWidth}; }
+  static LineRanges strips_of(const Factor& right) { return {right, kWidth}; }
   static int64_t packed_elements(const Factor& right, int64_t depth) {
-    const Chunks chunks(depth);
-    return chunks.count * strips_of(right).count * chunks.elements() * kWidth;
+    const Slabs slabs(depth);
+    return slabs.count * strips_of(right).count * slabs.elements() * kWidth;
   }
 
   BlockedProduct(const ProductArgs& args, const Threads& threads)
-      : a_(args), threads_(threads), chunks_(args.depth), panels_(args.left, kMaxRows) {
+      : a_(args), threads_(threads), slabs_(args.depth), panels_(args.left, kMaxRows) {
     for (int t = 0; t < a_.target_count; ++t) strips_ += strips_of(a_.targets[t].right).count;
-    // About a quarter of the second-level cache, for strips and sums pass through it too.
+    // About a quarter of the second-level cache: strips and sums pass through it too.
     block_panels_ =
         std::clamp<int64_t>(second_level_bytes() / 4 / (panel_elements() * sizeof(Left)), 1, panels_.per_group);
     share();
@@ -97,25 +97,25 @@ class BlockedProduct {
     }
   }
 
-  // [chunk][strip][element][line]
+  // [slab][strip][element][line]
   static void pack(const Factor& right, int64_t depth, Right* packed, const Threads& threads) {
-    const Chunks chunks(depth);
-    const Pieces strips = strips_of(right);
-    share_out(threads, threads.count, chunks.count * strips.count, right.lines * depth, [&](int64_t n) {
-      pack_strip(right, strips, n % strips.count, chunks, n / strips.count, packed + n * chunks.elements() * kWidth);
+    const Slabs slabs(depth);
+    const LineRanges strips = strips_of(right);
+    share_out(threads, threads.count, slabs.count * strips.count, right.lines * depth, [&](int64_t n) {
+      pack_strip(right, strips, n % strips.count, slabs, n / strips.count, packed + n * slabs.elements() * kWidth);
     });
   }
 
  private:
-  static void pack_strip(const Factor& right, const Pieces& strips, int64_t strip, const Chunks& chunks, int64_t chunk,
+  static void pack_strip(const Factor& right, const LineRanges& strips, int64_t strip, const Slabs& slabs, int64_t slab,
                          Right* packed) {
     Factor group = right;
-    group.lines = strips.first_line(strip) + strips.lines(strip);  // beyond are another group's
-    Kind::pack_strip(group, strips.first_line(strip), chunks.begin(chunk), chunks.numbers(chunk), packed);
+    group.lines = strips.first_line(strip) + strips.lines(strip);  // later lines belong to another group
+    Kind::pack_strip(group, strips.first_line(strip), slabs.begin(slab), slabs.numbers(slab), packed);
   }
 
-  // Rows or strips are what workers share, whichever leaves the largest share smallest; of equal ones rows, which are
-  // packed once then.
+  // Workers share rows or strips, whichever makes the largest share smaller; if equal, rows, which are then packed
+  // once.
   void share() {
     constexpr double kProductsPerThread = 1e6;
     const double all = static_cast<double>(a_.left.lines) * a_.depth * strips_ * kWidth;
@@ -148,22 +148,22 @@ class BlockedProduct {
     blocks_ = layout.array<Left>(row_shares_ * strip_shares_ * block_panels_ * panel_elements());
   }
 
-  int64_t panel_elements() const { return kMaxRows * chunks_.elements(); }
-  int64_t strip_elements() const { return chunks_.elements() * kWidth; }
+  int64_t panel_elements() const { return kMaxRows * slabs_.elements(); }
+  int64_t strip_elements() const { return slabs_.elements() * kWidth; }
 
   void multiply_share(int64_t n) {
     const int64_t row_share = n / strip_shares_, strip_share = n % strip_shares_;
     Left* block = blocks_ + n * block_panels_ * panel_elements();
-    for (int64_t chunk = 0; chunk < chunks_.count; ++chunk) {
+    for (int64_t slab = 0; slab < slabs_.count; ++slab) {
       panels_.for_share(row_share, row_shares_, [&](int64_t begin, int64_t end) {
         for (int64_t first = begin; first < end; first += block_panels_) {
           const int64_t last = std::min(first + block_panels_, end), line = panels_.first_line(first);
           Kind::pack_rows(a_.left, line, panels_.first_line(last - 1) + panels_.lines(last - 1) - line,
-                          chunks_.begin(chunk), chunks_.numbers(chunk), block, panel_elements());
+                          slabs_.begin(slab), slabs_.numbers(slab), block, panel_elements());
           for (int t = 0; t < a_.target_count; ++t) {
-            const Pieces strips = strips_of(a_.targets[t].right);
+            const LineRanges strips = strips_of(a_.targets[t].right);
             strips.for_share(strip_share, strip_shares_, [&](int64_t s, int64_t s_end) {
-              for (; s < s_end; ++s) multiply_block(n, chunk, first, last, block, t, strips, s);
+              for (; s < s_end; ++s) multiply_block(n, slab, first, last, block, t, strips, s);
             });
           }
         }
@@ -171,22 +171,22 @@ class BlockedProduct {
     }
   }
 
-  // A block's rows [first, last) by a strip.
-  FASTLSTM_INLINE void multiply_block(int64_t n, int64_t chunk, int64_t first, int64_t last, const Left* block, int t,
-                                      const Pieces& strips, int64_t s) {
+  // Rows [first, last) of a block by one strip.
+  FASTLSTM_INLINE void multiply_block(int64_t n, int64_t slab, int64_t first, int64_t last, const Left* block, int t,
+                                      const LineRanges& strips, int64_t s) {
     const Target& target = a_.targets[t];
     const Right* strip;
     if (target.packed == nullptr && fleeting_) {
-      pack_strip(target.right, strips, s, chunks_, chunk, strips_packed_ + n * strip_elements());
+      pack_strip(target.right, strips, s, slabs_, slab, strips_packed_ + n * strip_elements());
       strip = strips_packed_ + n * strip_elements();
     } else {
       const Right* packed = target.packed != nullptr ? static_cast<const Right*>(target.packed) : packed_[t];
-      strip = packed + (chunk * strips.count + s) * strip_elements();
+      strip = packed + (slab * strips.count + s) * strip_elements();
     }
     for (int64_t p = first; p < last; ++p) {
       Sum* out = static_cast<Sum*>(target.out) + panels_.first_line(p) * target.out_stride + strips.first_line(s);
-      multiply(static_cast<int>(panels_.lines(p)), block + (p - first) * panel_elements(), strip,
-               chunks_.elements(chunk), out, target.out_stride, strips.lines(s), target.add || chunk > 0);
+      multiply(static_cast<int>(panels_.lines(p)), block + (p - first) * panel_elements(), strip, slabs_.elements(slab),
+               out, target.out_stride, strips.lines(s), target.add || slab > 0);
     }
   }
 
@@ -201,12 +201,12 @@ class BlockedProduct {
     table[rows - 1][(width - 1) / lanes<Sum>](left, right, elements, out, stride, width, add);
   }
 
-  // MR rows by the NV vectors of a strip that have lines.
+  // MR rows by the NV vectors of a strip that hold lines.
   template <int MR, int NV>
   __attribute__((noinline)) static void strip(const Left* left, const Right* right, int64_t elements, Sum* out,
                                               int64_t stride, int64_t width, bool add) {
     constexpr int L = lanes<Sum>;
-    // Where the sums go was last seen a chunk ago, and comes from a far cache while they are made.
+    // The sums' destination was last used a slab ago. It comes from a far cache, while the sums are made.
     for (int r = 0; r < MR; ++r) {
       for (int v = 0; v < NV; v += kLine) __builtin_prefetch(out + r * stride + v * L, 1);
     }
@@ -231,12 +231,12 @@ class BlockedProduct {
   static constexpr int kLine = std::max<int>(1, 64 / FASTLSTM_SIMD_BYTES);  // vectors of a cache line
   const ProductArgs& a_;
   const Threads& threads_;
-  const Chunks chunks_;
-  const Pieces panels_;  // of kMaxRows rows
-  int64_t strips_ = 0;   // of all targets
+  const Slabs slabs_;
+  const LineRanges panels_;  // of kMaxRows rows
+  int64_t strips_ = 0;       // of all targets
   int64_t row_shares_ = 1, strip_shares_ = 1, block_panels_;
-  bool fleeting_;            // rows are one block: a strip is used up once it is packed, and only one is kept
+  bool fleeting_;  // rows are one block: each strip is used once, right after it is packed, and only one is kept
   Right* packed_[kTargets];  // right factors that did not come packed
   Right* strips_packed_;     // [share], fleeting
-  Left* blocks_;             // [share][panel] of a chunk of rows
+  Left* blocks_;             // [share][panel] of a block's rows in one slab
 };

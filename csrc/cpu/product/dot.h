@@ -1,8 +1,8 @@
-// Products of a row-major weight matrix with a vector, from the weights as they lie: for a step or two, packing would
-// take longer than the products. Included inside a namespace of an instruction set, after simd.h.
+// Products of a row-major weight matrix with a vector, from weights that are not packed: for one or two steps, packing
+// would take longer than the products. Included inside a namespace of an instruction set, after simd.h.
 
-// A vector [K] that weight rows are multiplied by, ready for blocks of lanes: what is left of K beyond whole blocks is
-// read as one block that ends with the last element, and whose lanes that were read before are masked.
+// A vector [K] to multiply weight rows by, in blocks of lanes. What remains of K beyond whole blocks is read as one
+// more block that ends with the last element; its lanes that earlier blocks cover are masked.
 template <class Acc>
 struct DotOperand {
   static constexpr int L = lanes<Acc>;
@@ -23,8 +23,8 @@ struct DotOperand {
   }
 };
 
-// The same for rows of bfloat16 numbers, two of which are in a lane: blocks of 2 L numbers, those of even places before
-// those of uneven ones. Half the instructions that widening one number a lane takes.
+// The same for rows of bfloat16 numbers, two in each lane: blocks of 2 L numbers, the even ones before the odd ones.
+// Half the instructions of widening one number for each lane.
 struct PairOperand {
   static constexpr int L = lanes<float>;
   using Bits = VectorOf<float>::bits;
@@ -35,7 +35,7 @@ struct PairOperand {
   Vec<float> last[2];  // the masked block
   Bits mask;
 
-  // Numbers that `set` needs room for.
+  // The numbers that `set` needs memory for.
   static int64_t room(int64_t K) { return K / (2 * L) * 2 * L; }
 
   void set(const float* x, int64_t count, float* room_for_blocks) {
@@ -58,7 +58,7 @@ struct PairOperand {
   }
 };
 
-// sum[j] += the products of row j of weights, lane by lane. `row(j)` is where row j begins.
+// sum[j] += the products of row j of the weights, lane by lane. `row(j)` is where row j begins.
 template <class Acc, class W, class Row>
 FASTLSTM_INLINE void add_products(const DotOperand<Acc>& x, const Row& row, Vec<Acc> (&sum)[lanes<Acc>]) {
   constexpr int L = lanes<Acc>;
@@ -107,8 +107,7 @@ FASTLSTM_INLINE void add_products(const PairOperand& x, const Row& row, Vec<Acc>
   for (int j = 0; j < L; ++j) add(sum[j], x.last[0], x.last[1], load_raw<Bits>(row(j) + x.K - 2 * L) & x.mask);
 }
 
-// Lane j: the sum over the lanes of v[j]. Halves are added while they are interleaved, so each round leaves half the
-// vectors.
+// Lane j: the sum of the lanes of v[j]. Halves are interleaved and added, so each round halves the number of vectors.
 template <class Acc>
 FASTLSTM_INLINE Vec<Acc> sums_of_lanes(Vec<Acc> (&v)[lanes<Acc>]) {
   constexpr auto indices = std::make_index_sequence<lanes<Acc>>{};
@@ -132,7 +131,7 @@ __attribute__((noinline)) Vec<Acc> dot_rows(const W* first, const Operand& x, co
   const auto add = [&](const W* weights, const Operand& operand) FASTLSTM_INLINE_LAMBDA {
     const int64_t K = operand.K;
     if (rows == L) {
-      // Addresses as the machine forms them, base + stride * (1, 2, 4, 8), so that 16 rows need few registers.
+      // Addresses in the machine's form, base + stride * (1, 2, 4, 8), so that 16 rows need few registers.
       const int64_t K3 = 3 * K, K5 = 5 * K, K7 = 7 * K;
       const W* upper = weights + 8 * K;
       add_products<Acc, W>(

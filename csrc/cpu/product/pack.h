@@ -1,32 +1,32 @@
 // How weights are packed for the step's product. Included inside a namespace of an instruction set, after simd.h.
 //
-// Weights are packed once a call into panels of up to kPanel vectors of output columns, a panel in parts of up to kPart
-// vectors that are accumulated together; for each k a part's vectors lie next to each other, so that a product reads
-// them as one stream: [panel][part][k][vector][lane]. In the forward pass the vectors of a panel are the gates i, f, g,
-// o of the same units, so that a product ends with all that the cell needs.
+// Weights are packed once for each call into panels of up to kPanel vectors of output columns. A panel has parts of up
+// to kPart vectors that are accumulated together. For each k the vectors of a part are adjacent, so that a product
+// reads them as one stream: [panel][part][k][vector][lane]. In the forward pass the vectors of a panel are the gates i,
+// f, g, o of the same units: one product gives all that the cell needs.
 
-// Two bfloat16 weights, of an even k and of the next one, in a lane's 32 bits: one load, a shift and a mask make two
-// vectors of numbers, where a load of 16-bit lanes makes one and needs an instruction more.
+// Two bfloat16 weights, of an even k and of the next, in the 32 bits of a lane. One load, a shift and a mask make two
+// vectors of numbers; 16-bit lanes take one instruction more, and a load for each vector.
 struct BFloat16Pair {
   uint32_t bits;
 };
 
-// How many k share a packed element.
+// The number of k in a packed element.
 template <class W>
 constexpr int kDepthOf = std::is_same_v<W, BFloat16Pair> ? 2 : 1;
 
 constexpr int kPanel = 4;
 constexpr int kMaxRows = 6;
-// With 16 registers the sums of six rows by two vectors are what fits beside the weights and a state: a panel has two
-// parts. Three rows by four vectors would fit too, and read the weights, which come from the second-level cache, twice
-// as often.
+// 16 registers hold the sums of six rows by two vectors, beside the weights and a state: a panel has two parts. Three
+// rows by four vectors would fit too, but would read the weights, which come from the second-level cache, twice as
+// often.
 constexpr int kPart = kRegisters == 32 ? kPanel : kPanel / 2;
-// How many of a panel's vectors are accumulated at once for MR rows.
+// Vectors of a panel that are accumulated together for MR rows.
 template <int MR>
 constexpr int kVectorsAtOnce = MR <= 3 ? kPanel : kPart;
 
-// Where vector v of a panel of NV has its first packed element (that of k is k / kDepthOf * the second number further
-// on). `depth`: packed elements of a column.
+// Where vector v of a panel of NV has its first packed element, and the stride: k's element is at first + k / kDepthOf
+// * stride. `depth`: packed elements of a column.
 struct PackedVector {
   int64_t first, stride;
 };
@@ -38,16 +38,16 @@ FASTLSTM_INLINE constexpr PackedVector packed_place(int v, int NV, int64_t depth
   return {(part * depth + v - part) * L, width * L};
 }
 
-// A range of output vectors that one product makes, and where its packed weights start (in elements).
+// A range of output vectors that one product makes, and where its packed weights begin (in elements).
 struct Panel {
   int64_t vector;
   int vectors;
   int64_t offset;
 };
 
-// Panels over `count` output vectors, cut so that each of U shares has whole ones: `even` as far as can be, so that no
-// panel has one vector whose additions wait for each other, or full ones first, which tiles want. share_begin: U + 1
-// entries.
+// Panels over `count` output vectors, cut so that each of U shares has whole panels. `even`: of nearly equal sizes, so
+// that no panel has a single vector, whose additions would wait for each other; else full panels first, which tiles
+// need. share_begin: U + 1 entries.
 struct Panels {
   std::vector<Panel> panels;
   std::vector<int64_t> share_begin;
@@ -71,8 +71,8 @@ struct Panels {
     }
   }
 
-  // body(panel, the next one or null) for each panel of share u. Steps that take turns at going forwards and backwards
-  // begin with the panels that the last step ended with, which are still in the nearer cache where all of them are not.
+  // body(panel, the next one or null) for each panel of share u. Steps alternate between forwards and backwards: a step
+  // begins with the panels that the last one ended with, which are still in the nearer cache if not all fit.
   template <class Body>
   FASTLSTM_INLINE void for_share(int u, bool backwards, const Body& body) const {
     const int64_t begin = share_begin[u], end = share_begin[u + 1];
@@ -109,7 +109,7 @@ void pack_gates(const Panel& panel, const IO* weight, int64_t H, int64_t K, W* p
   }
 }
 
-// The same as pairs. Two neighbours of a row are a pair as they lie; what K's last one lacks is 0.
+// The same as pairs. Two neighbours of a row are a pair; if K is odd, the last number's partner is 0.
 inline void pack_gate_pairs(const Panel& panel, const BFloat16* weight, int64_t H, int64_t K, BFloat16Pair* packed) {
   constexpr int L = lanes<float>;
   const int64_t first = panel.vector * L, units = std::min<int64_t>(L, H - first);
@@ -134,7 +134,7 @@ inline void pack_gate_pairs(const Panel& panel, const BFloat16* weight, int64_t 
   }
 }
 
-// Panels of consecutive output columns of a [K, columns] matrix, or with Transposed of a [columns, K] one.
+// Panels of consecutive output columns of a [K, columns] matrix, with Transposed of a [columns, K] matrix.
 template <class Acc, bool Transposed, class IO, class W>
 void pack_columns(const Panel& panel, const IO* weight, int64_t K, int64_t columns, W* packed) {
   constexpr int L = lanes<Acc>;

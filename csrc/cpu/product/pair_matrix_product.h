@@ -1,16 +1,16 @@
 // Products of large matrices by VDPBF16PS: bfloat16 numbers in pairs, added in float32. Included inside the namespace
 // of the AVX512-BF16 kernels, after parts.h and blocked_matrix_product.h.
 //
-// Both factors are one bfloat16 number each: values of bfloat16 tensors as they are, float32 gradients of these rounded
-// to nearest, as nn.LSTM rounds them too. The instruction takes denormal numbers for zero, as all bfloat16 products of
-// oneDNN and torch do here.
+// Numbers of both factors are one bfloat16 number each: values of bfloat16 tensors as they are, their float32 gradients
+// rounded to nearest, as nn.LSTM rounds them too. The instruction reads denormal numbers as zeros, as all bfloat16
+// products of oneDNN and torch do here.
 
 struct PairProducts {
   using Sum = float;
   using Left = BFloat16Pair;
   using Right = BFloat16Pair;
   static constexpr int kNumbers = 2, kWidth = kStripLines<float>;
-  static constexpr int64_t kChunk = 512;  // a chunk of a strip is 64 KiB, as with multiply-adds
+  static constexpr int64_t kSlab = 512;  // a slab of a strip has 64 KiB, as with multiply-adds
 
   static void pack_strip(const Factor& right, int64_t first, int64_t k0, int64_t numbers, BFloat16Pair* out) {
     for (int v = 0; v < kStrip; ++v) {
@@ -53,8 +53,8 @@ struct PairProducts {
   }
 
  private:
-  // visit(k, pairs, [pair][line] of up to 16 pairs from number k of the chunk on) for up to 16 lines; lines beyond are
-  // zeros.
+  // visit(k, pairs, [pair][line]) for up to 16 lines, up to 16 pairs at a time from number k of the slab on; lines that
+  // do not exist are zeros.
   template <class Visit>
   static void for_tiles(const Factor& f, int64_t first, int64_t lines, int64_t k0, int64_t numbers,
                         const Visit& visit) {
@@ -77,20 +77,22 @@ struct PairProducts {
   }
 };
 
-// Factors of one part in pairs, others by multiply-adds. How a right factor is packed depends on its parts alone.
-inline constexpr MatrixProducts pair_products{
-    [](int64_t rows, int64_t columns, int64_t depth, int, int) { return rows > 0 && columns > 0 && depth > 0; },
-    [](const Factor& right, int64_t depth) {
-      if (right.parts != 1) return fma_products<float>.packed_bytes(right, depth);
-      return BlockedProduct<PairProducts>::packed_elements(right, depth) * static_cast<int64_t>(sizeof(BFloat16Pair));
-    },
-    [](const Factor& right, int64_t depth, void* packed, const Threads& threads) {
-      if (right.parts != 1) return fma_products<float>.pack(right, depth, packed, threads);
-      BlockedProduct<PairProducts>::pack(right, depth, static_cast<BFloat16Pair*>(packed), threads);
-    },
-    [](const ProductArgs& args, const Threads& threads) {
-      if (args.targets[0].right.parts != 1) return fma_products<float>.multiply(args, threads);
-      BlockedProduct<PairProducts>(args, threads).run();
-    },
-    true,
-    1};
+// Factors of one part in pairs, others by multiply-adds. The packing of a right factor depends on its parts alone.
+inline constexpr MatrixProducts pair_products = [] {
+  MatrixProducts p = fma_products<float>;
+  p.packed_bytes = [](const Factor& right, int64_t depth) {
+    if (right.parts != 1) return fma_products<float>.packed_bytes(right, depth);
+    return BlockedProduct<PairProducts>::packed_elements(right, depth) * static_cast<int64_t>(sizeof(BFloat16Pair));
+  };
+  p.pack = [](const Factor& right, int64_t depth, void* packed, const Threads& threads) {
+    if (right.parts != 1) return fma_products<float>.pack(right, depth, packed, threads);
+    BlockedProduct<PairProducts>::pack(right, depth, static_cast<BFloat16Pair*>(packed), threads);
+  };
+  p.multiply = [](const ProductArgs& args, const Threads& threads) {
+    if (args.targets[0].right.parts != 1) return fma_products<float>.multiply(args, threads);
+    BlockedProduct<PairProducts>(args, threads).run();
+  };
+  p.narrow = true;
+  p.gradient_parts = 1;
+  return p;
+}();

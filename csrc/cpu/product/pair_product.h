@@ -1,11 +1,11 @@
-// The step's matrix product by VDPBF16PS: two bfloat16 products a lane, added in float32. Included inside the namespace
-// of the AVX512-BF16 kernels, after product.h and parts.h.
+// The step's matrix product by VDPBF16PS: two bfloat16 products for each lane, added in float32. Included inside the
+// namespace of the AVX512-BF16 kernels, after product.h and parts.h.
 //
-// A bfloat16 state times bfloat16 weights is made from the numbers as they are; gradients, which are float32, are taken
-// as sums of two bfloat16 numbers, so that a weight is multiplied twice. The instruction takes denormal numbers for
-// zero, in results too, and rounds after each of its two additions, to nearest even whatever the rounding mode: as many
-// roundings as multiply-adds make. Sums that are not finite, or so small that the denormal numbers matter, are made
-// again from the numbers themselves, as with tiles.
+// A bfloat16 state and bfloat16 weights are multiplied as they are. Gradients are float32 and taken as sums of two
+// bfloat16 numbers, so each weight is multiplied twice. The instruction reads and writes denormal numbers as zeros, and
+// rounds after each of its two additions to nearest even, whatever the rounding mode: as many roundings as
+// multiply-adds make. Sums that are not finite, or so small that denormal numbers matter, are made again from the
+// numbers themselves, as with tiles.
 
 template <int A>
 struct Pairs {
@@ -16,10 +16,10 @@ struct Pairs {
 
   using States = PartRows<A, 2>;
 
-  // Packed numbers for each output column.
+  // Packed numbers of each output column.
   static int64_t packed_depth(int64_t K) { return States::depth_of(K); }
 
-  // Panels whose vectors are gates i, f, g, o of the same units, from the weight [4H, K]: [pair][vector][lane].
+  // Panels whose vectors are gates i, f, g, o of the same units, from weight [4H, K]: [pair][vector][lane].
   static void pack_forward(const Panel& panel, const BFloat16* weight, int64_t H, int64_t K, BFloat16* packed) {
     const int64_t first = panel.vector * 16, units = std::min<int64_t>(16, H - first);
     for (int64_t g = 0; g < 4; ++g) {
@@ -33,7 +33,7 @@ struct Pairs {
     }
   }
 
-  // Panels of consecutive columns of the weight [K, columns].
+  // Panels of consecutive columns of weight [K, columns].
   static void pack_backward(const Panel& panel, const BFloat16* weight, int64_t K, int64_t columns, BFloat16* packed) {
     for (int v = 0; v < panel.vectors; ++v) {
       const int64_t first = (panel.vector + v) * 16, there = std::min<int64_t>(16, columns - first);
@@ -69,7 +69,7 @@ struct Pairs {
   template <int MR, int NV>
   __attribute__((noinline)) static void multiply_rows(const States& states, int64_t row, const BFloat16* packed,
                                                       float* out) {
-    // With few rows, two sums over every other pair, so that additions need not wait for each other.
+    // With few rows there are two sums, over every other pair, so that additions do not wait for each other.
     constexpr int kSums = MR * NV * 2 <= kRegisters / 2 ? 2 : 1;
     const int64_t pairs = states.depth() / 2;
     __m512 sums[kSums][MR][NV];

@@ -1,14 +1,14 @@
-// Numbers as sums of bfloat16 numbers, for units that multiply these in pairs and add in float32. Included inside a
+// Numbers as sums of bfloat16 numbers, for units that multiply pairs of these and add in float32. Included inside a
 // namespace of an instruction set with AVX-512, after simd.h.
 //
-// A float32 number is the sum of three bfloat16 numbers of 8 digits each: the nearest one, the one nearest to what is
-// left, and the rest. A product of two numbers is then the sum of the products of their parts, of which those of parts
-// i and j with i + j < the number of parts matter: with three, what is left out is at most 2^-24 of the product of the
-// magnitudes, with two 2^-16. The largest numbers and infinities have a part that is infinite and another that is not a
-// number or infinite the other way: they leave NaN in a sum.
+// A float32 number is the sum of three bfloat16 numbers of 8 binary digits each: the nearest one, the one nearest to
+// the remainder, and the rest. The product of two numbers is the sum of the products of their parts, of which only
+// those of parts i and j with i + j < the number of parts count: with three parts the others are at most 2^-24 of the
+// product of the magnitudes, with two 2^-16. The largest numbers and infinities have one infinite part, and another
+// that is NaN or of opposite infinity: their sums are NaN.
 
-// The parts of 16 numbers, one vector of 32 bits each, a bfloat16 in the upper half. Ties are rounded away from zero,
-// in the last part to even, as a bfloat16 tensor's are.
+// The parts of 16 numbers: for each part one vector of 32-bit lanes, the bfloat16 number in the upper half. Ties round
+// away from zero, except in the last part, which rounds them to even as a bfloat16 tensor does.
 template <int Parts>
 FASTLSTM_INLINE void split(Vec<float> x, VectorOf<float>::bits (&parts)[Parts]) {
   using Bits = VectorOf<float>::bits;
@@ -56,17 +56,18 @@ class PartRows {
   int64_t depth_;
 };
 
-// The range of numbers that went by. Their magnitudes are compared as bits, which puts NaN above infinity.
+// The range of the numbers seen. Magnitudes are compared as bits, which puts NaN above infinity.
 class Magnitudes {
  public:
   FASTLSTM_INLINE Magnitudes() : largest_{}, least_(Bits{} - 1u) {}
 
   FASTLSTM_INLINE void see(Vec<float> x) {
-    const Bits magnitude = bit_cast<Bits>(x) & 0x7fffffffu, rank = magnitude - 1u;  // of zero: the last
+    const Bits magnitude = bit_cast<Bits>(x) & 0x7fffffffu, rank = magnitude - 1u;  // rank of zero: the last
     largest_ = magnitude > largest_ ? magnitude : largest_;
     least_ = rank < least_ ? rank : least_;
   }
-  // The largest magnitude, below infinity, and the least that is not zero, or more than any.
+  // The largest magnitude, at most the largest finite number's; the least that is not zero, or a larger one if all are
+  // zero.
   float largest() const {
     uint32_t bits = 0;
     for (int j = 0; j < 16; ++j) bits = std::max<uint32_t>(bits, largest_[j]);
@@ -88,7 +89,7 @@ struct Unseen {
   FASTLSTM_INLINE void see(Vec<float>) {}
 };
 
-// Whether any of these sums is not finite, or below a magnitude, zeros only where `zeros` has a bit.
+// Whether any of these sums is not finite, or smaller than `below` (zeros only where `zeros` has a bit).
 FASTLSTM_INLINE bool any_doubtful(Vec<float> sums, Vec<float> below, __mmask16 zeros) {
   constexpr int kNotFinite = 0x01 | 0x80 | 0x08 | 0x10;  // NaN of both kinds, infinity of both signs
   const __m512 x = bit_cast<__m512>(sums);
@@ -99,9 +100,8 @@ FASTLSTM_INLINE bool any_doubtful(Vec<float> sums, Vec<float> below, __mmask16 z
 
 constexpr int64_t kTileDepth = 32, kTileElements = 16 * kTileDepth;
 
-// One tile of 16 lines by 32 numbers for each part, part p at out + p * part_stride: row r is line r, or where Pairs,
-// pair r of every line, which is how the right factor of a product wants it. Lines and numbers that are not there are
-// zeros.
+// One tile of 16 lines by 32 numbers for each part; part p is at out + p * part_stride. Row r is line r; with Pairs,
+// pair r of every line, as a product needs its right factor. Lines and numbers that do not exist are zeros.
 //
 // From lines of `count` (1 to 32) consecutive numbers each:
 template <int Parts, bool Pairs, class IO, class Seen>
@@ -127,7 +127,7 @@ FASTLSTM_INLINE void pack_lines(const IO* from, int64_t stride, int64_t lines, i
   }
 }
 
-// From numbers whose lines are consecutive, `count` (1 to 32) times:
+// From numbers whose lines are consecutive, for `count` (1 to 32) numbers:
 template <int Parts, bool Pairs, class IO, class Seen>
 FASTLSTM_INLINE void pack_numbers(const IO* from, int64_t stride, int64_t lines, int64_t count, BFloat16* out,
                                   int64_t part_stride, Seen& seen) {

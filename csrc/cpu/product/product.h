@@ -1,6 +1,6 @@
 // The step's matrix product, states x packed weights. Included inside a namespace of an instruction set, after pack.h.
 
-// Vector v of NV at k, of which `parity` is the last bit.
+// Vector v of NV at k; `parity` is the last bit of k.
 template <class Acc, class W>
 FASTLSTM_INLINE Vec<Acc> packed_vector(const W* w, int64_t depth, int64_t k, int parity, int v, int NV) {
   const PackedVector place = packed_place<Acc>(v, NV, depth);
@@ -13,13 +13,13 @@ FASTLSTM_INLINE Vec<Acc> packed_vector(const W* w, int64_t depth, int64_t k, int
   }
 }
 
-// Memory that a product fetches into the second-level cache on its way: so many lines of it with every four k. A core
-// that multiplies several rows waits for a stream from the third-level cache unless somebody asks for it early.
+// Memory that a product prefetches into the second-level cache: `lines` cache lines for every four k. A core that
+// multiplies several rows would wait for a stream from the third-level cache otherwise.
 struct Ahead {
   const char* at = nullptr;
   int lines = 0;
 
-  // The part of `bytes` from `from` on that is the `block`-th of `blocks` products of depth K to fetch.
+  // The part of `bytes` from `from` on that is prefetched by product `block` of `blocks`, each of depth K.
   static Ahead part(const void* from, int64_t bytes, int64_t K, int64_t block, int64_t blocks) {
     constexpr int64_t kLine = 64;
     const int64_t groups = K / 4;
@@ -35,13 +35,12 @@ struct Ahead {
 };
 
 // out[r][v] = sum over k of a[r][k] * w[k][v] for vectors v of [First, First + NV) of a panel of All. `w` holds Acc, or
-// 16-bit numbers widened on the way where reading the weights is what takes the time.
+// 16-bit numbers that are widened here, for weights whose reading takes most of the time.
 template <class Acc, class W, int MR, int First, int NV, int All>
 FASTLSTM_INLINE void product_part(const Acc* a, int64_t stride, const W* w, int64_t K, Acc* out, Ahead ahead) {
   constexpr int L = lanes<Acc>;
-  // One sum over all k whatever MR and NV: a row's bits do not depend on the rows beside it, nor on how units are
-  // shared out. One row's additions wait for each other no longer than for its weights, which come from the
-  // second-level cache.
+  // One sum over all k, whatever MR and NV: a row's bits do not depend on other rows, nor on how units are shared out.
+  // With one row, additions wait for each other no longer than for weights from the second-level cache.
   constexpr int kSteps = kDepthOf<W>;
   const int64_t depth = (K + kSteps - 1) / kSteps;
   Vec<Acc> sum[MR][NV] = {};
@@ -107,7 +106,7 @@ constexpr int64_t row_blocks(int64_t total) {
   return (total + Most - 1) / Most;
 }
 
-// [begin, begin + rows) of `total` rows in blocks as even as can be, none above Most.
+// [begin, begin + rows) of `total` rows in blocks of nearly equal size, at most Most.
 template <int Most = kMaxRows, class Body>
 FASTLSTM_INLINE void for_row_blocks(int64_t total, const Body& body) {
   const int64_t blocks = row_blocks<Most>(total);
@@ -117,12 +116,12 @@ FASTLSTM_INLINE void for_row_blocks(int64_t total, const Body& body) {
   }
 }
 
-// Asks for the next panel's weights a part at a time, from product to product of one panel's row blocks, where the
-// weights of a share are `far` and there are row blocks enough to hide it.
+// Prefetches the next panel's weights in parts, one with each product of this panel's row blocks. Only where the
+// weights of a share are `far` and enough row blocks hide it.
 template <class Packed>
 class FetchNext {
  public:
-  // elements: of the next panel. K: of the products. rows: of all blocks.
+  // elements: of the next panel. K: depth of the products. rows: of all blocks.
   FetchNext(bool far, const Packed* packed, const Panel* next, int64_t elements, int64_t K, int64_t rows)
       : blocks_(far && next != nullptr && rows > kMaxRows ? row_blocks(rows) : 0),
         K_(K),
@@ -138,8 +137,9 @@ class FetchNext {
   int64_t block_ = 0;
 };
 
-// How the loops over steps multiply: here by fused multiply-adds on states in the accumulation type and weights packed
-// as W. Another way (tile_product.h) may keep the states in a second form, and has something like registers to set up.
+// How the loops over steps multiply: here by fused multiply-adds, on states in the accumulation type and weights packed
+// as W. Another way (tile_product.h, pair_product.h) may keep a second form of the states, and an Engine with registers
+// to set up.
 template <class Acc, class W>
 struct Fma {
   using Packed = W;
@@ -155,7 +155,7 @@ struct Fma {
     FASTLSTM_INLINE void store(int64_t, int64_t, int64_t, Vec<Acc>) {}
   };
 
-  // Packed numbers for each output column.
+  // Packed numbers of each output column.
   static int64_t packed_depth(int64_t K) { return (K + kDepthOf<W> - 1) / kDepthOf<W>; }
 
   template <class IO>

@@ -1,17 +1,15 @@
-// Products of large float32 matrices on AMX tiles (matrix_product.h says which). Included inside the namespace of the
-// AMX kernels, after tile_panels.h.
+// Products of large float32 matrices on AMX tiles (matrix_product.h). Included inside the namespace of the AMX kernels,
+// after tile_panels.h.
 //
-// A worker packs as many panels of its rows as half of the second-level cache holds, and takes them past all of its
-// columns; four tiles of sums, two panels of rows by two of columns, stay in tile registers for the length of a chunk.
-// A sum of a chunk in which what tiles dropped may matter, or which is not finite, is made again from the numbers
-// themselves, by multiply-adds. What remains are sums that are all below 2^-126 next to others that are not: they may
-// be zero.
+// A worker packs as many panels of its rows as half of the second-level cache holds, and multiplies them by all of its
+// columns. Four tiles of sums, two panels of rows by two of columns, stay in tile registers for the length of a slab. A
+// slab's sum is made again from the numbers themselves, by multiply-adds, if it is not finite or if what tiles drop may
+// matter. One case is left: a sum of products that are all below 2^-126, beside sums that are not, may be zero.
 
 template <int A, int B>
 class TileMatrixProduct {
  public:
-  TileMatrixProduct(const ProductArgs& args, const Threads& threads)
-      : a_(args), threads_(threads), chunks_(args.depth) {
+  TileMatrixProduct(const ProductArgs& args, const Threads& threads) : a_(args), threads_(threads), slabs_(args.depth) {
     for (int t = 0; t < a_.target_count; ++t) column_pairs_ += pairs_of(a_.targets[t].right.lines);
     row_pairs_ = pairs_of(a_.left.lines);
     choose_shares(useful_workers());
@@ -22,16 +20,16 @@ class TileMatrixProduct {
   }
 
   void run() {
-    for (int64_t chunk = 0; chunk < chunks_.count; ++chunk) {
+    for (int64_t slab = 0; slab < slabs_.count; ++slab) {
       for (int t = 0; t < a_.target_count; ++t) {
         const Target& target = a_.targets[t];
-        if (target.packed == nullptr) pack_chunk<B>(target.right, chunks_, chunk, packed_[t], threads_);
+        if (target.packed == nullptr) pack_slab<B>(target.right, slabs_, slab, packed_[t], threads_);
       }
       const auto work = [](int64_t begin, int64_t end, void* p) {
         auto& c = *static_cast<std::pair<TileMatrixProduct*, int64_t>*>(p);
         for (int64_t share = begin; share < end; ++share) c.first->multiply_share(c.second, share);
       };
-      std::pair<TileMatrixProduct*, int64_t> context{this, chunk};
+      std::pair<TileMatrixProduct*, int64_t> context{this, slab};
       if (row_shares_ * column_shares_ == 1) {
         work(0, 1, &context);
       } else {
@@ -40,7 +38,7 @@ class TileMatrixProduct {
     }
   }
 
-  // Clocks on one core: 16 for a product of tiles, and 2 multiply-adds of 16 lanes in one.
+  // Clocks on one core: 16 for a product of tiles; one for two multiply-adds of 16 lanes.
   static bool worthwhile(int64_t rows, int64_t columns, int64_t depth) {
     const int64_t blocks = (depth + kTileDepth - 1) / kTileDepth, m = panels_of(rows), n = panels_of(columns);
     return blocks * (16 * kProducts * m * n + kPackClocks * (A * m + B * n)) < rows * columns * depth / 32;
@@ -48,8 +46,8 @@ class TileMatrixProduct {
 
  private:
   static constexpr int64_t kBlockBytes = int64_t{3} << 18;
-  static constexpr int64_t kPackClocks = 100;  // reckoned, to split and pack the numbers of one tile
-  // Parts in an order in which each product shares one with the product before it.
+  static constexpr int64_t kPackClocks = 100;  // estimate, to split and pack the numbers of one tile
+  // The products of parts, ordered so that each shares a part with the one before it.
   static constexpr int kOrder[6][2] = {{1, 1}, {0, 1}, {0, 2}, {0, 0}, {1, 0}, {2, 0}};
   static constexpr int kProducts = Tiled<A, B>::kProducts, kParts = Tiled<A, B>::kParts;
 
@@ -61,12 +59,12 @@ class TileMatrixProduct {
     return std::max<int64_t>(1, static_cast<int64_t>(std::min<double>(threads_.count, all / kProductsPerThread)));
   }
 
-  // Shares of the rows times shares of the columns, so that a worker is done soonest. For each 32 numbers of a sum: its
-  // products, the packing of its rows, and its columns read from the third-level cache, at 8 bytes a clock, once for
-  // each block of rows.
+  // Shares of the rows times shares of the columns, chosen so that a worker is done soonest. For each 32 numbers of a
+  // sum it counts the products, the packing of the rows, and reading the columns from the third-level cache, at 8 bytes
+  // a clock, once for each block of rows.
   void choose_shares(int64_t workers) {
     const auto share = [](int64_t pairs, int64_t shares) { return (pairs + shares - 1) / shares; };
-    const int64_t most = std::max<int64_t>(1, kBlockBytes / (2 * chunks_.panel_bytes(A)));
+    const int64_t most = std::max<int64_t>(1, kBlockBytes / (2 * slabs_.panel_bytes(A)));
     int64_t best = -1;
     for (int64_t r = 1; r <= std::min(workers, row_pairs_); ++r) {
       const int64_t c = std::min(workers / r, column_pairs_), rows = share(row_pairs_, r),
@@ -85,24 +83,24 @@ class TileMatrixProduct {
     for (int t = 0; t < a_.target_count; ++t) {
       const Target& target = a_.targets[t];
       packed_[t] =
-          layout.array<char>(target.packed != nullptr ? 0 : panels_of(target.right.lines) * chunks_.panel_bytes(B));
+          layout.array<char>(target.packed != nullptr ? 0 : panels_of(target.right.lines) * slabs_.panel_bytes(B));
     }
-    blocks_ = layout.array<char>(row_shares_ * column_shares_ * 2 * block_pairs_ * chunks_.panel_bytes(A));
+    blocks_ = layout.array<char>(row_shares_ * column_shares_ * 2 * block_pairs_ * slabs_.panel_bytes(A));
   }
 
-  void multiply_share(int64_t chunk, int64_t share) {
+  void multiply_share(int64_t slab, int64_t share) {
     const int64_t row_share = share / column_shares_, column_share = share % column_shares_;
     const int64_t row_end = row_pairs_ * (row_share + 1) / row_shares_;
     const int64_t first_pair = column_pairs_ * column_share / column_shares_;
     const int64_t last_pair = column_pairs_ * (column_share + 1) / column_shares_;
-    char* block = blocks_ + share * 2 * block_pairs_ * chunks_.panel_bytes(A);
+    char* block = blocks_ + share * 2 * block_pairs_ * slabs_.panel_bytes(A);
     Tiles tiles;
     tiles.configure(16, 16);
     for (int64_t rows = row_pairs_ * row_share / row_shares_; rows < row_end; rows += block_pairs_) {
       const int64_t rows_end = std::min(rows + block_pairs_, row_end);
       for (int64_t panel = 2 * rows; panel < std::min(2 * rows_end, panels_of(a_.left.lines)); ++panel) {
-        pack_panel<A, false>(a_.left, panel, chunks_.begin(chunk), chunks_.numbers(chunk),
-                             block + (panel - 2 * rows) * chunks_.panel_bytes(A));
+        pack_panel<A, false>(a_.left, panel, slabs_.begin(slab), slabs_.numbers(slab),
+                             block + (panel - 2 * rows) * slabs_.panel_bytes(A));
       }
       int64_t before = 0;
       for (int t = 0; t < a_.target_count; ++t) {
@@ -110,7 +108,7 @@ class TileMatrixProduct {
         for (int64_t pair = std::max(first_pair - before, int64_t{0}); pair < std::min(last_pair - before, pairs);
              ++pair) {
           for (int64_t r = rows; r < rows_end; ++r) {
-            multiply_pairs(tiles, chunk, r, block + 2 * (r - rows) * chunks_.panel_bytes(A), t, pair);
+            multiply_pairs(tiles, slab, r, block + 2 * (r - rows) * slabs_.panel_bytes(A), t, pair);
           }
         }
         before += pairs;
@@ -118,43 +116,43 @@ class TileMatrixProduct {
     }
   }
 
-  // The sums of a chunk for up to 32 rows and 32 columns.
-  void multiply_pairs(Tiles& tiles, int64_t chunk, int64_t row_pair, const char* rows, int t, int64_t column_pair) {
+  // A slab's sums for up to 32 rows and 32 columns.
+  void multiply_pairs(Tiles& tiles, int64_t slab, int64_t row_pair, const char* rows, int t, int64_t column_pair) {
     const Target& target = a_.targets[t];
-    const int64_t bytes = chunks_.panel_bytes(B), panels = panels_of(target.right.lines);
-    const char* chunk_packed =
-        target.packed != nullptr ? static_cast<const char*>(target.packed) + chunk * panels * bytes : packed_[t];
-    const char* columns = chunk_packed + 2 * column_pair * bytes;
+    const int64_t bytes = slabs_.panel_bytes(B), panels = panels_of(target.right.lines);
+    const char* slab_packed =
+        target.packed != nullptr ? static_cast<const char*>(target.packed) + slab * panels * bytes : packed_[t];
+    const char* columns = slab_packed + 2 * column_pair * bytes;
     const bool two_rows = 2 * row_pair + 1 < panels_of(a_.left.lines), two_columns = 2 * column_pair + 1 < panels;
     alignas(64) float sums[32][32];
     if (two_rows) {
-      two_columns ? tile_sums<2, 2>(tiles, chunk, rows, columns, sums)
-                  : tile_sums<2, 1>(tiles, chunk, rows, columns, sums);
+      two_columns ? tile_sums<2, 2>(tiles, slab, rows, columns, sums)
+                  : tile_sums<2, 1>(tiles, slab, rows, columns, sums);
     } else {
-      two_columns ? tile_sums<1, 2>(tiles, chunk, rows, columns, sums)
-                  : tile_sums<1, 1>(tiles, chunk, rows, columns, sums);
+      two_columns ? tile_sums<1, 2>(tiles, slab, rows, columns, sums)
+                  : tile_sums<1, 1>(tiles, slab, rows, columns, sums);
     }
     for (int i = 0; i <= two_rows; ++i) {
-      const PanelHead& left = *reinterpret_cast<const PanelHead*>(rows + i * chunks_.panel_bytes(A));
+      const PanelHead& left = *reinterpret_cast<const PanelHead*>(rows + i * slabs_.panel_bytes(A));
       for (int j = 0; j <= two_columns; ++j) {
         const Doubt doubt(left, *reinterpret_cast<const PanelHead*>(columns + j * bytes));
-        finish(target, chunk, (2 * row_pair + i) * kPanelLines, (2 * column_pair + j) * kPanelLines,
+        finish(target, slab, (2 * row_pair + i) * kPanelLines, (2 * column_pair + j) * kPanelLines,
                &sums[16 * i][16 * j], doubt);
       }
     }
   }
 
   template <int Rows, int Columns>
-  void tile_sums(Tiles& tiles, int64_t chunk, const char* rows, const char* columns, float (&sums)[32][32]) {
+  void tile_sums(Tiles& tiles, int64_t slab, const char* rows, const char* columns, float (&sums)[32][32]) {
     const auto* left = reinterpret_cast<const BFloat16*>(rows + sizeof(PanelHead));
     const auto* right = reinterpret_cast<const BFloat16*>(columns + sizeof(PanelHead));
-    const int64_t next_left = chunks_.panel_bytes(A) / sizeof(BFloat16),
-                  next_right = chunks_.panel_bytes(B) / sizeof(BFloat16);
+    const int64_t next_left = slabs_.panel_bytes(A) / sizeof(BFloat16),
+                  next_right = slabs_.panel_bytes(B) / sizeof(BFloat16);
     tiles.zero<0>();
     tiles.zero<1>();
     tiles.zero<2>();
     tiles.zero<3>();
-    for (int64_t k = 0; k < chunks_.numbers(chunk);
+    for (int64_t k = 0; k < slabs_.numbers(slab);
          k += kTileDepth, left += A * kTileElements, right += B * kTileElements) {
       int loaded_left = -1, loaded_right = -1;
 #pragma GCC unroll 6
@@ -182,14 +180,14 @@ class TileMatrixProduct {
     if (Rows == 2 && Columns == 2) tiles.store<3>(&sums[16][16], sizeof(sums[0]));
   }
 
-  // One tile of a chunk's sums to where they go.
-  void finish(const Target& target, int64_t chunk, int64_t row, int64_t column, const float* sums, const Doubt& doubt) {
+  // Writes, or adds, one tile of a slab's sums to the result.
+  void finish(const Target& target, int64_t slab, int64_t row, int64_t column, const float* sums, const Doubt& doubt) {
     const int64_t rows = std::min(kPanelLines, a_.left.lines - row),
                   columns = std::min(kPanelLines, target.right.lines - column);
-    const bool add = target.add || chunk > 0;
+    const bool add = target.add || slab > 0;
     for (int64_t r = 0; r < rows; ++r) {
       Vec<float> sum = load_raw<Vec<float>>(sums + r * 32);
-      if (any_doubtful(sum, doubt.below, doubt.zeros)) sum = sum_again(target.right, chunk, row + r, column, columns);
+      if (any_doubtful(sum, doubt.below, doubt.zeros)) sum = sum_again(target.right, slab, row + r, column, columns);
       float* out = static_cast<float*>(target.out) + (row + r) * target.out_stride + column;
       if (columns == kPanelLines) {
         store<float, true>(out, add ? load<float, true>(out, columns) + sum : sum, columns);
@@ -199,10 +197,10 @@ class TileMatrixProduct {
     }
   }
 
-  __attribute__((noinline)) Vec<float> sum_again(const Factor& right, int64_t chunk, int64_t row, int64_t column,
+  __attribute__((noinline)) Vec<float> sum_again(const Factor& right, int64_t slab, int64_t row, int64_t column,
                                                  int64_t columns) {
     Vec<float> sum = {};
-    for (int64_t k = chunks_.begin(chunk), end = k + chunks_.numbers(chunk); k < end; ++k) {
+    for (int64_t k = slabs_.begin(slab), end = k + slabs_.numbers(slab); k < end; ++k) {
       const float* from = right.at<float>(column, k);
       Vec<float> numbers = {};
       if (right.line_stride == 1) {
@@ -217,15 +215,15 @@ class TileMatrixProduct {
 
   const ProductArgs& a_;
   const Threads& threads_;
-  const Chunks chunks_;
+  const Slabs slabs_;
   int64_t row_pairs_, column_pairs_ = 0;  // of panels; columns of all targets
   int64_t row_shares_ = 1, column_shares_ = 1, block_pairs_ = 1;
   static constexpr int kTargets = 2;
-  char* packed_[kTargets];  // [panel] of a chunk of each right factor that did not come packed
-  char* blocks_;            // [share][panel] of a chunk of rows
+  char* packed_[kTargets];  // [panel] of a slab of each right factor that did not come packed
+  char* blocks_;            // [share][panel] of a block's rows in one slab
 };
 
-// visit(std::integral_constant left, right) for parts that tiles serve.
+// visit(left, right), std::integral_constants, for parts that tiles serve.
 template <class Visit>
 auto visit_parts(int left, int right, const Visit& visit) {
   using std::integral_constant;
@@ -241,7 +239,7 @@ bool worthwhile_product(int64_t rows, int64_t columns, int64_t depth, int left_p
   });
 }
 
-// How a right factor is packed depends on its parts alone.
+// The packing of a right factor depends on its parts alone.
 int64_t packed_product_bytes(const Factor& right, int64_t depth) {
   return visit_parts(right.parts, right.parts,
                      [&](auto, auto parts) { return packed_bytes<parts.value>(right, depth); });

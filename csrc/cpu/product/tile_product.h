@@ -1,9 +1,9 @@
 // The step's matrix product on AMX tiles. Included inside the namespace of the AMX kernels, after product.h, tiles.h
 // and parts.h.
 //
-// Tiles take denormal numbers for zero, so numbers below 2^-103 lose parts, and a sum is off by about 2^-126 for each
-// term. Sums that are not finite, or below 2^-90 and not zero, are therefore made again from the numbers themselves
-// (`doubtful`); what remains is that a sum of products that are all below 2^-126 may come out as zero.
+// Tiles read denormal numbers as zeros, so numbers below 2^-103 lose parts, and a sum has an error of about 2^-126 for
+// each term. Sums that are not finite, or below 2^-90 and not zero, are therefore made again from the numbers
+// themselves (`doubtful`). A sum of products that are all below 2^-126 may still come out as zero.
 
 template <int A, int B>
 struct Tiled {
@@ -16,11 +16,10 @@ struct Tiled {
 
   using States = PartRows<A, kTileDepth>;
 
-  // Packed numbers for each output column.
+  // Packed numbers of each output column.
   static int64_t packed_depth(int64_t K) { return States::depth_of(K) * B; }
 
-  // Panels whose vectors are gates i, f, g, o of the same units, from the weight [4H, K]: [k
-  // block][part][vector][tile].
+  // Panels whose vectors are gates i, f, g, o of the same units, from weight [4H, K]: [k block][part][vector][tile].
   template <class IO>
   static void pack_forward(const Panel& panel, const IO* weight, int64_t H, int64_t K, BFloat16* packed) {
     const int64_t first = panel.vector * 16, units = std::min<int64_t>(16, H - first);
@@ -34,7 +33,7 @@ struct Tiled {
     }
   }
 
-  // Panels of consecutive columns of the weight [K, columns].
+  // Panels of consecutive columns of weight [K, columns].
   template <class IO>
   static void pack_backward(const Panel& panel, const IO* weight, int64_t K, int64_t columns, BFloat16* packed) {
     Unseen unseen;
@@ -48,7 +47,7 @@ struct Tiled {
     }
   }
 
-  // Whether any of these sums is not finite, or so small that what was taken for zero matters.
+  // Whether any of these sums is not finite, or so small that dropped numbers matter.
   static FASTLSTM_INLINE bool doubtful(Vec<float> sums) { return any_doubtful(sums, splat(0x1p-90f), 0); }
 
   // out[r][v] = the sum over k of states[r][k] * packed[k][v], for `rows` (1 to 32) rows and 1 to 4 vectors.
@@ -64,8 +63,8 @@ struct Tiled {
   }
 
  private:
-  // With one tile of rows four columns of tiles at a time, with two tiles two: four sums, for which five or four tiles
-  // are loaded.
+  // Four columns of tiles at a time for one tile of rows, two for two: four sums, for which five or four tiles are
+  // loaded.
   template <int RowTiles>
   static void multiply_rows(Tiles& tiles, int vectors, const States& states, int64_t row, const BFloat16* packed,
                             float* out) {

@@ -1,15 +1,16 @@
-// AVX-512 on a machine that has AVX2 alone: a stand-in for each of its instructions that the kernels name, in 256-bit
-// halves, with the semantics of Intel's Software Developer's Manual. Slow, and in test builds only
-// (FASTLSTM_EMULATE_AVX512, see setup.py). All other vector code goes through the compiler's vector extension, which it
-// lowers to AVX2 by itself. Included by simd.h.
+// Stand-ins for AVX-512 on a machine with AVX2 only: one for each instruction that the kernels name, in 256-bit halves,
+// with the semantics of Intel's Software Developer's Manual. Slow, in test builds only (FASTLSTM_EMULATE_AVX512, see
+// setup.py). The compiler lowers all other vector code, which uses its vector extension, to AVX2. Included by simd.h.
 
 #if defined(__clang__)
 #error "FASTLSTM_EMULATE_AVX512 is for GCC: the targets of its sources are set by GCC's pragma"
 #endif
 
+#include "cpu/simd/emulated_vnni.h"
+
 namespace emulated {
 
-// Half `high` of a vector, and a vector of two halves.
+// Half `high` of a vector; a vector of two halves.
 template <class Half, class Whole>
 FASTLSTM_INLINE Half half(const Whole& whole, bool high) {
   static_assert(sizeof(Whole) == 2 * sizeof(Half));
@@ -27,7 +28,7 @@ FASTLSTM_INLINE Whole whole(const Half& low, const Half& high) {
   return both;
 }
 
-// The lanes of type Lane whose bit is set, and zeros.
+// The lanes of type Lane whose mask bit is set; zeros in the others.
 template <class Lane, class V>
 FASTLSTM_INLINE V masked(uint32_t mask, const V& v) {
   constexpr int kLanes = sizeof(V) / sizeof(Lane);
@@ -68,7 +69,7 @@ FASTLSTM_INLINE __m512 abs_ps(__m512 x) {
   return by_halves<__m256>(without_sign, x);
 }
 
-// Of two numbers of which one is NaN, or two zeros, the second.
+// If one of two numbers is NaN, or both are zeros, the result is the second.
 FASTLSTM_INLINE __m512 maskz_min_ps(__mmask16 mask, __m512 a, __m512 b) {
   const auto least = [](__m256 x, __m256 y) FASTLSTM_INLINE_LAMBDA { return _mm256_min_ps(x, y); };
   return masked<uint32_t>(mask, by_halves<__m256>(least, a, b));
@@ -79,8 +80,8 @@ FASTLSTM_INLINE __m512 maskz_max_ps(__mmask16 mask, __m512 a, __m512 b) {
   return masked<uint32_t>(mask, by_halves<__m256>(largest, a, b));
 }
 
-// 1 / x, with the largest error that the instruction may have, of less than 2^-14: rounded to 13 binary places. Zeros,
-// infinities, NaN and powers of two come out as they should; results below 2^-126 and above 2^127 are not rounded.
+// 1 / x with the largest error that the instruction may have, just below 2^-14: rounded to 13 binary digits. Zeros,
+// infinities, NaN and powers of two give exact results; results below 2^-126 and above 2^127 are not rounded.
 FASTLSTM_INLINE __m512 maskz_rcp14_ps(__mmask16 mask, __m512 x) {
   const auto rounded = [](__m256 part) FASTLSTM_INLINE_LAMBDA {
     const __m256 exact = _mm256_div_ps(_mm256_set1_ps(1.f), part);
@@ -94,7 +95,7 @@ FASTLSTM_INLINE __m512 maskz_rcp14_ps(__mmask16 mask, __m512 x) {
   return masked<uint32_t>(mask, by_halves<__m256>(rounded, x));
 }
 
-// The products of the even 32-bit lanes, of 64 bits.
+// 64-bit products of the even 32-bit lanes.
 FASTLSTM_INLINE __m512i maskz_mul_epu32(__mmask8 mask, __m512i a, __m512i b) {
   const auto multiply = [](__m256i x, __m256i y) FASTLSTM_INLINE_LAMBDA { return _mm256_mul_epu32(x, y); };
   return masked<uint64_t>(mask, by_halves<__m256i>(multiply, a, b));
@@ -111,7 +112,7 @@ FASTLSTM_INLINE __m256i maskz_cvtepi32_epi16(__mmask16 mask, __m512i x) {
   const __m256i lower = _mm256_set1_epi32(0xffff);
   const __m256i low = _mm256_and_si256(half<__m256i>(x, false), lower),
                 high = _mm256_and_si256(half<__m256i>(x, true), lower);
-  // Packing goes by 128 bits of both: the quarters of 64 bits come as 0, 2, 1, 3.
+  // Packing takes 128 bits of both in turn: the quarters of 64 bits come in the order 0, 2, 1, 3.
   return masked<uint16_t>(mask, _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8));
 }
 
@@ -136,7 +137,7 @@ FASTLSTM_INLINE __mmask16 cmp_ps_mask(__m512 a, __m512 b) {
   return static_cast<__mmask16>(low | high << 8);
 }
 
-// Of the instruction's kinds NaN, quiet (0x01) and signalling (0x80), and infinities (0x08, 0x10): what is not below
+// The instruction's classes quiet NaN (0x01), signalling NaN (0x80) and infinities (0x08, 0x10): all that is not below
 // infinity.
 template <int kKinds>
 FASTLSTM_INLINE __mmask16 fpclass_ps_mask(__m512 x) {
@@ -150,8 +151,8 @@ FASTLSTM_INLINE __m256 flushed(__m256 x) {
   return _mm256_blendv_ps(x, _mm256_and_ps(x, sign), denormal);
 }
 
-// sum + the product of the odd bfloat16 numbers, then + that of the even ones: two fused multiply-adds, which take
-// denormal numbers for zeros and leave zeros for them. Which of several NaN comes out is not followed.
+// sum + the product of the odd bfloat16 numbers, then + that of the even ones: two fused multiply-adds that read and
+// write denormal numbers as zeros. Which of several NaN results is not emulated.
 FASTLSTM_INLINE __m512 dpbf16_ps(__m512 sums, __m512bh a, __m512bh b) {
   const auto add = [](__m256 sum, __m256i x, __m256i y) FASTLSTM_INLINE_LAMBDA {
     const auto odd = [](__m256i pairs) FASTLSTM_INLINE_LAMBDA {
@@ -165,6 +166,11 @@ FASTLSTM_INLINE __m512 dpbf16_ps(__m512 sums, __m512bh a, __m512bh b) {
   const __m256 low = add(half<__m256>(sums, false), half<__m256i>(a, false), half<__m256i>(b, false));
   const __m256 high = add(half<__m256>(sums, true), half<__m256i>(a, true), half<__m256i>(b, true));
   return whole<__m512>(low, high);
+}
+
+FASTLSTM_INLINE __m512i dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
+  const auto add = [](__m256i s, __m256i x, __m256i y) FASTLSTM_INLINE_LAMBDA { return dpbusd_avx_epi32(s, x, y); };
+  return by_halves<__m256i>(add, sum, a, b);
 }
 
 }  // namespace emulated
@@ -188,3 +194,4 @@ FASTLSTM_INLINE __m512 dpbf16_ps(__m512 sums, __m512bh a, __m512bh b) {
 #undef _mm512_fpclass_ps_mask
 #define _mm512_fpclass_ps_mask(x, kinds) emulated::fpclass_ps_mask<(kinds)>(x)
 #define _mm512_dpbf16_ps emulated::dpbf16_ps
+#define _mm512_dpbusd_epi32 emulated::dpbusd_epi32

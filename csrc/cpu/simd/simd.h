@@ -1,6 +1,6 @@
 // Vectors of one instruction set, through the compilers' vector extension: FASTLSTM_SIMD_BYTES wide, so that one source
-// is compiled to SSE2 or NEON (16), AVX2 (32) and AVX-512 (64). Included inside a namespace of that instruction set,
-// after the target pragma of a isa/<isa>.cpp.
+// compiles to SSE2 or NEON (16), AVX2 (32) and AVX-512 (64). Included inside the namespace of that instruction set,
+// after isa/begin.h.
 //
 // Storage types are float, double, and the 16-bit types below; all arithmetic is on float or double vectors.
 
@@ -26,7 +26,7 @@ using Vec = typename VectorOf<Acc>::type;
 template <class Acc>
 constexpr int lanes = FASTLSTM_SIMD_BYTES / sizeof(Acc);
 
-// The registers an instruction set has bound how many rows one product holds in them.
+// The number of registers limits how many rows of sums a product holds.
 constexpr int kRegisters = FASTLSTM_SIMD_BYTES == 64 ? 32 : 16;
 
 #define FASTLSTM_INLINE_LAMBDA __attribute__((always_inline))
@@ -55,13 +55,13 @@ FASTLSTM_INLINE void store_raw(T* p, const V& v) {
   __builtin_memcpy(p, &v, sizeof(V));
 }
 
-// A vector of equal lanes. Subtracting zero is exact for every number, so the compiler is left with a plain broadcast.
+// A vector of equal lanes. Subtracting zero is exact for every number, so the compiler emits a plain broadcast.
 template <class Acc>
 FASTLSTM_INLINE Vec<Acc> splat(Acc x) {
   return x - Vec<Acc>{};
 }
 
-// Storage conversion: to_vec(p) reads one vector's worth of storage elements, from_vec(p, v) rounds to nearest even.
+// Conversion from and to storage: load(p) reads one vector of storage elements, store(p, v) rounds to nearest even.
 template <class Acc, class T>
 struct Storage;
 
@@ -71,7 +71,7 @@ struct Storage<Acc, Acc> {
   static FASTLSTM_INLINE void store(Acc* p, Vec<Acc> v) { store_raw(p, v); }
 };
 
-// 16-bit lanes to 32 bits and back; of a vector conversion the compilers make up to five instructions here.
+// 16-bit lanes to 32 bits and back. For a vector conversion compilers emit up to five instructions here.
 FASTLSTM_INLINE VectorOf<float>::bits widen_bits(const void* p) {
   using Bits = VectorOf<float>::bits;
 #if FASTLSTM_SIMD_BYTES == 64
@@ -124,7 +124,7 @@ struct Storage<float, Float16> {
     store_raw(p, _mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
   }
 #else
-  // Exponents are moved by a product with a power of two, which also normalises (or makes) the subnormal numbers.
+  // The exponent is shifted by a product with a power of two, which also normalises subnormal numbers, or makes them.
   static FASTLSTM_INLINE V load(const Float16* p) {
     const Bits h = widen_bits(p);
     const Bits magnitude = h & 0x7fff;
@@ -135,7 +135,7 @@ struct Storage<float, Float16> {
   static FASTLSTM_INLINE void store(Float16* p, V v) {
     const Bits bits = bit_cast<Bits>(v), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
     const Bits normal = (magnitude - ((127 - 15) << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-    // Adding 0.5 puts the last kept bit of a subnormal result at the last bit of the sum.
+    // Adding 0.5 aligns the last kept bit of a subnormal result with the last bit of the sum.
     const Bits subnormal = bit_cast<Bits>(bit_cast<V>(magnitude) + 0.5f) - 0x3f000000;
     const Bits nan_or_inf = magnitude > 0x7f800000 ? (((magnitude >> 13) & 0x3ff) | 0x7e00) : (Bits{} + 0x7c00);
     const Bits finite = magnitude < 0x38800000 ? subnormal : normal;
@@ -159,7 +159,7 @@ FASTLSTM_INLINE To convert(From x) {
   }
 }
 
-// n elements, fewer than a vector: the rest of the vector is 0 on load and nothing is written for it.
+// n elements, fewer than a vector: a load fills the other lanes with 0, a store leaves out what they hold.
 template <class Acc, class T>
 FASTLSTM_INLINE Vec<Acc> load_part(const T* p, int64_t n) {
   T whole[lanes<Acc>] = {};
@@ -174,7 +174,7 @@ FASTLSTM_INLINE void store_part(T* p, Vec<Acc> v, int64_t n) {
   __builtin_memcpy(p, whole, n * sizeof(T));
 }
 
-// One vector of a row at `p`, of which `n` lanes exist; Whole says at compile time that all of them do.
+// One vector of a row at `p`, of which `n` lanes exist; Whole says at compile time that all do.
 template <class Acc, bool Whole, class T>
 FASTLSTM_INLINE Vec<Acc> load(const T* p, int64_t n) {
   if constexpr (Whole) return Storage<Acc, T>::load(p);
@@ -190,7 +190,7 @@ FASTLSTM_INLINE void store(T* p, Vec<Acc> v, int64_t n) {
   }
 }
 
-// The same at element k of an array of IO, or of Acc where it is wide.
+// The same at element k of an array of IO, or of Acc if it is wide.
 template <class Acc, bool Whole, class IO>
 FASTLSTM_INLINE Vec<Acc> load_either(const void* array, bool wide, int64_t k, int64_t n) {
   if (wide) return load<Acc, Whole>(static_cast<const Acc*>(array) + k, n);
@@ -208,7 +208,7 @@ FASTLSTM_INLINE Acc convert_either(const void* array, bool wide, int64_t k) {
   return wide ? static_cast<const Acc*>(array)[k] : convert<Acc>(static_cast<const IO*>(array)[k]);
 }
 
-// v as the storage type T would keep it: what the next step multiplies is what the output holds.
+// v rounded to the storage type T and back: the next step multiplies what the output holds.
 template <class Acc, class T>
 FASTLSTM_INLINE Vec<Acc> rounded_to(Vec<Acc> v) {
   if constexpr (std::is_same_v<Acc, T>) return v;
@@ -217,7 +217,7 @@ FASTLSTM_INLINE Vec<Acc> rounded_to(Vec<Acc> v) {
   return Storage<Acc, T>::load(stored);
 }
 
-// Lanes of a and b in turn, a first: of the lower halves, or with High of the upper ones.
+// Interleaves the lanes of a and b, a first: of the lower halves, with High of the upper ones.
 template <class Acc, bool High, size_t... I>
 FASTLSTM_INLINE Vec<Acc> interleave(Vec<Acc> a, Vec<Acc> b, std::index_sequence<I...>) {
   constexpr int L = lanes<Acc>;
@@ -229,7 +229,7 @@ FASTLSTM_INLINE Vec<Acc> interleave(Vec<Acc> a, Vec<Acc> b, std::index_sequence<
 #endif
 }
 
-// The lanes of a and b, one after the other, of even places, or with First = 1 of uneven ones.
+// The even lanes of a followed by those of b; with First = 1 the odd ones.
 template <class Acc, int First, size_t... I>
 FASTLSTM_INLINE Vec<Acc> every_other(Vec<Acc> a, Vec<Acc> b, std::index_sequence<I...>) {
 #if defined(__clang__)
@@ -240,7 +240,7 @@ FASTLSTM_INLINE Vec<Acc> every_other(Vec<Acc> a, Vec<Acc> b, std::index_sequence
 #endif
 }
 
-// rows[j][k] <-> rows[k][j], in log2(L) rounds of interleaving the upper half of the rows into the lower.
+// Transposes rows[j][k] in log2(L) rounds, which interleave the upper half of the rows with the lower.
 template <class Acc>
 FASTLSTM_INLINE void transpose(Vec<Acc> (&rows)[lanes<Acc>]) {
   constexpr int L = lanes<Acc>;

@@ -1,9 +1,8 @@
-// sigmoid and tanh on vectors. Included inside a namespace of an instruction set, after simd.h.
+// sigmoid and tanh of vectors. Included inside a namespace of an instruction set, after simd.h.
 //
-// Both go through expm1 on a reduced argument: x = k ln2 + r, |r| <= ln2 / 2; expm1(x) = 2^k expm1(r) + (2^k - 1),
-// which keeps the leading digits of small x. NaN comes out as NaN; the clamps pass it on because comparisons with it
-// are false. Errors against float64, over every float (tests/cpu/test_math.py): see there for the bounds that are
-// asserted.
+// Both use expm1 of a reduced argument: x = k ln2 + r, |r| <= ln2 / 2; expm1(x) = 2^k expm1(r) + (2^k - 1), which keeps
+// the leading digits of small x. NaN gives NaN: comparisons with it are false, so the clamps pass it on.
+// tests/cpu/test_math.py asserts the errors against float64, over every float.
 
 template <class Acc>
 struct ExpConstants;
@@ -12,12 +11,12 @@ template <>
 struct ExpConstants<float> {
   static constexpr float log2e = 1.44269504088896341f;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440054690583e-4f;
-  static constexpr float shifter = 0x1.8p23f;  // adding it rounds to an integer, left in the low bits
+  static constexpr float shifter = 0x1.8p23f;  // adding it rounds to an integer, which is left in the low bits
   static constexpr int mantissa_bits = 23, bias = 127;
-  // expm1(r) = r + r^2 (1/2 + r/6 + ...): the Taylor series, whose next term is below 2^-26 of r for |r| <= ln2/2.
+  // expm1(r) = r + r^2 (1/2 + r/6 + ...): Taylor series. The next term is below 2^-26 of r for |r| <= ln2/2.
   static constexpr float terms[] = {1.f / 2, 1.f / 6, 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040};
-  static constexpr float sigmoid_limit = 87.f;  // 2^k stays finite and normal up to here
-  static constexpr float tanh_limit = 10.f;     // tanh rounds to 1 before this
+  static constexpr float sigmoid_limit = 87.f;  // 2^k is finite and normal up to here
+  static constexpr float tanh_limit = 10.f;     // tanh rounds to 1 below this
 };
 
 template <>
@@ -39,7 +38,7 @@ struct Math {
   using Integer = typename VectorOf<Acc>::integer;
   using C = ExpConstants<Acc>;
 
-  // x within [-limit, limit]. minps and maxps give their second operand where one is NaN: x stays NaN.
+  // x clamped to [-limit, limit]. minps and maxps return their second operand if one is NaN, so NaN stays NaN.
   static FASTLSTM_INLINE V clamp(V x, Acc limit) {
     const V high = splat(limit), low = -high;
 #if FASTLSTM_SIMD_BYTES == 64
@@ -58,7 +57,7 @@ struct Math {
   }
 
   // n / d for 2^-126 < |d| < 2^126. A 512-bit division takes 16 cycles; a 14-bit reciprocal and one correction of the
-  // quotient take about four, and come within 0.6 ULP.
+  // quotient take about four, with an error of 0.6 ULP at most.
   static FASTLSTM_INLINE V divide(V n, V d) {
 #if FASTLSTM_SIMD_BYTES == 64
     if constexpr (std::is_same_v<Acc, float>) {
@@ -70,13 +69,13 @@ struct Math {
     return n / d;
   }
 
-  // expm1(r) of the reduced argument; 2^k goes to *power.
+  // expm1(r) of the reduced argument; 2^k is stored to *power.
   static FASTLSTM_INLINE V expm1_reduced(V x, V* power) {
     const V shifted = x * C::log2e + C::shifter;
     const V k = shifted - C::shifter;
     const V r = (x - k * C::ln2_high) - k * C::ln2_low;
     constexpr int count = sizeof(C::terms) / sizeof(Acc);
-    // Two sums over every other term, in r^2: half the chain of additions that wait for each other.
+    // Two sums over every other term, in powers of r^2: half as long a chain of dependent additions.
     const V r2 = r * r;
     V even = splat(C::terms[(count - 1) / 2 * 2]), odd = splat(C::terms[count / 2 * 2 - 1]);
     for (int n = (count - 1) / 2 * 2 - 2; n >= 0; n -= 2) even = even * r2 + C::terms[n];

@@ -1,9 +1,9 @@
 // The backward loop over steps. Included inside a namespace of an instruction set.
 //
 // Acc computes; IO is the tensors' type, GX that of dgates_x (IO or Acc); Product is how dgates are multiplied by W_hh.
-// A step takes, for each row, what came from the later step's gates, dgates_{t+1} W_hh, adds the output's gradient, and
-// goes through the cell. With a projection a step has two halves: the whole gradient of h_t (P wide) first, then, after
-// a meeting, its product with W_hr and the cell.
+// For each row, a step takes the later step's dgates_{t+1} W_hh, adds the output's gradient, and goes through the cell.
+// With a projection a step has two halves with a barrier between them: the whole gradient of h_t (P wide), then its
+// product with W_hr and the cell.
 
 template <class Acc, class IO, class GX, class Product>
 class Backward : BackwardTape<Acc, IO, GX> {
@@ -25,26 +25,26 @@ class Backward : BackwardTape<Acc, IO, GX> {
 
   void run() {
     pack();
-    const Stretches& stretches = a_.stretches;
-    const int64_t steps = stretches.visit == nullptr ? s_.T : stretches.steps;
+    const Chunks& chunks = a_.chunks;
+    const int64_t steps = chunks.visit == nullptr ? s_.T : chunks.steps;
     for (int64_t k0 = (s_.T - 1) / steps * steps; k0 >= 0; k0 -= steps) {
       const int64_t k1 = std::min(s_.T, k0 + steps);
-      run_stretch(k0, k1);
-      if (stretches.visit != nullptr) stretches.visit(stretches.context, k0, k1, plan_.U);
+      run_chunk(k0, k1);
+      if (chunks.visit != nullptr) chunks.visit(chunks.context, k0, k1, plan_.U);
     }
   }
 
  private:
   bool projected() const { return a_.weight_hr[0] != nullptr; }
 
-  void run_stretch(int64_t k0, int64_t k1) {
-    for (int d = 0; d < s_.D; ++d) first_[d] = a_.stretches.visit == nullptr ? 0 : rec_.earliest(d, k0, k1);
+  void run_chunk(int64_t k0, int64_t k1) {
+    for (int d = 0; d < s_.D; ++d) first_[d] = a_.chunks.visit == nullptr ? 0 : rec_.earliest(d, k0, k1);
     run_plan(plan_, threads_, [=](int d, int group, int u0, int u1, Barrier& barrier) {
       int64_t meetings = 0;
       const auto meet = [&] {
         if (plan_.U > 1) barrier.arrive_and_wait(u1 - u0, ++meetings * plan_.U);
       };
-      rec_.for_chunks(group, [&](int64_t begin, int64_t end) {
+      rec_.for_blocks(group, [&](int64_t begin, int64_t end) {
         if (k1 == s_.T) {
           if (u0 == 0) start_rows(d, begin, end);
           meet();
@@ -119,7 +119,7 @@ class Backward : BackwardTape<Acc, IO, GX> {
     for (int64_t slot = begin; slot < end; ++slot) {
       const int64_t row = plan_.rows[slot];
       __builtin_memset(this->template row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, row), 0, 4 * s_.H * sizeof(GX));
-      // Their dgates are zeros, but a product with what is not a number would not be.
+      // These rows' dgates are zeros, but a product of zero and NaN would be NaN.
       if (a_.dhidden != nullptr) {
         __builtin_memset(this->template row_of<Acc>(a_.dhidden, a_.dhidden_strides, d, t, row), 0, s_.P * sizeof(Acc));
       }
@@ -134,13 +134,13 @@ class Backward : BackwardTape<Acc, IO, GX> {
     }
   }
 
-  // The rows' dgates of a buffer times a panel of W_hh.
+  // The product of the rows' dgates in `buffer` and a panel of W_hh.
   void multiply(typename Product::Engine& engine, int d, int buffer, int64_t slot, int rows, const Panel& panel,
                 Ahead ahead, Acc* sums) {
     const typename Product::Packed* packed = packed_hh_ + d * hh_panels_.elements + panel.offset;
     if constexpr (Product::kTiled) {
       Product::multiply(engine, rows, panel.vectors, dgates_parts_, state_row(buffer, d, slot), packed, sums);
-      // Doubtful sums are made again, from the numbers themselves.
+      // Doubtful sums are made again from the numbers themselves.
       for (int k = 0; k < rows * panel.vectors; ++k) {
         if (!Product::doubtful(load_raw<Vec<Acc>>(sums + k * L))) continue;
         const int64_t column = (panel.vector + k % panel.vectors) * L, columns = std::min<int64_t>(L, s_.P - column);
@@ -156,7 +156,7 @@ class Backward : BackwardTape<Acc, IO, GX> {
     }
   }
 
-  // dh_t = dgates_{t+1} W_hh + doutput_t, and dh_n at a row's last step; on into the cell, or into dprojected.
+  // dh_t = dgates_{t+1} W_hh + doutput_t, plus dh_n at a row's last step; passed on to the cell, or to dprojected.
   void hidden_gradients(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
     alignas(64) Acc sums[Product::kRows * kPanel * L];
     typename Product::Engine engine;
@@ -246,7 +246,7 @@ class Backward : BackwardTape<Acc, IO, GX> {
     }
   }
 
-  // Plain: as `Places` says.
+  // Plain: as in `Places`.
   template <bool Whole, bool Plain>
   FASTLSTM_INLINE void cell(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units,
                             Vec<Acc> dh) {
@@ -293,11 +293,11 @@ class Backward : BackwardTape<Acc, IO, GX> {
     store_raw(dc_row, cut ? V{} : grad.c_in);
   }
 
-  // Every row's gates of its first step into buffer 0, whichever buffer the loop left them in.
+  // Copies every row's dgates of its first step to buffer 0, whichever buffer the loop left them in.
   void gather_last(int d, int64_t begin, int64_t end) {
     for (int64_t slot = begin; slot < end; ++slot) {
       const int64_t length = plan_.lengths[slot];
-      if (length == 0) continue;  // both buffers still hold zeros
+      if (length == 0) continue;  // both buffers hold zeros
       const int64_t t = rec_.first_step(d, length);
       if (buffer_of(d == 0 ? t : s_.T - 1 - t) == 1) {
         __builtin_memcpy(dgates_state(0, d, slot), dgates_state(1, d, slot), 4 * s_.H * sizeof(Acc));
@@ -344,7 +344,7 @@ class Backward : BackwardTape<Acc, IO, GX> {
   typename Product::Packed* packed_hh_;
   Acc* packed_hr_;
   Acc* dgates_;                            // [2, D, slots, 4H]
-  typename Product::States dgates_parts_;  // dgates_ as the product wants it, where that is another form
+  typename Product::States dgates_parts_;  // dgates_ in the form of the product, if that is another one
   Acc* dc_;                                // [D, slots, H padded]
   Acc* dprojected_;                        // [D, slots, P padded]
 };

@@ -1,4 +1,4 @@
-// What a step of the backward loop reads, and where its rows lie. Included inside a namespace of an instruction set.
+// What a step of the backward loop reads, and where it is. Included inside a namespace of an instruction set.
 
 template <class Acc, class IO, class GX>
 class BackwardTape {
@@ -8,7 +8,7 @@ class BackwardTape {
 
   static constexpr int L = lanes<Acc>;
 
-  // The row (t, row) of direction d in an array that is laid out by `strides`.
+  // Row `row` of step t of direction d in an array with these strides.
   template <class T>
   T* row_of(void* data, const Strides& strides, int d, int64_t t, int64_t row) const {
     return static_cast<T*>(data) + d * strides.d + (t - first_[d]) * strides.t + row * strides.n;
@@ -20,17 +20,17 @@ class BackwardTape {
     return static_cast<const IO*>(a_.doutput) + t * a_.doutput_stride_t + row * a_.doutput_stride_n + d * s_.P;
   }
 
-  // Whether no row that has step t takes its first or its last one there, and none is cut: `end` is behind the last of
-  // them, which ends first.
+  // Whether no row takes its first or last step at t, and none is cut. `end` is the end of the rows that have step t,
+  // the last of which is the shortest.
   bool is_plain(int d, int64_t t, int64_t end) const {
     if (end == 0 || a_.reset_mask != nullptr) return false;
     const int64_t length = plan_.lengths[end - 1];
     return t != rec_.first_step(d, length) && t != rec_.last_step(d, length);
   }
 
-  // Where step t of a direction has its rows, counted once for all of them: row r of doutput at r *
-  // a_.doutput_stride_n, of dgates_x and h_entering at r * their strides' n, of an array [T, N, D, width] at r * D *
-  // width, and slot s of dgates at s * 4H. `..._before` is of the step before, where the step is plain.
+  // Where step t of a direction has its rows, computed once for all of them. Row r is at r * the array's row stride:
+  // for doutput a_.doutput_stride_n, for dgates_x and h_entering their strides' n, for an array [T, N, D, width] D *
+  // width. Slot s of dgates is at s * 4H. `..._before` are of the step before, if the step is plain.
   struct Places {
     const IO *gates, *doutput, *output_before;
     const Acc *cells, *cells_before, *dcells;
@@ -47,20 +47,22 @@ class BackwardTape {
     };
     const auto *output = static_cast<const IO*>(a_.output), *gates = static_cast<const IO*>(a_.gates);
     const auto *cells = static_cast<const Acc*>(a_.cells), *dcells = static_cast<const Acc*>(a_.dcells);
-    return {of(gates, t, 4 * s_.H),
-            a_.doutput == nullptr ? nullptr : doutput_of(d, t, 0),
-            of(output, before, s_.P),
-            of(cells, t, s_.H),
-            of(cells, before, s_.H),
-            of(dcells, t, s_.H),
-            row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, 0),
-            a_.h_entering == nullptr ? nullptr : row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, 0),
-            dgates,
-            plain};
+    Places p{};
+    p.gates = of(gates, t, 4 * s_.H);
+    p.doutput = a_.doutput == nullptr ? nullptr : doutput_of(d, t, 0);
+    p.output_before = of(output, before, s_.P);
+    p.cells = of(cells, t, s_.H);
+    p.cells_before = of(cells, before, s_.H);
+    p.dcells = of(dcells, t, s_.H);
+    p.dgates_x = row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, 0);
+    p.h_entering = a_.h_entering == nullptr ? nullptr : row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, 0);
+    p.dgates = dgates;
+    p.plain = plain;
+    return p;
   }
 
-  // Asks for what the cells of a block of rows will read, while their product is made: these streams are more than a
-  // core follows.
+  // Prefetches what the cells of a block of rows will read, while their product is made: the hardware prefetcher does
+  // not follow so many streams.
   void prefetch_tape(const Places& p, int64_t slot, int rows, const Panel& panel) const {
     constexpr int kLine = std::max<int>(1, 64 / (L * sizeof(IO)));  // vectors of a cache line
     const auto ask = [&](const auto* row) FASTLSTM_INLINE_LAMBDA {
@@ -110,5 +112,5 @@ class BackwardTape {
   const Sizes& s_;
   const Plan& plan_;
   const Recurrence rec_;
-  int64_t first_[2];  // the step with which each direction's rows of dgates_x and the like begin
+  int64_t first_[2];  // the step at which each direction's rows of dgates_x and the like begin
 };

@@ -22,12 +22,12 @@ class Forward {
 
   void run() {
     pack();
-    const Stretches& stretches = a_.stretches;
-    const int64_t steps = stretches.visit == nullptr ? s_.T : stretches.steps;
+    const Chunks& chunks = a_.chunks;
+    const int64_t steps = chunks.visit == nullptr ? s_.T : chunks.steps;
     for (int64_t k0 = 0; k0 < s_.T; k0 += steps) {
       const int64_t k1 = std::min(s_.T, k0 + steps);
-      if (stretches.visit != nullptr) stretches.visit(stretches.context, k0, k1, plan_.U);
-      run_stretch(k0, k1);
+      if (chunks.visit != nullptr) chunks.visit(chunks.context, k0, k1, plan_.U);
+      run_chunk(k0, k1);
     }
   }
 
@@ -36,9 +36,9 @@ class Forward {
 
   bool projected() const { return a_.weight_hr[0] != nullptr; }
 
-  void run_stretch(int64_t k0, int64_t k1) {
+  void run_chunk(int64_t k0, int64_t k1) {
     for (int d = 0; d < s_.D; ++d) {
-      const int64_t first = a_.stretches.visit == nullptr ? 0 : rec_.earliest(d, k0, k1);
+      const int64_t first = a_.chunks.visit == nullptr ? 0 : rec_.earliest(d, k0, k1);
       gates_x_[d] = static_cast<const GX*>(a_.gates_x) + d * a_.gates_strides.d - first * a_.gates_strides.t;
     }
     run_plan(plan_, threads_, [=](int d, int group, int u0, int u1, Barrier& barrier) {
@@ -46,7 +46,7 @@ class Forward {
       const auto meet = [&] {
         if (plan_.U > 1) barrier.arrive_and_wait(u1 - u0, ++meetings * plan_.U);
       };
-      rec_.for_chunks(group, [&](int64_t begin, int64_t end) {
+      rec_.for_blocks(group, [&](int64_t begin, int64_t end) {
         if (k0 == 0) {
           if (u0 == 0) start_rows(d, begin, end);
           meet();
@@ -82,7 +82,7 @@ class Forward {
   Acc* c_state(int d, int64_t slot) { return c_ + (d * s_.N + slot) * c_stride_; }
   Acc* unprojected(int d, int64_t slot) { return unprojected_ + (d * s_.N + slot) * c_stride_; }
 
-  // The place of (t, row, d) in an array [T, N, D, width].
+  // Where (t, row, d) is in an array [T, N, D, width].
   int64_t at(int64_t t, int64_t row, int d, int64_t width) const { return ((t * s_.N + row) * s_.D + d) * width; }
 
   void pack() {
@@ -109,7 +109,7 @@ class Forward {
     }
   }
 
-  // The states with which rows enter their first step, in both buffers: a row of the reverse direction may start late.
+  // Writes the initial states of rows to both buffers, since a row of the reverse direction may start late.
   void start_rows(int d, int64_t begin, int64_t end) {
     for (int64_t slot = begin; slot < end; ++slot) {
       const int64_t row = plan_.rows[slot], length = plan_.lengths[slot];
@@ -138,7 +138,7 @@ class Forward {
     }
   }
 
-  // Rows that do not have step t: zeros in all that is returned for it.
+  // Writes zeros to every result of rows that do not have step t.
   void leave_out(int d, int64_t t, int64_t begin, int64_t end) {
     for (int64_t slot = begin; slot < end; ++slot) {
       const int64_t row = plan_.rows[slot];
@@ -152,27 +152,29 @@ class Forward {
     }
   }
 
-  // Where step t of a direction has its rows, counted once for all of them: row r of x at r * a_.gates_strides.n, of an
-  // array [T, N, D, width] at r * D * width, and slot s of a state at s * its stride.
+  // Where step t of a direction has its rows, computed once for all of them. Row r of x is at r * a_.gates_strides.n,
+  // of an array [T, N, D, width] at r * D * width; slot s of a state is at s * its stride.
   struct Places {
     const GX* x;
     IO *output, *gates;
     Acc* cells;
     Acc *c, *h_next;
-    bool plain;  // no row of the step has its last one, and none is cut after it
+    bool plain;  // no row takes its last step, and none is cut after it
   };
 
   Places places(int d, int64_t t, int buffer, int64_t end) {
     const auto of = [&](auto* data, int64_t width) { return data == nullptr ? nullptr : data + at(t, 0, d, width); };
-    // The last of the rows that have the step is the first that ends.
+    // The last of the rows that have this step is the first to end.
     const bool plain = end > 0 && a_.reset_mask == nullptr && t != rec_.last_step(d, plan_.lengths[end - 1]);
-    return {gates_x_at(d, t, 0),
-            of(static_cast<IO*>(a_.output), s_.P),
-            of(static_cast<IO*>(a_.gates), 4 * s_.H),
-            of(static_cast<Acc*>(a_.cells), s_.H),
-            c_state(d, 0),
-            h_state(1 - buffer, d, 0),
-            plain};
+    Places p{};
+    p.x = gates_x_at(d, t, 0);
+    p.output = of(static_cast<IO*>(a_.output), s_.P);
+    p.gates = of(static_cast<IO*>(a_.gates), 4 * s_.H);
+    p.cells = of(static_cast<Acc*>(a_.cells), s_.H);
+    p.c = c_state(d, 0);
+    p.h_next = h_state(1 - buffer, d, 0);
+    p.plain = plain;
+    return p;
   }
 
   void step(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
@@ -207,7 +209,7 @@ class Forward {
     });
   }
 
-  // Makes doubtful sums from the numbers themselves.
+  // Makes doubtful sums again from the numbers themselves.
   void multiply_again(int d, int buffer, int64_t slot, int rows, int64_t unit, int64_t units, Acc* sums) {
     for (int k = 0; k < rows * kPanel; ++k) {
       if (!Product::doubtful(load_raw<Vec<Acc>>(sums + k * L))) continue;
@@ -222,8 +224,8 @@ class Forward {
     return gates_x_[d] + t * a_.gates_strides.t + row * a_.gates_strides.n;
   }
 
-  // What the cells of a block of rows will read while its product is made: the streams of many rows are more than a
-  // core follows.
+  // Prefetches what the cells of a block of rows will read, while its product is made: the hardware prefetcher does not
+  // follow so many streams.
   FASTLSTM_INLINE void prefetch_cells(const Places& p, int64_t slot, int rows, int64_t unit) {
     for (int64_t k = slot; k < slot + rows; ++k) {
       const int64_t row = plan_.rows[k];
@@ -233,9 +235,9 @@ class Forward {
     }
   }
 
-  // The cells of a block of rows in two rounds, c of all and then h of all: in one, each row's second activation waits
-  // for its first, and a processor runs out of instructions to overlap. sums: 4 vectors of each row; c and the output
-  // gate take their place. Plain: as `Places` says, and without a projection.
+  // The cells of a block of rows in two rounds, first c of all rows, then h. In one round each row's second activation
+  // would wait for its first, and the processor would run out of instructions to overlap. sums: 4 vectors of each row,
+  // two of which c and the output gate then overwrite. Plain: as in `Places`, and without a projection.
   template <bool Whole, bool Plain>
   FASTLSTM_INLINE void cells(const Places& p, int d, int64_t t, int buffer, int64_t slot, int rows, int64_t unit,
                              int64_t units, Acc* sums) {
@@ -293,12 +295,13 @@ class Forward {
     }
   }
 
-  // Whether the state that a row leaves step t with is cut before its next one.
+  // Whether the state that leaves step t is reset before this row's next step.
   bool cut_after(int d, int64_t t, int64_t row, int64_t length) const {
     return t != rec_.last_step(d, length) && rec_.cut_entering(d, rec_.step_after(d, t), row, length);
   }
 
-  // h_t to the output, to h_n at the row's last step, and, unless it is cut there, to the next step's product.
+  // Stores h_t to the output, to h_n at the row's last step, and to the next step's product unless the row is cut
+  // there.
   template <bool Whole>
   FASTLSTM_INLINE void emit(int d, int64_t t, int buffer, int64_t slot, int64_t first, int64_t count, Vec<Acc> h) {
     const int64_t row = plan_.rows[slot], length = plan_.lengths[slot];
@@ -342,10 +345,10 @@ class Forward {
   int64_t h_stride_, c_stride_;
   typename Product::Packed* packed_hh_;
   Acc* packed_hr_;
-  const GX* gates_x_[2];              // of each direction, so that step t is at t * stride
+  const GX* gates_x_[2];              // of each direction; step t is at t * stride
   Acc* bias_;                         // [D, 4, H padded], b_ih + b_hh
   Acc* h_;                            // [2, D, slots, P padded]
-  typename Product::States h_parts_;  // h_ as the product wants it, where that is another form
+  typename Product::States h_parts_;  // h_ in the form of the product, if that is another one
   Acc* c_;                            // [D, slots, H padded]
   Acc* unprojected_;                  // [D, slots, H padded]
 };

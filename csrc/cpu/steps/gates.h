@@ -1,4 +1,4 @@
-// The gate inputs x W_ih^T of a short sequence, for which a BLAS's call costs more than its product. Included inside a
+// The gate inputs x W_ih^T of a short sequence, where the call of a BLAS costs more than its product. Included inside a
 // namespace of an instruction set, after product.h.
 
 template <class Acc, class IO, class W>
@@ -28,7 +28,7 @@ class GateInputs {
  private:
   static constexpr int L = lanes<Acc>;
   static constexpr bool same = std::is_same_v<Acc, IO>;
-  static constexpr int64_t kElementWork = 16;  // of share_out's measure, which counts what is moved
+  static constexpr int64_t kElementWork = 16;  // in units of share_out, which counts elements that are moved
 
   void lay_out(Layout& layout) {
     packed_ = layout.array<Acc>(panels_.elements);

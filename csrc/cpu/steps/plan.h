@@ -1,7 +1,7 @@
-// How one call is shared out over threads: D directions x R groups of rows x U shares of the hidden units.
+// How a call is shared out over threads: D directions x R groups of rows x U shares of the hidden units.
 //
-// Rows are independent, so the R groups (and the directions) never wait for each other; the U workers of a group hold
-// slices of the weights, small enough for their caches, and meet at a barrier once a step.
+// Rows are independent, so groups and directions never wait for each other. The U workers of a group hold slices of the
+// weights that fit their caches, and meet at a barrier at every step.
 #pragma once
 
 #include <algorithm>
@@ -18,13 +18,13 @@ namespace fastlstm {
 
 struct Plan {
   int D, R, U;
-  std::vector<int64_t> rows;         // the rows in the order in which groups take them: "slots"
-  std::vector<int64_t> lengths;      // of each slot, 0..T; never growing inside a group
+  std::vector<int64_t> rows;         // the rows in the order of the groups; an index into it is a "slot"
+  std::vector<int64_t> lengths;      // of each slot, 0..T; in falling order within a group
   std::vector<int64_t> group_begin;  // R + 1 slots
 
   int workers() const { return D * R * U; }
 
-  // How many slots of [begin, end), all of one group, have step t.
+  // How many slots of [begin, end), all in one group, have step t.
   int64_t active(int64_t begin, int64_t end, int64_t t) const {
     const auto first = lengths.begin() + begin, last = lengths.begin() + end;
     return std::partition_point(first, last, [t](int64_t length) { return length > t; }) - first;
@@ -32,9 +32,9 @@ struct Plan {
 };
 
 inline void choose_grid(Plan& plan, const Sizes& s, int64_t weight_bytes, int threads) {
-  // Below this much arithmetic a step, a thread's share is not worth the meeting (measured: benchmarks/log.md).
+  // With less arithmetic in a step, a thread's share is not worth the barrier (measured: benchmarks/log.md).
   constexpr double kFlopsPerMeeting = 6e4, kFlopsPerThread = 2e6;
-  constexpr int64_t kRowsToStream = 32;  // rows that hide a stream of weights from the third-level cache
+  constexpr int64_t kRowsToStream = 32;  // as many rows hide a stream of weights from the third-level cache
   const double step_flops = 8.0 * s.N * s.H * s.P;
   const double all_flops = step_flops * s.T * s.D;
   const int useful = static_cast<int>(std::min<double>(threads, 1 + all_flops / kFlopsPerThread));
@@ -65,7 +65,7 @@ inline Plan make_plan(const Sizes& s, const int64_t* lengths, int64_t weight_byt
       const int64_t begin = s.N * r / plan.R, end = s.N * (r + 1) / plan.R;
       plan.rows.insert(plan.rows.end(), order.begin() + begin, order.begin() + end);
     } else {
-      // Every R-th of the sorted rows, so that each group gets long and short ones alike.
+      // Every R-th of the sorted rows, so that each group gets long and short ones.
       for (int64_t k = r; k < s.N; k += plan.R) plan.rows.push_back(order[k]);
     }
     plan.group_begin.push_back(static_cast<int64_t>(plan.rows.size()));
@@ -74,8 +74,8 @@ inline Plan make_plan(const Sizes& s, const int64_t* lengths, int64_t weight_byt
   return plan;
 }
 
-// Runs body(direction, group, first share, last share, barrier) so that every share of every group is covered once. One
-// call of body may stand for several shares; it must take them through each step together before it meets the others.
+// Runs body(direction, group, first share, last share, barrier), covering every share of every group once. One call may
+// stand for several shares; it must take them through each step together before it meets the others.
 template <class Body>
 void run_plan(const Plan& plan, const Threads& threads, const Body& body) {
   struct Context {
@@ -86,7 +86,8 @@ void run_plan(const Plan& plan, const Threads& threads, const Body& body) {
   const auto run = [](int64_t begin, int64_t end, void* p) {
     auto& c = *static_cast<Context*>(p);
     const int U = c.plan.U;
-    // Groups in rising order: a thread that has shares of two never makes the later one's others wait for ever.
+    // Groups in rising order: a thread with shares of two groups then never keeps the later one's workers waiting for
+    // ever.
     for (int64_t group = begin / U; group * U < end; ++group) {
       const int first = static_cast<int>(std::max(begin, group * U) - group * U);
       const int last = static_cast<int>(std::min(end, (group + 1) * U) - group * U);

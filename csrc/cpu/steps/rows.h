@@ -1,16 +1,16 @@
-// What the forward and the backward loops share: which row a slot is, and where its state is cut. Included inside a
+// What the forward and backward loops share: which row a slot is, and where its state is cut. Included inside a
 // namespace of an instruction set.
 
-constexpr int64_t kChunkRows =
-    96;  // rows that go through all steps together: their states stay in the second-level cache
+constexpr int64_t kBlockRows =
+    96;  // rows of a block, which goes through all steps: their states stay in the second-level cache
 
 template <class Acc>
 constexpr int64_t padded(int64_t n) {
   return (n + lanes<Acc> - 1) / lanes<Acc> * lanes<Acc>;
 }
 
-// Asks for rows that other cores wrote, all at once: a product comes to their lines one after another, and waits for
-// each.
+// Prefetches rows that other cores wrote, all at once: a product would come to their lines one after another, and wait
+// for each.
 template <class T>
 inline void fetch_rows(const T* first, int64_t stride, int64_t rows, int64_t width) {
   constexpr int64_t kLine = 64 / sizeof(T);
@@ -24,14 +24,14 @@ struct Recurrence : Steps {
 
   Recurrence(const Sizes& s, const Plan& plan_of_rows, const bool* mask) : Steps{s.T, s.N, mask}, plan(plan_of_rows) {}
 
-  // The steps that direction d takes in the stretch [k0, k1) start at this t.
+  // The earliest t of the steps that direction d takes in the chunk [k0, k1).
   int64_t earliest(int d, int64_t k0, int64_t k1) const { return d == 0 ? k0 : T - k1; }
 
-  // [begin, end) of every chunk of a group's slots, in order.
+  // body(begin, end) for every block of a group's slots, in order.
   template <class Body>
-  void for_chunks(int group, const Body& body) const {
+  void for_blocks(int group, const Body& body) const {
     const int64_t begin = plan.group_begin[group], total = plan.group_begin[group + 1] - begin;
-    const int64_t chunks = (total + kChunkRows - 1) / kChunkRows;
-    for (int64_t c = 0; c < chunks; ++c) body(begin + total * c / chunks, begin + total * (c + 1) / chunks);
+    const int64_t blocks = (total + kBlockRows - 1) / kBlockRows;
+    for (int64_t b = 0; b < blocks; ++b) body(begin + total * b / blocks, begin + total * (b + 1) / blocks);
   }
 };

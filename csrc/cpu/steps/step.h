@@ -1,8 +1,8 @@
-// One step of one layer for a few rows, straight from the weights of the tensors. Included inside a namespace of an
-// instruction set.
+// One step of one layer for a few rows, from weights that are not packed. Included inside a namespace of an instruction
+// set.
 //
-// Blocks of L units are what threads share out; a block makes the four gates of its units and goes on into the cell. W
-// is the weight matrices' type.
+// Threads share blocks of L units; for a block, the four gates of its units are made, then the cell. W is the type of
+// the weight matrices.
 
 template <class Acc, class IO, class W>
 class Step {
@@ -20,8 +20,8 @@ class Step {
 
   void run(const Threads& threads) {
     const int workers = threads.count;
-    // Steps take turns at going forwards and backwards through the weights: what the last one ended with is still in
-    // the nearer cache where all of them are not.
+    // Steps alternate between forwards and backwards through the weights: the end of the last pass is still in the
+    // nearer cache, if not all of it fits.
     static thread_local bool backwards = false;
     backwards = !backwards;
     const int64_t blocks = (a_.H + L - 1) / L, shares = std::min<int64_t>(workers, blocks);
@@ -40,7 +40,7 @@ class Step {
   static constexpr bool kPairs = std::is_same_v<W, BFloat16>;
   using Operand = std::conditional_t<kPairs, PairOperand, DotOperand<Acc>>;
 
-  // Rows that weights are multiplied by here.
+  // The number of rows that are multiplied by weights here.
   int64_t dot_rows_of_call() const { return a_.gates_x == nullptr ? a_.N : 0; }
 
   static int64_t room(int64_t K) { return kPairs ? PairOperand::room(K) : 0; }
@@ -64,7 +64,7 @@ class Step {
     pairs_unprojected_ = layout.array<Acc>(a_.weight_hr == nullptr ? 0 : a_.N * room(a_.H));
   }
 
-  // Row n of a [N, K] tensor in the accumulation type: as it lies, or copied to `wide`.
+  // Row n of a [N, K] tensor in the accumulation type: the tensor's own memory, or a copy in `wide`.
   static const Acc* widened(const void* tensor, Acc* wide, int64_t n, int64_t K) {
     const IO* row = static_cast<const IO*>(tensor) + n * K;
     if constexpr (std::is_same_v<Acc, IO>) {

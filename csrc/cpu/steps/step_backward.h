@@ -1,9 +1,9 @@
-// The gradients of one step of one layer, straight from the weights of the tensors. Included inside a namespace of an
+// The gradients of one step of one layer, from weights that are not packed. Included inside a namespace of an
 // instruction set.
 //
-// Products of rows with a matrix as it lies go through it a few of its rows at a time, from their first number to their
-// last: so it is read as streams, and the sums pass through the first-level cache. Threads share the columns, and every
-// sum is made in the order of the matrix's rows, whatever their number.
+// A product reads a few rows of the matrix at a time, each from its first number to its last: they are streams, and the
+// sums pass through the first-level cache. Threads share the columns. Every sum is made in the order of the matrix's
+// rows, whatever the number of threads.
 
 template <class Acc, class IO>
 class StepBackward {
@@ -112,8 +112,7 @@ class StepBackward {
     table[rows - 1][depth == kDepth](a, stride, weights, columns, count, out);
   }
 
-  // out [MR rows] += a [MR, K] @ weights [K, count]; the rows of out and weights are `columns` apart, those of a
-  // `stride`.
+  // out [MR rows] += a [MR, K] @ weights [K, count]. Rows of out and weights are `columns` apart, those of a `stride`.
   template <int MR, int K>
   __attribute__((noinline)) static void add_rows(const Acc* a, int64_t stride, const IO* weights, int64_t columns,
                                                  int64_t count, Acc* out) {
@@ -138,6 +137,6 @@ class StepBackward {
 
   const StepBackwardArgs& a_;
   const Threads& threads_;
-  Acc *dprojected_, *dhidden_;  // [N, P], [N, H], with a projection: of what came out of it, and of what went in
+  Acc *dprojected_, *dhidden_;  // with a projection, gradients of its output [N, P] and of its input [N, H]
   Acc* wide_out_;               // a product before it is rounded
 };

@@ -26,7 +26,7 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
         [&](const Panel& panel, const IO* weight, Acc* out) {
           pack_columns<Acc, false>(panel, weight, s_.P, s_.H, out);
         });
-    Frame::for_chunks([this](int d, int64_t begin, int64_t end, int u0, int u1, const auto& meet) {
+    Frame::for_blocks([this](int d, int64_t begin, int64_t end, int u0, int u1, const auto& meet) {
       if (u0 == 0) start_rows(d, begin, end);
       meet();
       for (int64_t k = s_.T - 1; k >= 0; --k) {
@@ -80,7 +80,7 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
     for (int64_t slot = begin; slot < end; ++slot) {
       const int64_t row = plan_.rows[slot];
       __builtin_memset(static_cast<GX*>(a_.dgates_x) + at(t, row, d, 4 * s_.H), 0, 4 * s_.H * sizeof(GX));
-      // Their gradients are zeros, but a product with what is not a number would not be.
+      // These rows' gradients are zeros, but a product of zero and NaN would be NaN.
       if (projected()) __builtin_memset(static_cast<Acc*>(a_.dhidden) + at(t, row, d, s_.P), 0, s_.P * sizeof(Acc));
       if (normed()) {
         __builtin_memset(static_cast<GX*>(tape_.dproducts) + at(t, row, d, 4 * s_.H), 0, 4 * s_.H * sizeof(GX));
@@ -89,8 +89,8 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
     }
   }
 
-  // body(slot, column, columns, whole, dh) for each vector of what arrives at the rows' h from the later step, or at
-  // h0.
+  // body(slot, column, columns, whole, dh) for each vector of dh, the gradient of the rows' h (or h0) from the later
+  // step.
   template <class Body>
   FASTLSTM_INLINE void through_hh(int d, int64_t begin, int64_t total, int u, const Body& body) {
     const int64_t H4 = 4 * s_.H;
@@ -109,7 +109,7 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
     Frame::template multiply<false>(hh_, d, u, dproducts_, H4, H4, begin, total, body_of_row);
   }
 
-  // What arrives at h_t, and of it what goes on to y~_t and what, through zoneout, to h_{t-1}.
+  // The gradient of h_t, split by zoneout between y~_t and h_{t-1}.
   void hidden_gradients(int d, int64_t t, int64_t begin, int64_t total, int u) {
     through_hh(d, begin, total, u, [&](int64_t slot, int64_t column, int64_t count, auto whole, V dh) {
       constexpr bool kWhole = decltype(whole)::value;
@@ -160,8 +160,8 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
     const Acc* candidates = tape_row(tape_.candidates, t, row, d, H);
     GX* dgates_x = static_cast<GX*>(a_.dgates_x) + at(t, row, d, 4 * H);
 
-    // dhidden: what arrived at h~, becomes what arrived at the argument of tanh, or at LN(c~) in it; the output gate's
-    // gradient goes to work.
+    // dhidden: the gradient of h~, which becomes that of the argument of tanh, or of LN(c~) in it. The output gate's
+    // gradient is stored in work.
     const IO* gain = normed() ? static_cast<const IO*>(v_.norm_c) + d * H : nullptr;
     const IO* bias = v_.bias_c == nullptr ? nullptr : static_cast<const IO*>(v_.bias_c) + d * H;
     const Acc* hat = normed() ? tape_row(tape_.cell_hat, t, row, d, H) : nullptr;
@@ -198,7 +198,8 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
       zone.share(j, dc, &kept, &dcandidate);
       const V dshown = load_raw<V>(dhidden + j);
       if (normed()) {
-        // The difference of what is stored: contracted with a product it would not be 0 where it should.
+        // This is the difference of stored products: contracted with a multiplication it would not be 0 where it
+        // should.
         dcandidate += scale * (dshown - mean - load<Acc, kWhole>(hat + j, count) * mean_hat);
       } else {
         dcandidate += dshown;
@@ -221,7 +222,7 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
     if (normed()) through_norm(d, t, row, work, dproducts, cut);
   }
 
-  // What arrived at W_hh h, from the gates' gradients.
+  // The gradient of W_hh h from that of the gates, through layer normalisation.
   void through_norm(int d, int64_t t, int64_t row, Acc* dgates, Acc* dproducts, bool cut) {
     const int64_t H = s_.H;
     const IO* gain = static_cast<const IO*>(v_.norm_hh) + d * 4 * H;
@@ -275,10 +276,10 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
 
   const VariantTape& tape_;
   PackedMatrix<Acc> hh_, hr_;
-  Acc* dproducts_;   // [D, slots, 4H], of the later step, zeros where it was cut
-  Acc* kept_;        // [D, slots, P padded], what zoneout passes on to the h before
+  Acc* dproducts_;   // [D, slots, 4H], of the later step; zeros where it was cut
+  Acc* kept_;        // [D, slots, P padded], what zoneout passes to the previous h
   Acc* dprojected_;  // [D, slots, P padded]
-  Acc* dhidden_;     // [D, slots, H padded], what arrived at h~, then at the argument of its tanh
+  Acc* dhidden_;     // [D, slots, H padded], gradient of h~, then of the argument of its tanh
   Acc* dc_;          // [D, slots, H padded]
   Acc* work_;        // [D, slots, 4, H padded]
 };

@@ -22,7 +22,7 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
         [&](const Panel& panel, const IO* weight, Acc* out) {
           pack_columns<Acc, true>(panel, weight, s_.H, s_.P, out);
         });
-    Frame::for_chunks([this](int d, int64_t begin, int64_t end, int u0, int u1, const auto& meet) {
+    Frame::for_blocks([this](int d, int64_t begin, int64_t end, int u0, int u1, const auto& meet) {
       if (u0 == 0) start_rows(d, begin, end);
       meet();
       for (int64_t k = 0; k < s_.T; ++k) {
@@ -72,7 +72,7 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
     }
   }
 
-  // h as the next step finds it: as it is, and as the factor of the product.
+  // Stores h for the next step: as it is, and as the factor of the product.
   template <class Whole>
   FASTLSTM_INLINE void enter_h(int d, int64_t slot, int64_t row, int64_t j, int64_t count, Whole, V h) {
     store_raw(row_of(h_, d, slot, p_stride_) + j, h);
@@ -83,7 +83,7 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
     store_raw(row_of(factor_, d, slot, p_stride_) + j, h);
   }
 
-  // Rows that do not have step t: zeros in all that is returned for it.
+  // Writes zeros to every result of rows that do not have step t.
   void leave_out(int d, int64_t t, int64_t begin, int64_t end) {
     for (int64_t slot = begin; slot < end; ++slot) {
       const int64_t row = plan_.rows[slot];
@@ -105,7 +105,7 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
     Frame::template multiply<true>(hh_, d, u, factor_, p_stride_, s_.P, begin, count, put);
   }
 
-  // Gates, c and, without a projection, h of one row.
+  // Gates and c of one row, and without a projection its h.
   void cell(int d, int64_t t, int64_t slot) {
     const int64_t row = plan_.rows[slot], length = plan_.lengths[slot], H = s_.H, state = d * s_.N + row;
     const bool last = t == rec_.last_step(d, length);
@@ -151,7 +151,7 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
     }
   }
 
-  // h~ = o tanh(LN(c~)) in the place of c~.
+  // Replaces c~ by h~ = o tanh(LN(c~)).
   void show(int d, Acc* hidden, const Acc* o) {
     const int64_t H = s_.H;
     const Moments<Acc> of_cell = moments(hidden, 1, 0, H);
@@ -164,7 +164,8 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
     });
   }
 
-  // h_t from y~: to the output, to h_n at the row's last step, and, unless it is cut there, to the next step.
+  // Makes h_t from y~ and stores it to the output, to h_n at the row's last step, and for the next step unless the row
+  // is cut there.
   template <class Whole>
   FASTLSTM_INLINE void emit(int d, int64_t t, int64_t slot, int64_t j, int64_t count, Whole whole, V y,
                             const Zone<Acc, 0>& zone, bool last, bool cut) {
@@ -192,6 +193,6 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
   Acc* factor_;    // [D, slots, P padded], what W_hh multiplies
   Acc* h_;         // [D, slots, P padded]
   Acc* c_;         // [D, slots, H padded]
-  Acc* products_;  // [D, slots, 4, H padded]; the cell leaves the output gate in its place 0
+  Acc* products_;  // [D, slots, 4, H padded]; the cell replaces the first by the output gate
   Acc* hidden_;    // [D, slots, H padded], h~
 };

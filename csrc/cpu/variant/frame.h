@@ -1,9 +1,9 @@
-// What the variants' loops over steps have in common. Included inside a namespace of an instruction set.
+// What the variants' loops over steps share. Included inside a namespace of an instruction set.
 //
-// Layer normalisation needs whole rows, and so a step has phases between which the workers of a group meet: products,
-// by panels of units, and cells, by rows.
+// Layer normalisation needs whole rows. So a step has phases with barriers between them: products, which the workers of
+// a group share by panels of units, and cells, which they share by rows.
 
-// A matrix of each direction, packed for products.
+// A matrix for each direction, packed for products.
 template <class Acc>
 struct PackedMatrix {
   const Panels panels;
@@ -31,17 +31,17 @@ class VariantFrame {
   bool projected() const { return a_.weight_hr[0] != nullptr; }
   bool normed() const { return v_.norm_hh != nullptr; }
 
-  // A row's part of an array [D, slots, width].
+  // A slot's row in an array [D, slots, width].
   Acc* row_of(Acc* data, int d, int64_t slot, int64_t width) const { return data + (d * s_.N + slot) * width; }
-  // The place of (t, row, d) in an array [T, N, D, width].
+  // Where (t, row, d) is in an array [T, N, D, width].
   int64_t at(int64_t t, int64_t row, int d, int64_t width) const { return ((t * s_.N + row) * s_.D + d) * width; }
 
-  // Panels of a matrix with `columns` of `depth` numbers.
+  // Panels of a matrix with `columns` columns of `depth` numbers.
   Panels columns_of(int64_t columns, int64_t depth) const {
     return {(columns + L - 1) / L, kPanel, plan_.U, depth, L, 1};
   }
 
-  // The workspace that lay_out(Layout&) takes.
+  // Takes the workspace that lay_out(Layout&) describes.
   template <class LayOut>
   static void lay_out_workspace(const LayOut& lay_out) {
     Layout size(nullptr);
@@ -50,7 +50,7 @@ class VariantFrame {
     lay_out(layout);
   }
 
-  // pack_hh(panel, weights of a direction, packed) for all panels of W_hh, and pack_hr for those of W_hr.
+  // pack_hh(panel, weights of a direction, packed) for every panel of W_hh, and pack_hr for every panel of W_hr.
   template <class IO, class PackHH, class PackHR>
   void pack(const PackedMatrix<Acc>& hh, const PackedMatrix<Acc>& hr, const PackHH& pack_hh, const PackHR& pack_hr) {
     const int64_t of_hh = hh.panels.panels.size(), of_hr = hr.panels.panels.size();
@@ -64,27 +64,27 @@ class VariantFrame {
     });
   }
 
-  // chunk(d, begin, end, u0, u1, meet): each worker, which has shares [u0, u1) of the units, with the slots [begin,
-  // end) of direction d that go through all steps together; meet() waits for the others that have them.
-  template <class Chunk>
-  void for_chunks(const Chunk& chunk) {
+  // body(d, begin, end, u0, u1, meet) on each worker, which has shares [u0, u1) of the units, for each block of slots
+  // [begin, end) of direction d, which goes through all steps. meet() waits for the block's other workers.
+  template <class Body>
+  void for_blocks(const Body& body) {
     run_plan(plan_, threads_, [&](int d, int group, int u0, int u1, Barrier& barrier) {
       int64_t meetings = 0;
       const auto meet = [&] {
         if (plan_.U > 1) barrier.arrive_and_wait(u1 - u0, ++meetings * plan_.U);
       };
-      rec_.for_chunks(group, [&](int64_t begin, int64_t end) { chunk(d, begin, end, u0, u1, meet); });
+      rec_.for_blocks(group, [&](int64_t begin, int64_t end) { body(d, begin, end, u0, u1, meet); });
     });
   }
 
-  // row(slot) for those of `count` slots that fall to shares [u0, u1).
+  // row(slot) for those of `count` slots that belong to shares [u0, u1).
   template <class Row>
   void for_rows(int64_t begin, int64_t count, int u0, int u1, const Row& row) const {
     for (int64_t slot = begin + count * u0 / plan_.U; slot < begin + count * u1 / plan_.U; ++slot) row(slot);
   }
 
-  // out(slot, panel, sums) for rows [begin, begin + count) of `factor` [D, slots, stride] times a share's panels. sums:
-  // the row's, the panel's vectors one after the other; of panels of gates, i, f, g and o of a vector of units.
+  // out(slot, panel, sums) for rows [begin, begin + count) of `factor` [D, slots, stride] times the panels of a share.
+  // sums: of one row, the panel's vectors one after the other; for panels of gates i, f, g and o of a vector of units.
   template <bool kGates, class Out>
   FASTLSTM_INLINE void multiply(const PackedMatrix<Acc>& matrix, int d, int u, Acc* factor, int64_t stride,
                                 int64_t depth, int64_t begin, int64_t count, const Out& out) {

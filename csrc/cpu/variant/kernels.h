@@ -1,4 +1,4 @@
-// The variants' kernels. Included inside a namespace of an instruction set by isa/<isa>.cpp, after isa/kernels.h.
+// The variants' kernels. Included at the end of isa/kernels.h, inside the namespace of an instruction set.
 
 namespace variants {
 
@@ -9,7 +9,7 @@ namespace variants {
 #include "cpu/variant/forward.h"
 #include "cpu/variant/backward.h"
 
-// Calls visit with values of the three types Acc, IO, GX that a call asks for.
+// visit(values of the types Acc, IO, GX of a call).
 template <class Visit>
 void visit_types(DType dtype, bool wide_gates, const Visit& visit) {
   switch (dtype) {

@@ -1,7 +1,7 @@
 // What the variants' loops do with whole rows: zoneout's masks, and sums for layer normalisation. Included inside a
 // namespace of an instruction set.
 
-// Philox4x32-10 on counters in 64-bit lanes, of which the lower halves count.
+// Philox4x32-10 on counters in 64-bit lanes, which use their lower halves.
 struct ZoneoutGenerator {
   using Wide = VectorOf<double>::bits;
 
@@ -40,7 +40,7 @@ struct ZoneoutGenerator {
   }
 };
 
-// `Recurrence` of a variant's directions.
+// `Recurrence` with a variant's directions.
 struct VariantRecurrence : VariantSteps {
   const Recurrence base;
 
@@ -48,12 +48,12 @@ struct VariantRecurrence : VariantSteps {
       : VariantSteps{{s.T, s.N, mask}, static_cast<int>(variant.stream % 2)}, base(s, plan, mask) {}
 
   template <class Body>
-  void for_chunks(int group, const Body& body) const {
-    base.for_chunks(group, body);
+  void for_blocks(int group, const Body& body) const {
+    base.for_blocks(group, body);
   }
 };
 
-// How much of its old value a vector of units keeps: all ones in a lane that keeps it.
+// A mask of a vector of units: all ones in a lane that keeps its old value.
 template <class Acc, int kWord>
 FASTLSTM_INLINE typename VectorOf<Acc>::integer keeping(const ZoneoutGenerator& generator, int64_t unit,
                                                         uint32_t threshold) {
@@ -74,7 +74,7 @@ FASTLSTM_INLINE typename VectorOf<Acc>::integer keeping(const ZoneoutGenerator& 
   }
 }
 
-// Zoneout of h (word 0) or c (word 1) in one row and step: masks, means, or nothing.
+// Zoneout of h (word 0) or c (word 1) in one row and step: by masks, by their means, or none.
 template <class Acc, int kWord>
 struct Zone {
   using V = Vec<Acc>;
@@ -102,7 +102,7 @@ struct Zone {
     return p * old_value + (1 - p) * new_value;
   }
 
-  // The parts of a gradient that go to the old and to the new value.
+  // Splits a gradient between the old and the new value.
   FASTLSTM_INLINE void share(int64_t unit, V grad, V* to_old, V* to_new) const {
     *to_old = mix(unit, grad, V{});
     *to_new = mix(unit, V{}, grad);
@@ -139,7 +139,7 @@ struct Moments {
   Acc mean, scale;  // scale: 1 / sqrt(variance + epsilon)
 };
 
-// Of `parts` stretches of n numbers, `stride` apart.
+// Mean and scale of `parts` * n numbers, in `parts` runs of n that are `stride` apart.
 template <class Acc>
 Moments<Acc> moments(const Acc* row, int parts, int64_t stride, int64_t n) {
   Vec<Acc> sum = {}, squares = {};

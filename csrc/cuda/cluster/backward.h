@@ -1,6 +1,6 @@
-// The backward recurrence in one launch: a block has the gates of its own units, as in forward.h, and multiplies their
-// gradients with the weights to its part of the sums for all units. These parts are what the blocks give each other:
-// half the bytes of the gates' gradients.
+// The backward recurrence in one launch. A block has the gates of its own units, as in forward.h, and multiplies their
+// gradients by the weights: its part of the sums for all units. The blocks exchange these parts, half the bytes of the
+// gates' gradients.
 #pragma once
 
 #include "cuda/cluster/backward_cell.h"
@@ -8,10 +8,10 @@
 
 namespace fastlstm::cuda {
 
-// A block's part of a layer in the backward direction: all units, K the four gates of kUnits of them. Its state is its
-// own gates' gradients; what it receives are the parts of the sums for its units from each block and each of the warps
-// that split K. Two states, since a warp that has nothing for this block's own units may still be reading the last one
-// when all parts are here.
+// A block's part of a layer in the backward pass: columns are all units, K the four gates of kUnits units. Its state is
+// the gradients of its own gates. It receives the parts of its units' sums, from each block and each of the warps that
+// split K. There are two states, since a warp without work for this block's own units may still be reading the last
+// state when all parts have arrived.
 template <class Product_>
 struct BackwardShape : Product_ {
   using Product = Product_;
@@ -19,14 +19,14 @@ struct BackwardShape : Product_ {
   static constexpr int kMostBlocks = kMostUnits / kUnits;
   static constexpr int kPartFloats = Product::kRows * kUnits;
   static constexpr int kSentBytes =
-      Product::kWarpsK * kPartFloats * sizeof(float);  // to each block of a cluster, a step
+      Product::kWarpsK * kPartFloats * sizeof(float);  // to each block of a cluster, in a step
 
   static constexpr size_t kWeightsAt = 16;
   static constexpr size_t kStatesAt = kWeightsAt + Product::kWeightBytes;
   static constexpr size_t kPartsAt = kStatesAt + 2 * Product::kStateBytes;
   static constexpr size_t kSharedBytes = kPartsAt + 2 * kMostBlocks * Product::kWarpsK * kPartFloats * sizeof(float);
 
-  // Within a part: rows in pairs, which are sent together; neighbouring units two words apart.
+  // Index within a part: rows in pairs, which are sent together; neighbouring units two words apart.
   static __device__ __forceinline__ int place(int row, int unit) { return (row / 2 * kUnits + unit) * 2 + row % 2; }
 };
 
@@ -49,7 +49,7 @@ __device__ __forceinline__ void backward_on_cluster(
   const auto part = [&](int64_t j, int source) { return parts + (j % 2 * sources + source) * Shape::kPartFloats; };
 
   Exchange<kCluster> exchange(reinterpret_cast<uint64_t*>(shared), blocks * Shape::kSentBytes, s.T);
-  const int H = static_cast<int>(s.H);  // a cluster holds few: 32 bits count its weights, in half the registers
+  const int H = static_cast<int>(s.H);  // a cluster holds few weights: 32-bit indexes take half the registers
   const IO* weights = call.weight_hh + int64_t{d} * 4 * H * H;
   const StationaryProduct<typename Shape::Product> product(shared + Shape::kWeightsAt, [&](int unit, int k) {
     const int from = unit0 + k % Shape::kUnits;

@@ -1,5 +1,5 @@
-// The backward cell of the kernels that keep the weights on the chip: a thread takes a row and unit backwards through
-// all steps, the gradient of c in a register.
+// The backward cell of the kernels that keep the weights on the chip: a thread takes one row and unit backwards through
+// all steps, with the gradient of c in a register.
 #pragma once
 
 #include "cuda/cluster/forward_cell.h"
@@ -24,7 +24,7 @@ struct ClusterBackwardCall {
   Acc* dhidden;  // with a projection, else null
 };
 
-// The step that direction d takes backwards kStepsAhead after t; it may not exist.
+// The step that direction d takes kStepsAhead later, going backwards from t; it may not exist.
 __device__ __forceinline__ int64_t steps_later(int d, int64_t t) { return d == 0 ? t - kStepsAhead : t + kStepsAhead; }
 
 // The gradients of c and of the gates of one row and unit.
@@ -40,7 +40,7 @@ class BackwardState {
     if (call.dc_n.data != nullptr) dc_ = call.dc_n.load(state);
   }
 
-  // Loads what step t needs beside the product, early.
+  // Loads early what step t needs besides the product.
   __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n,
                                         int64_t unit) {
     const Sizes& s = call.sizes;
@@ -68,9 +68,9 @@ class BackwardState {
     if (call.dcells != nullptr) dc_ += call.dcells[place];
   }
 
-  // Step t of a row that is there, from all that arrives at its h before any projection; returns the gates' gradients,
-  // 0 where the row does not have the step. As they go to the step before they are written to passed[0],
-  // passed[stride]...; a step that the row does not have keeps those of `before`.
+  // Step t of an existing row, from dh, the whole gradient of its h before any projection; returns the gates'
+  // gradients, 0 where the row does not have the step. For the step before they are also written to passed[0],
+  // passed[stride], ...; a step that the row does not have passes those of `before` on.
   __device__ __forceinline__ Gates<Acc> step(const RowSteps& row, int64_t t, Acc dh, IO* passed, const IO* before,
                                              int stride) {
     if (t < row.length) {
@@ -86,7 +86,7 @@ class BackwardState {
     return {};
   }
 
-  // Stores the gates' gradients of step t of a row that is there.
+  // Stores the gates' gradients of step t of an existing row.
   __device__ __forceinline__ void keep(const Call& call, int d, int64_t t, int64_t n, int64_t unit,
                                        const Gates<Acc>& gradients) const {
     const Sizes& s = call.sizes;
@@ -97,7 +97,7 @@ class BackwardState {
     call.dgates_x.store(first + 3 * s.H, gradients.o);
   }
 
-  // After all steps of a row that is there.
+  // After all steps of an existing row.
   __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit) const {
     call.dc0.store((d * call.sizes.N + n) * call.sizes.H + unit, dc_);
   }
@@ -108,20 +108,20 @@ class BackwardState {
   Gates<Acc> gates_{};
 };
 
-// The gradient of h of one row and output, of `width` in all: H units, or P with a projection.
+// The gradient of h of one row and output, of `width`: H units, or P with a projection.
 template <class IO, class Acc>
 class BackwardOutput {
  public:
   using Call = ClusterBackwardCall<IO, Acc>;
 
-  // The gradient of h_n waits for the row's last step, which is the first that it takes backwards, or for the end where
-  // it has none.
+  // Loads the gradient of h_n, which is added at the row's last step, the first one taken backwards, or at the end if
+  // the row has no steps.
   __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit,
                                         int64_t width) {
     if (row.there() && call.dh_n.data != nullptr) dh_ = call.dh_n.load((d * call.sizes.N + n) * width + unit);
   }
 
-  // Loads what arrives at step t beside the product, early.
+  // Loads early the gradient of h of step t besides the product.
   __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t t, int64_t n,
                                         int64_t unit, int64_t width) {
     if (call.doutput == nullptr) return;
@@ -133,7 +133,7 @@ class BackwardOutput {
     dh_ += Rounding<Acc>::load(call.doutput[t * call.doutput_stride_t + n * call.doutput_stride_n + d * width + unit]);
   }
 
-  // All that arrives at h of step t; nothing where the row does not have it.
+  // The whole gradient of h of step t; zero where the row does not have the step.
   __device__ __forceinline__ Acc arriving(const RowSteps& row, int64_t t, Acc sum) {
     if (t >= row.length) return 0;
     sum += dh_;
@@ -141,7 +141,7 @@ class BackwardOutput {
     return sum;
   }
 
-  // After all steps of a row that is there, with the product's sum for the state before the first.
+  // After all steps of an existing row, with the product's sum for the state before the first.
   __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit, int64_t width,
                                          Acc sum) const {
     call.dh0.store((d * call.sizes.N + n) * width + unit, sum + dh_);
@@ -151,7 +151,7 @@ class BackwardOutput {
   Acc dh_ = 0;
 };
 
-// One row and unit, which a thread takes backwards through all steps; the j-th step backwards is the last but j.
+// One row and unit, which a thread takes backwards through all steps; step j counts from the last.
 template <class IO, class Acc>
 class BackwardCell {
  public:

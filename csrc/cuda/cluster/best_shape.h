@@ -1,5 +1,5 @@
-// How a family chooses among its shapes for a call: each is asked for its offer, the best one's number is kept, and
-// found again when the call runs. Shapes are types, so both go over all of them.
+// How a family chooses among its shapes: it asks each for its offer, keeps the number of the best, and finds that shape
+// again when the call runs. Shapes are types, so both loop over all of them.
 #pragma once
 
 #include <atomic>
@@ -8,7 +8,7 @@
 
 namespace fastlstm::cuda {
 
-// The best of the offers added, with its number; of equals the first. Where `only` is a number, that one.
+// The best of the offers added, with its number; the first of equal ones. With a number in `only`, that shape's.
 class BestShape {
  public:
   BestShape(int64_t T, int only) : T_(T), only_(only) {}
@@ -26,7 +26,7 @@ class BestShape {
   int count_ = 0;
 };
 
-// Calls use with the shape of that number, of those that it is called with.
+// use(the shape with this number), among those that it is called with.
 template <class Use>
 class Numbered {
  public:
@@ -43,8 +43,8 @@ class Numbered {
   mutable int count_ = 0;
 };
 
-// What ask() said of this device before, or says now: a number of 15 bits. Asking the device takes longer than a step,
-// and its answer stays the same.
+// The answer of ask() for this device, a number of 15 bits, kept from the first time: asking takes longer than a step,
+// and the answer stays the same.
 template <class Ask>
 int known(std::atomic<uint64_t>& answer, const DeviceFacts& device, const Ask& ask) {
   const uint64_t asked = device.fingerprint() << 16 | 1, before = answer.load(std::memory_order_relaxed);

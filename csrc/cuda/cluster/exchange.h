@@ -1,9 +1,9 @@
-// How the blocks of a cluster give each other their part of a step's numbers: by stores into each other's shared memory
-// that arrive on their own and count themselves on an mbarrier there.
+// How the blocks of a cluster exchange their parts of a step's numbers: by asynchronous stores into each other's shared
+// memory, which count themselves on an mbarrier there.
 //
-// There are two buffers, for even and odd steps. A block writes step k + 1's numbers into a buffer that held step k -
-// 1's. Nobody still reads that: all of step k's numbers are here, and each thread sent its part of them only behind a
-// barrier at which all of its block had done with step k - 1's.
+// There are two buffers, for even and odd steps. A block writes step k + 1's numbers over step k - 1's. No thread still
+// reads those: all of step k's numbers have arrived, and each thread sent its part of them only after a barrier at
+// which its whole block was done with step k - 1's.
 #pragma once
 
 #include "cuda/device/numbers.h"
@@ -13,8 +13,8 @@ namespace fastlstm::cuda {
 // The most blocks of a cluster on any device.
 constexpr int kMostInCluster = 16;
 
-// Threads next to each other in a warp hold numbers next to each other in memory: those of a group of kGroup make 8
-// bytes, which all of them get, low address first.
+// Neighbouring threads of a warp hold neighbouring numbers. The numbers of a group of kGroup threads make 8 bytes,
+// which each of these threads gets, low address first.
 template <class IO>
 struct Words {
   static constexpr int kGroup = 8 / sizeof(IO);
@@ -36,12 +36,12 @@ struct Words {
   }
 };
 
-// Stores into the shared memory of blocks of the cluster, which count themselves on the mbarrier at the same place
-// there; of a block without a cluster, into its own.
+// Stores into the shared memory of blocks of the cluster, counted on the mbarrier at the same place there; for a block
+// without a cluster, into its own.
 template <bool kCluster>
 struct AsyncStores {
-  // All threads of the warp; x for this place of all blocks. Threads whose groups have the same numbers share the
-  // blocks out: this one is in the copy-th of `copies` such groups.
+  // All threads of the warp; x goes to this place in all blocks. `copies` groups have the same numbers and share the
+  // blocks; this thread is in group number `copy`.
   template <class IO>
   static __device__ __forceinline__ void to_all(uint32_t blocks, uint64_t* mbarrier, IO* place, IO x, int copy = 0,
                                                 int copies = 1) {
@@ -57,7 +57,7 @@ struct AsyncStores {
     }
   }
 
-  // Two numbers for this place of one block, aligned to 8 bytes.
+  // Two numbers to this place in one block, aligned to 8 bytes.
   static __device__ __forceinline__ void to_one(uint32_t block, uint64_t* mbarrier, float* place, float first,
                                                 float second) {
     if constexpr (kCluster) {
@@ -73,8 +73,8 @@ struct AsyncStores {
 template <bool kCluster>
 class Exchange {
  public:
-  // All threads; `mbarriers` are two in shared memory, `bytes` what a block gets for a step, `count` for how many
-  // steps. Nothing may be sent before the barrier that `ready` is.
+  // All threads. `mbarriers`: two, in shared memory; `bytes`: what a block receives in a step; `count`: the number of
+  // steps. Nothing may be sent before `ready`, which is a barrier.
   __device__ __forceinline__ Exchange(uint64_t* mbarriers, uint32_t bytes, int64_t count)
       : mbarriers_(mbarriers), bytes_(bytes), left_(count), blocks_(kCluster ? ptx::cluster_size() : 1) {
     if (kCluster && threadIdx.x == 0) {
@@ -87,12 +87,12 @@ class Exchange {
 
   __device__ __forceinline__ void ready() const { meet(); }
 
-  // Ends the use of this block's shared memory by others, and of theirs by this one.
+  // Waits until no block of the cluster uses another's shared memory any more.
   __device__ __forceinline__ void done() const {
     if (kCluster) meet();
   }
 
-  // Until all of step k's numbers are here; step 0 has none, or they were put there before `ready`.
+  // Waits until all of step k's numbers have arrived; step 0 has none, or they were stored before `ready`.
   __device__ __forceinline__ void wait(int64_t k) {
     if (k == 0) return;
     if (kCluster) {
@@ -103,13 +103,13 @@ class Exchange {
     }
   }
 
-  // All threads of the warp: a number for this place of step k's buffer, to every block.
+  // All threads of the warp: sends a number for this place of step k's buffer to every block.
   template <class IO>
   __device__ __forceinline__ void send_to_all(int64_t k, IO* place, IO x) const {
     AsyncStores<kCluster>::to_all(blocks_, mbarriers_ + k % 2, place, x);
   }
 
-  // Two numbers for this place of step k's buffer, aligned to 8 bytes, to one block.
+  // Sends two numbers for this place of step k's buffer, aligned to 8 bytes, to one block.
   __device__ __forceinline__ void send(int64_t k, uint32_t block, float* place, float first, float second) const {
     AsyncStores<kCluster>::to_one(block, mbarriers_ + k % 2, place, first, second);
   }
@@ -124,7 +124,7 @@ class Exchange {
     }
   }
 
-  // One thread: the next state that comes to this mbarrier, if one still will.
+  // One thread: expects the next state at this mbarrier, if there will be one.
   __device__ __forceinline__ void expect(int which) {
     if (left_ <= 0) return;
     --left_;

@@ -1,4 +1,4 @@
-// The cluster kernels for float32 tensors as they are.
+// The cluster kernels for float32 tensors.
 
 #include "cuda/cluster/float32_shapes.h"
 

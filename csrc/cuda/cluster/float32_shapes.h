@@ -1,6 +1,6 @@
-// Which shapes of a cluster serve float32 as it is: shapes.h for the other policies. The product is most of a step, so
-// the blocks are as many as a cluster may have, except where one holds all units. The fastest of those offered is
-// taken: without tensor cores for few rows, and where six bytes a weight do not fit.
+// Which shapes of a cluster serve float32; shapes.h has those of the other policies. The product takes most of a step,
+// so a cluster has as many blocks as it may have, unless one block holds all units. The fastest shape offered is taken:
+// without tensor cores for few rows, and where six bytes a weight do not fit.
 #pragma once
 
 #include "cuda/cluster/shapes.h"
@@ -59,7 +59,7 @@ struct BackwardShapes<Float32Product, kTilesN> {
   static void visit_plain(int64_t H, const Use& use) {
     if (H <= 64) return use(Plain<1, 8, 2, 4, 4, 0, kRows>{});
     if (H <= 128) {
-      if constexpr (kRows == 2) use(Plain<8, 1, 8, 4, 2, 0, kRows>{});  // with four rows no faster than tensor cores
+      if constexpr (kRows == 2) use(Plain<8, 1, 8, 4, 2, 0, kRows>{});  // with four rows not faster than tensor cores
       return;
     }
     if (H <= 256) return use(Plain<8, 1, 4, 4, 4, 0, kRows>{});

@@ -1,5 +1,5 @@
-// The forward recurrence in one launch: a cluster of blocks takes some rows through all steps, its blocks hold the
-// weights of some units each, and c stays in registers.
+// The forward recurrence in one launch: a cluster of blocks takes some rows through all steps. Each block holds the
+// weights of some units; c stays in registers.
 #pragma once
 
 #include "cuda/cluster/exchange.h"
@@ -8,8 +8,8 @@
 
 namespace fastlstm::cuda {
 
-// A block's part of a layer in the forward direction: the four gates of kUnits units, all of K. Its sums go through
-// shared memory, where the threads that step the cells take them.
+// A block's part of a layer in the forward pass: columns are the four gates of kUnits units, over all of K. The sums go
+// through shared memory to the threads that step the cells.
 template <class Product_, int kStates_ = 2>
 struct ForwardShape : Product_ {
   using Product = Product_;
@@ -17,16 +17,16 @@ struct ForwardShape : Product_ {
   static constexpr int kUnits = Product::kColumns / 4, kMostUnits = Product::kK;
   static constexpr int kSumStride = Product::kColumns + 4;
   static constexpr int kSentBytes =
-      kUnits * Product::kRows * sizeof(typename Product::IO);  // to each block of a cluster, a step
+      kUnits * Product::kRows * sizeof(typename Product::IO);  // to each block of a cluster, in a step
 
-  // Shared memory, from its start; two mbarriers come first.
+  // Layout of shared memory; two mbarriers come first.
   static constexpr size_t kWeightsAt = 16;
   static constexpr size_t kStatesAt = kWeightsAt + Product::kWeightBytes;
   static constexpr size_t kSumsAt = kStatesAt + kStates * Product::kStateBytes;
   static constexpr size_t kSharedBytes =
       kSumsAt + Product::kWarpsK * Product::kRows * kSumStride * sizeof(typename Product::Acc);
 
-  // The gate of a column, its unit, and where they stand among the sums.
+  // The gate of a column, its unit, and its index among the sums.
   static __device__ __forceinline__ int gate(int column) { return column / kUnits; }
   static __device__ __forceinline__ int unit(int column) { return column % kUnits; }
   static __device__ __forceinline__ int sum_at(int warp_k, int row, int gate, int unit) {
@@ -34,8 +34,8 @@ struct ForwardShape : Product_ {
   }
 };
 
-// The rows and units of a block, shared out to its threads: neighbours have neighbouring units. Where the places do not
-// go round, some threads have one less.
+// The rows and units of a block, shared out to its threads; neighbours have neighbouring units. If they do not divide
+// evenly, some threads have one place less.
 template <class Shape>
 struct ThreadPlaces {
   static constexpr int kPlaces = Shape::kUnits * Shape::kRows;
@@ -45,14 +45,14 @@ struct ThreadPlaces {
   static __device__ __forceinline__ bool mine(int e) { return kAll || place(e) < kPlaces; }
   static __device__ __forceinline__ int row(int e) { return mine(e) ? place(e) / Shape::kUnits : 0; }
   static __device__ __forceinline__ int unit(int e) { return place(e) % Shape::kUnits; }
-  // The batch's row; none of its N where the place is not there.
+  // The row of the batch; N or more if this place does not exist.
   static __device__ __forceinline__ int64_t n(int e, int64_t row0, int64_t N) { return mine(e) ? row0 + row(e) : N; }
 
  private:
   static __device__ __forceinline__ int place(int e) { return static_cast<int>(threadIdx.x) + e * Shape::kThreads; }
 };
 
-// h as it enters a step, [kRows][kK] in shared memory, on its way between the blocks of a cluster.
+// h as it enters a step, [kRows][kK] in shared memory, exchanged between the blocks of a cluster.
 template <class Shape, bool kCluster>
 class ClusterStates {
  public:
@@ -66,7 +66,7 @@ class ClusterStates {
   __device__ __forceinline__ IO* at(int64_t k, int row, int unit) const {
     return reinterpret_cast<IO*>(states_ + k % 2 * Shape::kStateBytes + row * Shape::kStateStride) + unit;
   }
-  // The state of step 0, and what no block sends: zero.
+  // Stores the state of step 0, and zeros where no block sends.
   __device__ __forceinline__ void start(int row, int unit, IO h) const {
     *at(0, row, unit) = h;
     *at(1, row, unit) = IO{};
@@ -87,7 +87,7 @@ class ClusterStates {
   Exchange<kCluster> exchange_;
 };
 
-// All steps, for the rows from row0 on and the units of block `block` of `blocks`, by all of its threads.
+// All steps of the rows from row0 on, for the units of block `block` of `blocks`, by all of its threads.
 template <class Shape, class States>
 __device__ __forceinline__ void forward_on_chip(const ClusterForwardCall<typename Shape::IO, typename Shape::Acc>& call,
                                                 unsigned char* shared, int block, int64_t row0, States& states) {
@@ -115,8 +115,8 @@ __device__ __forceinline__ void forward_on_chip(const ClusterForwardCall<typenam
   }
   states.ready();
 
-  // Others wait for h, and `sent` may wait until all that was stored before is there: so the tape is stored behind
-  // both, as far as registers hold it that long.
+  // Other blocks wait for h, and `sent` may wait for earlier stores to complete. So the tape is stored after both, if
+  // registers can hold it that long.
   constexpr bool kAllSentFirst = Split::kElements <= 4;
   for (int64_t k = 0; k < s.T; ++k) {
     const auto keep = [&](int e, const typename ForwardCell<IO, Acc>::Step& step) {

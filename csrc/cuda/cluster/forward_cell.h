@@ -1,5 +1,5 @@
-// The forward cell of the kernels that keep the weights on the chip: a thread takes a row and unit through all steps, c
-// in a register.
+// The forward cell of the kernels that keep the weights on the chip: a thread takes one row and unit through all steps,
+// with c in a register.
 #pragma once
 
 #include "cuda/device/place.h"
@@ -22,20 +22,20 @@ struct ClusterForwardCall {
   IO* gates;   // or null
 };
 
-// How many steps before its numbers are loaded a step is asked for from memory, whose answer may take longer than a
-// step; what is then in the second-level cache comes in a quarter of the time. All threads ask for the numbers that
-// they will load: lines that they share are one request.
+// How many steps before its loads a step's numbers are prefetched. Memory may take longer than a step to answer; from
+// the second-level cache they then come in a quarter of that time. Every thread prefetches the numbers that it will
+// load: shared lines are one request.
 constexpr int kStepsAhead = 4;
 
-// One step of a row: whether the row has it, whether the next enters with zeros.
+// One step of a row: whether the row has it, and whether the next one enters with zeros.
 struct RowStep {
   int64_t t;
   bool there, cut;
 };
 
-// The steps of one row, to a thread that has something of it.
+// The steps of one row, for a thread that has a part of it.
 struct RowSteps {
-  int length = -1;  // of none: where there is no such row or nothing of it
+  int length = -1;  // -1: there is no such row, or this thread has no part of it
 
   template <class Call>
   __device__ __forceinline__ void start(const Call& call, bool is_there, int64_t n) {
@@ -45,7 +45,7 @@ struct RowSteps {
   __device__ __forceinline__ bool there() const { return length >= 0; }
   __device__ __forceinline__ bool has(int64_t t) const { return t >= 0 && t < length; }
 
-  // The k-th step that direction d takes.
+  // The k-th step of direction d.
   template <class Call>
   __device__ __forceinline__ RowStep at(const Call& call, int d, int64_t k, int64_t n) const {
     RowStep step{call.steps.step_at(d, k), false, false};
@@ -56,7 +56,7 @@ struct RowSteps {
   }
 };
 
-// What a step leaves of a row and unit: zeros where the row does not have the step.
+// The results of a step for one row and unit: zeros where the row does not have the step.
 template <class Acc>
 struct ForwardStep {
   Gates<Acc> gates{};
@@ -76,7 +76,7 @@ class ForwardState {
     if (row.length > 0 && call.steps.cut_entering(d, call.steps.first_step(d, row.length), n, row.length)) c_ = 0;
   }
 
-  // Loads what step k adds to the product, early.
+  // Loads early what step k adds to the product.
   __device__ __forceinline__ void fetch(const Call& call, const RowSteps& row, int d, int64_t k, int64_t n,
                                         int64_t unit) {
     const int64_t t = call.steps.step_at(d, k), H = call.sizes.H;
@@ -92,7 +92,7 @@ class ForwardState {
           call.gates_x.load(first + 3 * H)};
   }
 
-  // A step of a row that is there, from the product's sums. Stores nothing: others wait for h, and nobody for the tape.
+  // A step of an existing row, from the product's sums. Stores nothing: other blocks wait for h, and none for the tape.
   __device__ __forceinline__ ForwardStep<Acc> step(const RowStep& at, const Gates<Acc>& sums) {
     ForwardStep<Acc> step;
     if (!at.there) return step;
@@ -102,7 +102,7 @@ class ForwardState {
     return step;
   }
 
-  // Stores the tape of step t of a row that is there.
+  // Stores the tape of step t of an existing row.
   __device__ __forceinline__ void keep(const Call& call, int d, int64_t t, int64_t n, int64_t unit,
                                        const ForwardStep<Acc>& step) const {
     const Sizes& s = call.sizes;
@@ -117,7 +117,7 @@ class ForwardState {
     }
   }
 
-  // After all steps of a row that is there: c is still that of its last one, or the first where it has none.
+  // After all steps of an existing row: c is that of its last step, or c0 if it has none.
   __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit) const {
     call.c_n.store((d * call.sizes.N + n) * call.sizes.H + unit, c_);
   }
@@ -127,7 +127,7 @@ class ForwardState {
   Gates<Acc> x_{};
 };
 
-// h of one row and output, of `width` in all: H units, or P with a projection.
+// h of one row and output, of `width`: H units, or P with a projection.
 template <class IO, class Acc>
 class ForwardOutput {
  public:
@@ -139,7 +139,7 @@ class ForwardOutput {
     h_ = call.h0[(d * call.sizes.N + n) * width + unit];
   }
 
-  // h of any row and output as it enters its first step; zero where there is none.
+  // h of a row and output as it enters its first step; zero where there is none.
   static __device__ __forceinline__ IO entering_first(const Call& call, int d, int64_t n, int64_t unit, int64_t width) {
     if (n >= call.sizes.N || unit >= width) return IO{};
     const int64_t length = clamped_length(call.lengths, n, call.sizes.T);
@@ -147,7 +147,7 @@ class ForwardOutput {
     return cut ? IO{} : call.h0[(d * call.sizes.N + n) * width + unit];
   }
 
-  // A step of a row that is there, which leaves `output`; returns h as it enters the next.
+  // A step of an existing row: sets `output`, returns h as it enters the next step.
   __device__ __forceinline__ IO step(const RowStep& at, Acc h, IO& output) {
     output = IO{};
     if (at.there) {
@@ -157,7 +157,7 @@ class ForwardOutput {
     return h_;
   }
 
-  // Stores the output of step t of a row that is there.
+  // Stores the output of step t of an existing row.
   __device__ __forceinline__ void keep(const Call& call, int d, int64_t t, int64_t n, int64_t unit, int64_t width,
                                        IO output) const {
     const Sizes& s = call.sizes;
@@ -189,7 +189,7 @@ class ForwardCell {
     state_.fetch(call, row_, d, k, n, unit);
   }
 
-  // What keep stores.
+  // What `keep` stores.
   struct Step {
     ForwardStep<Acc> state;
     IO output;

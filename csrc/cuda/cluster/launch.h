@@ -1,4 +1,4 @@
-// Launches the recurrence on clusters, where there is a shape for it and the device has room for its clusters.
+// Launches the recurrence on clusters, if there is a shape for it and the device has room for its clusters.
 #pragma once
 
 #include <algorithm>
@@ -12,13 +12,13 @@
 
 namespace fastlstm::cuda {
 
-// Whether so many blocks are what a kernel for clusters, or one for blocks of their own, is made for. A cluster has two
-// at least: what st.async does in a cluster of one is undefined (PTX ISA, st.async: %cluster_nctarank > 1).
+// Whether a kernel for clusters, or one for single blocks, may have this number of blocks. A cluster has two at least:
+// st.async in a cluster of one is undefined (PTX ISA, st.async: %cluster_nctarank > 1).
 constexpr bool blocks_serve(int64_t blocks, bool in_clusters) {
   return in_clusters ? blocks >= 2 && blocks <= kMostInCluster : blocks == 1;
 }
 
-// How the clusters of a call are launched; without kClusters, blocks that are not in any.
+// How the clusters of a call are launched; without kClusters, single blocks.
 template <class Call, bool kClusters>
 class ClusterLaunch {
  public:
@@ -36,19 +36,19 @@ class ClusterLaunch {
   }
   ClusterLaunch(const ClusterLaunch&) = delete;
 
-  // How many clusters run at once; 0 where the device has no room for one, or no code.
+  // How many clusters run at once; 0 if the device has no room for one, or no code.
   int resident(const DeviceFacts& device) {
     const void* function = reinterpret_cast<const void*>(kernel_);
     int clusters = device.multiprocessors;
     bool fine = allow_shared_bytes(function, config_.dynamicSmemBytes);
     if (fine && kClusters) {
-      // On a GPU for which there is only the PTX of an older architecture, the kernel is there, but empty.
+      // On a GPU for which there is only PTX of an older architecture, the kernel exists but is empty.
       cudaFuncAttributes code{};
       fine = cudaFuncGetAttributes(&code, function) == cudaSuccess && code.ptxVersion >= 90 &&
              cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) == cudaSuccess &&
              cudaOccupancyMaxActiveClusters(&clusters, kernel_, &config_) == cudaSuccess;
     }
-    if (!fine) cudaGetLastError();  // a "no" is not an error, and must not be reported as the next call's
+    if (!fine) cudaGetLastError();  // "no" is an answer, and must not be reported as the next call's error
     return fine ? clusters : 0;
   }
 
@@ -62,7 +62,7 @@ class ClusterLaunch {
   cudaLaunchAttribute attribute_{};
 };
 
-// One block needs no cluster where it holds all units.
+// One block that holds all units needs no cluster.
 template <class Shape>
 constexpr bool kInClusters = Shape::kUnits != Shape::kMostUnits;
 
@@ -75,7 +75,7 @@ auto kernel_for(const ClusterBackwardCall<IO, Acc>&) {
   return lstm_backward_kernel_cluster<Shape, kInClusters<Shape>>;
 }
 
-// One call on one shape.
+// A call with one shape.
 template <class Shape, class Call>
 class ClusterPlan {
  public:
@@ -88,9 +88,9 @@ class ClusterPlan {
         resident_(blocks_serve(blocks_, kClusters) && (!kClusters || device.capability >= 9) ? known_resident(device)
                                                                                              : 0) {}
 
-  // A step for all rows: the product; what other blocks send, at the rate of distributed shared memory; and what the
-  // cell and the exchange take whatever their size. Clusters that find no room wait for others to end, and blocks on
-  // one multiprocessor share it.
+  // Predicted clocks of a step for all rows: the product; what other blocks send, at the rate of distributed shared
+  // memory; and a constant for the cell and the exchange. Clusters without room wait for others to end; blocks on one
+  // multiprocessor share it.
   Offer offer() const {
     if (resident_ == 0) return {};
     const int64_t all = clusters_ * call_.sizes.D, rounds = (all + resident_ - 1) / resident_;
@@ -118,7 +118,7 @@ class ClusterPlan {
   int resident_;
 };
 
-// Calls use with each shape for H, as they are numbered: those with 8 rows a cluster, then those with 16.
+// use(each shape for H), in the order of their numbers: first those with 8 rows a cluster, then those with 16.
 template <class Policy, class Use>
 void visit_cluster_shapes(const ForwardArgs& a, const Use& use) {
   ForwardShapes<Policy, 1>::visit(a.sizes.H, use);

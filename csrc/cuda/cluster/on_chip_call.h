@@ -1,4 +1,4 @@
-// What the kernels that keep the weights on the chip are given, made of a call's arguments; and which calls they take.
+// The arguments of the kernels that keep the weights on the chip, from a call's; and which calls they take.
 #pragma once
 
 #include <utility>
@@ -8,7 +8,7 @@
 
 namespace fastlstm::cuda {
 
-// The rest is left to the step kernels.
+// Larger calls are left to the step kernels.
 inline bool on_chip_may_take(const Sizes& s) {
   constexpr int64_t kMost = int64_t{1} << 26;  // blocks and steps are counted in 32 bits
   return s.N < kMost && s.T < kMost;
@@ -22,8 +22,8 @@ auto on_chip_call(const ForwardArgs& a) {
   call.sizes = a.sizes;
   call.steps = {a.sizes.T, a.sizes.N, a.reset_mask};
   call.gates_x = {const_cast<void*>(a.gates_x), a.wide_gates};
-  call.gates_stride_t = a.gates_stride_t;
-  call.gates_stride_n = a.gates_stride_n;
+  call.gates_stride_t = a.gates_strides.t;
+  call.gates_stride_n = a.gates_strides.n;
   call.h0 = static_cast<const IO*>(a.h0);
   call.c0 = {const_cast<void*>(a.c0), a.wide_states};
   call.weight_hh = static_cast<const IO*>(a.weight_hh);

@@ -1,14 +1,14 @@
-// Which shapes of a cluster serve which sizes. Unmeasured so far: the weights of a layer must fit the cluster's
-// registers and shared memory. More blocks share the product, and send more; fewer leave room for more clusters. The
-// fastest of those offered is taken. Registers hold 96 words of weights a thread at most; with more, ptxas spills.
+// Which shapes of a cluster serve which sizes. Unmeasured so far: a layer's weights must fit the registers and shared
+// memory of the cluster. More blocks share the product and send more; fewer leave room for more clusters. The fastest
+// shape offered is taken. A thread has 96 words of weights in registers at most; with more, ptxas spills.
 #pragma once
 
 #include "cuda/cluster/backward.h"
 
 namespace fastlstm::cuda {
 
-// visit(H, use) calls use with a value of each shape that serves H with 8 kTilesN rows a cluster; a cluster has as many
-// blocks as it takes to hold all units, 16 at most. Some have no room for more rows, or are no faster with them.
+// visit(H, use) calls use(each shape that serves H) with 8 kTilesN rows a cluster; a cluster has as many blocks as hold
+// all units, 16 at most. Some shapes have no room for more rows, or are not faster with them.
 template <class Policy, int kTilesN>
 struct ForwardShapes {
   template <int kWarpsM, int kWarpsK, int kTilesM, int kHeld, int kShared>

@@ -1,4 +1,4 @@
-// Storage types, their numbers in the accumulation type, and the cell's functions on a GPU.
+// Storage types, their conversion to the accumulation type, and the cell's functions on a GPU.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -30,7 +30,7 @@ struct Rounding<double> {
   static __device__ __forceinline__ double load(double x) { return x; }
 };
 
-// Neither overflows into a NaN: exp(-x) may be infinite, and 1 / infinity is the 0 that is meant.
+// No overflow gives NaN: exp(-x) may be infinite, and 1 / infinity is the right result, 0.
 struct CellMath {
   static __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
   static __device__ __forceinline__ double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
@@ -38,7 +38,7 @@ struct CellMath {
   static __device__ __forceinline__ double tanh(double x) { return ::tanh(x); }
 };
 
-// An array of numbers in the I/O or in the wide type, as the call says.
+// An array in the I/O type or in the wide type, decided by the call.
 template <class IO, class Acc>
 struct EitherArray {
   void* data;

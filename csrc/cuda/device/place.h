@@ -1,4 +1,4 @@
-// One row and unit of one step, and how many steps a row has.
+// The row, unit and step that a thread works on, and how many steps a row has.
 #pragma once
 
 #include "cuda/device/numbers.h"

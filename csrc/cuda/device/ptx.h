@@ -1,9 +1,9 @@
 // Every PTX instruction that the kernels use, for one thread of one warp: conversions, tensor cores, copies, memory
 // order. Clusters and mbarriers are in ptx_cluster.h, included at the end.
 //
-// Nothing else in csrc/cuda may contain inline assembly: compiled by a plain C++ compiler, this header is replaced by
-// tests/simt/ptx.h, which runs the same kernels on the CPU. "Collective" means that all 32 lanes of the warp call
-// together, from the same place.
+// No other file of csrc/cuda may contain inline assembly: a plain C++ compiler gets tests/simt/ptx.h in place of this
+// header, which runs the same kernels on the CPU. "Collective": all 32 lanes of the warp call together, from the same
+// place.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 #include "simt/ptx.h"
 #else
 
-// Declares `name`: the dynamic shared memory of the block, bytes aligned to 128. Kernels use no other shared memory.
+// Declares `name`, the block's dynamic shared memory, aligned to 128 bytes. Kernels use no other shared memory.
 #define FASTLSTM_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 
 #define FASTLSTM_PTX __device__ __forceinline__
@@ -20,15 +20,15 @@
 namespace fastlstm {
 namespace ptx {
 
-// The same number, unknown to the compiler as that: what is made of it after a loop is not kept in registers through
-// the loop because it was made before, too.
-FASTLSTM_PTX int made_anew(int x) {
+// Hides x from the optimiser, so that values derived from it are made again after a loop, and not kept in registers
+// through it.
+FASTLSTM_PTX int opaque(int x) {
   asm volatile("" : "+r"(x));
   return x;
 }
 
-// -- Conversions. 16-bit floats travel as their bits. To nearest, ties to even; NaN stays NaN; too large becomes
-// infinity.
+// -- Conversions. 16-bit floats are passed as their bits. Rounding to nearest, ties to even; NaN stays NaN; too large
+// becomes infinity.
 
 FASTLSTM_PTX float bf16_to_float(uint16_t bits) { return __uint_as_float(static_cast<uint32_t>(bits) << 16); }
 
@@ -50,7 +50,7 @@ FASTLSTM_PTX uint16_t float_to_f16(float x) {
   return bits;
 }
 
-// Two at once, `low` in the lower half of the word: the order in which an mma fragment and memory hold neighbours.
+// Two at once, `low` in the lower half of the word: the order of neighbours in memory and in an mma fragment.
 FASTLSTM_PTX uint32_t floats_to_bf16x2(float low, float high) {
   uint32_t bits;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
@@ -63,7 +63,7 @@ FASTLSTM_PTX uint32_t floats_to_f16x2(float low, float high) {
   return bits;
 }
 
-// The float32 bits of x rounded to 10 bits of mantissa, ties away from zero: what mma_tf32 takes.
+// The float32 bits of x rounded to 10 bits of mantissa, ties away from zero, as mma_tf32 needs them.
 FASTLSTM_PTX uint32_t float_to_tf32(float x) {
   uint32_t bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
@@ -104,7 +104,7 @@ FASTLSTM_PTX void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t
 // matrix m, row lane / 4, columns 2 (lane % 4) and the next; _trans: column lane / 4, rows 2 (lane % 4) and the next.
 // With x2, the addresses of lanes 16 to 31 are not used.
 
-// The offset in the window of shared memory; also the cluster's address of this block's own memory.
+// The offset in the window of shared memory; also the cluster address of this block's own memory.
 FASTLSTM_PTX uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
@@ -138,22 +138,21 @@ FASTLSTM_PTX void cp_async_16(void* shared, const void* global, bool valid) {
                : "memory");
 }
 
-// Makes this thread's copies since the last commit one group.
+// Groups this thread's copies since the last commit.
 FASTLSTM_PTX void cp_async_commit() { asm volatile("cp.async.commit_group;" : : : "memory"); }
 
-// Waits until at most the kPending latest of this thread's groups are under way. Other threads see the bytes after a
+// Waits until at most kPending of this thread's latest groups are unfinished. Other threads see the bytes after a
 // barrier.
 template <int kPending>
 FASTLSTM_PTX void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" : : "n"(kPending) : "memory");
 }
 
-// Asks for the line of an address in global memory to be brought into the second-level cache; the address must be an
-// array's.
+// Prefetches a line of global memory into the second-level cache. The address must be inside an array.
 FASTLSTM_PTX void prefetch_l2(const void* global) { asm volatile("prefetch.global.L2 [%0];" : : "l"(global)); }
 
-// Until done() is true. Compiled with FASTLSTM_TRAP_HANGS, a wait of about two seconds ends the kernel with an error:
-// what never comes then costs a test its process, and not the time of the whole run.
+// Waits until done() is true. With FASTLSTM_TRAP_HANGS, a wait of about two seconds ends the kernel with an error, so
+// that a missing signal costs a test its process and not the time of the whole run.
 template <class Done>
 FASTLSTM_PTX void wait_until(const Done& done) {
 #ifdef FASTLSTM_TRAP_HANGS
@@ -168,7 +167,7 @@ FASTLSTM_PTX void wait_until(const Done& done) {
 #endif
 }
 
-// -- Memory order between the blocks of a grid. Pointers to global memory.
+// -- Memory order between the blocks of a grid. Pointers are to global memory.
 
 FASTLSTM_PTX int ld_acquire_gpu(const int* p) {
   int value;
@@ -176,7 +175,7 @@ FASTLSTM_PTX int ld_acquire_gpu(const int* p) {
   return value;
 }
 
-// Seen by all, and ordered with nothing else: for words that say themselves whether they are there.
+// Visible to all, ordered with nothing else: for words whose value says whether they have arrived.
 FASTLSTM_PTX int ld_relaxed_gpu(const int* p) {
   int value;
   asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
@@ -191,14 +190,14 @@ FASTLSTM_PTX void st_release_gpu(int* p, int value) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" : : "l"(p), "r"(value) : "memory");
 }
 
-// Behind a barrier of the block it releases what all of its threads wrote, not this one's writes alone: causality goes
-// from their writes through the barrier to it, and from it on to whoever acquires (PTX ISA, "Causality Order"). A
-// counter that several blocks add to passes each one's release on, since every red reads and writes it.
+// After a barrier of the block this releases what all of its threads wrote, not only this thread's writes: causality
+// order goes from their writes through the barrier to this instruction, and on to whoever acquires (PTX ISA, "Causality
+// Order"). A counter that several blocks add to passes on each one's release, since every red reads and writes it.
 FASTLSTM_PTX void red_release_gpu_add(int* p, int value) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;" : : "l"(p), "r"(value) : "memory");
 }
 
-// Sleeps for about that long, in a loop that polls.
+// Sleeps for about this long, in a polling loop.
 FASTLSTM_PTX void nanosleep(unsigned nanoseconds) { asm volatile("nanosleep.u32 %0;" : : "r"(nanoseconds)); }
 
 }  // namespace ptx

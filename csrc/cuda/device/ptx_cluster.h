@@ -1,8 +1,8 @@
 // The part of ptx.h that needs sm_90: thread block clusters, distributed shared memory, mbarriers. Included by ptx.h
 // only.
 //
-// Compiled for an older architecture, a call traps, so that kernels for all architectures may stand in one source; the
-// host does not launch those.
+// For an older architecture these functions compile to a trap, so that kernels for all architectures may be in one
+// source; the host does not launch such kernels.
 #pragma once
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
@@ -11,7 +11,7 @@
 #define FASTLSTM_ASM_SM90(...) __trap()
 #endif
 
-// Before PTX 8.6 there is no fence of shared memory alone, and waits acquire.
+// Before PTX 8.6 there is no fence for shared memory alone; waits acquire instead.
 #if __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1208
 #define FASTLSTM_WAIT_ORDER "relaxed"
 #define FASTLSTM_WAIT_FENCE "fence.acquire.sync_restrict::shared::cluster.cluster;"
@@ -23,17 +23,17 @@
 namespace fastlstm {
 namespace ptx {
 
-// Whether the architecture that is being compiled for has what follows; a kernel without it need not be compiled.
+// Whether the architecture being compiled for has what follows; without it, kernels that use it need not be compiled.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 constexpr bool kHasClusters = true;
 #else
 constexpr bool kHasClusters = false;
 #endif
 
-// Orders this thread's ordinary accesses to memory before accesses through the async proxy (TMA, wgmma, bulk copies).
+// Orders this thread's ordinary memory accesses before accesses through the async proxy (TMA, wgmma, bulk copies).
 FASTLSTM_PTX void fence_proxy_async() { FASTLSTM_ASM_SM90("fence.proxy.async;" : : : "memory"); }
 
-// -- The cluster, and its barrier: all threads of all of its blocks arrive, then wait. Collective.
+// -- The cluster's barrier: all threads of all its blocks arrive, then wait. Collective.
 
 FASTLSTM_PTX uint32_t cluster_rank() {
   uint32_t rank = 0;
@@ -53,9 +53,9 @@ FASTLSTM_PTX void cluster_arrive_release() {
 
 FASTLSTM_PTX void cluster_wait_acquire() { FASTLSTM_ASM_SM90("barrier.cluster.wait.acquire.aligned;" : : : "memory"); }
 
-// -- Shared memory of another block of the cluster, by 32-bit addresses: of this block's own from shared_address, of
-// the same place in the block of another rank from map_to_rank. The other block must have started, and must not end
-// before.
+// -- Shared memory of another block of the cluster, by 32-bit addresses: shared_address gives one of this block,
+// map_to_rank that of the same place in the block of another rank. The other block must have started, and must not end
+// before the access.
 
 FASTLSTM_PTX uint32_t map_to_rank(uint32_t shared_addr, uint32_t rank) {
   uint32_t mapped = 0;
@@ -79,8 +79,8 @@ FASTLSTM_PTX void st_cluster_128(uint32_t addr, uint32_t v0, uint32_t v1, uint32
                     "r"(v3) : "memory");
 }
 
-// Stores that arrive later and then count 4, 8 or 16 bytes on the mbarrier, which is in the same block as addr. Whoever
-// waits for that phase sees the bytes. Aligned to their size.
+// Stores that complete later and then count 4, 8 or 16 bytes on the mbarrier, which is in the same block as addr.
+// Whoever waits for that phase sees the bytes. Addresses are aligned to the size.
 
 FASTLSTM_PTX void st_async_32(uint32_t addr, uint32_t v, uint32_t mbarrier_addr) {
   FASTLSTM_ASM_SM90("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" : : "r"(addr), "r"(v),
@@ -99,14 +99,14 @@ FASTLSTM_PTX void st_async_128(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t
       "r"(v0), "r"(v1), "r"(v2), "r"(v3), "r"(mbarrier_addr) : "memory");
 }
 
-// -- mbarriers: 8 bytes of shared memory. A phase ends when `count` arrivals have come and as many bytes as were
-// expected; the next begins at once. Phases are told apart by their parity: 0 for the first, 1, 0, ...
+// -- mbarriers: 8 bytes of shared memory. A phase ends when `count` arrivals and as many bytes as expected have come;
+// the next begins at once. The parity tells phases apart: 0 for the first, then 1, 0, ...
 
 FASTLSTM_PTX void mbarrier_init(uint64_t* mbarrier, uint32_t count) {
   FASTLSTM_ASM_SM90("mbarrier.init.shared::cta.b64 [%0], %1;" : : "r"(shared_address(mbarrier)), "r"(count) : "memory");
 }
 
-// By the thread that made the mbarriers, before the barrier after which other blocks use them.
+// Called by the thread that initialised the mbarriers, before the barrier after which other blocks use them.
 FASTLSTM_PTX void mbarrier_fence_init() { FASTLSTM_ASM_SM90("fence.mbarrier_init.release.cluster;" : : : "memory"); }
 
 FASTLSTM_PTX void mbarrier_arrive(uint64_t* mbarrier) {
@@ -114,7 +114,7 @@ FASTLSTM_PTX void mbarrier_arrive(uint64_t* mbarrier) {
       "mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" : : "r"(shared_address(mbarrier)) : "memory");
 }
 
-// Arrives, and makes this phase wait for that many bytes of st_async as well.
+// Arrives, and makes this phase also wait for `bytes` bytes of st_async.
 FASTLSTM_PTX void mbarrier_arrive_expect_tx(uint64_t* mbarrier, uint32_t bytes) {
   FASTLSTM_ASM_SM90(
       "mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" : : "r"(shared_address(mbarrier)),
@@ -126,8 +126,8 @@ FASTLSTM_PTX void mbarrier_arrive_remote(uint32_t mbarrier_addr) {
   FASTLSTM_ASM_SM90("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" : : "r"(mbarrier_addr) : "memory");
 }
 
-// Whether the phase of that parity is over; may sleep a little before it says no. Orders nothing by itself:
-// fence_acquire_shared_cluster follows before what was sent is read.
+// Whether the phase with this parity is over; may sleep a little before it returns false. It orders nothing:
+// fence_acquire_shared_cluster must come before what was sent is read.
 FASTLSTM_PTX bool mbarrier_try_wait(uint64_t* mbarrier, uint32_t parity) {
   uint32_t done = 1;
   FASTLSTM_ASM_SM90(
@@ -141,18 +141,16 @@ FASTLSTM_PTX bool mbarrier_try_wait(uint64_t* mbarrier, uint32_t parity) {
   return done != 0;
 }
 
-// Orders what this thread saw by relaxed operations before what follows, for the shared memory of the cluster's blocks
-// alone.
+// Orders what this thread has seen by relaxed operations before what follows, for shared memory of the cluster only.
 FASTLSTM_PTX void fence_acquire_shared_cluster() { FASTLSTM_ASM_SM90(FASTLSTM_WAIT_FENCE : : : "memory"); }
 
-// Until that phase is over; then what was sent by st_async in it can be read, and what blocks did in shared memory of
-// the cluster before they sent it is done. Of global memory nothing is said.
+// Waits for the end of a phase. After it, the bytes that st_async sent in it can be read, and what the senders did
+// before in the cluster's shared memory is done. Global memory is not ordered.
 //
-// A complete-tx of st.async is a release at the scope of the cluster, and the wait reads what it wrote. A relaxed read
-// and a fence.acquire behind it make an acquire pattern as an acquiring read does (PTX ISA, "Release and Acquire
-// Patterns"), so the two synchronize; sync_restrict limits what is then ordered to shared::cluster objects, and the
-// exchanges have no others. An acquiring wait would throw away the first-level cache (CCTL.IVALL) behind every phase,
-// for the sake of global memory.
+// A complete-tx of st.async is a release at cluster scope, and the wait reads what it wrote. A relaxed read followed by
+// fence.acquire is an acquire pattern, as an acquiring read is (PTX ISA, "Release and Acquire Patterns"), so the two
+// synchronize; sync_restrict limits the order to shared::cluster objects, and the exchanges use no others. An acquiring
+// wait would invalidate the first-level cache (CCTL.IVALL) after every phase, for the sake of global memory.
 FASTLSTM_PTX void mbarrier_wait(uint64_t* mbarrier, uint32_t parity) {
   wait_until([&] { return mbarrier_try_wait(mbarrier, parity); });
   fence_acquire_shared_cluster();

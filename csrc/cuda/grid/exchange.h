@@ -1,5 +1,5 @@
-// How blocks of a whole grid give each other a step's state, where no cluster can hold the weights: through global
-// memory, which they meet in the second-level cache, and a counter of the blocks that have written theirs.
+// How the blocks of a whole grid exchange a step's state, if no cluster can hold the weights: through global memory (in
+// fact the second-level cache), with a counter of the blocks that have written their part.
 //
 // All blocks must run at once: the launch is cooperative. There are two buffers, for even and odd steps. A block writes
 // step k + 1's state over step k - 1's: all blocks have counted themselves for step k, and each had copied step k - 1's
@@ -10,15 +10,16 @@
 
 namespace fastlstm::cuda {
 
-// What the blocks of one group share, in global memory; both are zero at the launch.
+// What the blocks of a group share in global memory; both are zero at the launch.
 struct GridMemory {
   unsigned char* states;  // [groups][2][kRows][kK]
   int* counters;          // [groups], kCounterStride apart: each in a cache line of its own
   static constexpr int kCounterStride = 32;
 };
 
-// Begins to copy rows from global to shared memory, 16 bytes at a time: all threads of the block, as many to each of a
-// shape's rows. (Parts counted over all rows would be told apart by dividing, for every 16 bytes.)
+// Begins to copy rows from global to shared memory, 16 bytes at a time, by all threads of the block; each of the
+// shape's rows gets the same number of threads. (An index over the parts of all rows would take a division for every 16
+// bytes.)
 template <class Shape>
 __device__ __forceinline__ void copy_rows(unsigned char* to, int to_stride, const unsigned char* from, int from_stride,
                                           int rows, int row_bytes) {
@@ -37,8 +38,8 @@ class GridStates {
   using IO = typename Shape::IO;
   static constexpr int kRowBytes = Shape::kK * sizeof(IO);
 
-  // A state has `width` numbers a row, whatever room the shape has, and the first `rows` of a shape's rows; what it has
-  // room for beyond these stays as `start` left it.
+  // A state has `width` numbers a row and `rows` rows. Where the shape has room for more, the rest stays as `start`
+  // left it.
   __device__ __forceinline__ GridStates(unsigned char* shared, const GridMemory& memory, int64_t group, int blocks,
                                         int rows, int width)
       : state_(shared + Shape::kStatesAt),
@@ -54,7 +55,7 @@ class GridStates {
   }
   __device__ __forceinline__ void ready() const { __syncthreads(); }
 
-  // Until step k's state is here, in shared memory.
+  // Waits until step k's state has arrived in shared memory.
   __device__ __forceinline__ const unsigned char* wait(int64_t k) const {
     if (k == 0) return state_;
     if (threadIdx.x == 0) {
@@ -73,7 +74,7 @@ class GridStates {
     reinterpret_cast<IO*>(sent_ + (k % 2 * Shape::kRows + row) * kRowBytes)[unit] = x;
   }
 
-  // All threads of the block have sent their part.
+  // All threads of the block call this after sending their part.
   __device__ __forceinline__ void sent() const {
     __syncthreads();
     if (threadIdx.x == 0) ptx::red_release_gpu_add(counter_, 1);

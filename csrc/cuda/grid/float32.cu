@@ -1,4 +1,4 @@
-// The whole-grid kernels for float32 tensors as they are.
+// The whole-grid kernels for float32 tensors.
 
 #include "cuda/grid/float32_shapes.h"
 

@@ -1,5 +1,5 @@
-// Which shapes of a whole-grid kernel serve float32 as it is: kernels.h for the other policies. The fastest of those
-// offered that fits is taken.
+// Which shapes of a whole-grid kernel serve float32; kernels.h has those of the other policies. The fastest one offered
+// that fits is taken.
 #pragma once
 
 #include "cuda/grid/kernels.h"
@@ -48,7 +48,7 @@ struct BackwardGridShapes<Float32Product, kTilesN> {
   template <int kLanesK, int kPerLane, int kHeld, int kShared, int kRows>
   using Plain = BackwardGridShape<PlainShape<1, 8, kLanesK, kPerLane, kHeld, kShared, kRows>>;
 
-  // On tensor cores a block has 16 units, so that there are few; without, as many as forward.
+  // On tensor cores a block has 16 units, so that there are few blocks; without them, as many units as forward.
   template <class Use>
   static void visit(int64_t H, const Use& use) {
     if constexpr (kTilesN == 1) {

@@ -1,4 +1,4 @@
-// The recurrence in one launch of the whole grid: the cluster kernels' work, where no cluster can hold the weights. A
+// The recurrence in one launch of the whole grid: the cluster kernels' work, for weights that no cluster can hold. A
 // group of blocks takes some rows of one direction through all steps.
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace fastlstm::cuda {
 
-// Of a shape's rows, how many the batch has from row0 on.
+// How many of a shape's rows the batch has from row0 on.
 template <class Shape>
 __device__ __forceinline__ int rows_of_group(const Sizes& s, int64_t row0) {
   return s.N - row0 < Shape::kRows ? static_cast<int>(s.N - row0) : Shape::kRows;
@@ -25,9 +25,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   forward_on_chip<Shape>(call, shared, static_cast<int>(blockIdx.x), row0, states);
 }
 
-// A block's part of a layer in the backward direction, where the gates' gradients are exchanged: kUnits columns of the
-// weights, K the four gates of all units. (Parts of sums, as clusters exchange them, would be as many as there are
-// blocks.)
+// A block's part of a layer in the backward pass, where the gates' gradients are exchanged: kUnits columns of the
+// weights, K the four gates of all units. (Clusters exchange parts of sums, of which there would be as many as blocks.)
 template <class Product_>
 struct BackwardGridShape : Product_ {
   using Product = Product_;
@@ -104,7 +103,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     }
     if (j == s.T) break;
     states.sent();
-    // Behind it, which waits until all that was stored before is there.
+    // After `sent`, which waits for earlier stores to complete.
 #pragma unroll
     for (int e = 0; e < Split::kElements; ++e)
       cells[e].keep(call, d, j, Split::n(e, row0, s.N), unit0 + Split::unit(e), gradients[e]);
@@ -116,7 +115,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   }
 }
 
-// Which shape serves H, with 8 kTilesN rows a group, if its state leaves room for that many.
+// The shape that serves H with 8 kTilesN rows a group, if its state leaves room for that many.
 template <class Policy, int kTilesN>
 struct ForwardGridShapes {
   template <int kWarpsM, int kWarpsK, int kTilesM, int kHeld, int kShared>

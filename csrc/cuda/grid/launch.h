@@ -1,4 +1,4 @@
-// Launches the recurrence on the whole grid, where there is a shape for it and all its blocks run at once.
+// Launches the recurrence on the whole grid, if there is a shape for it and all its blocks run at once.
 #pragma once
 
 #include <algorithm>
@@ -13,19 +13,19 @@
 
 namespace fastlstm::cuda {
 
-// How many blocks of a cooperative launch the device runs at once, one to a multiprocessor; 0 where it has no room for
-// any, or no such launches.
+// How many blocks of a cooperative launch the device runs at once, one on each multiprocessor; 0 without room for any,
+// or without cooperative launches.
 template <class Kernel>
 int resident_blocks(Kernel kernel, int threads, size_t shared_bytes, const DeviceFacts& device) {
   int blocks = 0;
   const bool fine =
       device.cooperative != 0 && allow_shared_bytes(reinterpret_cast<const void*>(kernel), shared_bytes) &&
       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes) == cudaSuccess;
-  if (!fine) cudaGetLastError();  // a "no" is not an error, and must not be reported as the next call's
+  if (!fine) cudaGetLastError();  // "no" is an answer, and must not be reported as the next call's error
   return fine && blocks > 0 ? device.multiprocessors : 0;
 }
 
-// Whether so many groups of so many blocks run at once, and their count over T steps stays within 32 bits.
+// Whether `groups` groups of `blocks` blocks run at once, and their count over T steps fits 32 bits.
 inline bool blocks_fit(int64_t blocks, int64_t groups, int64_t D, int64_t T, int resident) {
   constexpr int64_t kMostCount = int64_t{1} << 30;
   return groups <= resident && blocks * groups * D <= resident && T < kMostCount / blocks;
@@ -40,7 +40,7 @@ auto grid_kernel_for(const ClusterBackwardCall<IO, Acc>&) {
   return lstm_backward_kernel_grid<Shape>;
 }
 
-// One call on one shape: which blocks, how much memory they share, what a step is predicted to take.
+// A call with one shape: its blocks, the memory that they share, and the predicted time of a step.
 template <class Shape>
 struct GridPlan {
   int64_t blocks, groups, D;
@@ -51,7 +51,7 @@ struct GridPlan {
     lay_out(nullptr);
   }
 
-  // Counters first: all of it is cleared before the launch.
+  // Counters come first: they are cleared before the launch, with the states.
   GridMemory lay_out(void* workspace) {
     Layout layout(static_cast<char*>(workspace));
     GridMemory memory;
@@ -61,8 +61,8 @@ struct GridPlan {
     return memory;
   }
 
-  // A step: the tensor cores' or shared memory's part of the product, the state's way from the second-level cache into
-  // every block, and the cell and the counter.
+  // Predicted clocks of a step: the product's time on tensor cores or in shared memory, the state's way from the
+  // second-level cache to every block, the cell and the counter.
   template <class Call>
   Offer offer(const Call& call, const DeviceFacts& device) const {
     static std::atomic<uint64_t> answer;
@@ -86,7 +86,7 @@ struct GridPlan {
   }
 };
 
-// Calls use with each shape for H, as they are numbered: with 8, 16 and 32 rows a group.
+// use(each shape for H), in the order of their numbers: with 8, 16 and 32 rows a group.
 template <class Policy, class Use>
 void visit_grid_shapes(const ForwardArgs& a, const Use& use) {
   ForwardGridShapes<Policy, 1>::visit(a.sizes.H, use);

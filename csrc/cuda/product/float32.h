@@ -1,19 +1,18 @@
-// float32 factors on the tensor cores, at float32's own accuracy.
+// float32 factors on the tensor cores, with float32's own accuracy.
 //
 // A float32 number is the sum of three bfloat16 numbers of eight significant bits each: the upper half of its word, the
-// upper half of what that leaves, and the rest. The three are exact, as are the tensor cores' products of them, and of
-// the nine products of two numbers the six with part + part < 3 matter: what the others add is at most 2^-21 of the
-// product, 2^-24 on average, less than the roundings of a sum of a few terms. (Henry, Tang & Heinecke 2019, "Leveraging
-// the bfloat16 artificial intelligence datatype for higher-precision computations".)
+// upper half of the remainder, and the rest. The split is exact, and so are the tensor cores' products of the parts. Of
+// the nine products of two numbers, the six with part + part < 3 matter: the others add at most 2^-21 of the product,
+// 2^-24 on average, less than the roundings of a sum of a few terms. (Henry, Tang & Heinecke 2019, "Leveraging the
+// bfloat16 artificial intelligence datatype for higher-precision computations".)
 //
-// Tensor cores align what they add to the largest term and cut the rest off (Fasi et al. 2021, "Numerical behavior of
-// NVIDIA tensor cores"), so that long sums drift towards zero (Ootomo & Yokota 2022, "Recovering single precision
-// accuracy from tensor cores while surpassing the FP32 theoretical peak performance"). So they add 16 terms of K, the
-// smallest products first, and the sums of these go into the total by an ordinary addition.
+// Tensor cores align the terms of a sum to the largest one and truncate the others (Fasi et al. 2021, "Numerical
+// behavior of NVIDIA tensor cores"), so long sums drift towards zero (Ootomo & Yokota 2022, "Recovering single
+// precision accuracy from tensor cores while surpassing the FP32 theoretical peak performance"). So they add only 16
+// terms of K, smallest products first, and an ordinary addition adds these sums to the total.
 //
-// What differs from fused multiply-adds: an infinite factor gives NaN, since what it leaves is infinity - infinity, and
-// never a finite number; NaN gives NaN. Numbers below 2^-110 lose the bits that stand for less than 2^-133, bfloat16's
-// smallest.
+// Different from fused multiply-adds: an infinite factor gives NaN, since its remainder is infinity - infinity, and
+// never a finite number; NaN gives NaN. Numbers below 2^-110 lose the bits below 2^-133, bfloat16's smallest number.
 #pragma once
 
 #include "cuda/product/operands.h"
@@ -23,15 +22,15 @@ namespace fastlstm::cuda {
 struct Float32Product : TensorCoreFragments {
   using IO = float;
 
-  // Of a chunk, eight numbers a row, a thread has two of each row, which make a word: two of its parts fill an mma's
-  // sixteen k's.
+  // A slab has eight numbers a row. A thread has two of each row, which make a word; two of its parts fill the sixteen
+  // k's of an mma.
   struct A {
     uint32_t part[3][2];
   };
   struct B {
     uint32_t part[3];
   };
-  static constexpr int kProductsAChunk = 3;
+  static constexpr int kProductsASlab = 3;
 
   static __device__ __forceinline__ void load(A& a, const unsigned char* tile, int lane) {
     Part words;
@@ -66,11 +65,11 @@ struct Float32Product : TensorCoreFragments {
   // For stationary.h.
   static constexpr int kProducts = 6;
   static constexpr bool kApart = true;
-  // For each two numbers: three words packed, two parts masked and taken off.
+  // For each two numbers: three words to pack, two parts to mask and subtract.
   static constexpr int kStateSlots = 2 * (3 + 2 * 4);
 
-  // bfloat16 wants two k's in a word: those of a thread's words w and w + 1. The order of K is free, as long as both
-  // factors have it.
+  // bfloat16 has two k's in a word: those of a thread's words w and w + 1. The order of K is free, if both factors have
+  // the same.
   struct Weights {
     Part part[3];
   };
@@ -102,14 +101,14 @@ struct Float32Product : TensorCoreFragments {
     return s;
   }
 
-  // From the smallest to the largest.
+  // Products from the smallest to the largest.
   static __device__ __forceinline__ void multiply(float (&d)[4], int product, const Weights& w, const State& s) {
     constexpr int kOfWeights[kProducts] = {2, 1, 0, 1, 0, 0}, kOfState[kProducts] = {0, 1, 2, 0, 1, 0};
     ptx::mma_bf16(d, w.part[kOfWeights[product]].bits, s.part[kOfState[product]]);
   }
 
  private:
-  // The three parts of two numbers, the first in the lower halves.
+  // The three parts of two numbers, the first number in the lower halves.
   static __device__ __forceinline__ void split(uint32_t (&parts)[3], uint32_t first, uint32_t second) {
     constexpr uint32_t kUpper = 0xffff0000;
     const auto rest = [](uint32_t bits) {

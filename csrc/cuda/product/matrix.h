@@ -1,4 +1,4 @@
-// The weights as a factor wants them: rows that start at multiples of 16 bytes, K contiguous.
+// Weights as a factor: rows that begin at multiples of 16 bytes, K contiguous.
 #pragma once
 
 #include <algorithm>
@@ -8,14 +8,14 @@
 
 namespace fastlstm::cuda {
 
-// Elements of T in a row of `count` whose bytes are padded to a multiple of 16.
+// Elements in a row of `count`, padded to a multiple of 16 bytes.
 template <class T>
 constexpr int64_t padded(int64_t count) {
   constexpr int64_t kUnit = 16 / sizeof(T);
   return (count + kUnit - 1) / kUnit * kUnit;
 }
 
-// Whether rows of `count` elements that follow each other at `data` already are a factor.
+// Whether contiguous rows of `count` elements at `data` can be a factor without a copy.
 template <class T>
 bool is_factor(const void* data, int64_t count) {
   return padded<T>(count) == count && reinterpret_cast<uintptr_t>(data) % 16 == 0;
@@ -23,8 +23,8 @@ bool is_factor(const void* data, int64_t count) {
 
 constexpr int kCopyTile = 32;
 
-// to[d][r][c] = from[d][r][c], or from[d][c][r] where `transposed`, for r < rows and c < columns; zero up to c < width.
-// Blocks of kCopyTile x 8 threads: column tiles, row tiles, directions.
+// to[d][r][c] = from[d][r][c], or from[d][c][r] if `transposed`, for r < rows and c < columns; zero for columns <= c <
+// width. Blocks of kCopyTile x 8 threads: column tiles, row tiles, directions.
 template <class T>
 __global__ void lstm_kernel_copy_matrix(const T* from, T* to, int64_t rows, int64_t columns, int64_t width,
                                         bool transposed) {
@@ -35,7 +35,7 @@ __global__ void lstm_kernel_copy_matrix(const T* from, T* to, int64_t rows, int6
   from += blockIdx.z * rows * columns;
   to += blockIdx.z * rows * width;
   for (int64_t row0 = blockIdx.y * int64_t{kCopyTile}; row0 < rows; row0 += gridDim.y * int64_t{kCopyTile}) {
-    // Threads next to each other read numbers next to each other, and write them so.
+    // Neighbouring threads read neighbouring numbers, and write neighbouring ones.
     for (int y = threadIdx.x / kCopyTile; y < kCopyTile; y += 8) {
       const int64_t row = row0 + (transposed ? x : y), column = column0 + (transposed ? y : x);
       const bool there = row < rows && column < columns;

@@ -1,11 +1,10 @@
-// How a warp multiplies: for each type of factor a policy with its storage type (IO), accumulation type (Acc), and
+// How a warp multiplies: a policy for each type of factor, with its storage type (IO), accumulation type (Acc) and
 // fragments.
 //
-// A policy adds A B^T for A of 16 rows and B of 8 columns over a chunk of `kChunkBytes` along K. Both lie in shared
-// memory, rows and columns `kStride` bytes apart, K contiguous. Whatever the policy, the thread with lane = 4 g + q
-// owns of the 16 x 8 results those of rows g and g + 8 and columns 2 q and 2 q + 1, in this order: the layout of
-// mma.sync's accumulators (PTX ISA, "Matrix Fragments for mma.m16n8k16"). So everything around the product is written
-// once.
+// A policy adds A B^T for A of 16 rows and B of 8 columns over a slab of `kSlabBytes` along K. Both are in shared
+// memory, rows and columns `kStride` bytes apart, K contiguous. With any policy, the thread with lane = 4 g + q holds,
+// of the 16 x 8 results, those of rows g and g + 8 and columns 2 q and 2 q + 1, in this order: the layout of mma.sync's
+// accumulators (PTX ISA, "Matrix Fragments for mma.m16n8k16"). So everything around the product is written once.
 #pragma once
 
 #include "cuda/device/numbers.h"
@@ -13,16 +12,16 @@
 
 namespace fastlstm::cuda {
 
-// Bytes of a row of a tile in shared memory: 128 of numbers, and 16 that put eight rows' 16-byte parts on different
-// banks.
+// Bytes of a tile's row in shared memory: 128 of numbers, and 16 of padding that put the 16-byte parts of eight rows on
+// different banks.
 constexpr int kRowBytes = 128;
 constexpr int kStride = kRowBytes + 16;
 
 // Loads for the tensor cores. ldmatrix moves 16-byte parts of rows, four threads to a part: pairs of 16-bit numbers, or
-// single 32-bit ones, in just the places where mma.sync wants them.
+// single 32-bit ones, each to the thread where mma.sync needs it.
 struct TensorCoreFragments {
   using Acc = float;
-  static constexpr int kChunkBytes = 32;
+  static constexpr int kSlabBytes = 32;
 
   struct alignas(16) A {
     uint32_t bits[4];
@@ -31,12 +30,12 @@ struct TensorCoreFragments {
     uint32_t bits[2];
   };
 
-  // How many mma.sync a chunk takes.
-  static constexpr int kProductsAChunk = 1;
+  // The number of mma.sync for a slab.
+  static constexpr int kProductsASlab = 1;
 
-  // For stationary.h, which takes two chunks at a time: the weights of 16 columns, the state's words as ldmatrix gives
-  // them, and how many products they make. A thread with lane = 4 g + q has of a pair of chunks, 16 words a row, the
-  // words q + 4 w of row g.
+  // For stationary.h, which takes two slabs at a time: the weights of 16 columns, the state's words as ldmatrix loads
+  // them, and the number of products. A pair of slabs has 16 words a row; the thread with lane = 4 g + q has words q +
+  // 4 w of row g.
   using Part = A;
   struct Weights {
     Part part[2];
@@ -45,9 +44,9 @@ struct TensorCoreFragments {
     uint32_t bits[4];
   };
   static constexpr int kProducts = 2;
-  // Whether the sums of a pair of chunks are made apart, from zero, and added to the others in float32.
+  // Whether the sums of a pair of slabs begin from zero and are then added to the total in float32.
   static constexpr bool kApart = false;
-  // Instructions that a state's four words take beside the products.
+  // Instructions for four words of a state besides the products.
   static constexpr int kStateSlots = 0;
 
   static __device__ __forceinline__ void load(A& a, const unsigned char* tile, int lane) {
@@ -63,7 +62,7 @@ template <class T>
 struct HalfFragments : TensorCoreFragments {
   using IO = T;
 
-  // at(half, k) is the weight of this thread's row g + 8 half at each k of the pair of chunks.
+  // at(half, k) is the weight of this thread's row g + 8 half at k of the pair of slabs.
   template <class At>
   static __device__ __forceinline__ void pack(Weights& to, int q, const At& at) {
 #pragma unroll
@@ -95,7 +94,7 @@ struct Float16Product : HalfFragments<Float16> {
   }
 };
 
-// float32 tensors, factors rounded to the nearest tf32: the hardware alone would cut them off.
+// float32 tensors, factors rounded to the nearest tf32: the hardware alone would truncate them.
 struct TF32Product : TensorCoreFragments {
   using IO = float;
 
@@ -136,16 +135,16 @@ struct TF32Product : TensorCoreFragments {
   }
 };
 
-// Plain fused multiply-adds, exact products in the type itself.
+// Fused multiply-adds in the type itself.
 template <class T>
 struct PlainProduct {
   using IO = T;
   using Acc = T;
-  static constexpr int kChunkBytes = 16, kProductsAChunk = 0, kStateSlots = 0;
+  static constexpr int kSlabBytes = 16, kProductsASlab = 0, kStateSlots = 0;
   static constexpr bool kApart = false;
-  static constexpr int kCount = kChunkBytes / sizeof(T);
+  static constexpr int kCount = kSlabBytes / sizeof(T);
 
-  struct alignas(kChunkBytes) Part {
+  struct alignas(kSlabBytes) Part {
     T k[kCount];
   };
   struct A {

@@ -1,8 +1,8 @@
-// stationary.h's product without tensor cores, for float32 and few rows: an mma.sync of 8 rows takes as long for one.
-// Six of them, for 256 weights, are 42 clocks of a scheduler; fused multiply-adds take 8 for each row, and a weight is
-// 4 bytes instead of 6.
+// stationary.h's product without tensor cores, for float32 with few rows: an mma.sync takes as long for one row as for
+// 8. Six of them, for 256 weights, take 42 clocks of a scheduler; fused multiply-adds take 8 for each row, and a weight
+// has 4 bytes instead of 6.
 //
-// A thread has some weights of some columns, and adds their products with the state's words, which all threads of a
+// A thread holds some weights of some columns and adds their products with the state's words, which all threads of a
 // column group read at once; then the threads that share columns add their sums.
 #pragma once
 
@@ -10,9 +10,9 @@
 
 namespace fastlstm::cuda {
 
-// A matrix of kColumns x kK weights. A warp's lanes are kLanesK along K times the rest along the columns, of which a
-// lane has kPerLane; along K it has kHeld quads of numbers in registers and kShared in shared memory. kWarpsK warps
-// split K.
+// A matrix of kColumns x kK weights. kLanesK of a warp's lanes split K, the others split the columns. A lane has
+// kPerLane columns, and along K kHeld quads of numbers in registers and kShared in shared memory. kWarpsK warps split
+// K.
 template <int kWarpsM_, int kWarpsK_, int kLanesK_, int kPerLane_, int kHeld_, int kShared_, int kRows_>
 struct PlainShape {
   using Policy = Float32Product;
@@ -30,8 +30,8 @@ struct PlainShape {
   static constexpr int kLoads = kQuads;
   static_assert(kRows % 2 == 0, "sums are given away in pairs of rows");
 
-  // Predicted: the schedulers' time for the multiply-adds and the shuffles, or shared memory's, whichever is longer; a
-  // quad of the state is counted as the 512 bytes that a warp reads, though the threads share them.
+  // Predicted clocks: the schedulers' time for multiply-adds and shuffles, or shared memory's, whichever is longer. A
+  // quad of the state counts as the 512 bytes that a warp reads, though its threads read the same.
   static constexpr int64_t kProductClocks = [] {
     constexpr int64_t kWarps = kThreads / 32, kTurns = (kWarps + costs::kSchedulers - 1) / costs::kSchedulers;
     int64_t stages = 0;
@@ -48,7 +48,7 @@ class StationaryProduct<PlainShape<kSizes...>> {
   using Shape = PlainShape<kSizes...>;
   using Sums = float[Shape::kPerLane][Shape::kRows];
 
-  // As the one on tensor cores.
+  // The same interface as the product on tensor cores.
   template <class Weight>
   __device__ __forceinline__ StationaryProduct(unsigned char* shared, const Weight& weight)
       : warp_(threadIdx.x / 32), lane_(threadIdx.x % 32), shared_(shared + threadIdx.x * 16) {
@@ -56,7 +56,7 @@ class StationaryProduct<PlainShape<kSizes...>> {
     for (int quad = 0; quad < Shape::kHeld; ++quad) {
 #pragma unroll
       for (int c = 0; c < Shape::kPerLane; ++c) fill(held_[c][quad], c, quad, weight);
-      __syncwarp();  // as there: not all loads at once
+      __syncwarp();  // as in stationary.h: not all loads at once
     }
 #pragma unroll 1
     for (int quad = 0; quad < Shape::kShared; ++quad) {
@@ -94,7 +94,7 @@ class StationaryProduct<PlainShape<kSizes...>> {
     }
   }
 
-  // Of the lanes that share columns, each gives away some.
+  // As StationaryProduct::for_pairs, each lane for some of the sums of the lanes that share its columns.
   template <class Use>
   __device__ __forceinline__ void for_pairs(const Sums& sums, const Use& use) const {
 #pragma unroll
@@ -106,7 +106,7 @@ class StationaryProduct<PlainShape<kSizes...>> {
         float pair[2] = {sums[first][row], sums[first][row + 1]};
 #pragma unroll
         for (int k = 1; k < Shape::kLanesK; ++k) {
-          // Not sums[c]: what is indexed by a variable is not in registers.
+          // Not sums[c]: an array that is indexed by a variable is not kept in registers.
           const int other = first + k < kLast ? first + k : kLast;
           pair[0] = lane_k() >= k ? sums[other][row] : pair[0];
           pair[1] = lane_k() >= k ? sums[other][row + 1] : pair[1];

@@ -1,16 +1,16 @@
 // The product of a step, for one block: a tile of the state's rows times a tile of the weights' rows, over all of K.
 //
-// Tiles go through shared memory in stages of kRowBytes along K, copied by cp.async while earlier ones are multiplied.
-// The sums end up in shared memory, where any thread may take those of one row and unit, all gates together.
+// Tiles go through shared memory in stages of kRowBytes along K, copied by cp.async while earlier stages are
+// multiplied. The sums end in shared memory, where any thread may take those of one row and unit, all gates together.
 #pragma once
 
 #include "cuda/product/operands.h"
 
 namespace fastlstm::cuda {
 
-// How a block shares its tile among warps: kWarpsM x kWarpsN parts of 16 kTilesM rows by 8 kTilesN columns, and kWarpsK
-// warps on each part, which take turns along K. For few rows only the last gives a block several warps to hide latency
-// with.
+// How the warps of a block share its tile: kWarpsM x kWarpsN parts of 16 kTilesM rows by 8 kTilesN columns, with
+// kWarpsK warps on each part, which take turns along K. With few rows, only kWarpsK gives a block enough warps to hide
+// latency.
 template <int kWarpsM_, int kWarpsN_, int kWarpsK_, int kTilesM_, int kTilesN_, int kStages_>
 struct Tile {
   static constexpr int kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kWarpsK = kWarpsK_;
@@ -19,9 +19,9 @@ struct Tile {
   static constexpr int kRows = 16 * kTilesM * kWarpsM, kColumns = 8 * kTilesN * kWarpsN;
 };
 
-// The factors. Rows and columns lie `a_stride` and `b_stride` bytes apart, multiples of 16 as are the addresses;
-// `bytes` of each count, also a multiple of 16. What lies beyond K there must be zero in one factor and finite in the
-// other.
+// The factors. Rows of a and columns of b are `a_stride` and `b_stride` bytes apart; strides and addresses are
+// multiples of 16. `bytes` of each take part, also a multiple of 16. Padding beyond K must be zero in one factor and
+// finite in the other.
 struct Factors {
   const unsigned char* a;  // [D] x [rows][K]
   int64_t a_stride_d, a_stride;
@@ -30,7 +30,23 @@ struct Factors {
   int64_t rows, units, bytes;
 };
 
-// kGates columns belong to a unit; they are `units` rows of B apart.
+// Factors whose rows and columns are adjacent and have `bytes` each: a [D, rows], b [D, columns].
+inline Factors dense_factors(const void* a, int64_t rows, const void* b, int64_t columns, int64_t units,
+                             int64_t bytes) {
+  Factors f{};
+  f.a = static_cast<const unsigned char*>(a);
+  f.a_stride_d = rows * bytes;
+  f.a_stride = bytes;
+  f.b = static_cast<const unsigned char*>(b);
+  f.b_stride_d = columns * bytes;
+  f.b_stride = bytes;
+  f.rows = rows;
+  f.units = units;
+  f.bytes = bytes;
+  return f;
+}
+
+// A unit has kGates columns, `units` rows of B apart.
 template <class Policy, class Tile, int kGates>
 class Product {
  public:
@@ -50,8 +66,8 @@ class Product {
   __device__ __forceinline__ explicit Product(unsigned char* shared)
       : shared_(shared), sums_(reinterpret_cast<Acc*>(shared)) {}
 
-  // All threads of the block, whose place in the grid (tile_grid) says which rows and units are its own: makes their
-  // sums, and calls use(d, row, unit, sums) with the kGates sums of each.
+  // All threads of the block, whose place in the grid (tile_grid) gives its rows and units: makes their sums, then
+  // calls use(d, row, unit, sums) with the kGates sums of each.
   template <class Use>
   __device__ __forceinline__ void run(const Factors& f, const Use& use) {
     const int d = static_cast<int>(blockIdx.z);
@@ -73,7 +89,7 @@ class Product {
   static constexpr int kCopies = (kLines * kParts + Tile::kThreads - 1) / Tile::kThreads;
   static_assert(Tile::kThreads % kParts == 0);
   static_assert(Tile::kColumns % kGates == 0 && Tile::kStages >= 2);
-  static_assert(kRowBytes / Policy::kChunkBytes % Tile::kWarpsK == 0);
+  static_assert(kRowBytes / Policy::kSlabBytes % Tile::kWarpsK == 0);
 
   __device__ __forceinline__ void multiply_all(const Factors& f) {
     const int count = static_cast<int>((f.bytes + kRowBytes - 1) / kRowBytes);
@@ -82,18 +98,18 @@ class Product {
     Acc acc[Tile::kTilesM][Tile::kTilesN][4] = {};
     for (int s = 0; s < count; ++s) {
       ptx::cp_async_wait<Tile::kStages - 2>();
-      // Behind this barrier stage s is there for all, and all are done with stage s - 1, whose place the next copy
-      // takes.
+      // After this barrier stage s is visible to all threads, and all are done with stage s - 1, which the next copy
+      // overwrites.
       __syncthreads();
       copy(f, s + Tile::kStages - 1, s + Tile::kStages - 1 < count);
       multiply(acc, shared_ + s % Tile::kStages * kStageBytes);
     }
-    __syncthreads();  // all copies are over; the sums take the place of the tiles
+    __syncthreads();  // all copies are done; the sums overwrite the tiles
     store(acc);
     __syncthreads();
   }
 
-  // The parts of the warps along K are added in a fixed order, so that results repeat bit by bit.
+  // The sums of the warps along K are added in a fixed order, so that results repeat bit by bit.
   __device__ __forceinline__ Acc sum(int row, int column) const {
     const Acc* place = sums_ + row * kSumStride + column;
     Acc total = place[0];
@@ -102,7 +118,7 @@ class Product {
     return total;
   }
 
-  // This thread copies the same 16-byte part of every kThreads / kParts-th row, first of A and then of B.
+  // This thread copies the same 16-byte part of every kThreads / kParts-th row, first of A, then of B.
   __device__ __forceinline__ void find_sources(const Factors& f, int d, int64_t row0, int64_t unit0) {
     part_ = threadIdx.x % kParts * 16;
     const unsigned char *a = f.a + d * f.a_stride_d, *b = f.b + d * f.b_stride_d;
@@ -134,7 +150,7 @@ class Product {
         ptx::cp_async_16(stage + line * kStride + part_, there ? sources_[c] + from : f.a, there);
       }
     }
-    ptx::cp_async_commit();  // an empty group counts too, so that the waits above always mean the same stage
+    ptx::cp_async_commit();  // an empty group counts too, so that the waits above always refer to the same stage
   }
 
   __device__ __forceinline__ void multiply(Acc (&acc)[Tile::kTilesM][Tile::kTilesN][4],
@@ -142,10 +158,10 @@ class Product {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const unsigned char* rows = stage + warp_m(warp) * Tile::kTilesM * 16 * kStride;
     const unsigned char* columns = stage + (Tile::kRows + warp_n(warp) * Tile::kTilesN * 8) * kStride;
-// Where a chunk takes several products, more of them at once would need more registers.
-#pragma unroll(Policy::kProductsAChunk > 1 ? 2 : kRowBytes / Policy::kChunkBytes)
-    for (int chunk = 0; chunk < kRowBytes / Policy::kChunkBytes / Tile::kWarpsK; ++chunk) {
-      const int k = (chunk * Tile::kWarpsK + warp % Tile::kWarpsK) * Policy::kChunkBytes;
+// If a slab takes several products, unrolling further would need more registers.
+#pragma unroll(Policy::kProductsASlab > 1 ? 2 : kRowBytes / Policy::kSlabBytes)
+    for (int slab = 0; slab < kRowBytes / Policy::kSlabBytes / Tile::kWarpsK; ++slab) {
+      const int k = (slab * Tile::kWarpsK + warp % Tile::kWarpsK) * Policy::kSlabBytes;
       typename Policy::A a[Tile::kTilesM];
 #pragma unroll
       for (int m = 0; m < Tile::kTilesM; ++m) Policy::load(a[m], rows + m * 16 * kStride + k, lane);

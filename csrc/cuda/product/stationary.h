@@ -1,8 +1,7 @@
-// A product whose weights stay on the chip: loaded once into registers, what does not fit there into shared memory, and
+// A product whose weights stay on the chip: loaded once into registers, and into shared memory what does not fit there,
 // then multiplied with a new state at every step.
 //
-// Here the weights are the 16-row factor of mma.sync and the batch's rows its 8 columns: a batch of one row wastes less
-// of it.
+// The weights are the 16-row factor of mma.sync, the batch's rows its 8 columns: with one row, less is wasted.
 #pragma once
 
 #include "cuda/costs.h"
@@ -11,39 +10,37 @@
 
 namespace fastlstm::cuda {
 
-// A matrix of kColumns x kK weights, and how the warps of a block share it. Each warp has kTilesM tiles of 16 of the
-// columns (the results' columns; mma.sync's rows), and along K kHeldChunks chunks of 32 bytes in registers and
-// kSharedChunks in shared memory; kWarpsK warps split K. A state has 8 kTilesN rows.
-template <class Policy_, int kWarpsM_, int kWarpsK_, int kTilesM_, int kHeldChunks_, int kSharedChunks_, int kTilesN_>
+// A matrix of kColumns x kK weights, and how the warps of a block share it. A warp has kTilesM tiles of 16 columns
+// (columns of the result, rows of mma.sync), and along K kHeldSlabs slabs of 32 bytes in registers and kSharedSlabs in
+// shared memory; kWarpsK warps split K. A state has 8 kTilesN rows.
+template <class Policy_, int kWarpsM_, int kWarpsK_, int kTilesM_, int kHeldSlabs_, int kSharedSlabs_, int kTilesN_>
 struct StationaryShape {
   using Policy = Policy_;
   using IO = typename Policy::IO;
   using Acc = typename Policy::Acc;
   static constexpr int kWarpsM = kWarpsM_, kWarpsK = kWarpsK_, kTilesM = kTilesM_, kTilesN = kTilesN_;
-  static constexpr int kHeldChunks = kHeldChunks_, kSharedChunks = kSharedChunks_,
-                       kChunks = kHeldChunks_ + kSharedChunks_;
+  static constexpr int kHeldSlabs = kHeldSlabs_, kSharedSlabs = kSharedSlabs_, kSlabs = kHeldSlabs_ + kSharedSlabs_;
   static constexpr int kThreads = 32 * kWarpsM * kWarpsK;
   static constexpr int kColumns = 16 * kTilesM * kWarpsM;
   static constexpr int kRows = 8 * kTilesN;
-  static constexpr int kPairs = kChunks / 2, kHeldPairs = kHeldChunks / 2, kSharedPairs = kSharedChunks / 2;
+  static constexpr int kPairs = kSlabs / 2, kHeldPairs = kHeldSlabs / 2, kSharedPairs = kSharedSlabs / 2;
   static constexpr int kPairK = 64 / sizeof(IO), kK = kWarpsK * kPairs * kPairK;
   static constexpr int kParts = sizeof(typename Policy::Weights) / 16;
-  // Bytes between the rows of a state in shared memory: eight of them, 16 bytes each, lie on different banks.
+  // Bytes between the rows of a state in shared memory: 16-byte parts of eight rows are on different banks.
   static constexpr int kStateStride = kK * sizeof(IO) + 16;
   static constexpr int kStateBytes = kRows * kStateStride;
   static constexpr int kWeightBytes = kThreads * kTilesM * kSharedPairs * kParts * 16;
   static constexpr int kLoads = kTilesM * kPairs;  // of weights, one after the other
   static constexpr int kWarpsAScheduler = (kThreads / 32 + costs::kSchedulers - 1) / costs::kSchedulers;
-  // A product with the sums of the one before waits for it. Where a scheduler has too few tiles to turn to meanwhile,
-  // each gets two sums, of even and of odd chunks.
+  // A product waits for the one before it if both add to the same sums. If a scheduler has too few tiles to alternate
+  // between, each tile gets two sums, of even and of odd slabs.
   static constexpr int kTilesAScheduler = kWarpsAScheduler * kTilesM * kTilesN;
   static constexpr int kSumsATile =
       !Policy::kApart && kTilesAScheduler * costs::kMma < costs::kMmaLatency * 2 / 3 ? 2 : 1;
-  static_assert(kChunks % 2 == 0 && kHeldChunks % 2 == 0, "states are loaded two chunks at a time");
+  static_assert(kSlabs % 2 == 0 && kHeldSlabs % 2 == 0, "states are loaded two slabs at a time");
 
-  // Predicted: the tensor cores' time (or that of a chain of products that wait for each other), the schedulers' (an
-  // instruction a clock) or shared memory's, whichever is longest. Sums that are made apart are cleared and added, four
-  // numbers each.
+  // Predicted clocks: the longest of the tensor cores' time (or of a chain of dependent products), the schedulers' (one
+  // instruction a clock), and shared memory's. Sums that begin from zero are cleared and added, four numbers each.
   static constexpr int64_t kProductClocks = [] {
     constexpr int64_t kWarps = kThreads / 32, kTurns = kWarpsAScheduler * kPairs;
     constexpr int64_t kOneOfEachChain = kTilesAScheduler * kSumsATile * costs::kMma;
@@ -66,7 +63,7 @@ class StationaryProduct {
 
   using Sums = Acc[Shape::kTilesM][Shape::kTilesN][4];
 
-  // All threads. weight(column, k) gives the weights, zero where there are none; shared has kWeightBytes.
+  // All threads. weight(column, k) gives the weights, zero where there are none; `shared` has kWeightBytes.
   template <class Weight>
   __device__ __forceinline__ StationaryProduct(unsigned char* shared, const Weight& weight)
       : warp_(threadIdx.x / 32), lane_(threadIdx.x % 32), shared_(shared + threadIdx.x * 16) {
@@ -75,7 +72,7 @@ class StationaryProduct {
 #pragma unroll
       for (int pair = 0; pair < Shape::kHeldPairs; ++pair) {
         fragment(held_[m][pair], m, pair, weight);
-        __syncwarp();  // keeps the compiler from having all loads under way at once, and spilling for it
+        __syncwarp();  // keeps the compiler from issuing all loads at once and spilling
       }
 #pragma unroll 1
       for (int pair = 0; pair < Shape::kSharedPairs; ++pair) {
@@ -87,8 +84,8 @@ class StationaryProduct {
     }
   }
 
-  // All threads: this thread's sums of the weights with a state [kRows][kK] in shared memory, over its warp's part of
-  // K.
+  // All threads: adds to this thread's sums the weights times a state [kRows][kK] in shared memory, over its warp's
+  // part of K.
   __device__ __forceinline__ void run(const unsigned char* state, Sums& total) const {
     Sums sums[Shape::kSumsATile] = {};
     state += lane_ % 8 * Shape::kStateStride + lane_ / 8 * 16 + warp_k() * Shape::kPairs * 64;
@@ -113,8 +110,8 @@ class StationaryProduct {
     }
   }
 
-  // Calls use(column, row, first, second) with the sums of each column and pair of rows (row, row + 1) that this thread
-  // has.
+  // use(column, row, first, second) with the sums of each column and pair of rows (row, row + 1) that this thread
+  // holds.
   template <class Use>
   __device__ __forceinline__ void for_pairs(const Sums& sums, const Use& use) const {
 #pragma unroll
@@ -138,8 +135,8 @@ class StationaryProduct {
     return (warp_ / Shape::kWarpsK * Shape::kTilesM + m) * 16 + row;
   }
 
-  // A pair of chunks, with the weights whose parts weight(m, part) gives. Products of different tiles follow each
-  // other, since one with the sums of the last has to wait for it.
+  // A pair of slabs; weight(m, part) gives the parts of the weights. Products of different tiles alternate, since a
+  // product that adds to the sums of the last one waits for it.
   template <class Weight>
   static __device__ __forceinline__ void multiply(Sums (&sums)[Shape::kSumsATile], const unsigned char* state,
                                                   const Weight& weight) {

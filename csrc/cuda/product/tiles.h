@@ -9,7 +9,7 @@
 
 namespace fastlstm::cuda {
 
-// Few rows: a unit tile a block, so that the weights are read by as many multiprocessors as there are.
+// Few rows: narrow unit tiles, so that as many multiprocessors as possible read the weights.
 template <int kGates>
 using NarrowTile = Tile<1, 1, 4, 1, kGates, 4>;
 // Tens of rows, and sizes between the others.
@@ -20,11 +20,11 @@ using LargeTile = Tile<4, 2, 1, 2, 8, 3>;
 
 enum class TileSize { kNarrow, kMedium, kLarge };
 
-// float64 is there to be right, and has the narrow tile alone. Where a chunk takes several products these are most of
-// the time, and the large tile saves little of them.
+// float64 is for checks, and has only the narrow tile. If a slab takes several products, these take most of the time,
+// and the large tile saves little of it.
 template <class Policy>
 constexpr TileSize kLargest = sizeof(typename Policy::Acc) > 4 ? TileSize::kNarrow
-                              : Policy::kProductsAChunk > 1    ? TileSize::kMedium
+                              : Policy::kProductsASlab > 1     ? TileSize::kMedium
                                                                : TileSize::kLarge;
 
 struct TileChoice {
@@ -32,21 +32,20 @@ struct TileChoice {
   int64_t clocks;  // predicted for a step, its launch included
 };
 
-// Clocks of a block's products for so many chunks along K: of the tensor cores, or of the schedulers where numbers are
-// split first.
+// Predicted clocks of a block's products for `slabs` slabs along K: of the tensor cores, or of the schedulers if
+// numbers are split first.
 template <class Policy, class Tile>
-constexpr int64_t product_clocks(int64_t chunks) {
+constexpr int64_t product_clocks(int64_t slabs) {
   constexpr int64_t kWarps = Tile::kThreads / 32, kTurns = (kWarps + costs::kSchedulers - 1) / costs::kSchedulers;
-  constexpr int64_t kM = Tile::kTilesM, kN = Tile::kTilesN, kProducts = kM * kN * Policy::kProductsAChunk;
+  constexpr int64_t kM = Tile::kTilesM, kN = Tile::kTilesN, kProducts = kM * kN * Policy::kProductsASlab;
   constexpr int64_t kSlots =
       kProducts + (kM + kN) + (2 * kM + kN) * Policy::kStateSlots / 2 + (Policy::kApart ? kM * kN * 8 : 0);
-  return kTurns * std::max(kProducts * costs::kMma, kSlots) * chunks / Tile::kWarpsK;
+  return kTurns * std::max(kProducts * costs::kMma, kSlots) * slabs / Tile::kWarpsK;
 }
 
-// Every block reads its rows and its columns of the factors once, and a multiprocessor takes in so many bytes a clock
-// of what it reads, all of them so many: so a launch takes as long as the busiest multiprocessor reads, or multiplies
-// (all of the tile, whatever rows there are), or as the cache gives to all, and a time of its own beside that. The
-// least wins, the smaller tile on a tie.
+// Every block reads its rows and columns of the factors once. A launch takes as long as the busiest multiprocessor
+// reads or multiplies (the whole tile, however many rows there are), or as the cache needs to serve all of them, plus a
+// constant time. The least wins, the smaller tile on a tie.
 template <class Policy, int kGates>
 TileChoice choose_tile(int64_t rows, int64_t units, int64_t k, int64_t D, const DeviceFacts& device) {
   const int multiprocessors = device.multiprocessors;
@@ -61,7 +60,7 @@ TileChoice choose_tile(int64_t rows, int64_t units, int64_t k, int64_t D, const 
     const int64_t read = lines * bytes / costs::kCacheBytesPerClock;
     const int64_t together = row_tiles * unit_tiles * D * lines * bytes / costs::kCacheBytesPerClockTogether;
     const int64_t multiplied =
-        kLargest<Policy> == TileSize::kNarrow ? 0 : product_clocks<Policy, Tile>(bytes / Policy::kChunkBytes);
+        kLargest<Policy> == TileSize::kNarrow ? 0 : product_clocks<Policy, Tile>(bytes / Policy::kSlabBytes);
     return TileChoice{size, costs::kLaunch + std::max(rounds * std::max(read, multiplied), together)};
   };
   const TileChoice narrow = choice(TileSize::kNarrow, NarrowTile<kGates>{}),
@@ -72,7 +71,7 @@ TileChoice choose_tile(int64_t rows, int64_t units, int64_t k, int64_t D, const 
   return kLargest<Policy> == TileSize::kNarrow || narrow.clocks <= wider.clocks ? narrow : wider;
 }
 
-// Calls visit with a value of the tile's type.
+// visit(value of the tile's type).
 template <class Policy, int kGates, class Visit>
 void visit_tile(TileSize size, const Visit& visit) {
   if constexpr (kLargest<Policy> == TileSize::kLarge) {

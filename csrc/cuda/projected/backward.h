@@ -1,5 +1,5 @@
-// The backward recurrence with a projection in one launch: the forward's exchanges, with the gradients of the gates for
-// h~ and that of y for y.
+// The backward recurrence with a projection in one launch: the forward's exchanges, with the gates' gradients in place
+// of h~, and the gradient of y in place of y.
 #pragma once
 
 #include "cuda/projected/exchange.h"
@@ -25,7 +25,7 @@ __device__ __forceinline__ void backward_projected(
   };
   Acc* sums = reinterpret_cast<Acc*>(shared + Shape::kSumsAt);
 
-  const int H = static_cast<int>(s.H), P = static_cast<int>(s.P);  // what is on the chip is counted in 32 bits
+  const int H = static_cast<int>(s.H), P = static_cast<int>(s.P);  // sizes on the chip fit 32 bits
   const IO* weight_hr = call.weight_hr + d * s.P * s.H;
   const StationaryProduct<typename Shape::Shared> hidden_product(
       shared + Shape::kSharedWeightsAt, [&](int column, int k) {

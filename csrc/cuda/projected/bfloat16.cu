@@ -1,4 +1,4 @@
-// The kernels with a projection that keep the weights on the chip, for bfloat16.
+// The kernels with a projection that keep the weights on the chip, for bfloat16 tensors.
 
 #include "cuda/projected/launch.h"
 

@@ -1,12 +1,12 @@
 // A layer with a projection, on the chip: what a block has of it.
 //
-// A block owns kUnits units whole: their rows of W_hh (kUnits x 4 gates, K = P) and their columns of W_hr (P outputs, K
-// = kUnits). So a step is one product with what all blocks have, P numbers a row; the cells; one product of the block's
-// own numbers, whose sums are its parts of all P outputs; and the parts' addition over the blocks. Forward, h~ is what
-// the block has of its own, y what all have; backward, the gates' gradients and that of y. Parts go to the block that
-// owns the output (P / blocks of them), which adds them, finishes the output and gives it to all blocks. These are two
-// exchanges a step, of 4 P and sizeof(IO) P bytes a row into each block; had each block owned whole rows of W_hr, h~ or
-// the gates' gradients, H or 4 H numbers, would have had to go to all.
+// A block owns kUnits whole units: their rows of W_hh (kUnits x 4 gates, K = P) and their columns of W_hr (P outputs, K
+// = kUnits). A step has four parts: one product with numbers that all blocks have, P a row; the cells; one product of
+// the block's own numbers, whose sums are its parts of all P outputs; and the addition of these parts over the blocks.
+// Forward, a block's own numbers are h~, and all blocks have y; backward, they are the gates' gradients and the
+// gradient of y. Parts go to the block that owns the output (P / blocks of them each), which adds them, finishes the
+// output and sends it to all blocks. So a step has two exchanges, of 4 P and sizeof(IO) P bytes a row into each block.
+// If a block owned whole rows of W_hr instead, H numbers (h~) or 4 H (the gates' gradients) would have to go to all.
 #pragma once
 
 #include "core/inline.h"
@@ -14,7 +14,8 @@
 
 namespace fastlstm::cuda {
 
-// How the outputs are shared out among the blocks: slices of a power of two, one to each of the first blocks.
+// How the outputs are shared out among the blocks: in slices whose size is a power of two, one for each of the first
+// blocks.
 struct Slices {
   int shift, count;
 
@@ -25,17 +26,17 @@ struct Slices {
   }
   FASTLSTM_INLINE int size() const { return 1 << shift; }
   FASTLSTM_INLINE int outputs() const { return count << shift; }  // P, rounded up to whole slices
-  // Of the block that owns it.
+  // The block that owns an output.
   __device__ __forceinline__ int owner(int output) const { return output >> shift; }
-  // Where a row and output of a slice stand in a part: rows in pairs, which are sent together.
+  // Index of a row and output of a slice within a part: rows in pairs, which are sent together.
   __device__ __forceinline__ int place(int row, int output) const {
     return (((row / 2) << shift) + (output & (size() - 1))) * 2 + row % 2;
   }
 };
 
-// The two products of a block: Shared_ with what all blocks have, K up to kMostOutputs, its sums through shared memory
-// to the threads of the cells; Own_ with what the block has, kMostOutputs columns. kMostBlocks at most share a layer;
-// with one there is no exchange.
+// The two products of a block. Shared_: with what all blocks have, K up to kMostOutputs, its sums through shared memory
+// to the threads of the cells. Own_: with the block's own numbers, kMostOutputs columns. kMostBlocks at most share a
+// layer; with one there is no exchange.
 template <class Shared_, class Own_, int kUnits_, int kMostBlocks_>
 struct ProjectedShape {
   using Shared = Shared_;
@@ -48,7 +49,7 @@ struct ProjectedShape {
   static_assert(Own::kThreads == kThreads && Own::kRows == kRows && Own::kColumns == kMostOutputs);
   static_assert((kMostOutputs & (kMostOutputs - 1)) == 0, "slices of a power of two make up all outputs");
 
-  // Shared memory, from its start; two mbarriers come first.
+  // Layout of shared memory; two mbarriers come first.
   static constexpr size_t kSharedWeightsAt = 16;
   static constexpr size_t kOwnWeightsAt = kSharedWeightsAt + Shared::kWeightBytes;
   static constexpr size_t kSharedStateAt = kOwnWeightsAt + Own::kWeightBytes;
@@ -67,23 +68,23 @@ struct ProjectedShape {
   }
 };
 
-// The forward: columns of the shared product are the gates of kUnits units, one gate after the other; K of the own
-// product are the units.
+// Forward: columns of the shared product are the gates of kUnits units, one gate after the other; K of the own product
+// is the units.
 template <class Shared, class Own, int kMostBlocks>
 struct ProjectedForwardShape : ProjectedShape<Shared, Own, Shared::kColumns / 4, kMostBlocks> {
   static_assert(Own::kK >= Shared::kColumns / 4);
 };
 
-// The backward: columns of the shared product are the units, K of the own product are the gates of kUnits units.
+// Backward: columns of the shared product are the units; K of the own product is the gates of kUnits units.
 template <class Shared, class Own, int kMostBlocks>
 struct ProjectedBackwardShape : ProjectedShape<Shared, Own, Shared::kColumns, kMostBlocks> {
   static_assert(Own::kK == 4 * Shared::kColumns);
 };
 
-// Which block of how many this is, in a cluster or a group of the grid, and which rows of the batch it has.
+// The number of this block within a cluster or a group of the grid, and the rows of the batch that it has.
 template <class Shape>
 struct ProjectedPart {
-  int blocks, block, rows, T, row0;  // of calls so large that 32 bits would not do there are none here
+  int blocks, block, rows, T, row0;  // 32 bits: larger calls do not come here
 
   __device__ __forceinline__ ProjectedPart(const Sizes& s, int blocks, int block, int group)
       : blocks(blocks), block(block), T(static_cast<int>(s.T)), row0(group * Shape::kRows) {
@@ -98,8 +99,8 @@ struct ProjectedPart {
   }
 };
 
-// The rows and outputs of a block's slice, shared out to its threads. Where there are more threads than places, several
-// lanes of a warp share a place: each adds some of its parts.
+// The rows and outputs of a block's slice, shared out to its threads. With more threads than places, several lanes of a
+// warp share a place, and each adds some of its parts.
 template <class Shape>
 class OutputPlaces {
  public:
@@ -111,11 +112,11 @@ class OutputPlaces {
     while (lanes_ > 4 && Shape::kThreads / 32 * (lanes_ / 2) >= count_) lanes_ /= 2;
   }
 
-  // The same in all threads of a warp: whether its e-th place is there.
+  // Whether this thread's e-th place exists; the same in all threads of a warp.
   __device__ __forceinline__ bool mine(int e) const { return place(e) < count_; }
   __device__ __forceinline__ int row(int e) const { return place(e) >> shift_; }
   __device__ __forceinline__ int output(int e) const { return place(e) & ((1 << shift_) - 1); }
-  // Which of the lanes that share a place this is. Neighbours have neighbouring outputs.
+  // The number of this lane among those that share a place. Neighbours have neighbouring outputs.
   __device__ __forceinline__ int copy() const { return lane() / lanes_; }
   __device__ __forceinline__ int copies() const { return 32 / lanes_; }
 
@@ -124,7 +125,7 @@ class OutputPlaces {
     for (int apart = lanes_; apart < 32; apart *= 2) x += __shfl_xor_sync(~0u, x, apart);
     return x;
   }
-  // All threads of the warp: what the first of the lanes that share a place has.
+  // All threads of the warp: x of the first of the lanes that share a place.
   template <class IO>
   __device__ __forceinline__ IO of_first(IO x) const {
     if constexpr (sizeof(IO) == 2) {

@@ -1,10 +1,10 @@
 // The two exchanges of a step with a projection: parts of all outputs to the blocks that own them, and finished outputs
 // to all.
 //
-// Each exchange has one buffer, not two, since the other one comes between its uses. Parts of a step are sent when all
-// outputs of the step before are here: their owners had added all parts of that step by then. Outputs are sent when all
-// parts of the step are here, which every block sent behind a barrier at which all of its threads had done with the
-// outputs before.
+// Each exchange has one buffer, not two, since the other exchange comes between its uses. Parts of a step are sent when
+// all outputs of the step before have arrived; their owners had then added all parts of that step. Outputs are sent
+// when all parts of the step have arrived; every block sent these after a barrier at which all of its threads were done
+// with the last outputs.
 //
 // Rows beyond the batch are not sent.
 #pragma once
@@ -14,7 +14,7 @@
 
 namespace fastlstm::cuda {
 
-// The parts of a block's slice: those of each block and each of the warps that split K, and their sum.
+// The parts of a block's slice, from each block and each of the warps that split K, and their sum.
 template <class Shape>
 struct Parts {
   float* parts;
@@ -30,16 +30,16 @@ struct Parts {
   }
 };
 
-// In a cluster, by stores into each other's shared memory, each exchange with an mbarrier; in a block of its own, by
+// In a cluster: stores into each other's shared memory, with an mbarrier for each exchange; in a single block:
 // barriers.
 template <class Shape, bool kCluster>
 class ClusterReduction {
  public:
   using IO = typename Shape::IO;
-  // Whether parts_sent and sent wait until all is there that the block has stored before.
+  // Whether parts_sent and sent wait for the block's earlier stores to complete.
   static constexpr bool kWaitsForStores = false;
 
-  // `rows` of the batch; how many times parts and outputs come. Nothing may be sent before `ready`.
+  // `rows` of the batch; how many times parts and outputs will come. Nothing may be sent before `ready`.
   __device__ __forceinline__ ClusterReduction(unsigned char* shared, const Slices& slices, int block, int blocks,
                                               int rows, int reductions, int gathers)
       : parts_{reinterpret_cast<float*>(shared + Shape::kPartsAt), slices, blocks * Shape::Own::kWarpsK},
@@ -67,7 +67,7 @@ class ClusterReduction {
     if (kCluster) meet();
   }
 
-  // This block's part of two rows of an output: the sums of its warp_k-th share of K.
+  // Sends this block's part of two rows of an output: the sums of the warp_k-th share of K.
   __device__ __forceinline__ void send_part(int warp_k, int output, int row, float first, float second) const {
     const int to = parts_.slices.owner(output);
     if (to >= parts_.slices.count || row >= rows_) return;
@@ -76,13 +76,13 @@ class ClusterReduction {
     AsyncStores<kCluster>::to_one(to, mbarriers_ + kParts, place, first, second);
   }
   __device__ __forceinline__ void parts_sent() const {}
-  // Until all parts of this block's slice are here.
+  // Waits until all parts of this block's slice have arrived.
   __device__ __forceinline__ void wait_for_parts() {
     if (!kCluster || owns()) wait(kParts);
   }
   __device__ __forceinline__ float sum(const OutputPlaces<Shape>& places, int e) const { return parts_.sum(places, e); }
 
-  // All threads of the warp: a finished output of this block's slice, from those that `places` shares out.
+  // All threads of the warp: sends a finished output of this block's slice, at the e-th place of `places`.
   __device__ __forceinline__ void send(const OutputPlaces<Shape>& places, int e, IO x) const {
     const int row = places.row(e), output = (block_ << parts_.slices.shift) + places.output(e);
     IO* place = reinterpret_cast<IO*>(state_ + row * Shape::Shared::kStateStride) + output;
@@ -91,7 +91,7 @@ class ClusterReduction {
                                   places.copies());
   }
   __device__ __forceinline__ void sent() const {}
-  // Until all outputs are here, as a state of the shared product.
+  // Waits until all outputs have arrived, as a state of the shared product.
   __device__ __forceinline__ void wait_for_outputs() { wait(kOutputs); }
 
  private:
@@ -110,7 +110,7 @@ class ClusterReduction {
       __syncthreads();
     }
   }
-  // One thread: the next that come, if they still will.
+  // One thread: expects the next numbers of an exchange, if there will be any.
   __device__ __forceinline__ void expect(int which) {
     if (coming_[which].left <= 0) return;
     --coming_[which].left;
@@ -133,7 +133,7 @@ class ClusterReduction {
   Coming coming_[2];
 };
 
-// What the blocks of one group share, in global memory; counters and states are zero at the launch.
+// What the blocks of a group share in global memory; counters and states are zero at the launch.
 struct ProjectedGridMemory {
   // [groups][2], GridMemory::kCounterStride apart: blocks that have sent their parts, owners that have sent outputs.
   int* counters;
@@ -141,7 +141,7 @@ struct ProjectedGridMemory {
   float* parts;           // [groups][slices][sources][part_floats]
 };
 
-// On the whole grid, through global memory, each exchange with a counter.
+// On the whole grid: through global memory, with a counter for each exchange.
 template <class Shape>
 class GridReduction {
  public:
@@ -179,13 +179,13 @@ class GridReduction {
     all_parts_ += blocks_;
     if (block_ >= parts_.slices.count) return;
     wait(counters_, all_parts_);
-    // The pairs of rows that were sent stand first in each source's part.
-    const int pieces = parts_.slices.size() * ((rows_ + 1) / 2) * 2 / 4, stride = Shape::part_floats(parts_.slices);
+    // The pairs of rows that were sent come first in each source's part.
+    const int quads = parts_.slices.size() * ((rows_ + 1) / 2) * 2 / 4, stride = Shape::part_floats(parts_.slices);
     const float* from = sent_parts_ + block_ * slice_floats();
-    // As many places for each source, a power of two: what would take a division for every piece takes a shift.
+    // Each source gets the same number of places, a power of two, so that an index takes a shift and no division.
     for (int place = threadIdx.x; place < parts_.sources << places_shift_; place += Shape::kThreads) {
-      const int piece = place & ((1 << places_shift_) - 1), at = (place >> places_shift_) * stride + piece * 4;
-      if (piece < pieces) ptx::cp_async_16(parts_.parts + at, from + at, true);
+      const int quad = place & ((1 << places_shift_) - 1), at = (place >> places_shift_) * stride + quad * 4;
+      if (quad < quads) ptx::cp_async_16(parts_.parts + at, from + at, true);
     }
     copied();
   }
@@ -212,7 +212,7 @@ class GridReduction {
     return int64_t{parts_.sources} * Shape::part_floats(parts_.slices);
   }
 
-  // All threads: this block has written its numbers.
+  // All threads, after this block has written its numbers.
   __device__ __forceinline__ void count(int* counter) const {
     __syncthreads();
     if (threadIdx.x == 0) ptx::red_release_gpu_add(counter, 1);

@@ -1,4 +1,4 @@
-// The kernels with a projection that keep the weights on the chip, for float32 as it is.
+// The kernels with a projection that keep the weights on the chip, for float32 tensors.
 
 #include "cuda/projected/launch.h"
 

@@ -24,7 +24,7 @@ __device__ __forceinline__ void forward_projected(
   };
   Acc* sums = reinterpret_cast<Acc*>(shared + Shape::kSumsAt);
 
-  const int H = static_cast<int>(s.H), P = static_cast<int>(s.P);  // what is on the chip is counted in 32 bits
+  const int H = static_cast<int>(s.H), P = static_cast<int>(s.P);  // sizes on the chip fit 32 bits
   const IO* weight_hh = call.weight_hh + d * 4 * s.H * s.P;
   const StationaryProduct<typename Shape::Shared> gates_product(
       shared + Shape::kSharedWeightsAt, [&](int column, int k) {
@@ -131,7 +131,7 @@ __device__ __forceinline__ void forward_projected(
       for (int e = 0; e < Outputs::kElements; ++e) keep_output(e);
     }
   }
-  const int first_row = ptx::made_anew(row0);
+  const int first_row = ptx::opaque(row0);
 #pragma unroll
   for (int e = 0; e < Split::kElements; ++e) {
     if (unit_rows[e].there()) states[e].finish(call, d, first_row + Split::row(e), unit0 + Split::unit(e));

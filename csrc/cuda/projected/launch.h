@@ -1,5 +1,5 @@
-// Launches the recurrence with a projection on clusters or on the grid, where there is a shape for it and the device
-// has room.
+// Launches the recurrence with a projection on clusters or on the grid, if there is a shape for it and the device has
+// room.
 #pragma once
 
 #include "cuda/cluster/launch.h"
@@ -8,7 +8,7 @@
 
 namespace fastlstm::cuda {
 
-// One call on one shape: its blocks, its slices, and what a step is predicted to take.
+// A call with one shape: its blocks, its slices, and the predicted time of a step.
 template <class Shape>
 struct ProjectedPlan {
   int64_t blocks, groups, D;
@@ -26,7 +26,7 @@ struct ProjectedPlan {
 
   static constexpr int64_t kProductClocks = Shape::Shared::kProductClocks + Shape::Own::kProductClocks;
   static constexpr int64_t kWeightClocks = (Shape::Shared::kLoads + Shape::Own::kLoads) * costs::kMemory;
-  // Of the parts that come into a block, two rows at a time, and of the outputs.
+  // Bytes of parts that come into a block, two rows at a time, and of outputs.
   int64_t part_bytes(const Sizes& s) const {
     const int64_t rows = std::min<int64_t>(s.N, Shape::kRows);
     return blocks * Shape::Own::kWarpsK * slices.size() * ((rows + 1) / 2 * 2) * static_cast<int64_t>(sizeof(float));
@@ -67,8 +67,8 @@ class ProjectedClusterPlan {
                       ? known_resident(device)
                       : 0) {}
 
-  // A step for all rows: both products; what other blocks send; and twice what an exchange and what comes before it
-  // take, within a block alone the barriers in place of it. Clusters that find no room wait for others to end.
+  // Predicted clocks of a step for all rows: both products; what other blocks send; and two constants for the exchanges
+  // and what comes before them, or for barriers in a single block. Clusters without room wait for others to end.
   Offer offer() const {
     constexpr int64_t kStep = kCluster ? 2 * costs::kClusterStep : costs::kClusterStep;
     if (resident_ == 0) return {};
@@ -95,7 +95,7 @@ class ProjectedClusterPlan {
   int resident_;
 };
 
-// What blocks of the grid are offered for a call: parts are written to the second-level cache, and read again.
+// The grid's offer for a call: parts are written to the second-level cache and read again.
 template <class Shape, class Call>
 Offer projected_grid_offer(const Call& call, const DeviceFacts& device) {
   static std::atomic<uint64_t> answer;
@@ -111,7 +111,7 @@ Offer projected_grid_offer(const Call& call, const DeviceFacts& device) {
   return {step, 2 * costs::kLaunch + plan.kWeightClocks};
 }
 
-// Where the blocks' memory lies in a workspace: `used` bytes, of which the first `cleared` are zero at the launch.
+// Where the blocks' memory is in a workspace of `used` bytes, of which the first `cleared` are zero at the launch.
 template <class Shape>
 struct ProjectedGridLayout {
   ProjectedGridMemory memory;
@@ -129,7 +129,7 @@ struct ProjectedGridLayout {
   }
 };
 
-// Calls use with each shape, as they are numbered: of 8 rows, then of 16.
+// use(each shape), in the order of their numbers: with 8 rows, then with 16.
 template <template <class, int> class Shapes, class Policy, class Use>
 void visit_projected(const Use& use) {
   Shapes<Policy, 1>::visit(use);

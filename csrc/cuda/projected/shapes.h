@@ -1,5 +1,5 @@
-// Which shape of a cluster or of the grid serves a layer with a projection. Unmeasured so far. A thread holds 96 words
-// of weights in registers at most: 24 chunks, or 16 of float32 split into three parts; what both products have beyond
+// Which shapes of a cluster or of the grid serve a layer with a projection. Unmeasured so far. A thread has 96 words of
+// weights in registers at most: 24 slabs, or 16 of float32 split into three parts. The rest of both products' weights
 // is in shared memory.
 #pragma once
 
@@ -11,8 +11,8 @@
 
 namespace fastlstm::cuda {
 
-// visit(use) calls use with a value of each shape on clusters with 8 kTilesN rows, the smallest first. A block has 4
-// chunks of units: 64 of 16 bits, 32 of 32 bits. One block alone has twice as many.
+// visit(use) calls use(each shape) on clusters with 8 kTilesN rows, the smallest first. A block has 4 slabs of units:
+// 64 of 16 bits, 32 of 32 bits; a single block has twice as many.
 template <class Policy, int kTilesN>
 struct ProjectedForwardShapes {
   template <int kWarpsM, int kWarpsK, int kTilesM, int kHeld, int kShared>
@@ -64,8 +64,8 @@ struct ProjectedBackwardShapes {
   }
 };
 
-// The same for the grid: a block has 16 units. (The own product's K is two chunks at least: of 16 bits, half of it are
-// zeros.)
+// The same for the grid: a block has 16 units. (K of the own product is two slabs at least; of 16-bit numbers, half of
+// it is zeros.)
 constexpr int kMostInGrid = 256;
 
 template <class Policy, int kTilesN>

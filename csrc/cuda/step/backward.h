@@ -1,7 +1,7 @@
 // The backward kernels: what follows a step's product.
 //
-// The gradient of the gates of one step times W_hh is the gradient of h for the step before; a launch makes this
-// product and then, from its sums, the next gates' gradients. With a projection, two launches: times W_hh, then times
+// The gates' gradient of one step times W_hh is the gradient of h for the step before; a launch makes this product and,
+// from its sums, the gates' gradients of that step. With a projection there are two launches: times W_hh, then times
 // W_hr.
 #pragma once
 
@@ -10,9 +10,8 @@
 
 namespace fastlstm::cuda {
 
-// What the kernels of one call share. "Passed" are the gates' gradients on their way to the step before, as the factor
-// of the product: zero before a row's last step and where a reset cuts them, and left as they are by steps that a row
-// does not have.
+// What the kernels of one call share. "Passed" are the gates' gradients as a factor of the product for the step before:
+// zero before a row's last step and where a reset cuts them, unchanged by steps that a row does not have.
 template <class IO, class Acc>
 struct BackwardCall {
   Sizes sizes;
@@ -28,11 +27,11 @@ struct BackwardCall {
   EitherArray<IO, Acc> dgates_x;
   EitherArray<IO, Acc> dh0, dc0;
   Acc* dhidden;          // with a projection, else null
-  IO* passed[2];         // [D, N, passed_width] each; launch j reads the one of j's parity and writes the other
+  IO* passed[2];         // [D, N, passed_width] each; launch j reads passed[j % 2] and writes the other
   int64_t passed_width;  // 4H, padded
   IO* projected;         // dhidden of the step as a factor, [D, N, projected_width]
   int64_t projected_width;
-  Acc* dc;  // [D, N, H], on its way to the step before
+  Acc* dc;  // [D, N, H], for the step before
 
   __device__ __forceinline__ int64_t length(int64_t n) const { return clamped_length(lengths, n, sizes.T); }
 };
@@ -57,7 +56,7 @@ __global__ void lstm_backward_kernel_start(const __grid_constant__ BackwardCall<
   }
 }
 
-// All that arrives at h of a step: through the later step (`sum`), from the output, and at a row's last step from h_n.
+// The whole gradient of h of a step: through the later step (`sum`), of the output, and at a row's last step of h_n.
 template <class IO, class Acc>
 __device__ __forceinline__ Acc arriving(const BackwardCall<IO, Acc>& call, const Place& at, int64_t length, Acc sum) {
   const int64_t P = call.sizes.P;
@@ -71,7 +70,7 @@ __device__ __forceinline__ Acc arriving(const BackwardCall<IO, Acc>& call, const
   return sum;
 }
 
-// The gradient of the cell of one row and unit, from dh, all that arrives at its (unprojected) h.
+// The cell's gradients of one row and unit; dh is the whole gradient of its (unprojected) h.
 template <class IO, class Acc>
 __device__ __forceinline__ void backward_cell(const BackwardCall<IO, Acc>& call, const Place& at, Acc sum) {
   const Sizes& s = call.sizes;
@@ -116,7 +115,7 @@ __device__ __forceinline__ void backward_cell(const BackwardCall<IO, Acc>& call,
   if (at.k == s.T - 1) call.dc0.store(state * H + at.unit, dc_in);
 }
 
-// dhidden of one row and output, to its array and as the factor of the product with W_hr.
+// Stores dhidden of one row and output: to its array, and as a factor of the product with W_hr.
 template <class IO, class Acc>
 __device__ __forceinline__ void hidden_gradient(const BackwardCall<IO, Acc>& call, const Place& at, Acc sum) {
   const Sizes& s = call.sizes;
@@ -129,16 +128,15 @@ __device__ __forceinline__ void hidden_gradient(const BackwardCall<IO, Acc>& cal
 template <class IO, class Acc>
 __device__ __forceinline__ void initial_gradient(const BackwardCall<IO, Acc>& call, const Place& at, Acc sum) {
   const int64_t place = (at.d * call.sizes.N + at.n) * call.sizes.P + at.unit;
-  // dh_n of a row without steps has not been added anywhere.
+  // A row without steps has not had its dh_n added anywhere.
   if (call.dh_n.data != nullptr && call.length(at.n) == 0) sum += call.dh_n.load(place);
   call.dh0.store(place, sum);
 }
 
-// What the sums of a launch are for.
+// What the sums of a launch are used for.
 enum class Use { kCell, kHidden, kInitial };
 
-// The j-th launch backwards through the steps, j = T for the initial states. Blocks: row tiles, column tiles,
-// directions.
+// Launch j, for the j-th step backwards; j = T for the initial states. Blocks: row tiles, column tiles, directions.
 template <class Policy, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads)
     lstm_backward_kernel_step(const __grid_constant__ BackwardCall<typename Policy::IO, typename Policy::Acc> call,

@@ -1,4 +1,4 @@
-// The backward recurrence as one launch per step (two with a projection), and one for the initial states.
+// The backward recurrence as one launch for each step (two with a projection), and one for the initial states.
 #pragma once
 
 #include "core/layout.h"
@@ -68,12 +68,11 @@ class BackwardSteps {
  private:
   bool projected() const { return args_.weight_hr != nullptr; }
 
-  // A gradient times the weights needs them transposed: [units, K] from [K, units].
+  // A gradient is multiplied by transposed weights: [units, K] from [K, units].
   Factors factors(Launcher& launch, const void* weight, IO* copy, int64_t units, int64_t K, int64_t width) const {
     const Sizes& s = args_.sizes;
     launch_copy(launch, static_cast<const IO*>(weight), copy, s.D, units, K, width, true);
-    const int64_t row = width * sizeof(IO);
-    return {nullptr, s.N * row, row, reinterpret_cast<const unsigned char*>(copy), units * row, row, s.N, units, row};
+    return dense_factors(nullptr, s.N, copy, units, units, width * sizeof(IO));
   }
 
   template <class GatesTile, class OutTile>

@@ -1,4 +1,4 @@
-// The step kernels for float64 tensors: there to be right, for gradient checks.
+// The step kernels for float64 tensors: for gradient checks.
 
 #include "cuda/step/launch.h"
 

@@ -1,4 +1,4 @@
-// The forward kernels: what follows a step's product, and how the states of step 0 come to be.
+// The forward kernels: what follows a step's product, and how the states of step 0 are made.
 #pragma once
 
 #include "cuda/device/place.h"
@@ -6,9 +6,9 @@
 
 namespace fastlstm::cuda {
 
-// What the kernels of one call share. "Entering" is the state with which a row enters its next step: h as the factor of
-// the product (padded with zeros to a multiple of 16 bytes), c in the wide type; both already zero where a reset cuts
-// them, and left as they are by steps that a row does not have.
+// What the kernels of one call share. "Entering" is the state with which a row enters its next step: h as a factor of
+// the product (padded with zeros to a multiple of 16 bytes), c in the wide type; both zero where a reset cuts them,
+// unchanged by steps that a row does not have.
 template <class IO, class Acc>
 struct ForwardCall {
   Sizes sizes;
@@ -22,7 +22,7 @@ struct ForwardCall {
   EitherArray<IO, Acc> c_n;
   Acc* cells;         // or null
   IO* gates;          // or null
-  IO* entering_h[2];  // [D, N, entering_width] each; step k reads the one of k's parity and writes the other
+  IO* entering_h[2];  // [D, N, entering_width] each; step k reads entering_h[k % 2] and writes the other
   int64_t entering_width;
   Acc* entering_c;  // [D, N, H]
   IO* unprojected;  // [D, N, unprojected_width], with a projection, else null
@@ -59,7 +59,7 @@ __global__ void lstm_forward_kernel_start(const __grid_constant__ ForwardCall<IO
   }
 }
 
-// h of a step, where it is the output: to the output, to the next step, and at a row's last step to h_n.
+// Stores h of a step: to the output, for the next step, and at a row's last step to h_n.
 template <class IO, class Acc>
 __device__ __forceinline__ void pass_on(const ForwardCall<IO, Acc>& call, const Place& at, int64_t length, Acc h) {
   const Sizes& s = call.sizes;
@@ -73,7 +73,7 @@ __device__ __forceinline__ void pass_on(const ForwardCall<IO, Acc>& call, const 
   if (last) call.h_n[state * s.P + at.unit] = rounded;
 }
 
-// The step does not exist for this row: zero output, and the state waits.
+// A step that this row does not have: zero output; the state stays.
 template <class IO, class Acc>
 __device__ __forceinline__ void leave_out(const ForwardCall<IO, Acc>& call, const Place& at) {
   const Sizes& s = call.sizes;
@@ -122,10 +122,10 @@ __device__ __forceinline__ void forward_cell(const ForwardCall<IO, Acc>& call, c
   }
 }
 
-// Blocks to a multiprocessor, for which the compiler then makes registers suffice; 0 leaves that to it. As many as
-// shared memory has room for, where a block is small.
+// The blocks on a multiprocessor for which the compiler limits registers; 0: no limit. For small blocks, as many as
+// shared memory has room for.
 template <class Policy, class Tile>
-constexpr int kBlocks = Policy::kProductsAChunk > 1 && Tile::kThreads == 128 && Tile::kRows == 16 ? 8 : 0;
+constexpr int kBlocks = Policy::kProductsASlab > 1 && Tile::kThreads == 128 && Tile::kRows == 16 ? 8 : 0;
 
 // Step k: h W_hh^T and the cell. Blocks: row tiles, unit tiles, directions.
 template <class Policy, class Tile>

@@ -1,4 +1,4 @@
-// The forward recurrence as one launch per step (two with a projection), on the stream.
+// The forward recurrence as one launch for each step (two with a projection).
 #pragma once
 
 #include "core/layout.h"
@@ -21,8 +21,8 @@ class ForwardSteps {
     call_.sizes = s;
     call_.steps = {s.T, s.N, args.reset_mask};
     call_.gates_x = {const_cast<void*>(args.gates_x), args.wide_gates};
-    call_.gates_stride_t = args.gates_stride_t;
-    call_.gates_stride_n = args.gates_stride_n;
+    call_.gates_stride_t = args.gates_strides.t;
+    call_.gates_stride_n = args.gates_strides.n;
     call_.h0 = static_cast<const IO*>(args.h0);
     call_.c0 = {const_cast<void*>(args.c0), args.wide_states};
     call_.lengths = args.lengths;
@@ -63,14 +63,12 @@ class ForwardSteps {
  private:
   bool projected() const { return args_.weight_hr != nullptr; }
 
-  // The state's buffer is filled in for each step.
+  // The address of the state is set at each step.
   Factors factors(Launcher& launch, const void* weight, IO* copy, int64_t width, int gates, int64_t units,
                   int64_t K) const {
     const Sizes& s = args_.sizes;
     if (copy != nullptr) launch_copy(launch, static_cast<const IO*>(weight), copy, s.D, gates * units, K, width, false);
-    const int64_t row = width * sizeof(IO);
-    const void* b = copy == nullptr ? weight : copy;
-    return {nullptr, s.N * row, row, static_cast<const unsigned char*>(b), gates * units * row, row, s.N, units, row};
+    return dense_factors(nullptr, s.N, copy == nullptr ? weight : copy, gates * units, units, width * sizeof(IO));
   }
 
   template <class GatesTile, class OutTile>
@@ -96,7 +94,7 @@ class ForwardSteps {
 
   const ForwardArgs& args_;
   ForwardCall<IO, Acc> call_{};
-  IO* weight_hh_ = nullptr;  // copies, where the weights as they are will not do
+  IO* weight_hh_ = nullptr;  // copies, if the weights cannot be factors as they are
   IO* weight_hr_ = nullptr;
   size_t workspace_;
 };

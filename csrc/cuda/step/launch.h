@@ -1,4 +1,4 @@
-// The recurrence as one launch per step, two with a projection: what that is predicted to take, and its launches.
+// The family of step kernels: its offer, and its launches.
 #pragma once
 
 #include "cuda/families.h"
@@ -16,8 +16,8 @@ BackwardSteps<Policy> steps_of(const BackwardArgs& a, void* workspace) {
   return {a, workspace};
 }
 
-// A step's launches; and those beside the steps: the state's start, weights copied or transposed, and backward the
-// initial state's.
+// Predicted clocks: of a step's launches, and of those once in a call: the initial state, weights copied or transposed,
+// and backward the gradients of the initial state.
 template <class Policy>
 Offer steps_offer(const ForwardArgs& a, const DeviceFacts& device) {
   const Sizes& s = a.sizes;

@@ -1,4 +1,4 @@
-// The variants' backward kernels, by rows as the forward's.
+// The variants' backward kernels: a block for each row, as forward.
 #pragma once
 
 #include "cuda/variant/rows.h"
@@ -11,7 +11,7 @@ struct VariantBackwardCall {
   VariantSteps steps;
   const IO* doutput;  // or null
   int64_t doutput_stride_t, doutput_stride_n;
-  EitherArray<IO, Acc> dh_n, dc_n;  // of null where there is none
+  EitherArray<IO, Acc> dh_n, dc_n;  // data is null without one
   const Acc* dcells;                // or null
   EitherArray<IO, Acc> c0;
   const Acc* cells;
@@ -29,10 +29,10 @@ struct VariantBackwardCall {
   IO* factor;    // [D, N, factor_width], dproducts of the later step, zero where a reset cuts them; padded
   int64_t factor_width;
   Acc* sums;      // [D, N, P], their product with W_hh
-  Acc* kept;      // [D, N, P], what zoneout passes on to the h before
+  Acc* kept;      // [D, N, P], what zoneout passes to the previous h
   IO* projected;  // [D, N, projected_width], dhidden of the step as a factor
   int64_t projected_width;
-  Acc* unprojected;  // [D, N, H], what arrived at h~, then at LN(c~) or c~ in its tanh
+  Acc* unprojected;  // [D, N, H], gradient of h~, then of LN(c~) or c~ in its tanh
   Acc* dc;           // [D, N, H]
   Acc* work;         // [D, N, 4H], with layer normalisation
 
@@ -60,14 +60,14 @@ __global__ void __launch_bounds__(kRowThreads)
     call.projected[state * call.projected_width + j] = IO{};
 }
 
-// What arrives at h from the later step, or at h0.
+// The gradient of h, or of h0, through the later step.
 template <class IO, class Acc>
 __device__ __forceinline__ Acc from_later(const VariantBackwardCall<IO, Acc>& call, int64_t place) {
   const Acc sum = call.sums[place];
   return (call.h_mask == nullptr ? sum : sum * call.h_mask[place]) + call.kept[place];
 }
 
-// All that arrives at h_t of a row; returns what goes on to y~_t, and leaves for h_{t-1} what zoneout passes by.
+// The gradient of h_t of a row, split by zoneout: returns y~_t's part, and keeps h_{t-1}'s.
 template <class IO, class Acc>
 __device__ __forceinline__ Acc arrive(const VariantBackwardCall<IO, Acc>& call, const Place& at, int64_t length,
                                       bool cut) {
@@ -83,7 +83,7 @@ __device__ __forceinline__ Acc arrive(const VariantBackwardCall<IO, Acc>& call, 
   return call.zone_h.mix(at, Acc{0}, dh);
 }
 
-// With a projection: the gradient at y~ of launch j's step, to dhidden and as a factor. Blocks: rows, directions.
+// With a projection: the gradient of y~ of launch j's step, to dhidden and as a factor. Blocks: rows, directions.
 template <class IO, class Acc>
 __global__ void __launch_bounds__(kRowThreads)
     lstm_variant_kernel_arrive(const __grid_constant__ VariantBackwardCall<IO, Acc> call, int64_t j) {
@@ -109,7 +109,7 @@ __device__ __forceinline__ void leave_out(const VariantBackwardCall<IO, Acc>& ca
   for (int64_t j = threadIdx.x; j < H; j += blockDim.x) call.dshown[step * H + j] = Acc{0};
 }
 
-// The cell that entered a step.
+// The cell state that entered a step.
 template <class IO, class Acc>
 __device__ __forceinline__ Acc cell_entering(const VariantBackwardCall<IO, Acc>& call, const Place& at, int64_t length,
                                              bool cut) {
@@ -119,7 +119,7 @@ __device__ __forceinline__ Acc cell_entering(const VariantBackwardCall<IO, Acc>&
   return call.cells[((call.steps.step_before(at.d, at.t) * s.N + at.n) * s.D + at.d) * s.H + at.unit];
 }
 
-// What arrived at W_hh h, from the gates' gradients in `work`, each thread's own.
+// The gradient of W_hh h, through layer normalisation, from the gates' gradients in `work`, each thread's own.
 template <class IO, class Acc>
 __device__ __forceinline__ void through_norm(const VariantBackwardCall<IO, Acc>& call, const Place& at, bool cut,
                                              unsigned char* shared) {
@@ -149,7 +149,7 @@ __device__ __forceinline__ void through_norm(const VariantBackwardCall<IO, Acc>&
   }
 }
 
-// The gradients of launch j's step at its gates, its cell and its product. Blocks: rows, directions.
+// The gradients of the gates, the cell and the product of launch j's step. Blocks: rows, directions.
 template <class IO, class Acc>
 __global__ void __launch_bounds__(kRowThreads)
     lstm_variant_kernel_cell_backward(const __grid_constant__ VariantBackwardCall<IO, Acc> call, int64_t j) {
@@ -235,7 +235,7 @@ __global__ void __launch_bounds__(kRowThreads)
     lstm_variant_kernel_initial(const __grid_constant__ VariantBackwardCall<IO, Acc> call) {
   const Sizes& s = call.sizes;
   const int64_t state = blockIdx.y * s.N + blockIdx.x;
-  // dh_n of a row without steps has not been added anywhere.
+  // A row without steps has not had its dh_n added anywhere.
   const bool empty = call.length(blockIdx.x) == 0 && call.dh_n.data != nullptr;
   for (int64_t j = threadIdx.x; j < s.P; j += blockDim.x) {
     const int64_t place = state * s.P + j;

@@ -1,5 +1,5 @@
-// The variants' recurrence for each policy, each compiled in a file of its own: the bytes of workspace, and with a
-// launcher the launches.
+// The variants' recurrence for each policy, each compiled in a file of its own. Returns the bytes of workspace; with a
+// launcher it also launches.
 #pragma once
 
 #include "cuda/families.h"

@@ -1,4 +1,4 @@
-// The variants' kernels for float64 tensors.
+// The variants' kernels for float64 tensors: for gradient checks.
 
 #include "cuda/variant/launch.h"
 

@@ -1,5 +1,5 @@
 // The variants' forward kernels: after a step's product, a block for each row takes it through the cell. The states
-// that rows enter steps with stay where they are; a row that does not have a step is left alone.
+// with which rows enter steps are updated in place; a row that does not have a step is left alone.
 #pragma once
 
 #include "cuda/variant/rows.h"
@@ -23,7 +23,7 @@ struct VariantForwardCall {
   const IO *norm_hh, *norm_c, *bias_c;
   Zone<Acc, 0> zone_h;
   Zone<Acc, 1> zone_c;
-  IO* h;       // [D, N, P], entering the next step, zero where a reset cuts it
+  IO* h;       // [D, N, P], entering the next step; zero where a reset cuts it
   IO* factor;  // [D, N, factor_width], the same masked and padded with zeros
   int64_t factor_width;
   Acc* c;           // [D, N, H], entering
@@ -40,7 +40,7 @@ struct VariantForwardCall {
   }
 };
 
-// h as the next step finds it: as it is, and as the factor of the product.
+// Stores h for the next step: as it is, and as the factor of the product.
 template <class IO, class Acc>
 __device__ __forceinline__ void enter_h(const VariantForwardCall<IO, Acc>& call, int64_t state, int64_t unit, IO h) {
   const int64_t place = state * call.sizes.P + unit;
@@ -77,7 +77,8 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// h_t of a row that has the step, from y~: to the output, to the next step, and at the row's last step to h_n.
+// Makes h_t of a row that has the step from y~, and stores it: to the output, for the next step, and at the row's last
+// step to h_n.
 template <class IO, class Acc>
 __device__ __forceinline__ void emit(const VariantForwardCall<IO, Acc>& call, const Place& at, int64_t length, Acc y) {
   const Sizes& s = call.sizes;
@@ -103,7 +104,7 @@ __device__ __forceinline__ void leave_out(const VariantForwardCall<IO, Acc>& cal
   }
 }
 
-// Gates, c and h~ of step k: h~ on to h, or to the projection. Blocks: rows, directions.
+// Gates, c and h~ of step k; h~ goes on to h, or to the projection. Blocks: rows, directions.
 template <class IO, class Acc>
 __global__ void __launch_bounds__(kRowThreads)
     lstm_variant_kernel_cell(const __grid_constant__ VariantForwardCall<IO, Acc> call, int64_t k) {
@@ -156,7 +157,7 @@ __global__ void __launch_bounds__(kRowThreads)
     entering = cut ? Acc{0} : c;
     if (normed) {
       call.candidates[state * H + at.unit] = candidate.c;
-      // Only this thread reads the place of gate o again.
+      // Only this thread reads this place, of gate o, again.
       products[3 * H + at.unit] = gates.o;
     } else {
       show(at.unit, candidate.h);

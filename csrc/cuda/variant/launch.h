@@ -1,4 +1,4 @@
-// The variants' recurrence as launches: for each step a product and its rows, twice with a projection.
+// The variants' recurrence as launches: for each step a product, then its rows; twice with a projection.
 #pragma once
 
 #include "core/layout.h"
@@ -11,7 +11,7 @@
 
 namespace fastlstm::cuda {
 
-// The product of a state's rows, which are made anew for each step, with a matrix.
+// The product of a state's rows, which each step makes anew, with a matrix.
 template <class Policy>
 class VariantProduct {
  public:
@@ -20,18 +20,7 @@ class VariantProduct {
 
   VariantProduct() = default;
   VariantProduct(const Sizes& s, const IO* state, const void* matrix, int64_t units, int64_t width, Acc* out)
-      : sizes_(s), out_(out) {
-    const int64_t row = width * sizeof(IO);
-    factors_ = {reinterpret_cast<const unsigned char*>(state),
-                s.N * row,
-                row,
-                static_cast<const unsigned char*>(matrix),
-                units * row,
-                row,
-                s.N,
-                units,
-                row};
-  }
+      : sizes_(s), factors_(dense_factors(state, s.N, matrix, units, units, width * sizeof(IO))), out_(out) {}
 
   void operator()(Launcher& launch) const {
     const int64_t width = factors_.bytes / static_cast<int64_t>(sizeof(IO));
@@ -55,7 +44,7 @@ class VariantProduct {
 
 inline dim3 row_grid(const Sizes& s) { return dim3(static_cast<unsigned>(s.N), static_cast<unsigned>(s.D)); }
 
-// A matrix as a factor: itself, or a copy with rows padded to `width`, or the copy of its transpose.
+// A matrix as a factor: itself, a copy with rows padded to `width`, or a copy of its transpose.
 template <class IO>
 const void* as_factor(Launcher& launch, const Sizes& s, const void* matrix, IO* copy, int64_t rows, int64_t columns,
                       int64_t width, bool transposed) {
@@ -76,8 +65,8 @@ class VariantForwardSteps {
     call_.sizes = s;
     call_.steps = {{s.T, s.N, args.reset_mask}, static_cast<int>(v.stream % 2)};
     call_.gates_x = {const_cast<void*>(args.gates_x), args.wide_gates};
-    call_.gates_stride_t = args.gates_stride_t;
-    call_.gates_stride_n = args.gates_stride_n;
+    call_.gates_stride_t = args.gates_strides.t;
+    call_.gates_stride_n = args.gates_strides.n;
     call_.h0 = static_cast<const IO*>(args.h0);
     call_.c0 = {const_cast<void*>(args.c0), args.wide_states};
     call_.lengths = args.lengths;
@@ -138,7 +127,7 @@ class VariantForwardSteps {
 
   const ForwardArgs& args_;
   VariantForwardCall<IO, Acc> call_{};
-  IO* weight_hh_ = nullptr;  // copies, where the weights as they are will not do
+  IO* weight_hh_ = nullptr;  // copies, if the weights cannot be factors as they are
   IO* weight_hr_ = nullptr;
   size_t workspace_;
 };
@@ -202,7 +191,7 @@ class VariantBackwardSteps {
 
   void run(Launcher& launch) {
     const Sizes& s = args_.sizes;
-    // A gradient times the weights needs them transposed.
+    // A gradient is multiplied by transposed weights.
     const void* hh = as_factor(launch, s, args_.weight_hh, weight_hh_, s.P, 4 * s.H, call_.factor_width, true);
     const VariantProduct<Policy> multiply(s, call_.factor, hh, s.P, call_.factor_width, call_.sums);
     VariantProduct<Policy> unproject;

@@ -1,4 +1,4 @@
-// The variants' entry points: which policy multiplies for a call's dtype.
+// The variants' entry points: which policy multiplies the call's dtype.
 
 #include "cuda/variant/recurrence.h"
 
@@ -8,29 +8,13 @@ namespace fastlstm::cuda {
 
 namespace {
 
-template <class Policy_>
-struct Chosen {
-  using Policy = Policy_;
-};
-
-// torch has made the device the current one, but for its own CUDA runtime: this library has one of its own, linked in.
+// torch has made the device current, but for its own CUDA runtime; this library links a runtime of its own.
 template <class Args, class... More>
 size_t run(const Args& args, void* workspace, Launcher* launch, const More&... more) {
   cudaSetDevice(args.device);
-  const auto with = [&](auto chosen) {
+  return with_policy(args, [&](auto chosen) {
     return run_variant<typename decltype(chosen)::Policy>(args, more..., workspace, launch);
-  };
-  switch (args.dtype) {
-    case DType::kBFloat16:
-      return with(Chosen<BFloat16Product>());
-    case DType::kFloat16:
-      return with(Chosen<Float16Product>());
-    case DType::kFloat64:
-      return with(Chosen<Float64Product>());
-    case DType::kFloat32:
-      break;
-  }
-  return args.tf32 ? with(Chosen<TF32Product>()) : with(Chosen<Float32Product>());
+  });
 }
 
 }  // namespace

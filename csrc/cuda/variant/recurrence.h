@@ -1,5 +1,4 @@
-// The CUDA recurrence with layer normalisation, recurrent dropout or zoneout; see recurrence.h for what it shares with
-// the plain one.
+// The CUDA recurrence with layer normalisation, recurrent dropout or zoneout, on the arguments of the plain one.
 #pragma once
 
 #include "core/variant.h"

@@ -1,5 +1,5 @@
-// What the variants' kernels do with whole rows: a block takes one, and each thread every blockDim.x-th unit of it.
-// Sums over a row for layer normalisation, and zoneout's masks.
+// What the variants' kernels do with whole rows: a block takes a row, each thread every blockDim.x-th unit of it. Sums
+// over a row for layer normalisation, and zoneout's masks.
 #pragma once
 
 #include "core/variant.h"
@@ -12,7 +12,7 @@ namespace fastlstm::cuda {
 
 constexpr int kRowThreads = 512;  // at most
 
-// Zoneout of h (word 0) or c (word 1): masks, means, or nothing. The counters stand in
+// Zoneout of h (word 0) or c (word 1): by masks, by their means, or none. The counters are described in
 // fastlstm/reference/zoneout_masks.py.
 template <class Acc, int kWord>
 struct Zone {
@@ -23,7 +23,13 @@ struct Zone {
 
   static Zone of(const Variant& v) {
     const double p = kWord == 0 ? v.zoneout_h : v.zoneout_c;
-    return {static_cast<Acc>(p), zoneout_threshold(p), v.seed, v.stream, v.first_step};
+    Zone zone{};
+    zone.probability = static_cast<Acc>(p);
+    zone.threshold = zoneout_threshold(p);
+    zone.seed = v.seed;
+    zone.stream = v.stream;
+    zone.first_step = v.first_step;
+    return zone;
   }
 
   __device__ __forceinline__ Acc mix(const Place& at, Acc old_value, Acc new_value) const {
@@ -52,8 +58,8 @@ struct Zone {
   }
 };
 
-// Sums over the block of one or two numbers of each thread, always in the same order; every thread gets them. `shared`:
-// two numbers for each warp.
+// Sums over the block of one or two numbers of each thread, always in the same order; every thread gets them. `shared`
+// has two numbers for each warp.
 template <class Acc>
 struct Sums {
   Acc first, second;
@@ -89,7 +95,7 @@ struct Moments {
   Acc mean, scale;  // scale: 1 / sqrt(variance + epsilon)
 };
 
-// Of a row of `count` numbers. Behind this, every thread of the block has read all that it reads of them.
+// Mean and scale of a row of `count` numbers. After it, every thread of the block has read all that it reads of them.
 template <class Acc>
 __device__ __forceinline__ Moments<Acc> moments(const Acc* row, int64_t count, unsigned char* shared) {
   Acc sum = 0, squares = 0;
@@ -106,7 +112,7 @@ inline int row_threads(int64_t width) {
   return static_cast<int>(threads < kRowThreads ? threads : kRowThreads);
 }
 
-// A B^T of factors as they are, into [D, rows, units]. Blocks: row tiles, unit tiles, directions.
+// A B^T of two factors, into [D, rows, units]. Blocks: row tiles, unit tiles, directions.
 template <class Policy, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads)
     lstm_variant_kernel_product(const __grid_constant__ Factors factors, typename Policy::Acc* out) {

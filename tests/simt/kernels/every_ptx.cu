@@ -15,7 +15,7 @@ __global__ void every_ptx_kernel(float* floats, uint32_t* words, int* flag, cons
   words[1] = ptx::floats_to_bf16x2(x, x + 1) ^ ptx::floats_to_f16x2(x, x + 1);
   floats[1] = ptx::bf16_to_float(static_cast<uint16_t>(words[2])) + ptx::f16_to_float(static_cast<uint16_t>(words[3]));
   words[4] = ptx::float_to_tf32(x);
-  words[5] = static_cast<uint32_t>(ptx::made_anew(lane));
+  words[5] = static_cast<uint32_t>(ptx::opaque(lane));
 
   ptx::cp_async_16(shared + 16 * lane, global, lane != 3);
   ptx::cp_async_commit();

@@ -54,7 +54,7 @@ __global__ void tile_kernel(Args args) {
       reinterpret_cast<float*>(shared + line * kStride)[lane] = from[k0 + lane];
     }
     __syncwarp();
-    for (int byte = 0; byte < kRowBytes; byte += Float32Product::kChunkBytes) {
+    for (int byte = 0; byte < kRowBytes; byte += Float32Product::kSlabBytes) {
       Float32Product::A a;
       Float32Product::B b;
       Float32Product::load(a, shared + byte, lane);
@@ -77,9 +77,9 @@ cudaError_t held(const Args& args) {
 
 template <int kK>
 cudaError_t any(const std::string& how, const Args& args) {
-  constexpr int kChunks = kK / 8, kQuads = kK / 16;
-  if (how == "apart") return held<StationaryShape<Float32Product, 2, 1, 1, 4, kChunks - 4, 1>>(args);
-  if (how == "together") return held<StationaryShape<TogetherProduct, 2, 1, 1, 4, kChunks - 4, 1>>(args);
+  constexpr int kSlabs = kK / 8, kQuads = kK / 16;
+  if (how == "apart") return held<StationaryShape<Float32Product, 2, 1, 1, 4, kSlabs - 4, 1>>(args);
+  if (how == "together") return held<StationaryShape<TogetherProduct, 2, 1, 1, 4, kSlabs - 4, 1>>(args);
   if (how == "plain") return held<PlainShape<1, 1, 4, 4, 2, kQuads - 2, 8>>(args);
   return launch(::Shape{1, 32, 24 * kStride}, nullptr, tile_kernel<kK>, args);
 }

@@ -1,0 +1,90 @@
+// Products of quantised rows with a block of 16 units by VPDPBUSD, of AVX-VNNI or AVX512-VNNI by the vector's width.
+// Included inside a namespace of such an instruction set.
+//
+// The instruction multiplies unsigned bytes by signed ones. Weights are made the unsigned ones, w + 128 by flipping a
+// bit, once for all rows; what that adds, 128 times the sum of the row, is known from quantising it.
+
+#if FASTLSTM_SIMD_BYTES == 32 && defined(FASTLSTM_EMULATE_AVX512)
+#include "cpu/simd/emulated_vnni.h"
+#endif
+
+struct VnniDot {
+  using Activation = int8_t;
+  using Sum = int32_t;
+  struct Engine {};
+  static constexpr int kRows = kRegisters == 32 ? 6 : 3;
+  static constexpr bool kQuantised = true;
+
+  template <int G>
+  static void sums(Engine&, int rows, const int8_t* a, int64_t stride, const ActivationRow* of, const int8_t* weights,
+                   int64_t depth, int32_t* out) {
+    // Of one vector, or few, the sums of every other k are kept apart: they would wait for each other.
+    constexpr int kApart = G == 1 ? 4 : kRegisters == 32 ? 2 : 1;
+    switch (rows) {
+      case 1:
+        return block<1, G, kApart>(a, stride, of, weights, depth, out);
+      case 2:
+        return block<2, G, 1>(a, stride, of, weights, depth, out);
+      case 3:
+        return block<3, G, 1>(a, stride, of, weights, depth, out);
+      case 4:
+        if constexpr (kRows > 3) return block<4, G, 1>(a, stride, of, weights, depth, out);
+        break;
+      case 5:
+        if constexpr (kRows > 3) return block<5, G, 1>(a, stride, of, weights, depth, out);
+        break;
+      default:
+        if constexpr (kRows > 3) return block<6, G, 1>(a, stride, of, weights, depth, out);
+        break;
+    }
+  }
+
+ private:
+  static constexpr int kVectorBytes = FASTLSTM_SIMD_BYTES, kOfSixteen = 64 / kVectorBytes;
+
+  static FASTLSTM_INLINE IntVec add_products(IntVec sum, IntVec unsigned_bytes, IntVec signed_bytes) {
+#if FASTLSTM_SIMD_BYTES == 64
+    return bit_cast<IntVec>(_mm512_dpbusd_epi32(bit_cast<__m512i>(sum), bit_cast<__m512i>(unsigned_bytes),
+                                                bit_cast<__m512i>(signed_bytes)));
+#else
+    return bit_cast<IntVec>(_mm256_dpbusd_avx_epi32(bit_cast<__m256i>(sum), bit_cast<__m256i>(unsigned_bytes),
+                                                    bit_cast<__m256i>(signed_bytes)));
+#endif
+  }
+
+  template <int MR, int G, int kApart>
+  static void block(const int8_t* a, int64_t stride, const ActivationRow* of, const int8_t* weights, int64_t depth,
+                    int32_t* out) {
+    // With 16 registers, two or three rows take half of the vectors at a time.
+    constexpr int kAll = G * kOfSixteen, V = kRegisters == 32 || MR == 1 ? kAll : kAll < 4 ? kAll : 4;
+    constexpr int32_t kFlip = static_cast<int32_t>(0x80808080u);
+    for (int first = 0; first < kAll; first += V) {
+      IntVec sum[kApart][MR][V] = {};
+      const auto add = [&](int64_t k, int apart) FASTLSTM_INLINE_LAMBDA {
+        const int8_t* w = weights + k * G * 64 + first * kVectorBytes;
+        IntVec flipped[V];
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) flipped[v] = load_raw<IntVec>(w + v * kVectorBytes) ^ kFlip;
+#pragma GCC unroll 6
+        for (int r = 0; r < MR; ++r) {
+          const IntVec x = IntVec{} + load_raw<int32_t>(a + r * stride + k * kInt8Depth);
+#pragma GCC unroll 8
+          for (int v = 0; v < V; ++v) sum[apart][r][v] = add_products(sum[apart][r][v], flipped[v], x);
+        }
+      };
+      int64_t k = 0;
+      for (; k + kApart <= depth; k += kApart) {
+#pragma GCC unroll 4
+        for (int apart = 0; apart < kApart; ++apart) add(k + apart, apart);
+      }
+      for (; k < depth; ++k) add(k, 0);
+      for (int r = 0; r < MR; ++r) {
+        for (int v = 0; v < V; ++v) {
+          IntVec all = sum[0][r][v] - 128 * of[r].sum;
+          for (int apart = 1; apart < kApart; ++apart) all += sum[apart][r][v];
+          store_raw(out + r * G * kInt8Units + (first + v) * lanes<float>, all);
+        }
+      }
+    }
+  }
+};

@@ -1,0 +1,228 @@
+// int8_stack: a whole stack with 8-bit weights, without a gradient, in one call. Its schema and its meaning stand in
+// fastlstm/stack/int8.py, the packed form in cpu/int8_recurrence.h.
+
+#include <initializer_list>
+
+#include "cpu/int8_recurrence.h"
+#include "torch/ops.h"
+#include "torch/tensors.h"
+
+namespace fastlstm {
+
+namespace {
+
+std::string shape_of(const Tensor& t) {
+  std::vector<int64_t> sizes;
+  for (int64_t k = 0; k < t.dim(); ++k) sizes.push_back(t.size(k));
+  return text(sizes);
+}
+
+const char* dtype_name(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Bool:
+      return "bool";
+    default:
+      return "another dtype";
+  }
+}
+
+// Throws unless t is of this type and shape on the CPU; `name()` is asked for then alone.
+template <class Name>
+void expect(const Tensor& t, std::initializer_list<int64_t> sizes, ScalarType dtype, const Name& name) {
+  bool fits = t.dim() == static_cast<int64_t>(sizes.size());
+  int64_t k = 0;
+  for (int64_t size : sizes) fits = fits && t.size(k++) == size;
+  STD_TORCH_CHECK(fits, "fastlstm: ", std::string(name()), " has shape ", shape_of(t), ", expected ",
+                  text(std::vector<int64_t>(sizes)));
+  STD_TORCH_CHECK(t.scalar_type() == dtype, "fastlstm: ", std::string(name()), " is of another dtype than ",
+                  dtype_name(dtype));
+  STD_TORCH_CHECK(Where::of(t) == Where::cpu(), "fastlstm: ", std::string(name()), " is not on the CPU");
+}
+
+int64_t in_blocks(int64_t n, int64_t of) { return (n + of - 1) / of; }
+
+class Int8Call {
+ public:
+  Int8Call(const Tensor& x, const OptionalTensor& h0, const OptionalTensor& c0, const std::vector<Tensor>& weights,
+           int64_t layers, bool bidirectional, bool batch_first, const OptionalTensor& lengths,
+           const OptionalTensor& reset_mask, bool weight_only, bool return_cells)
+      : weights_(weights), layers_(layers), batched_(x.dim() == 3), turned_(batched_ && batch_first) {
+    STD_TORCH_CHECK(x.dim() == 2 || batched_, "fastlstm: x has ", x.dim(),
+                    " dimensions, expected 3, or 2 without rows");
+    STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, "fastlstm: x is of another dtype than float32");
+    STD_TORCH_CHECK(Where::of(x) == Where::cpu(), "fastlstm: x is not on the CPU");
+    Sizes& s = args_.sizes;
+    s.D = bidirectional ? 2 : 1;
+    const int64_t count = static_cast<int64_t>(weights.size());
+    // Compared with the count first: layers may be any number.
+    each_ = layers > 0 && layers <= count ? count / (layers * s.D) : 0;
+    STD_TORCH_CHECK(each_ >= 4 && each_ <= 7 && count == each_ * layers * s.D, "fastlstm: got ", count, " weights for ",
+                    layers, " layers of ", s.D, " directions, expected 4 to 7 for each");
+    s.T = x.size(turned_ ? 1 : 0);
+    s.N = batched_ ? x.size(turned_ ? 0 : 1) : 1;
+    args_.I = x.size(x.dim() - 1);
+    const Tensor& scale = weights[3];
+    STD_TORCH_CHECK(scale.dim() == 1 && scale.size(0) % 4 == 0 && scale.size(0) > 0, "fastlstm: weights[3], scale_hh, ",
+                    "has shape ", shape_of(scale), ", expected (4H,)");
+    s.H = scale.size(0) / 4;
+    s.P = s.H;
+    if (each_ >= 6) {
+      const Tensor& out = weights[each_ - 1];
+      STD_TORCH_CHECK(out.dim() == 1 && out.size(0) > 0, "fastlstm: weights[", each_ - 1, "], scale_hr, has shape ",
+                      shape_of(out), ", expected (P,)");
+      s.P = out.size(0);
+    }
+    const auto named = [](const char* name) { return [name] { return name; }; };
+    if (lengths) expect(*lengths, {s.N}, ScalarType::Long, named("lengths"));
+    if (reset_mask) expect(*reset_mask, {s.T, s.N}, ScalarType::Bool, named("reset_mask"));
+    args_.lengths = lengths ? static_cast<const int64_t*>(held_.data(*lengths)) : nullptr;
+    args_.reset_mask = reset_mask ? static_cast<const bool*>(held_.data(*reset_mask)) : nullptr;
+    args_.weight_only = weight_only;
+    h0_ = states(h0, s.P, "h0");
+    c0_ = states(c0, s.H, "c0");
+    h_n_ = new_states(s.P);
+    c_n_ = new_states(s.H);
+    set_x(x);
+    return_cells_ = return_cells;
+    // Every layer's weights are checked before anything runs.
+    for (int64_t k = 0; k < layers; ++k) {
+      for (int64_t d = 0; d < s.D; ++d) check_weights(k, d, k == 0 ? args_.I : s.D * s.P);
+    }
+  }
+
+  std::tuple<Tensor, Tensor, Tensor, Tensor> run() {
+    const Sizes& s = args_.sizes;
+    Tensor cells = return_cells_ ? empty_rows(s.H) : empty({0}, ScalarType::Float);
+    float *h_n = floats(h_n_), *c_n = floats(c_n_);
+    Tensor output = empty_rows(s.P), before = output;
+    for (int64_t k = 0; k < layers_; ++k) {
+      const int64_t state = k * s.D * s.N;
+      if (k > 0) {
+        before = output;
+        output = empty_rows(s.P);
+        args_.I = s.D * s.P;
+        args_.x = floats(before);
+        args_.x_stride_n = args_.I;
+        args_.x_stride_t = s.N * args_.I;
+      }
+      for (int64_t d = 0; d < s.D; ++d) set_weights(k, d);
+      args_.h0 = h0_ == nullptr ? nullptr : h0_ + state * s.P;
+      args_.c0 = c0_ == nullptr ? nullptr : c0_ + state * s.H;
+      args_.h_n = h_n + state * s.P;
+      args_.c_n = c_n + state * s.H;
+      args_.output = floats(output);
+      args_.cells = return_cells_ && k + 1 == layers_ ? floats(cells) : nullptr;
+      if (s.N > 0) cpu_kernels().int8_layer(args_, threads_);
+    }
+    return {shown(output), h_n_, c_n_, return_cells_ ? shown(cells) : cells};
+  }
+
+ private:
+  static float* floats(Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
+
+  // A sequence as the caller has it: [T, N, width], [N, T, width] or [T, width].
+  Tensor shown(Tensor& t) const {
+    if (turned_) return torch::stable::transpose(t, 0, 1);
+    return t;
+  }
+
+  Tensor empty_rows(int64_t width) const {
+    const Sizes& s = args_.sizes;
+    return batched_ ? empty({s.T, s.N, s.D * width}, ScalarType::Float) : empty({s.T, s.D * width}, ScalarType::Float);
+  }
+
+  const float* states(const OptionalTensor& t, int64_t width, const char* name) {
+    if (!t) return nullptr;
+    const auto said = [name] { return name; };
+    const int64_t rows = layers_ * args_.sizes.D;
+    if (batched_) {
+      expect(*t, {rows, args_.sizes.N, width}, ScalarType::Float, said);
+    } else {
+      expect(*t, {rows, width}, ScalarType::Float, said);
+    }
+    return static_cast<const float*>(held_.data(*t));
+  }
+
+  Tensor new_states(int64_t width) const {
+    const int64_t rows = layers_ * args_.sizes.D;
+    return batched_ ? empty({rows, args_.sizes.N, width}, ScalarType::Float) : empty({rows, width}, ScalarType::Float);
+  }
+
+  void set_x(const Tensor& x) {
+    const int64_t last = x.dim() - 1;
+    const bool rows = args_.I <= 1 || x.stride(last) == 1;
+    x_ = rows ? x : torch::stable::contiguous(x);
+    args_.x = static_cast<const float*>(x_.const_data_ptr());
+    args_.x_stride_t = x_.stride(turned_ ? 1 : 0);
+    args_.x_stride_n = batched_ ? x_.stride(turned_ ? 0 : 1) : 0;
+  }
+
+  const Tensor* weights_of(int64_t k, int64_t d) const { return weights_.data() + (k * args_.sizes.D + d) * each_; }
+  bool biased() const { return each_ % 2 == 1; }
+  bool projected() const { return each_ >= 6; }
+
+  void check_weights(int64_t k, int64_t d, int64_t I) const {
+    const Sizes& s = args_.sizes;
+    const Tensor* w = weights_of(k, d);
+    int64_t n = 0;
+    const auto next = [&](const char* name, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+      const int64_t place = n++;
+      expect(w[place], sizes, dtype, [&] {
+        return "weights[" + std::to_string((k * s.D + d) * each_ + place) + "], " + name + " of layer " +
+               std::to_string(k) + (d == 0 ? "," : ", reverse,");
+      });
+    };
+    const int64_t blocks = in_blocks(s.H, kInt8Units);
+    next("packed_ih", {blocks, in_blocks(I, kInt8Depth), 4, kInt8Units, kInt8Depth}, ScalarType::Char);
+    next("scale_ih", {4 * s.H}, ScalarType::Float);
+    next("packed_hh", {blocks, in_blocks(s.P, kInt8Depth), 4, kInt8Units, kInt8Depth}, ScalarType::Char);
+    next("scale_hh", {4 * s.H}, ScalarType::Float);
+    if (biased()) next("bias", {4 * s.H}, ScalarType::Float);
+    if (!projected()) return;
+    next("packed_hr", {in_blocks(s.P, kInt8Units), in_blocks(s.H, kInt8Depth), 1, kInt8Units, kInt8Depth},
+         ScalarType::Char);
+    next("scale_hr", {s.P}, ScalarType::Float);
+  }
+
+  void set_weights(int64_t k, int64_t d) {
+    const Tensor* w = weights_of(k, d);
+    const auto bytes = [&](const Tensor& t) { return static_cast<const int8_t*>(held_.data(t)); };
+    const auto numbers = [&](const Tensor& t) { return static_cast<const float*>(held_.data(t)); };
+    Int8Weights& to = args_.weights[d];
+    to = {bytes(w[0]), bytes(w[2]), nullptr, numbers(w[1]), numbers(w[3]), nullptr, nullptr};
+    if (biased()) to.bias = numbers(w[4]);
+    if (projected()) {
+      to.hr = bytes(w[each_ - 2]);
+      to.scale_hr = numbers(w[each_ - 1]);
+    }
+  }
+
+  const std::vector<Tensor>& weights_;
+  const int64_t layers_;
+  const bool batched_, turned_;
+  const Threads threads_ = threads();
+  bool return_cells_ = false;
+  int64_t each_;
+  Int8Args args_{};
+  Held held_;
+  Tensor x_, h_n_, c_n_;
+  const float *h0_, *c0_;
+};
+
+}  // namespace
+
+Int8Results int8_stack(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights, int64_t layers,
+                       bool bidirectional, bool batch_first, OptionalTensor lengths, OptionalTensor reset_mask,
+                       bool weight_only, bool return_cells) {
+  return Int8Call(x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, weight_only,
+                  return_cells)
+      .run();
+}
+
+}  // namespace fastlstm
