@@ -3,6 +3,7 @@
 import os
 import random
 import zlib
+from functools import partial
 
 import feature_table
 import numpy as np
@@ -39,11 +40,18 @@ def pytest_report_header(config):
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {built}"
 
 
+def left_out(item, mark) -> bool:
+    """Whether a mark `sweep` leaves a test to --all: `sweep(but=f)` keeps those of the test's cases
+    for whose parameters, by name, f is true."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return not ("but" in mark.kwargs and mark.kwargs["but"](**params))
+
+
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--all"):
         skip = pytest.mark.skip(reason="a long sweep: ./run test --all")
         for item in items:
-            if "sweep" in item.keywords:
+            if any(map(partial(left_out, item), item.iter_markers("sweep"))):
                 item.add_marker(skip)
     # Workers take the files in this order: a long one at the end would leave the others idle.
     long = {item.path for item in items if "slow" in item.keywords}

@@ -211,7 +211,24 @@ def test_peers_are_shown_and_summed_up(capsys):
     assert "2 of 3" in report.markdown(result)
 
 
-def test_the_command_line_runs_the_peers(tmp_path, monkeypatch):
+class InThisProcess:
+    """An engine as a process of its own would serve it."""
+
+    def __init__(self, name, threads):
+        self.server = engines.Server(name, threads)
+
+    def ask(self, **request):
+        return self.server.answer(request)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    "where", [InThisProcess, pytest.param(engine_rounds.Engine, marks=pytest.mark.sweep)]
+)
+def test_the_command_line_runs_the_peers(where, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_rounds, "Engine", where)
     monkeypatch.setattr(engine_rounds, "SHAPES", ((5, 3, 4, 6),))
     peaks = {("float32", "avx2", 1): 1e12}
     monkeypatch.setattr(floor.Machine, "measure_peaks", lambda m, *_: m.peaks.update(peaks))

@@ -52,6 +52,7 @@ def result(dry):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_it_leaves_few_files_that_say_what_they_are(dry, result):
     folder, _ = dry
     files = {path.name for path in folder.iterdir()}
@@ -67,6 +68,7 @@ def test_it_leaves_few_files_that_say_what_they_are(dry, result):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_every_part_is_done(dry, result):
     states = {part: each["state"] for part, each in result["parts"].items()}
     expected = ["build", "probe", "tests", "bench bf16", "sanitizer", "edges"]
@@ -76,6 +78,7 @@ def test_every_part_is_done(dry, result):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_cells_are_checked_and_timed_in_every_lane(result):
     assert {row["part"] for row in result["rows"]} == {"bench bf16", "edges"}
     for row in result["rows"]:
@@ -91,6 +94,7 @@ def test_cells_are_checked_and_timed_in_every_lane(result):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_tests_and_sanitizer_are_there(result):
     outcomes = {each["outcome"] for each in result["tests"].values()}
     assert outcomes == {"passed"}
@@ -100,6 +104,7 @@ def test_tests_and_sanitizer_are_there(result):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_what_the_kernels_choice_assumes_is_asked_of_the_device(dry, result):
     asked = {answer["question"] for answer in result["probe"]}
     # One constant of costs.h after the other; the launch's needs CUDA graphs.
@@ -114,6 +119,7 @@ def test_what_the_kernels_choice_assumes_is_asked_of_the_device(dry, result):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, and none is on PATH")
 def test_the_probe_compiles_for_gpus(tmp_path):
     sources = map(str, sorted(costs.SOURCES.glob("*.cu")))
@@ -125,6 +131,7 @@ def test_the_probe_compiles_for_gpus(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_what_is_finished_is_not_run_again(dry, monkeypatch, capsys):
     path = dry[0] / "journal.jsonl"
     journal = Journal(path, last_stamp(path))
@@ -135,6 +142,7 @@ def test_what_is_finished_is_not_run_again(dry, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_the_backends_stand_ins_are_named(dry):
     """The simulated CUDA sources where they can be built, and never silently something else."""
     log = (dry[0] / "logs" / "bench-bf16.log").read_text()

@@ -145,16 +145,25 @@ def test_no_more_workers_than_cores():
     assert run(PINNED) == ["right"]
 
 
+# The variable is read once: a forked child for each value.
+GIVEN = """
+import os, torch, fastlstm
+os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
+torch.set_num_threads(5)
+for cores in ("3", "64", "no number"):
+    pid = os.fork()
+    if pid == 0:
+        os.environ["FASTLSTM_CORES"] = cores
+        print(torch.ops.fastlstm.cpu_workers(), flush=True)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
 @needs_library
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
 def test_cores_can_be_given():
-    code = (
-        "import os, torch, fastlstm; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1]); "
-        "torch.set_num_threads(5); print(torch.ops.fastlstm.cpu_workers())"
-    )
-    assert run(code, FASTLSTM_CORES="3") == ["3"]
-    assert run(code, FASTLSTM_CORES="64") == ["5"]
-    assert run(code, FASTLSTM_CORES="no number") == ["1"]
+    assert run(GIVEN) == ["3", "5", "1"]
 
 
 # Everything that is shared out, whoever runs it: the plan for three workers is the same.

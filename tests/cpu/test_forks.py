@@ -1,5 +1,6 @@
 """Forked children of a process that has computed on two threads: none hangs, at any size, and
-the numbers are the parent's. A process of its own for each case (fork_cases.py)."""
+the numbers are the parent's (fork_cases.py). Several cases one after the other in a process, and
+each in a process of its own."""
 
 import os
 import signal
@@ -20,8 +21,21 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("case", [*fork_cases.CASES, "unknown_pool"])
-def test_forked(case):
+# What prefork does is in the first two; what a pool of Python's and a DataLoader do, in by_c (more
+# forks of one parent) and in chosen (another thread count in the child).
+SEVERAL = ["twice", "from_a_thread", "by_c", "chosen"]
+
+
+@pytest.mark.parametrize(
+    "cases",
+    [
+        SEVERAL,
+        ["unknown_pool"],
+        *(pytest.param([case], marks=pytest.mark.sweep) for case in fork_cases.CASES),
+    ],
+    ids="-".join,
+)
+def test_forked(cases):
     process = subprocess.Popen(
         # Python 3.12 warns of a fork beside threads.
         [
@@ -29,7 +43,7 @@ def test_forked(case):
             "-W",
             "ignore::DeprecationWarning",
             TESTS / "support" / "fork_cases.py",
-            case,
+            *cases,
         ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS.parent), *sys.path))},
         stdout=subprocess.PIPE,
@@ -42,4 +56,4 @@ def test_forked(case):
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # its children too
         pytest.fail(f"a process hangs:\n{process.communicate()[0]}")
-    assert (process.returncode, printed) == (0, "done\n")
+    assert (process.returncode, printed) == (0, "".join(f"{case}\n" for case in cases))

@@ -25,6 +25,7 @@ pytestmark = [needs_library, pytest.mark.usefixtures("poisoned_empty")]
 SAMPLED = sampled_cases(60, 11, 3e4)
 
 
+@pytest.mark.sweep(but=lambda case: SAMPLED.index(case) % 3 == 0)
 @pytest.mark.parametrize(**by_id(SAMPLED))
 def test_any_case(case):
     check(case)

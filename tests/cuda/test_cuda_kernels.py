@@ -44,11 +44,17 @@ def taken_in_turns(names, count):
     return pytest.mark.parametrize(("case", "kind"), pairs, ids=ids)
 
 
+def every_second(case, **_):
+    return SAMPLED.index(case) % 2 == 0
+
+
+@pytest.mark.sweep(but=every_second)
 @taken_in_turns(KINDS, 2)
 def test_any_case_in_steps(case, kind, in_steps):
     check_kind(case, kind)
 
 
+@pytest.mark.sweep(but=every_second)
 @taken_in_turns(ON_CHIP, 1)
 def test_any_case_on_clusters(case, kind, monkeypatch):
     monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", "cluster")
@@ -62,6 +68,12 @@ def test_any_case_on_clusters(case, kind, monkeypatch):
 TILES = {"narrow": 10_000, "medium": 4, "large": 1}
 
 
+def in_turn(kind, tile, P, **_):
+    """Each tile of each kind, with a projection or without."""
+    return (list(KINDS).index(kind) + list(TILES).index(tile)) % 2 == (P is None)
+
+
+@pytest.mark.sweep(but=in_turn)
 @kinds
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize(("seed", "P"), [(1, None), (2, 70)])
@@ -80,6 +92,8 @@ REPEATED = [(*each, None) for each in FAMILIES]
 REPEATED += [("tf32", kernels, 21) for kernels in ("cluster", "grid")]
 
 
+# Waits and barriers are the same for all kinds.
+@pytest.mark.sweep(but=lambda kind, P, **_: kind in ("float64", "bfloat16") or P is not None)
 @pytest.mark.shows("repeat", backend="cuda")
 @pytest.mark.parametrize(("kind", "kernels", "P"), REPEATED)
 def test_results_repeat_bit_by_bit_under_any_schedule(kind, kernels, P, monkeypatch):
@@ -98,6 +112,7 @@ def test_results_repeat_bit_by_bit_under_any_schedule(kind, kernels, P, monkeypa
             assert torch.equal(value, found[0][name]), name
 
 
+@pytest.mark.sweep(but=lambda kind, kernels, **_: kind == "bfloat16" or kernels == "step")
 @pytest.mark.parametrize("P", [None, 7])
 @pytest.mark.parametrize(("kind", "kernels"), FAMILIES)
 def test_a_sequence_cut_in_chunks(kind, kernels, P, monkeypatch):

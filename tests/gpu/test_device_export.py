@@ -4,6 +4,7 @@ import pytest
 from export_cases import (  # noqa: F401
     run_fresh,
     test_any_T_and_N,
+    test_compiled_and_loaded_in_a_fresh_process,
     test_saved_and_loaded_in_a_fresh_process,
 )
 

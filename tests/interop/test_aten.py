@@ -99,6 +99,8 @@ TAKEN = [
 ]  # fmt: skip
 
 
+# What a feature becomes is the same in either loop, which test_within_the_budget has both of.
+@pytest.mark.sweep(but=lambda features, loop: (loop == "scan") == (TAKEN.index(features) % 2))
 @loops
 @pytest.mark.parametrize("features", TAKEN, ids="-".join)
 def test_features_together(features, loop):
@@ -114,6 +116,11 @@ def test_every_feature_is_decomposed():
     assert {f for c in TAKEN for f in c} == set(TOGETHER) - others
 
 
+# Either loop once, and the dtypes that round; the tests of features are in float64.
+BUDGETS = [{"loop": "scan", "dtype": torch.float32}, {"loop": "unrolled", "dtype": torch.bfloat16}]
+
+
+@pytest.mark.sweep(but=lambda **case: case in BUDGETS)
 @loops
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_within_the_budget(dtype, loop):
@@ -124,6 +131,7 @@ def test_within_the_budget(dtype, loop):
     compare(program.module(), lstm, x, hx, gradients=False)
 
 
+@pytest.mark.sweep(but=lambda loop: loop == "scan")
 @loops
 def test_stored_weights_are_widened(loop):
     fast = FastLSTM(I, H, weight_dtype=torch.bfloat16)
@@ -166,7 +174,7 @@ def test_other_ways_in(kind):
 
 
 @pytest.mark.shows("aten", backend="cpu", direction="forward")
-@pytest.mark.parametrize("loop", ["auto", "scan"])
+@pytest.mark.parametrize("loop", ["auto", pytest.param("scan", marks=pytest.mark.sweep)])
 def test_any_T_and_N(loop):
     fast = FastLSTM(I, H, 2, bidirectional=True, batch_first=True, dtype=torch.float64)
     model = Calling(fast, lambda lstm, x, n, r: lstm(x, lengths=n, reset_mask=r))
@@ -243,10 +251,12 @@ assert "fastlstm" not in sys.modules
 
 
 @pytest.mark.slow
-def test_loads_where_there_is_no_fastlstm(tmp_path):
+@pytest.mark.sweep(but=lambda loop: loop == "unrolled")  # torch compiles a scan before it runs it
+@loops
+def test_loads_where_there_is_no_fastlstm(loop, tmp_path):
     fast, x = FastLSTM(I, H, 2), make_input(T, N, I, torch.float32)
     with torch.no_grad():
-        torch.export.save(exported(fast, x, loop="scan"), tmp_path / "program.pt2")
+        torch.export.save(exported(fast, x, loop=loop), tmp_path / "program.pt2")
         torch.save(((x,), fast(x)), tmp_path / "data.pt")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(

@@ -157,13 +157,19 @@ def test_the_stack_of_a_gpu():
 
 
 def test_torch_is_told_whichever_is_imported_first():
-    for first, second in (("torch.utils.flop_counter", "fastlstm"), ("fastlstm",) * 2):
-        code = (
-            f"import torch, {first}, {second}\n"
-            "from torch.utils.flop_counter import flop_registry\n"
-            "assert torch.ops.fastlstm.lstm_layer_forward in flop_registry\n"
-        )
-        subprocess.run([sys.executable, "-c", code], check=True)
+    code = """
+import os, importlib, sys, torch
+for first, second in (("torch.utils.flop_counter", "fastlstm"), ("fastlstm",) * 2):
+    assert {first, second}.isdisjoint(sys.modules)
+    pid = os.fork()
+    if pid == 0:
+        importlib.import_module(first), importlib.import_module(second)
+        from torch.utils.flop_counter import flop_registry
+        assert torch.ops.fastlstm.lstm_layer_forward in flop_registry
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -7,16 +7,20 @@ import torch
 from export_cases import (
     run_fresh,
     test_any_T_and_N,
+    test_compiled_and_loaded_in_a_fresh_process,
     test_saved_and_loaded_in_a_fresh_process,
 )
 
 from fastlstm.backends import native
 
-for feature, case in {
-    "export": test_any_T_and_N,
-    "archives": test_saved_and_loaded_in_a_fresh_process,
-}.items():
+for feature, case in [
+    ("export", test_any_T_and_N),
+    ("archives", test_saved_and_loaded_in_a_fresh_process),
+    ("archives", test_compiled_and_loaded_in_a_fresh_process),
+]:
     pytest.mark.shows(feature, backend="cpu")(case)
+# Inductor's part is torch's; that it finds schemas and fake kernels is in test_compile.py too.
+pytest.mark.sweep(test_compiled_and_loaded_in_a_fresh_process)
 
 
 @pytest.fixture
@@ -30,7 +34,8 @@ def device():
 
 
 @pytest.fixture
-def fresh():
-    if not (shutil.which("g++") or shutil.which("clang++")):
+def fresh(request):
+    compiled = request.function is test_compiled_and_loaded_in_a_fresh_process
+    if compiled and not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("no C++ compiler for AOTInductor")
     return run_fresh

@@ -4,9 +4,11 @@ Every array and the workspace are blocks of exactly their size; results have to 
 those that the same kernels give in the library without sanitizers, which test_cuda_kernels.py
 holds to the reference.
 
-Compiled are the kernels for SANITIZED alone, those on the chip without a projection. float16's are
+Compiled are the kernels for KINDS alone, those on the chip without a projection. float16's are
 bfloat16's with another instruction, and what float32's and a projection's have of their own is
-held to the reference, on poisoned memory, by test_cuda_shapes.py.
+held to the reference, on poisoned memory, by test_cuda_shapes.py. Compiling them is most of what
+this file takes: bfloat16's, which have all that there is on the chip, are a program of their own,
+and the other kinds a long sweep.
 """
 
 import sys
@@ -29,8 +31,10 @@ pytestmark = [
 
 KINDS = {"float64": 0, "float32": 1, "tf32": 1, "bfloat16": 2}
 KINDS_ON_CHIP = ("tf32", "bfloat16")
-SANITIZED = ["cuda/recurrence.cu", *(f"step/{kind}.cu" for kind in KINDS)]
-SANITIZED += [f"{name}/{kind}.cu" for name in ("cluster", "grid") for kind in KINDS_ON_CHIP]
+BFLOAT16 = [f"{name}/bfloat16.cu" for name in ("step", "cluster", "grid")]
+OTHERS = [f"step/{kind}.cu" for kind in ("float64", "float32", "tf32")]
+OTHERS += ["cluster/tf32.cu", "grid/tf32.cu"]
+sweep = pytest.mark.sweep(but=lambda kind, **_: kind == "bfloat16")
 
 
 def sized(T, N, H, **options):
@@ -62,11 +66,18 @@ ON_CHIP = [
 
 
 @cache
-def runner():
+def runner(kind):
+    """The program that has a kind's kernels."""
+    alone = kind == "bfloat16"
+    wanted = ["cuda/recurrence.cu", *BFLOAT16, *([] if alone else OTHERS)]
+    sources = [k for k in family.KERNELS if f"{k.parent.name}/{k.name}" in wanted]
+    assert len(sources) == len(wanted)
+    left_out = ["never_sanitized.cpp", *(["only_bfloat16_sanitized.cpp"] if alone else [])]
+    sources += [build.HERE / "kernels" / name for name in left_out]
+    sources += [build.HERE / "recurrence_runner.cpp"]
     # Without optimisation the kernels compile in half the time; the harness has it.
-    sources = [k for k in family.KERNELS if f"{k.parent.name}/{k.name}" in SANITIZED]
-    sources += [build.HERE / "kernels" / "not_sanitized.cpp", build.HERE / "recurrence_runner.cpp"]
-    return build.executable("recurrence-sanitize", sources, ["-O0"], sanitize=True)
+    name = "recurrence-sanitize" + "-bfloat16" * alone
+    return build.executable(name, sources, ["-O0"], sanitize=True)
 
 
 @pytest.fixture(autouse=True)
@@ -86,12 +97,13 @@ def run_sanitized(entry, case, kind, multiprocessors, seed, given, expected):
     given |= {"dtype": KINDS[kind], "tf32": kind == "tf32", "wide": case.wide}
     given |= {"wide_states": case.wide_states}
     given |= {"device.multiprocessors": multiprocessors}
-    outcome = run.run(runner(), entry, given | poison(expected), seed)
+    outcome = run.run(runner(kind), entry, given | poison(expected), seed)
     assert outcome.code == "ok", outcome.report
     for name, value in expected.items():
         assert torch.equal(outcome.arrays[name], value), name
 
 
+@sweep
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("case", "multiprocessors"), IN_STEPS, ids=str)
 def test_nothing_beside_an_array_is_touched_in_steps(case, multiprocessors, kind, monkeypatch):
@@ -99,6 +111,7 @@ def test_nothing_beside_an_array_is_touched_in_steps(case, multiprocessors, kind
     check_sanitized(case, kind, multiprocessors)
 
 
+@sweep
 @pytest.mark.parametrize("kind", KINDS_ON_CHIP)
 @pytest.mark.parametrize(("kernels", "case", "multiprocessors"), ON_CHIP, ids=str)
 def test_nothing_beside_an_array_is_touched_on_chip(
@@ -145,7 +158,7 @@ def test_a_short_array_is_found():
     given["gates_x"] = given["gates_x"].flatten()[:-1]
     given |= {"T": case.T, "N": case.N, "D": case.D, "H": case.H, "P": case.outputs}
     given |= {"dtype": KINDS["bfloat16"], "tf32": False, "wide": False, "wide_states": False}
-    outcome = run.run(runner(), "forward", given | poison(expected))
+    outcome = run.run(runner("bfloat16"), "forward", given | poison(expected))
     assert outcome.code == "sanitizer"
     assert "heap-buffer-overflow" in outcome.report
     assert "csrc/cuda/" in outcome.report

@@ -110,23 +110,39 @@ def test_any_T_and_N(stateless, strict, backend, device):
     torch.testing.assert_close(got, list(expected))
 
 
+def kept_for_later(programs, model, device, folder) -> None:
+    """Exported for inference, and what they are to give, as `run_fresh` takes it."""
+    given = draw(7, 3, device)
+    with torch.no_grad():
+        torch.save((given, model(*given)), folder / "data.pt")
+    for program in programs:
+        # No tape is kept.
+        assert [node.args[-2] for node in layers_of(program)] == [False, False]
+
+
 @pytree_warns
-@pytest.mark.slow
 def test_saved_and_loaded_in_a_fresh_process(tmp_path, backend, device, fresh):
-    """torch.export's archive and AOTInductor's package, both of any T and N."""
+    """torch.export's archive of a program for any T and N."""
     model = Model(backend).to(device).eval()
     with torch.no_grad():
         programs = {
             "loose": exported(model, device, False),
             "strict": exported(model, device, True),
         }
-        given = draw(7, 3, device)
-        torch.save((given, model(*given)), tmp_path / "data.pt")
+    kept_for_later(programs.values(), model, device, tmp_path)
     for name, program in programs.items():
         torch.export.save(program, tmp_path / f"{name}.pt2")
-        # Exported for inference, no tape is kept.
-        assert [node.args[-2] for node in layers_of(program)] == [False, False]
-    torch._inductor.aoti_compile_and_package(
-        programs["loose"], package_path=str(tmp_path / "aoti.pt2")
-    )
-    fresh(tmp_path, *programs, "aoti")
+    fresh(tmp_path, *programs)
+
+
+@pytree_warns
+@pytest.mark.slow
+def test_compiled_and_loaded_in_a_fresh_process(tmp_path, backend, device, fresh):
+    """AOTInductor's package of a program for any T and N."""
+    model = Model(backend).to(device).eval()
+    with torch.no_grad():
+        program = exported(model, device, False)
+    kept_for_later([program], model, device, tmp_path)
+    package = str(tmp_path / "aoti.pt2")
+    torch._inductor.aoti_compile_and_package(program, package_path=package)
+    fresh(tmp_path, "aoti")

@@ -155,7 +155,7 @@ def main() -> int:
     record.write_text("")
     # The file for Triton's interpreter runs in an inner process, of which its own test takes care.
     names = [str(f) for f in marked_files() if f.name.startswith("test_")]
-    status = pytest_run(record, *names, *sys.argv[1:]).returncode
+    status = pytest_run(record, "--all", *names, *sys.argv[1:]).returncode
     records = read(record)
     declared = {r["test"] for r in records}
     passed = {r["test"] for r in records if r["outcome"] == "passed"}

@@ -1,5 +1,6 @@
-"""What test_forks.py runs in a process of its own: `python fork_cases.py NAME`. The parent computes
-on two threads, then a forked child computes the same, and both must have the same bits.
+"""What test_forks.py runs in a process of its own: `python fork_cases.py NAME...`, which prints
+each name when its case is over. The parent computes on two threads, then a forked child computes
+the same, and both must have the same bits.
 """
 
 import ctypes
@@ -180,8 +181,11 @@ CASES = {f.__name__: f for f in (twice, from_a_thread, prefork, by_c, pool, load
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    if sys.argv[1] == "unknown_pool":
+    if sys.argv[1:] == ["unknown_pool"]:
         unknown_pool()
+        print("unknown_pool")
     else:
-        CASES[sys.argv[1]](results())
-    print("done")
+        expected = results()
+        for name in sys.argv[1:]:
+            CASES[name](expected)
+            print(name, flush=True)  # a fork would take along what is not written yet

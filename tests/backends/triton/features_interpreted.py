@@ -23,6 +23,7 @@ while missing:
     "features",
     [pytest.param(c, marks=pytest.mark.shows(*c), id="-".join(c)) for c in CHOSEN],
 )
+@pytest.mark.sweep(but=lambda features, **_: "double" not in features)
 def test_combination(features, backend):
     with served_here("triton", "triton"):
         Problem(features, backend, rows=2).check()

@@ -61,6 +61,16 @@ def recurrence(dtype, **sizes) -> Case:
     return Case("recurrence", **{"T": 3, "N": 5, "H": 17, "dtype": dtype, **sizes})
 
 
+SWEPT = []
+
+
+def swept(dtype, **sizes) -> Case:
+    """One that takes long, and has no dtype, direction, projection or mask that others lack."""
+    SWEPT.append(recurrence(dtype, **sizes))
+    return SWEPT[-1]
+
+
+but_swept = pytest.mark.sweep(but=lambda case, **_: case not in SWEPT)
 SIXTEEN = (torch.bfloat16, torch.float16)
 # Every way meets every dtype, both directions, a projection, each mask, both dtypes of gates_x;
 # H = 17 makes tiles with a tail, 33 three of them.
@@ -75,32 +85,33 @@ WAYS = [
     )),
     *(("sequence", c) for c in (
         recurrence(torch.float32, H=33, masks="random"),
-        recurrence(torch.float32, D=2, P=40, masks="random"),
+        swept(torch.float32, D=2, P=40, masks="random"),
         recurrence(torch.bfloat16, D=2, masks="lengths", wide=True),
         recurrence(torch.bfloat16, H=34, P=3, masks="resets", gradients=0b1010),
-        recurrence(torch.float16, D=2, H=1, N=17, masks="random"),
+        swept(torch.float16, D=2, H=1, N=17, masks="random"),
         recurrence(torch.float16, H=16, N=1, T=5, wide=True),
         recurrence(torch.float64, T=2, D=2, H=5, P=3, masks="random"),
     )),
     *(("step", c) for c in (
         recurrence(torch.float32, T=4, D=2, masks="random"),
         recurrence(torch.float32, H=33, P=17, masks="zero"),
-        recurrence(torch.bfloat16, D=2, masks="resets", gradients=0b0000),
+        swept(torch.bfloat16, D=2, masks="resets", gradients=0b0000),
         recurrence(torch.bfloat16, H=34, P=20, masks="full", wide=True),
-        recurrence(torch.float16, D=2, P=5, masks="random"),
+        swept(torch.float16, D=2, P=5, masks="random"),
         recurrence(torch.float16, H=1, N=33, masks="lengths"),
         recurrence(torch.float64, T=2, H=7, masks="random"),
     )),
 ]  # fmt: skip
 CHOSEN = [
-    recurrence(torch.float32, T=2, N=3, H=129, D=2),
-    recurrence(torch.bfloat16, T=2, N=33, H=129, masks="resets", gradients=0b0001),
+    swept(torch.float32, T=2, N=3, H=129, D=2),
+    swept(torch.bfloat16, T=2, N=33, H=129, masks="resets", gradients=0b0001),
     recurrence(torch.float16, T=1, N=2, H=257, P=64, masks="lengths"),
     *(recurrence(dtype, T=0, D=2, P=3) for dtype in SIXTEEN),
     *(recurrence(dtype, N=0, D=2) for dtype in (torch.float32, torch.float64)),
 ]
 
 
+@but_swept
 @pytest.mark.parametrize(
     ("way", "case"), WAYS, ids=[f"{way}-{c}".replace("recurrence-", "") for way, c in WAYS]
 )
@@ -108,6 +119,7 @@ def test_way(way, case, monkeypatch):
     held(case, way, monkeypatch)
 
 
+@pytest.mark.sweep(but=lambda way, P: P is None or way == "resident")
 @pytest.mark.parametrize("way", configs.WAYS)
 @pytest.mark.parametrize("P", [None, 9])
 def test_tf32(way, P, monkeypatch):
@@ -115,11 +127,13 @@ def test_tf32(way, P, monkeypatch):
     held(case, way, monkeypatch, tf32=True)
 
 
+@but_swept
 @pytest.mark.parametrize(**by_id(CHOSEN))
 def test_what_the_table_chooses(case, monkeypatch):
     held(case, None, monkeypatch)
 
 
+@pytest.mark.sweep(but=lambda way: way != "sequence")
 @pytest.mark.parametrize("way", configs.WAYS)
 def test_any_strides(way, monkeypatch):
     """No argument contiguous, an output gradient that a sum's backward has expanded."""
@@ -137,6 +151,7 @@ def test_any_strides(way, monkeypatch):
     held(case, way, monkeypatch, (arguments, gradients))
 
 
+@pytest.mark.sweep(but=lambda way: way != "sequence")
 @pytest.mark.parametrize("way", configs.WAYS)
 def test_gradients_that_are_not_there_are_zeros(way, monkeypatch):
     monkeypatch.setenv(configs.WAY_VARIABLE, way)
@@ -150,6 +165,7 @@ def test_gradients_that_are_not_there_are_zeros(way, monkeypatch):
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
+@pytest.mark.sweep(but=lambda way, P: (way == "resident") == (P is not None))
 @pytest.mark.parametrize("way", configs.WAYS)
 @pytest.mark.parametrize("P", [None, 3])
 def test_a_sequence_cut_in_chunks(way, P, monkeypatch):
@@ -173,6 +189,7 @@ def test_without_a_tape(way, save_tape, save_cells, monkeypatch):
         assert value.dtype == full[name].dtype
 
 
+@pytest.mark.sweep(but=lambda way: way != "sequence")
 @pytest.mark.parametrize("way", configs.WAYS)
 def test_padding_may_hold_anything(way, monkeypatch):
     """Rows beyond their length, and what a reset cuts off, reach no result."""

@@ -41,6 +41,7 @@ def held(case: Case, monkeypatch, tf32=False) -> None:
 SHORT = [c for c in sampled_cases(60, 21, 200) if c.T * c.N * c.D <= 15][:12]
 
 
+@pytest.mark.sweep(but=lambda case: SHORT.index(case) in (2, 5, 6, 8, 9))  # with all options
 @pytest.mark.parametrize(**by_id(SHORT))
 def test_any_case(case, monkeypatch):
     held(case, monkeypatch)
@@ -54,6 +55,7 @@ def test_tf32(monkeypatch):
     held(case, monkeypatch, tf32=True)
 
 
+@pytest.mark.sweep(but=lambda case: case != CHUNKED[1])
 @pytest.mark.parametrize("case", CHUNKED, ids=str)
 def test_states_pass_from_chunk_to_chunk_unrounded(case, monkeypatch):
     monkeypatch.setattr(precision, "allows_tf32", lambda: False)

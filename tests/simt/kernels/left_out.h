@@ -1,4 +1,6 @@
-// Kernels that the program of test_simt_recurrence.py does without, in the place of their sources: they take no call.
+// Kernels that a program does without, in the place of their sources: they take no call.
+#pragma once
+
 #include "cuda/families.h"
 
 namespace fastlstm::cuda {
@@ -23,19 +25,5 @@ FASTLSTM_LEFT_OUT(ClusterKernels)
 FASTLSTM_LEFT_OUT(GridKernels)
 FASTLSTM_LEFT_OUT(ProjectedClusterKernels)
 FASTLSTM_LEFT_OUT(ProjectedGridKernels)
-
-FASTLSTM_LEFT_OUT_FOR(StepKernels, Float16Product)
-FASTLSTM_LEFT_OUT_FOR(ClusterKernels, Float16Product)
-FASTLSTM_LEFT_OUT_FOR(GridKernels, Float16Product)
-FASTLSTM_LEFT_OUT_FOR(ClusterKernels, Float32Product)
-FASTLSTM_LEFT_OUT_FOR(GridKernels, Float32Product)
-FASTLSTM_LEFT_OUT_FOR(ProjectedClusterKernels, BFloat16Product)
-FASTLSTM_LEFT_OUT_FOR(ProjectedClusterKernels, Float16Product)
-FASTLSTM_LEFT_OUT_FOR(ProjectedClusterKernels, TF32Product)
-FASTLSTM_LEFT_OUT_FOR(ProjectedClusterKernels, Float32Product)
-FASTLSTM_LEFT_OUT_FOR(ProjectedGridKernels, BFloat16Product)
-FASTLSTM_LEFT_OUT_FOR(ProjectedGridKernels, Float16Product)
-FASTLSTM_LEFT_OUT_FOR(ProjectedGridKernels, TF32Product)
-FASTLSTM_LEFT_OUT_FOR(ProjectedGridKernels, Float32Product)
 
 }  // namespace fastlstm::cuda
