@@ -25,15 +25,15 @@ struct ForwardArgs {
   bool tf32;            // float32: round the factors of products to tf32
   bool wide_gates;      // gates_x is in the wide type
   bool wide_states;     // c0 and c_n are in the wide type
-  const void* gates_x;  // [T, N, D, 4H], steps and rows with these strides, in elements
-  int64_t gates_stride_t, gates_stride_n;
-  const void *h0, *c0;                // [D, N, P], [D, N, H]
-  const void *weight_hh, *weight_hr;  // [D, 4H, P], [D, P, H] or null
-  const int64_t* lengths;             // [N] or null
-  const bool* reset_mask;             // [T, N] or null
-  void *output, *h_n, *c_n;           // [T, N, D, P], [D, N, P], [D, N, H]
-  void* cells;                        // [T, N, D, H] wide, or null
-  void* gates;                        // [T, N, D, 4H] activated, or null
+  const void* gates_x;  // [4H] of each direction, step and row, with these strides, in elements
+  int64_t gates_stride_d, gates_stride_t, gates_stride_n;
+  const void *h0, *c0;                      // [D, N, P], [D, N, H], each or null for zeros
+  const void *weight_hh[2], *weight_hr[2];  // of each direction: [4H, P], [P, H] or null
+  const int64_t* lengths;                   // [N] or null
+  const bool* reset_mask;                   // [T, N] or null
+  void *output, *h_n, *c_n;                 // [T, N, D, P], [D, N, P], [D, N, H]
+  void* cells;                              // [T, N, D, H] wide, or null
+  void* gates;                              // [T, N, D, 4H] activated, or null
 };
 
 struct BackwardArgs {
@@ -48,12 +48,12 @@ struct BackwardArgs {
   const void *dh_n, *dc_n;  // [D, N, P], [D, N, H], each or null
   const void* dcells;       // [T, N, D, H] wide, or null
   const void* c0;
-  const void *weight_hh, *weight_hr;
+  const void *weight_hh[2], *weight_hr[2];
   const void *cells, *gates;  // as the forward left them
   const int64_t* lengths;
   const bool* reset_mask;
   void* dgates_x;   // [T, N, D, 4H]
-  void *dh0, *dc0;  // [D, N, P], [D, N, H]
+  void *dh0, *dc0;  // [D, N, P], [D, N, H], each or null
   void* dhidden;    // [T, N, D, P] wide, with a projection, else null
 };
 

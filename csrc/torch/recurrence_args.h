@@ -8,14 +8,12 @@
 
 namespace fastlstm {
 
-// A contiguous [D, ...] array of `elements` for each direction: where each direction's part starts, or the whole.
+// A contiguous [D, ...] array of `elements` for each direction: where each direction's part starts.
 inline void put_weights(const void* data, int64_t D, int64_t elements, ScalarType dtype, const void* (&parts)[2]) {
   const int64_t bytes = bytes_of(dtype);
   for (int64_t d = 0; d < D; ++d)
     parts[d] = data == nullptr ? nullptr : static_cast<const char*>(data) + d * elements * bytes;
 }
-
-inline void put_weights(const void* data, int64_t, int64_t, ScalarType, const void*& whole) { whole = data; }
 
 // The CPU's kernels take strides where CUDA's know them: theirs may also be of arrays that hold some steps at a time.
 inline void put_gates(Held& held, const Tensor& gates_x, ForwardArgs& args) {
@@ -25,6 +23,7 @@ inline void put_gates(Held& held, const Tensor& gates_x, ForwardArgs& args) {
 
 inline void put_gates(Held& held, const Tensor& gates_x, cuda::ForwardArgs& args) {
   args.gates_x = held.rows(gates_x, &args.gates_stride_t, &args.gates_stride_n);
+  args.gates_stride_d = 4 * args.sizes.H;
 }
 
 inline void put_result_strides(BackwardArgs& args) {

@@ -14,6 +14,14 @@ inline bool on_chip_may_take(const Sizes& s) {
   return s.N < kMost && s.T < kMost;
 }
 
+template <class Args, class Call>
+void put_weights(const Args& a, Call& call) {
+  for (int d = 0; d < 2; ++d) {
+    call.weight_hh[d] = static_cast<decltype(+call.weight_hh[d])>(a.weight_hh[d]);
+    call.weight_hr[d] = static_cast<decltype(+call.weight_hr[d])>(a.weight_hr[d]);
+  }
+}
+
 template <class Policy>
 auto on_chip_call(const ForwardArgs& a) {
   using IO = typename Policy::IO;
@@ -22,12 +30,12 @@ auto on_chip_call(const ForwardArgs& a) {
   call.sizes = a.sizes;
   call.steps = {a.sizes.T, a.sizes.N, a.reset_mask};
   call.gates_x = {const_cast<void*>(a.gates_x), a.wide_gates};
+  call.gates_stride_d = a.gates_stride_d;
   call.gates_stride_t = a.gates_stride_t;
   call.gates_stride_n = a.gates_stride_n;
   call.h0 = static_cast<const IO*>(a.h0);
   call.c0 = {const_cast<void*>(a.c0), a.wide_states};
-  call.weight_hh = static_cast<const IO*>(a.weight_hh);
-  call.weight_hr = static_cast<const IO*>(a.weight_hr);
+  put_weights(a, call);
   call.lengths = a.lengths;
   call.output = static_cast<IO*>(a.output);
   call.h_n = static_cast<IO*>(a.h_n);
@@ -51,8 +59,7 @@ auto on_chip_call(const BackwardArgs& a) {
   call.dc_n = {const_cast<void*>(a.dc_n), a.wide_states};
   call.dcells = static_cast<const Acc*>(a.dcells);
   call.c0 = {const_cast<void*>(a.c0), a.wide_states};
-  call.weight_hh = static_cast<const IO*>(a.weight_hh);
-  call.weight_hr = static_cast<const IO*>(a.weight_hr);
+  put_weights(a, call);
   call.cells = static_cast<const Acc*>(a.cells);
   call.gates = static_cast<const IO*>(a.gates);
   call.lengths = a.lengths;
