@@ -1,9 +1,9 @@
 """The GPU kernels behind the recurrence ops, the variants' too: compiled CUDA for `lstm_*`, Triton
 for `triton_*`.
 
-Both take one more argument than the ops, whether float32 may be rounded to tf32. It is read from
-torch's settings at every call, so that a compiled or captured model follows them as an eager one
-does. Where no kernels are registered for a device, these ops are the reference.
+Both take one more argument than the ops, whether float32 may be rounded to tf32; the ops of a whole
+stack (csrc/torch/cuda_stack_forward.cpp) ask for it, by the op `cuda_tf32`. It is read from torch's
+settings at every call, so that a compiled or captured model follows them as an eager one does. Where no kernels are registered for a device, these ops are the reference.
 """
 
 import contextlib
@@ -18,6 +18,10 @@ from ..ops.library import library, outside_autocast
 from ..reference.variant_backward import Arrived
 from . import native
 from . import triton as triton_kernels
+
+
+library.define("cuda_tf32() -> bool")
+library.impl("cuda_tf32", precision.allows_tf32, "CompositeExplicitAutograd")
 
 
 def compiled(name: str):

@@ -1,5 +1,5 @@
-"""A whole stack and its gradients as a pair of ops on the CPU, `lstm_stack_forward` and
-`lstm_stack_backward`: beside a short sequence's work, an op and a node of autograd for each layer,
+"""A whole stack and its gradients as a pair of ops on the CPU and on CUDA, `lstm_stack_forward`
+and `lstm_stack_backward`: beside a short sequence's work, an op and a node of autograd for each layer,
 and what stands around them in Python, are most of a call.
 
 x (T, N, I), (N, T, I) with batch_first, or (T, I) unbatched; h0 (L*D, N, P), c0 (L*D, N, H),
@@ -21,6 +21,7 @@ weight_hh, then all weight_hr, and gives the gradients that `needs` asks for, in
 What is differentiated again, or mapped by vmap, goes back layer by layer (whole_by_layers.py).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -31,19 +32,26 @@ from ..ops.library import check_one_device, library
 from ..precision import accumulation_dtype
 from .whole_by_layers import Saved, by_layers
 
-library.define(
-    "lstm_stack_forward(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? lengths, "
+_FORWARD = (
+    "{}_forward(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? lengths, "
     "Tensor? reset_mask, Tensor[]? noise, int layers, bool bidirectional, bool batch_first, "
     "bool wide_products, bool save_cells, bool own_output, bool[]? needs) -> Tensor[]"
 )
-library.define(
-    "lstm_stack_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, Tensor? x, "
+_BACKWARD = (
+    "{}_backward(Tensor? doutput, Tensor? dh_n, Tensor? dc_n, Tensor? dcells, Tensor? x, "
     "Tensor? h0, Tensor? c0, Tensor[] matrices, Tensor output, Tensor[] tape, Tensor? lengths, "
     "Tensor? reset_mask, Tensor[]? noise, int layers, bool bidirectional, bool batch_first, "
     "bool wide_products, bool[] needs) -> Tensor[]"
 )
-_forward = torch.ops.fastlstm.lstm_stack_forward.default
-_backward = torch.ops.fastlstm.lstm_stack_backward.default
+
+
+class Pair(NamedTuple):
+    """The ops of one family of recurrence ops (ops/recurrence.py)."""
+
+    family: str
+    forward: Callable
+    backward: Callable
+
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
@@ -63,28 +71,40 @@ class Options(NamedTuple):
     own_output: bool
 
 
-def run(needs, x: Tensor, h0, c0, weights: list, options: tuple) -> list | None:
+def run(pair: Pair, needs, x: Tensor, h0, c0, weights: list, options: tuple) -> list | None:
     """output, h_n, c_n, and with save_cells the cells; None where the op does not take the
-    arguments. For a call that `alone.stands_alone` takes.
+    arguments. For a call that `alone.pair_for` has a pair for.
 
     Args:
         needs: `alone.needed` of x, h0, c0 and the weights. options: what `Options` has, all of it.
     """
     if not needs:
-        return _forward(x, h0, c0, weights, *options, None) or None
+        return _called(pair.forward, _forward_fake, x, h0, c0, weights, *options, None) or None
     with _below_autograd():
-        results = _forward(x, h0, c0, weights, *options, needs)
+        results = _called(pair.forward, _forward_fake, x, h0, c0, weights, *options, needs)
     if not results:
         return None
     options = Options(*options)
-    return Layers.apply(options, needs, results, x, h0, c0, *weights)[: 3 + options.save_cells]
+    applied = Layers.apply(pair, options, needs, results, x, h0, c0, *weights)
+    return applied[: 3 + options.save_cells]
+
+
+def _called(op, allocate, *args) -> list:
+    """What `op` gives. Inside the compiled library a failed allocation loses its type and text, so
+    the same is allocated again here, for torch to say it."""
+    try:
+        return op(*args)
+    except RuntimeError as error:
+        if "API call failed" in str(error):
+            allocate(*args)
+        raise
 
 
 class Layers(torch.autograd.Function):
     """The pair as one node of autograd: `results` are what the forward gave."""
 
     @staticmethod
-    def forward(ctx, options, needs, results, x, h0, c0, *weights):
+    def forward(ctx, pair, options, needs, results, x, h0, c0, *weights):
         tape = results[3 + options.save_cells :]
         output = tape.pop() if options.own_output else results[0]
         per_layer = len(weights) // options.layers
@@ -100,13 +120,13 @@ class Layers(torch.autograd.Function):
         )  # fmt: skip
         ctx.counts = len(matrices), len(tape)
         ctx.options = options._replace(lengths=None, reset_mask=None, noise=None)
-        ctx.lowest, ctx.each = lowest, each
+        ctx.pair, ctx.lowest, ctx.each = pair, lowest, each
         ctx.set_materialize_grads(False)
         return tuple(results)
 
     @staticmethod
     def backward(ctx, doutput, dh_n, dc_n, *rest):
-        needs = ctx.needs_input_grad[3:]
+        needs = ctx.needs_input_grad[4:]
         dcells, dtape = (rest[0], rest[1:]) if ctx.options.save_cells else (None, rest)
         x, h0, c0, lengths, reset_mask, output, *saved = ctx.saved_tensors
         last_matrix, last_tape = ctx.counts[0], sum(ctx.counts)
@@ -122,11 +142,12 @@ class Layers(torch.autograd.Function):
             or any(_is_legacy_batched(d) for d in grads if d is not None)
         ):
             saved = Saved(x, h0, c0, matrices, output, tape, ctx.lowest, ctx.each)
-            return None, None, None, *by_layers(options, needs, grads, dtape, saved)
+            found = by_layers(ctx.pair.family, options, needs, grads, dtape, saved)
+            return None, None, None, None, *found
         given = *grads, x, h0, c0, matrices, output, tape, *options[:-2], needs
         with _below_autograd():
-            found = iter(_backward(*given))
-        return None, None, None, *[next(found) if need else None for need in needs]
+            found = iter(_called(ctx.pair.backward, _backward_fake, *given))
+        return None, None, None, None, *[next(found) if need else None for need in needs]
 
 
 def lowest_of(needs, per_layer: int) -> int:
@@ -197,9 +218,16 @@ def _nowhere_else(*args) -> list:
     return []
 
 
-library.impl("lstm_stack_forward", _nowhere_else, "CompositeExplicitAutograd")
-for _name, _fake in (
-    ("lstm_stack_forward", _forward_fake),
-    ("lstm_stack_backward", _backward_fake),
-):
-    torch.library.register_fake(f"fastlstm::{_name}", _fake, lib=library)
+def define(family: str, name: str) -> Pair:
+    """The pair of ops `<name>_forward` and `<name>_backward`, whose kernels are compiled."""
+    ops = []
+    for schema, fake in ((_FORWARD, _forward_fake), (_BACKWARD, _backward_fake)):
+        full = library.define(schema.format(name))
+        torch.library.register_fake(f"fastlstm::{full}", fake, lib=library)
+        ops.append(getattr(torch.ops.fastlstm, full).default)
+    library.impl(f"{name}_forward", _nowhere_else, "CompositeExplicitAutograd")
+    return Pair(family, *ops)
+
+
+# By the family of recurrence ops that a backend runs.
+PAIRS = {"lstm": define("lstm", "lstm_stack")}

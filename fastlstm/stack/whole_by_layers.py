@@ -52,12 +52,12 @@ class _Layout:
         return states if self.batched else states.squeeze(1)
 
 
-def by_layers(options, needs, grads, dtape, saved: Saved) -> list:
+def by_layers(family: str, options, needs, grads, dtape, saved: Saved) -> list:
     """The gradients of x, h0, c0 and the weights, None where not wanted, by what autograd and vmap
     take.
 
     Args:
-        options: `whole.Options`. grads: doutput, dh_n, dc_n, dcells. dtape: gradients of the tape,
+        family: of the layers' ops. options: `whole.Options`. grads: doutput, dh_n, dc_n, dcells. dtape: gradients of the tape,
         from a backward that was itself differentiated. None where zero.
     """
     x, h0, c0, matrices, output, tape, lowest, each = saved
@@ -116,7 +116,7 @@ def by_layers(options, needs, grads, dtape, saved: Saved) -> list:
         )  # fmt: skip
         of_states = (layout.states_of(k, g) for g in (dh_n, dc_n))
         dx, dh, dc, *dweights = layer_ops.gradients(
-            "lstm", layer_ctx, dy, *of_states, dcells, dgates
+            family, layer_ctx, dy, *of_states, dcells, dgates
         )[:13]
         for d in range(D):
             at = 3 + (k * D + d) * each
