@@ -3,7 +3,8 @@ for `triton_*`.
 
 Both take one more argument than the ops, whether float32 may be rounded to tf32; the ops of a whole
 stack (csrc/torch/cuda_stack_forward.cpp) ask for it, by the op `cuda_tf32`. It is read from torch's
-settings at every call, so that a compiled or captured model follows them as an eager one does. Where no kernels are registered for a device, these ops are the reference.
+settings at every call, so that a compiled or captured model follows them as an eager one does.
+Where no kernels are registered for a device, these ops are the reference.
 """
 
 import contextlib
@@ -20,13 +21,11 @@ from . import native
 from . import triton as triton_kernels
 
 
-library.define("cuda_tf32() -> bool")
-library.impl("cuda_tf32", precision.allows_tf32, "CompositeExplicitAutograd")
-
-
 def compiled(name: str):
     """(forward, backward) with the ops' arguments, from the compiled ops `<name>_forward` and
-    `<name>_backward`, whose schemas this defines."""
+    `<name>_backward`, whose schemas this defines; and that of `<name>_choice`, which says what they
+    would choose for a call (csrc/torch/cuda.cpp)."""
+    library.define(f"{name}_choice(int[] call, bool backward) -> int[]")
     library.define(recurrence.FORWARD.format(name, ", bool tf32"))
     library.define(recurrence.BACKWARD.format(name, ", bool tf32"))
     run_forward, run_backward = (
@@ -111,6 +110,8 @@ def triton_variant_loop(*args):
     return Arrived(*triton_kernels.variant_loop(*args, precision.allows_tf32()))
 
 
+library.define("cuda_tf32() -> bool")
+library.impl("cuda_tf32", precision.allows_tf32, "CompositeExplicitAutograd")
 for _ops in (recurrence, layer_ops, variant_ops):
     _ops.define("triton")
 register("triton", _triton_forward, _triton_backward, "CUDA")

@@ -1,6 +1,6 @@
 """A whole stack and its gradients as a pair of ops on the CPU and on CUDA, `lstm_stack_forward`
-and `lstm_stack_backward`: beside a short sequence's work, an op and a node of autograd for each layer,
-and what stands around them in Python, are most of a call.
+and `lstm_stack_backward`: beside a short sequence's work, an op and a node of autograd for each
+layer, and what stands around them in Python, are most of a call.
 
 x (T, N, I), (N, T, I) with batch_first, or (T, I) unbatched; h0 (L*D, N, P), c0 (L*D, N, H),
 without the N where x has none, or None for zeros. weights: of each layer and direction weight_ih

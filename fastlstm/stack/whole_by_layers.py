@@ -57,8 +57,9 @@ def by_layers(family: str, options, needs, grads, dtape, saved: Saved) -> list:
     take.
 
     Args:
-        family: of the layers' ops. options: `whole.Options`. grads: doutput, dh_n, dc_n, dcells. dtape: gradients of the tape,
-        from a backward that was itself differentiated. None where zero.
+        family: of the layers' ops. options: `whole.Options`. grads: doutput, dh_n, dc_n, dcells.
+        dtape: gradients of the tape, from a backward that was itself differentiated. None where
+        zero.
     """
     x, h0, c0, matrices, output, tape, lowest, each = saved
     layout = _Layout(options, output)
