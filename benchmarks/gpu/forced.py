@@ -38,6 +38,10 @@ def key_of(N: int, H: int, backward: bool, name: str) -> str:
     return f"{PART}/N{N}-H{H}-{'backward' if backward else 'forward'}/{name}"
 
 
+def expected_seconds() -> float:
+    return 0.35 * sum(1 for _ in calls())
+
+
 def run(device: Device, journal: Journal, stop: float, most: int | None) -> int:
     """Measure what is not in the journal; gives how many were left out for want of time."""
     done, left, before = journal.latest("forced"), 0, os.environ.get(VARIABLE)

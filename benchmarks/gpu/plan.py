@@ -21,6 +21,8 @@ from benchmarks.common.machine import ROOT
 from benchmarks.common.precision import PRECISIONS
 from benchmarks.gpu import build, costs, forced, host, profile, sanitizer, suite, verdicts
 from benchmarks.gpu.cells import cells_of
+from benchmarks.gpu.cells import expected_seconds as expect_cell
+from benchmarks.gpu.contenders import contenders_of
 from benchmarks.gpu.drive import STALL_SECONDS, drive, leash, wait
 from benchmarks.gpu.drive import kill as end
 from benchmarks.gpu.journal import Journal
@@ -47,6 +49,10 @@ PLANNED_SECONDS = {
     "profile": 60.0, "bench fp16": 60.0,
 }  # fmt: skip
 MINUTES = 8.0
+# How many cells of these parts a run of eight minutes is to finish: of bfloat16 all with T = 512.
+FIRST_CELLS = {"bench bf16": 56, "bench fp32": 12, "bench tf32": 6, "edges": 10}
+# From starting a worker to its first cell: importing torch, opening the GPU, the library.
+WORKER_SECONDS = 8.0
 # Kept for the report.
 REPORT_SECONDS = 30.0
 # A child stops by itself; this much later it is killed.
@@ -136,6 +142,20 @@ def share_of(part: str, parts: Sequence[str], whole: float) -> float:
         if each in parts and each in planned and in_a_run + planned[each] <= 60 * MINUTES:
             in_a_run += planned[each]
     return planned.get(part, whole) * max(whole - REPORT_SECONDS, 1.0) / max(in_a_run, 1.0)
+
+
+def expected_seconds(part: str, cell_seconds: float) -> float:
+    """What a part of an eight-minute run is expected to take, by counting what it does."""
+    if part in timed_parts():
+        first = cells_of(part)[: FIRST_CELLS[part]]
+        lanes = [2 * len(contenders_of(cell)) for cell in first]
+        each = (expect_cell(c, n, cell_seconds) for c, n in zip(first, lanes, strict=True))
+        return WORKER_SECONDS + sum(each)
+    if part == verdicts.PART:
+        return verdicts.expected_seconds()
+    if part in (forced.PART, host.PART):
+        return WORKER_SECONDS + {forced.PART: forced, host.PART: host}[part].expected_seconds()
+    return PLANNED_SECONDS[part]
 
 
 def timed_parts() -> tuple[str, ...]:

@@ -88,6 +88,14 @@ def items(family: str, kind: str, dry: bool) -> list[Item]:
     ]
 
 
+def expected_seconds() -> float:
+    """Of all groups: a process takes a few seconds to open the GPU, a call some small kernels for
+    each step of two references."""
+    pairs = groups(False)
+    calls = sum(0.004 * item.T * item.D for pair in pairs for item in items(*pair, False))
+    return (4.0 * len(pairs) + calls) / PROCESSES + 4.0
+
+
 def judge(item: Item, device: str) -> dict[str, str]:
     """What each pass came to: ``ok``, or a sentence; ``not possible`` where another family would
     run in its place."""

@@ -35,24 +35,24 @@ def choice(family, N: int, H: int, P: int | None, backward: bool, only: str = "a
             os.environ[VARIABLE] = before
 
 
-def wavefront_gain(family, L: int, N: int, H: int, backward: bool, captured: bool) -> float:
-    """Time of L layers in turn over their time as a wavefront; 1 where that is not possible: the
-    kernels need the whole GPU, or two layers do not fit beside each other."""
+def wavefront_gain(family, L: int, N: int, H: int, backward: bool, captured: bool) -> float | None:
+    """Time of L layers in turn over their time as a wavefront; None where they do not run so: the
+    kernels need the whole GPU, two layers do not fit beside each other, or two chunks into T."""
     from fastlstm.stack.wavefront import plan
 
     found = choice(family, N, H, None, backward)
     step, once = found.step / CLOCKS_PER_US, found.once / CLOCKS_PER_US
     blocks = math.ceil(N / 8) * (1 if H <= 64 else math.ceil(H / 32))
     if found.family != "cluster" or 2 * blocks > MULTIPROCESSORS:
-        return 1.0
+        return None
     host = 0.0 if captured else plan.HOST_CHUNK
     chunk = plan.best_chunk(STEPS, L, step, host)
     if 2 * chunk > STEPS:
-        return 1.0
+        return None
     chunks = math.ceil(STEPS / chunk)
     chunk = math.ceil(STEPS / chunks)
     beside = min(L, MULTIPROCESSORS // blocks)  # layers that find room at once
-    waves = (chunks + L - 1) * math.ceil(L / beside)
+    waves = max(chunks + L - 1, math.ceil(L * chunks / beside))
     in_turn = L * (STEPS * step + once)
     # A chunk loads the weights anew, and has a product and copies of its own.
     gpu = waves * (chunk * step + once + plan.CHUNK)
@@ -93,7 +93,7 @@ def text() -> str:
                 for N in ROWS:
                     both = [wavefront_gain(family, L, N, H, b, captured) for b in (False, True)]
                     every += both
-                    cells.append("/".join(f"{gain:.1f}" for gain in both))
+                    cells.append("/".join("-" if g is None else f"{g:.1f}" for g in both))
             lines.append(f"| {H} | " + " | ".join(cells) + " |")
         lines += ["", verdict(f"Wavefront, {title}", every), ""]
     lines += ["| projected: H, P | " + " | ".join(f"N{N}" for N in ROWS) + " |"]
@@ -110,9 +110,12 @@ def text() -> str:
     return "\n".join([*lines, "", verdict("Projected families", every)])
 
 
-def verdict(name: str, gains: list[float]) -> str:
-    worth = sum(gain >= WORTH for gain in gains)
+def verdict(name: str, gains: list[float | None]) -> str:
+    """What the gains come to; where there is none, nothing is gained."""
+    there = [gain for gain in gains if gain is not None]
+    worth = sum(gain >= WORTH for gain in there)
     return (
-        f"{name}: geometric mean {mean(gains):.2f}, most {max(gains):.2f}; at least {WORTH} in "
-        f"{worth} of {len(gains)}."
+        f"{name}: in {len(there)} of {len(gains)} cases, there {mean(there):.2f} times as fast by "
+        f"the geometric mean ({min(there):.2f} to {max(there):.2f}), at least {WORTH} in {worth}; "
+        f"over all cases {mean([gain or 1.0 for gain in gains]):.2f}."
     )
