@@ -173,11 +173,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if finish is not None:
         finish()
     report.write(journal, final, time.time() - started)
-    return status_of(states)
+    return status_of(states, args.dry_run)
 
 
-def status_of(states: dict[str, str]) -> int:
-    if "failed" in states.values():
+def status_of(states: dict[str, str], dry: bool = False) -> int:
+    """A dry run is there to show that every part could run."""
+    if "failed" in states.values() or (dry and "skipped" in states.values()):
         return FAILED
     return INCOMPLETE if {"cut", "skipped"} & set(states.values()) else OK
 

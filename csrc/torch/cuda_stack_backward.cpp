@@ -6,25 +6,16 @@
 #include "torch/ops.h"
 #include "torch/stack_tape.h"
 
-#if defined(FASTLSTM_SIMT)
-#define FASTLSTM_ADDMM_OUT aoti_torch_cpu_addmm_out
-#else
-#define FASTLSTM_ADDMM_OUT aoti_torch_cuda_addmm_out
-#endif
-// Only a torch with CUDA has that for it. A number such as beta does not go through the stable dispatcher.
-extern "C" __attribute__((weak)) AOTITorchError FASTLSTM_ADDMM_OUT(AtenTensorHandle out, AtenTensorHandle self,
-                                                                   AtenTensorHandle mat1, AtenTensorHandle mat2,
-                                                                   double beta, double alpha);
-
 namespace fastlstm {
 
 namespace {
 
-// out += a b, in place.
-void add_mm(const Tensor& a, const Tensor& b, const Tensor& out) {
-  STD_TORCH_CHECK(
-      FASTLSTM_ADDMM_OUT != nullptr && FASTLSTM_ADDMM_OUT(out.get(), out.get(), a.get(), b.get(), 1, 1) == 0,
-      "fastlstm: API call failed: a product that adds to a matrix");
+// Both directions' weight_ih, one under the other: a product with them adds the directions up by itself.
+Tensor cat_rows(const Tensor& a, const Tensor& b) {
+  using torch::stable::detail::from;
+  StableIValue stack[] = {from(std::vector<Tensor>{a, b}), from(int64_t{0})};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::cat", "", stack, TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 // The results: tensors for the gradients that are wanted, in the order of `needs`.
@@ -70,9 +61,9 @@ class LayerGradients {
 
   // dx [rows, width] = sum over directions of dgates weight_ih.
   void input(const std::vector<DirectionWeights>& weights, int64_t width, void* dx) const {
-    const Tensor out = s_.matrix(dx, s_.rows(), width);
-    mm_out(dgates(0, 0, s_.rows()), weights[0].ih, out);
-    if (s_.D == 2) add_mm(dgates(1, 0, s_.rows()), weights[1].ih, out);
+    const int64_t depth = s_.D * 4 * s_.H;
+    const Tensor both = s_.D == 2 ? cat_rows(weights[0].ih, weights[1].ih) : weights[0].ih;
+    mm_out(s_.matrix(dgates_, s_.rows(), depth), both, s_.matrix(dx, s_.rows(), width));
   }
 
   void weights_ih(const Tensor& rows) const {

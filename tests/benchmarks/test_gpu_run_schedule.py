@@ -8,7 +8,7 @@ import types
 import pytest
 
 from benchmarks.common.shapes import Case
-from benchmarks.gpu import drive, forced, host, measure, plan, report, verdicts
+from benchmarks.gpu import cli, drive, forced, host, measure, plan, report, verdicts
 from benchmarks.gpu.cells import GpuCell
 from benchmarks.gpu.contenders import Contender
 from benchmarks.gpu.device import DryDevice
@@ -153,6 +153,12 @@ def test_a_worker_is_given_as_long_as_what_it_does_may_take():
     mark = {"contender": "cuda", "at": time.time()}
     assert plan.patience(mark) <= 20 < plan.patience(mark | {"contender": "triton graph"})
     assert plan.patience(None) == drive.STALL_SECONDS
+
+
+def test_a_dry_run_fails_where_a_part_could_not_have_run():
+    states = {"probe": "skipped", "host": "done"}
+    assert cli.status_of(states) == cli.INCOMPLETE
+    assert cli.status_of(states, dry=True) == cli.FAILED
 
 
 def test_logs_are_gathered_while_a_run_goes_on(tmp_path):
