@@ -111,10 +111,12 @@ def run_parts(context: Context, parts: Sequence[str], stop: float) -> dict[str, 
     """Run the parts, all but the report, until ``stop``; gives their states."""
     states, whole = {}, stop - time.time()
     parts = [part for part in parts if part != "report"]
-    beside = Beside(context) if "verdicts" in parts else None
+    beside = None
     for part in parts:
+        if beside is None and part != build.PART and verdicts.PART in parts:
+            beside = Beside(context)  # only now is the library there
         left = stop - REPORT_SECONDS - time.time()
-        if part != parts[-1]:
+        if part != parts[-1] and not context.dry:
             left = min(left, share_of(part, parts, whole))
         least = LEAST_SECONDS.get(part, LEAST_BENCH_SECONDS if part in timed_parts() else 0.0)
         if left < (0.0 if context.dry else least):

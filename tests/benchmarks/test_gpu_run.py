@@ -22,7 +22,7 @@ from benchmarks.gpu.journal import Journal, last_stamp
 PARTS = ["build", "probe", "verdicts", "bench", "bf16", "families", "host", "edges"]
 PARTS += ["tests", "sanitizer", "report"]
 TESTS = "ops_repeat or results_repeat and bfloat16 and (plain or cuda) or one_unit and float32"
-SOME = ["--tests", TESTS, "--cells", "2"]
+SOME = ["--tests", TESTS, "--cells", "2", "--minutes", "25"]
 
 
 def run_dry(folder, *arguments):
