@@ -35,11 +35,12 @@ TORCH_NAMES = """
     aoti_torch_dtype_float16 aoti_torch_dtype_float32 aoti_torch_dtype_float64
     aoti_torch_dtype_uint8 aoti_torch_empty_strided aoti_torch_get_current_cuda_stream
     aoti_torch_get_device_index aoti_torch_get_device_type torch_call_dispatcher
-    torch::headeronly::ScalarType torch::stable::Tensor torch::stable::accelerator::DeviceGuard
-    torch::stable::contiguous torch::stable::copy_ torch::stable::detail::from
-    torch::stable::detail::to torch::stable::get_num_threads torch::stable::narrow
-    torch::stable::new_empty torch::stable::parallel_for
-    torch::stable::transpose torch::stable::unsqueeze torch::stable::zero_
+    torch::headeronly::IntHeaderOnlyArrayRef torch::headeronly::ScalarType torch::stable::Tensor
+    torch::stable::accelerator::DeviceGuard torch::stable::contiguous torch::stable::copy_
+    torch::stable::detail::from torch::stable::detail::to torch::stable::get_num_threads
+    torch::stable::narrow torch::stable::new_empty torch::stable::parallel_for
+    torch::stable::sum_out torch::stable::transpose torch::stable::unsqueeze
+    torch::stable::zero_
 """
 
 

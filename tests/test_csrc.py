@@ -26,12 +26,20 @@ FOLDERS = {
     "cuda": {"core"},
     "cuda/device": {"core", "cuda"},
     "cuda/product": {"core", "cuda", "cuda/device"},
+    "cuda/around": CUDA - {"cuda/product"},
     "cuda/step": CUDA,
     "cuda/cluster": CUDA,
     "cuda/grid": {*CUDA, "cuda/cluster"},
     "cuda/projected": {*CUDA, "cuda/cluster", "cuda/grid"},
     "cuda/variant": CUDA,
-    "torch": {"core", "cpu", "cpu/isa/choice.h", "cuda", "cuda/variant/recurrence.h"},
+    "torch": {
+        "core",
+        "cpu",
+        "cpu/isa/choice.h",
+        "cuda",
+        "cuda/around/around.h",
+        "cuda/variant/recurrence.h",
+    },
 }
 # The kernels' other ptx.h, under a plain C++ compiler: tests/simt's.
 ELSEWHERE = {"cuda/device/ptx.h": {"simt/ptx.h"}}

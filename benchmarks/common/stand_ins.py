@@ -88,9 +88,11 @@ def fake_backends() -> dict[str, str]:
 
     For the rest of the process: only a child of a dry run calls it.
     """
+    from fastlstm import precision
     from fastlstm.backends import table
 
     families = stand_ins()
+    precision._WIDE_CPU_PRODUCTS = False  # as on a GPU
 
     def reject(call):
         return None if call.dtype in table.DTYPES else f"no {call.dtype} in a dry run"

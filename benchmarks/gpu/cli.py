@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.common import machine, stand_ins
 from benchmarks.common.machine import RESULTS, ROOT
-from benchmarks.gpu import build, cells, device, plan, predict, report
+from benchmarks.gpu import build, cells, device, host, plan, predict, report, worth
 from benchmarks.gpu.journal import Journal, last_stamp, stamp_of
 
 WORK = ROOT / "build" / "gpu"
@@ -26,19 +26,27 @@ EPILOG = """\
 parts, in the order in which a run without arguments takes them:
   build       the compiled library, for this GPU's architecture alone
   probe       what the choice of kernels assumes of the device, measured (csrc/cuda/costs.h)
-  tests       tests/gpu: both backends against float64 references
+  verdicts    every family of kernels, dtype, direction and pass on small calls beside float64,
+              in a minute; what is wrong or hangs there is left out of the rest; beside it
+              compute-sanitizer on the exchanges between blocks
   bench bf16  the grid of shapes, FastLSTM by each backend beside nn.LSTM; also bench fp32
               (full float32), bench fp16, bench tf32, and bench alone for all four
-  sanitizer   compute-sanitizer's memcheck, racecheck, synccheck, initcheck on tiny shapes
+  families    each family by force at the borders of the choice, measured beside predicted
+  host        what a call costs the host, beside nn.LSTM
   edges       odd sizes, packed, projection, layers, directions, resets, autocast, one step
+  tests       tests/gpu: both backends against float64 references
+  sanitizer   compute-sanitizer's memcheck, racecheck, synccheck, initcheck on tiny shapes
   profile     kernel times of a few shapes, the names of cuDNN's kernels, ncu where it is
   report      tables and picture from all that is there; it also ends every other run
 alone, and without a GPU:
-  predict     us a step that csrc/cuda predicts and the kernels it chooses, beside the floor
+  predict     us a step that csrc/cuda predicts and the kernels it chooses, beside the floor;
+              predict families: what the wavefront and the projected families gain
+  host        where there is no GPU, dry: the same Python and C++ on the CPU, launches checked
+              and not run
   pack 90a    the compiled library for a GPU elsewhere, which then need not build it
 
 examples:
-  ./run gpu                            all, as far as nine minutes go; again goes on from there
+  ./run gpu                            all, as far as eight minutes go; again goes on from there
   ./run gpu tests                      one part
   ./run gpu tests --tests 'graph'      some of the tests, as pytest -k
   ./run gpu bench bf16 --slice 1/2     half of a part; --slice 2/2 is the other
@@ -67,14 +75,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help="see below; default: all")
     parser.add_argument(
-        "--minutes", type=float, default=9.0, help="what the run may take (default: %(default)g)"
+        "--minutes",
+        type=float,
+        default=plan.MINUTES,
+        help="what the run may take (default: %(default)g)",
     )
     parser.add_argument(
         "--slice", default="1/1", metavar="K/N", help="the K-th of N shares of cells"
     )
     parser.add_argument("--cells", type=int, metavar="COUNT", help="no more cells of a part")
     parser.add_argument(
-        "--cell-seconds", type=float, default=1.2, help="measured calls of a cell (%(default)g)"
+        "--cell-seconds", type=float, default=0.5, help="measured calls of a cell (%(default)g)"
     )
     parser.add_argument("--tests", metavar="EXPRESSION", help="these tests, as pytest -k")
     parser.add_argument("--fresh", action="store_true", help="forget what earlier runs finished")
@@ -94,6 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.time()
     if args.parts == ["predict"]:
         print(predict.text())
+        return OK
+    if args.parts == ["predict", "families"]:
+        print(worth.text())
+        return OK
+    if args.parts == ["host"] and not args.dry_run and device.missing_gpu():
+        host.dry()
         return OK
     if args.parts[:1] == ["pack"]:
         if len(args.parts) != 2:
@@ -147,19 +164,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         cell_seconds=0.01 if args.dry_run else args.cell_seconds,
         tests=args.tests,
     )
+    finish = report.stream_logs(context.logs, out / "logs.txt") if out is not None else None
     states = plan.run_parts(context, parts, started + 60 * args.minutes)
     if "build" in states and not args.dry_run:  # only now is there something to say of the library
         described["fastlstm"] = machine.fastlstm_report()
         journal.append("session", "session", machine=described, parts=parts)
     final = out or (work if args.dry_run else RESULTS)
-    if out is not None:
-        report.gather_logs(context.logs, out / "logs.txt")
+    if finish is not None:
+        finish()
     report.write(journal, final, time.time() - started)
-    return status_of(states)
+    return status_of(states, args.dry_run)
 
 
-def status_of(states: dict[str, str]) -> int:
-    if "failed" in states.values():
+def status_of(states: dict[str, str], dry: bool = False) -> int:
+    """A dry run is there to show that every part could run."""
+    if "failed" in states.values() or (dry and "skipped" in states.values()):
         return FAILED
     return INCOMPLETE if {"cut", "skipped"} & set(states.values()) else OK
 

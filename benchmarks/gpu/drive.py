@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,8 @@ MOST_CHILDREN = 15
 LOST = 70
 # Starting python, torch and a CUDA context, and compiling kernels, are the longest silences.
 STALL_SECONDS = 120.0
+# Before this nobody is asked.
+LEAST_STALL = 0.5
 LOG_TAIL = 1500
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _SET_PARENT_DEATH_SIGNAL = 1
@@ -50,7 +52,7 @@ def drive(
     environment: dict[str, str] | None = None,
     finished: Sequence[int] = (0,),
     pulse: Sequence[Path] = (),
-    stall: float = STALL_SECONDS,
+    stall: float | Callable[[dict | None], float] = STALL_SECONDS,
 ) -> Outcome:
     """Run ``command`` until it ends with a status in ``finished``, again after each break.
 
@@ -60,12 +62,20 @@ def drive(
         log: where what the child prints goes, appended.
         finished: the statuses of a child that has come to its end; `LOST` asks for another child.
         pulse: files that grow while the child gets on, beside the log.
-        stall: seconds without growth after which the child is killed.
+        stall: seconds without growth after which the child is killed; or what gives them for the
+        mark of what the child is at, None before its first.
     """
     outcome = Outcome("finished")
     for _ in range(MOST_CHILDREN):
         env = os.environ | journal.environment() | (environment or {})
-        status, reason = watch(command, env, stop, log, (log, *pulse), stall)
+        began = time.time()
+
+        def allowed(began=began) -> float:
+            mark = journal.in_progress(prefix)
+            return stall(mark if mark is not None and mark["at"] >= began - 1 else None)
+
+        patience = allowed if callable(stall) else stall
+        status, reason = watch(command, env, stop, log, (log, *pulse), patience)
         if status in finished:
             return outcome
         if reason == "time":
@@ -88,7 +98,7 @@ def watch(
     stop: float,
     log: Path,
     pulse: Sequence[Path],
-    stall: float,
+    stall: float | Callable[[], float],
 ) -> tuple[int, str]:
     """One child from start to end: its status, and why it ended."""
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +128,10 @@ def leash() -> None:
 
 
 def wait(
-    child: subprocess.Popen, stop: float, pulse: Sequence[Path], stall: float
+    child: subprocess.Popen,
+    stop: float,
+    pulse: Sequence[Path],
+    stall: float | Callable[[], float],
 ) -> tuple[int, str]:
     seen, since = -1, time.time()
     while child.poll() is None:
@@ -127,8 +140,9 @@ def wait(
             seen, since = grown, time.time()
         if time.time() > stop:
             return -1, "time"
-        if time.time() - since > stall:
-            return -1, f"no sign of life for {stall:.0f} s, killed"
+        silent = time.time() - since
+        if silent > LEAST_STALL and silent > (stall() if callable(stall) else stall):
+            return -1, f"no sign of life for {silent:.0f} s, killed"
         time.sleep(0.1)
     status = child.returncode
     if status < 0:

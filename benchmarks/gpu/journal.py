@@ -5,8 +5,9 @@ the ``stamp`` of what it was measured on: the kernels' sources, the GPU, torch. 
 stamp are kept but not used.
 
 Kinds: ``session`` (what the machine is), ``rates``, ``mark`` (this cell or test begins), ``row`` (a
-finished cell), ``broken`` (this contender of a cell crashed or hung its process), ``test``,
-``probe``, ``sanitizer``, ``profile``, ``part`` (how a part ended).
+finished cell), ``baseline`` (what of it is nn.LSTM's, which outlives a change of our sources),
+``broken`` (this contender of a cell crashed or hung its process), ``test``, ``probe``, ``verdict``,
+``forced``, ``host``, ``sanitizer``, ``profile``, ``part`` (how a part ended).
 """
 
 from __future__ import annotations
@@ -70,6 +71,22 @@ class Journal:
         """The last record of this kind for each key."""
         return {record["key"]: record for record in self.records(kind)}
 
+    def lasting(self, kind: str) -> dict[str, dict]:
+        """As `latest`, also of other kernels' sources: of what only GPU and libraries decide."""
+        found = {}
+        for line in read_lines(self.path):
+            if f'"{kind}"' not in line:
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if record.get("kind") == kind and lasting_part(record["stamp"]) == lasting_part(
+                self.stamp
+            ):
+                found[record["key"]] = record
+        return found
+
     def in_progress(self, prefix: str) -> dict | None:
         """The last mark under ``prefix`` if nothing has been recorded of its key since."""
         last = None
@@ -128,7 +145,13 @@ def digest(patterns: Iterable[str]) -> str:
     return total.hexdigest()[:8]
 
 
+def lasting_part(stamp: str) -> str:
+    """A stamp without the kernels' sources."""
+    return stamp.partition("|")[2]
+
+
 def stamp_of(described: Mapping[str, object], dry: bool) -> str:
     """What decides whether an older result still counts."""
-    parts = [digest(SOURCES), *(str(described[k]) for k in ("gpu", "torch"))]
+    named = (str(described.get(k)) for k in ("gpu", "torch", "cuda", "cudnn"))
+    parts = [digest(SOURCES), *named]
     return "|".join([*parts, "dry"] if dry else parts)

@@ -6,35 +6,57 @@ goes on) or ``skipped`` (it was not begun).
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common import stand_ins
+from benchmarks.common.machine import ROOT
 from benchmarks.common.precision import PRECISIONS
-from benchmarks.gpu import build, costs, profile, sanitizer, suite
+from benchmarks.gpu import build, costs, forced, host, profile, sanitizer, suite, verdicts
 from benchmarks.gpu.cells import cells_of
-from benchmarks.gpu.drive import drive
+from benchmarks.gpu.cells import expected_seconds as expect_cell
+from benchmarks.gpu.contenders import contenders_of
+from benchmarks.gpu.drive import STALL_SECONDS, drive, leash, wait
+from benchmarks.gpu.drive import kill as end
 from benchmarks.gpu.journal import Journal
 
 BENCHES = tuple(f"bench {name}" for name in PRECISIONS)
-# In order of worth: what must be known first stands first.
+# In order of worth: what must be known first stands first. A run of eight minutes comes as far as
+# the edges; the next one goes on from there.
 PARTS = (
-    "build", "probe", "tests", "bench bf16", "sanitizer", "bench fp32", "edges", "profile",
-    "bench fp16", "bench tf32", "report",
+    "build", "probe", "verdicts", "bench bf16", "families", "host", "bench fp32", "bench tf32",
+    "edges", "tests", "sanitizer", "profile", "bench fp16", "report",
 )  # fmt: skip
 # A part is not begun with less than this, in seconds.
-LEAST_SECONDS = {"probe": 20.0, "tests": 45.0, "sanitizer": 30.0, "profile": 25.0, "report": 0.0}
-LEAST_BENCH_SECONDS = 30.0
-# Of the whole time, where other parts follow: the first run should see something of each.
-MOST_SHARE = {"tests": 0.5, "sanitizer": 0.25, "profile": 0.2}
+LEAST_SECONDS = {
+    "probe": 10.0, "verdicts": 20.0, "families": 10.0, "host": 10.0, "tests": 30.0,
+    "sanitizer": 30.0, "profile": 25.0,
+}  # fmt: skip
+LEAST_BENCH_SECONDS = 15.0
+# What a part may take of a run of eight minutes, in seconds, and of a longer or shorter one in
+# proportion; a part that is done sooner leaves the rest to those behind it. Building is not
+# counted: a library is packed beforehand, or takes the time that it takes.
+PLANNED_SECONDS = {
+    "probe": 20.0, "verdicts": 60.0, "bench bf16": 190.0, "families": 50.0, "host": 40.0,
+    "bench fp32": 35.0, "bench tf32": 20.0, "edges": 35.0, "tests": 150.0, "sanitizer": 60.0,
+    "profile": 60.0, "bench fp16": 60.0,
+}  # fmt: skip
+MINUTES = 8.0
+# How many cells of these parts a run of eight minutes is to finish: of bfloat16 all with T = 512.
+FIRST_CELLS = {"bench bf16": 56, "bench fp32": 12, "bench tf32": 6, "edges": 10}
+# From starting a worker to its first cell: importing torch, opening the GPU, the library.
+WORKER_SECONDS = 8.0
 # Kept for the report.
-REPORT_SECONDS = 20.0
+REPORT_SECONDS = 30.0
 # A child stops by itself; this much later it is killed.
-GRACE_SECONDS = 15.0
+GRACE_SECONDS = 5.0
 NCU_LAUNCHES = 12
 
 
@@ -53,7 +75,7 @@ class Context:
     architecture: str
     share: tuple[int, int] = (1, 1)
     most_cells: int | None = None
-    cell_seconds: float = 1.2
+    cell_seconds: float = 0.5
     tests: str | None = None
 
     def left(self) -> float:
@@ -79,7 +101,8 @@ def parse_parts(words: Sequence[str]) -> list[str]:
             wanted.add(word)
         else:
             benches = "bench [bf16 fp16 fp32 tf32]"
-            expected = f"build, probe, tests, sanitizer, {benches}, edges, profile, report"
+            rest = [part for part in PARTS if not part.startswith("bench")]
+            expected = ", ".join([*rest, benches])
             raise ValueError(f"part: got {word!r}, expected one of {expected}")
     return [part for part in PARTS if part in wanted] if wanted else list(PARTS)
 
@@ -88,10 +111,13 @@ def run_parts(context: Context, parts: Sequence[str], stop: float) -> dict[str, 
     """Run the parts, all but the report, until ``stop``; gives their states."""
     states, whole = {}, stop - time.time()
     parts = [part for part in parts if part != "report"]
+    beside = None
     for part in parts:
+        if beside is None and part != build.PART and verdicts.PART in parts:
+            beside = Beside(context)  # only now is the library there
         left = stop - REPORT_SECONDS - time.time()
-        if part != parts[-1]:
-            left = min(left, MOST_SHARE.get(part, 1.0) * whole)
+        if part != parts[-1] and not context.dry:
+            left = min(left, share_of(part, parts, whole))
         least = LEAST_SECONDS.get(part, LEAST_BENCH_SECONDS if part in timed_parts() else 0.0)
         if left < (0.0 if context.dry else least):
             states[part] = "skipped"
@@ -100,12 +126,38 @@ def run_parts(context: Context, parts: Sequence[str], stop: float) -> dict[str, 
         context.stop = time.time() + left
         print(f"{part}: at most {left:.0f} s", flush=True)
         began = time.time()
-        states[part] = runner(part)(context)
+        states[part] = beside.run() if part == verdicts.PART else runner(part)(context)
         seconds = round(time.time() - began, 1)
         share = "" if context.share == (1, 1) else " {}/{}".format(*context.share)
         context.journal.append("part", f"{part}{share}", state=states[part], seconds=seconds)
         print(f"{part}: {states[part]} in {seconds:.0f} s", flush=True)
+    if beside is not None:
+        beside.end()
     return states
+
+
+def share_of(part: str, parts: Sequence[str], whole: float) -> float:
+    """Seconds that a part may take where others follow: as planned for eight minutes, and what the
+    parts that are not asked for leave, shared out."""
+    in_a_run, planned = 0.0, PLANNED_SECONDS
+    for each in PARTS:  # those that a run of eight minutes comes to
+        if each in parts and each in planned and in_a_run + planned[each] <= 60 * MINUTES:
+            in_a_run += planned[each]
+    return planned.get(part, whole) * max(whole - REPORT_SECONDS, 1.0) / max(in_a_run, 1.0)
+
+
+def expected_seconds(part: str, cell_seconds: float) -> float:
+    """What a part of an eight-minute run is expected to take, by counting what it does."""
+    if part in timed_parts():
+        first = cells_of(part)[: FIRST_CELLS[part]]
+        lanes = [2 * len(contenders_of(cell)) for cell in first]
+        each = (expect_cell(c, n, cell_seconds) for c, n in zip(first, lanes, strict=True))
+        return WORKER_SECONDS + sum(each)
+    if part == verdicts.PART:
+        return verdicts.expected_seconds()
+    if part in (forced.PART, host.PART):
+        return WORKER_SECONDS + {forced.PART: forced, host.PART: host}[part].expected_seconds()
+    return PLANNED_SECONDS[part]
 
 
 def timed_parts() -> tuple[str, ...]:
@@ -113,7 +165,7 @@ def timed_parts() -> tuple[str, ...]:
 
 
 def runner(part: str) -> Callable[[Context], str]:
-    if part in timed_parts() or part == profile.PART:
+    if part in timed_parts() or part in (profile.PART, forced.PART, host.PART):
         return lambda context: run_worker(context, part)
     return {"build": build.run, "probe": costs.run, "tests": suite.run, "sanitizer": sanitizer.run}[
         part
@@ -138,7 +190,10 @@ def run_worker(context: Context, part: str) -> str:
         command += ["--cells", str(context.most_cells)]
     log = context.logs / f"{part.replace(' ', '-')}.log"
     journal = context.journal
-    outcome = drive(command, journal, f"{part}/", stop=context.stop, log=log, pulse=[journal.path])
+    outcome = drive(
+        command, journal, f"{part}/", stop=context.stop, log=log, pulse=[journal.path],
+        stall=patience,
+    )  # fmt: skip
     for text in outcome.broken:
         context.say(f"broken: {text}")
     if outcome.state == "failed":
@@ -148,8 +203,9 @@ def run_worker(context: Context, part: str) -> str:
     left = context.journal.latest("left").get(part, {}).get("cells", 0)
     if outcome.state == "time" or left:
         context.say(f"{left or 'some'} cells are left for another run")
-    if part == profile.PART:
-        run_ncu(context)
+    if part not in timed_parts():
+        if part == profile.PART:
+            run_ncu(context)
         state = "failed" if outcome.broken else "done"
     else:
         state = judged(context, part)
@@ -185,3 +241,73 @@ def run_ncu(context: Context) -> None:
         line[line.index(str(log))] = str(log.with_name(f"ncu-{backend}.csv"))
         ended = sanitizer.attempt(line, sanitizer.environment("ncu"), seconds)
         context.journal.append("note", "ncu", text=f"{backend}: {ended['said'][-200:]}")
+
+
+def patience(mark: dict | None) -> float:
+    """Seconds of silence after which a worker is taken to hang: it begins by importing torch; then
+    a kernel of ours that waits in vain has trapped after two, Triton compiles, and a whole cell is
+    timed without a word."""
+    if mark is None:
+        return STALL_SECONDS
+    contender = mark["contender"]
+    return 60.0 if "triton" in contender or contender in ("timing", "setup") else 20.0
+
+
+class Beside:
+    """The process of the verdicts, which imports torch while the parts before it run, and the
+    sanitizer on exchanges between blocks beside it."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.log = context.logs / "verdicts.log"
+        self.go = context.logs / "verdicts.go"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.go.unlink(missing_ok=True)
+        if context.dry:
+            stand_ins.prepare_environment()
+        command = [sys.executable, "-m", "benchmarks.gpu.verdicts", "--go", str(self.go)]
+        command += ["--processes", str(max(1, min(verdicts.PROCESSES, (os.cpu_count() or 2) - 4)))]
+        with self.log.open("ab") as out:
+            self.child = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | context.journal.environment() | {"PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                preexec_fn=leash,
+            )
+
+    def run(self) -> str:
+        """The part: lets the process begin; gives the part's state."""
+        context, journal = self.context, self.context.journal
+        self.go.touch()
+        with ThreadPoolExecutor(1) as pool:
+            looked = pool.submit(sanitizer.exchanges, context)
+            status, why = wait(self.child, context.stop, [journal.path], 3 * verdicts.STALL_SECONDS)
+            self.end()
+            rows = looked.result()
+        found = journal.latest("verdict")
+        for line in verdicts.table(found):
+            context.say("{:<20} {:<5} {:<14} {:<14} {}".format(*line))
+        bad = verdicts.bad_families(found)
+        wrong = any(
+            word not in ("ok", "not possible")
+            for r in found.values()
+            for word in r["passes"].values()
+        )
+        if bad:
+            rest = [name for name in forced.NAMES if name not in bad or name == "step"]
+            os.environ[forced.VARIABLE] = " ".join(rest)
+            context.say(f"the rest of the run goes on with {forced.VARIABLE}={' '.join(rest)!r}")
+            journal.append("note", verdicts.PART, text=f"left out after the verdicts: {bad}")
+        if status != 0 and why != "time":
+            context.say(f"the verdicts ended early: {why}")
+        if wrong or (status != 0 and why != "time") or any(r["status"] == "failed" for r in rows):
+            return "failed"
+        expected = sum(len(verdicts.items(*g, context.dry)) for g in verdicts.groups(context.dry))
+        return "done" if len(found) >= expected else "cut"
+
+    def end(self) -> None:
+        end(self.child)
+        self.go.unlink(missing_ok=True)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import datetime
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.common import machine, terminal
@@ -45,6 +47,9 @@ def collect(journal: Journal, wall: float, commit: str | None = None) -> dict[st
         "build": {k: kept(r) for k, r in journal.latest("build").items()},
         "tests": tests,
         "probe": [kept(r) for r in journal.latest("probe").values()],
+        "verdicts": {k: r["passes"] for k, r in journal.latest("verdict").items()},
+        "families": [kept(r) for r in journal.latest("forced").values()],
+        "host": [kept(r) for r in journal.latest("host").values()],
         "sanitizer": [kept(r) for r in journal.latest("sanitizer").values()],
         "broken": [kept(r) | {"key": r["key"]} for r in journal.records("broken")],
         "profile": [kept(r) for r in journal.latest("profile").values()],
@@ -114,10 +119,31 @@ def stem(result: dict) -> str:
 def gather_logs(folder: Path, target: Path) -> None:
     """All logs in one file, of each its end: there may be a limit on files to take home."""
     texts = []
-    for path in sorted(folder.glob("*")):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.glob("*.*")):
         text = path.read_text(errors="replace")[-LOG_CHARACTERS:]
         texts.append(f"===== {path.name}\n{text}")
     target.write_text("\n".join(texts) + "\n")
+
+
+def stream_logs(folder: Path, target: Path, seconds: float = 5.0) -> Callable[[], None]:
+    """Gather the logs again and again from now on: a run that is killed leaves them. Returns what
+    gathers them for the last time."""
+    done = threading.Event()
+
+    def gather() -> None:
+        while not done.wait(seconds):
+            gather_logs(folder, target)
+
+    thread = threading.Thread(target=gather, daemon=True)
+    thread.start()
+
+    def finish() -> None:
+        done.set()
+        thread.join()
+        gather_logs(folder, target)
+
+    return finish
 
 
 def write(journal: Journal, folder: Path, wall: float, commit: str | None = None) -> Path:

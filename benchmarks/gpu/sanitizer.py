@@ -46,7 +46,7 @@ def kernel_filter(executable: str) -> str:
     return "--kernel-regex" if "--kernel-regex" in helped else "--kernel-name"
 
 
-def command(tool: str, backend: str, log: Path, executable: str, named: str) -> list[str]:
+def command(tool: str, which: list[str], log: Path, executable: str, named: str) -> list[str]:
     options = ["--tool", tool, "--log-file", str(log), "--error-exitcode", str(FOUND_EXIT)]
     options += ["--print-limit", "50", "--launch-timeout", "60"]
     options += ["--target-processes", "application-only"]
@@ -54,11 +54,11 @@ def command(tool: str, backend: str, log: Path, executable: str, named: str) -> 
         options += ["--report-api-errors", "no"]
     if tool != "initcheck":
         options += [named, f"kns={KERNELS}"]
-    return [executable, *options, *driver(backend)]
+    return [executable, *options, *driver(*which)]
 
 
-def driver(backend: str) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.gpu.sanitizer_driver", backend]
+def driver(*which: str) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.gpu.sanitizer_driver", *which]
 
 
 def environment(tool: str) -> dict[str, str]:
@@ -92,12 +92,12 @@ def run(context) -> str:
                 last = "".join(plain["said"].splitlines()[-1:])
                 return row | {"status": "failed", "said": f"without the tool: {last}"}
             if context.dry:
-                context.say(" ".join(command(tool, backend, log, "compute-sanitizer", named)))
+                context.say(" ".join(command(tool, [backend], log, "compute-sanitizer", named)))
                 return row | {"status": "unavailable", "said": "a dry run: not started"}
             if executable is None:
                 said = "no compute-sanitizer on this machine"
                 return row | {"status": "unavailable", "said": said}
-            return row | one(tool, backend, log, executable, seconds, named)
+            return row | one(tool, [backend], log, executable, seconds, named)
 
         with ThreadPoolExecutor(len(tools)) as pool:
             for tool, row in zip(tools, pool.map(row_of, tools), strict=True):
@@ -141,12 +141,12 @@ def attempt(
 
 
 def one(
-    tool: str, backend: str, log: Path, executable: str, seconds: float, named: str
+    tool: str, which: list[str], log: Path, executable: str, seconds: float, named: str
 ) -> dict[str, object]:
     """Run one tool; ``status``: ok, failed (it found something), unavailable (it did not run)."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    line = command(tool, backend, log, executable, named)
+    line = command(tool, which, log, executable, named)
     ended = attempt(line, environment(tool), seconds)
     text = log.read_text(errors="replace") if log.exists() else ""
     reports = ours(text)
@@ -178,3 +178,37 @@ def ours(text: str) -> list[str]:
         if any(KERNELS in line for line in lines if "Host Frame" not in line):
             found.append("\n".join(lines))
     return found
+
+
+EXCHANGE_TOOLS = ("memcheck", "racecheck")
+
+
+def exchanges(context) -> list[dict]:
+    """memcheck and racecheck at once on what several blocks exchange, in bfloat16 alone: the rows,
+    which are in the journal too."""
+    journal, key = context.journal, f"{PART}-exchanges"
+    done = journal.latest("sanitizer")
+    tools = [tool for tool in EXCHANGE_TOOLS if f"{key}/{tool}" not in done]
+    executable = find_tool()
+    named = kernel_filter(executable) if executable and tools else "--kernel-name"
+
+    def row_of(tool: str) -> dict:
+        log = context.logs / f"{tool}-exchanges.log"
+        row = {"tool": tool, "backend": "cuda, exchanges", "seconds": 0.0}
+        which = ["cuda", "exchanges"]
+        if context.dry or executable is None:
+            plain = attempt(driver(*which), dict(os.environ), max(context.left(), 60.0))
+            if not plain["finished"]:
+                return row | {"status": "failed", "said": plain["said"][-300:]}
+            why = "a dry run: not started" if context.dry else "no compute-sanitizer here"
+            return row | {"status": "unavailable", "said": why}
+        seconds = min(TOOL_SECONDS, context.left())
+        return row | one(tool, which, log, executable, seconds, named)
+
+    with ThreadPoolExecutor(len(EXCHANGE_TOOLS)) as pool:
+        for tool, row in zip(tools, pool.map(row_of, tools), strict=True):
+            first = (row["said"].splitlines() or [""])[0]
+            context.say(f"{tool}, exchanges: {row['status']}: {first}")
+            journal.append("sanitizer", f"{key}/{tool}", part=PART, **row)
+    found = journal.latest("sanitizer")
+    return [row for name, row in found.items() if name.startswith(key)]

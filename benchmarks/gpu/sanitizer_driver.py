@@ -1,5 +1,6 @@
 """Forward and backward of FastLSTM on tiny shapes, for compute-sanitizer to look at:
-``python -m benchmarks.gpu.sanitizer_driver BACKEND``.
+``python -m benchmarks.gpu.sanitizer_driver BACKEND [exchanges]``, with the last only what several
+blocks exchange.
 
 All inputs are drawn on the CPU and copied, so that every byte that a kernel of fastlstm may read
 has been written by a copy or by such a kernel.
@@ -22,6 +23,15 @@ CASES = [
     (3, 5, 3, 33, {"bidirectional": True, "masks": True}),
     (2, 19, 4, 70, {"proj_size": 9, "masks": True}),
     (2, 2, 4, 300, {}),
+]
+# Clusters of two, three and sixteen blocks, and the whole grid; the same with a projection.
+EXCHANGES = [
+    (3, 3, 5, 48, {}),
+    (3, 9, 5, 96, {"bidirectional": True}),
+    (3, 2, 5, 512, {}),
+    (3, 2, 4, 700, {}),
+    (3, 5, 4, 96, {"proj_size": 40}),
+    (3, 2, 4, 700, {"proj_size": 200}),
 ]
 DRY_CASES = [(2, 2, 3, 5, {}), (2, 2, 3, 4, {"bidirectional": True, "masks": True, "proj_size": 2})]
 PRECISIONS = [
@@ -51,12 +61,12 @@ def one(backend: str, device: str, dtype: torch.dtype, T, N, I, H, masks=False, 
         lstm(x, **given)
 
 
-def main(backend: str) -> None:
-    device, cases = "cuda", CASES
+def main(backend: str, exchanges: bool = False) -> None:
+    device, cases = "cuda", EXCHANGES if exchanges else CASES
     if stand_ins.is_dry():
         stand_ins.fake_backends()
         device, cases = "cpu", DRY_CASES
-    for dtype, mode in PRECISIONS:
+    for dtype, mode in PRECISIONS[2:3] if exchanges else PRECISIONS:
         for T, N, I, H, options in cases:
             with fp32_precision(mode):
                 one(backend, device, dtype, T, N, I, H, **options)
@@ -68,4 +78,4 @@ def main(backend: str) -> None:
 if __name__ == "__main__":
     if stand_ins.is_dry():
         stand_ins.prepare_environment()
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:] == ["exchanges"])

@@ -16,7 +16,7 @@ from benchmarks.gpu.journal import digest
 
 PART = "tests"
 # Most of a test's time is the reference on the CPU and the compilation of Triton kernels.
-MOST_PROCESSES = 4
+MOST_PROCESSES = 12
 SHARD, SALT = "FASTLSTM_GPU_SHARD", "FASTLSTM_GPU_SALT"
 # All passed; some failed; none was left to run.
 FINISHED = (0, 1, 5)
@@ -31,7 +31,7 @@ def prefix(salt: str, shard: str) -> str:
 def run(context) -> str:
     """Run what is not in the journal; gives the part's state (see `plan`)."""
     salt = digest(SOURCES)
-    count = 1 if context.dry else max(1, min(MOST_PROCESSES, (os.cpu_count() or 2) // 2))
+    count = 1 if context.dry else max(1, min(MOST_PROCESSES, (os.cpu_count() or 2) * 3 // 4))
     # cuBLAS wants this, before its first call, for torch's deterministic algorithms.
     base = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", SALT: salt}
     if context.dry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.common.precision import PRECISIONS
 from benchmarks.common.stand_ins import BACKENDS
 from benchmarks.common.tables import Table, markdown_table, milliseconds, shape_text
+from benchmarks.gpu import forced, verdicts
 from benchmarks.gpu.contenders import GRAPH
 from benchmarks.gpu.suite import summary as test_counts
 
@@ -28,6 +29,12 @@ def place(row: dict) -> tuple:
 def short(result: dict) -> list[Table]:
     """What the terminal shows: parts, tests that did not pass, the sanitizer, the summary."""
     made = [parts_table(result), tests_table(result)]
+    if result.get("verdicts"):
+        made.insert(1, verdicts_table(result))
+    if result.get("families"):
+        made.append(forced_table(result["families"]))
+    if result.get("host"):
+        made.append(host_table(result["host"]))
     if result["probe"]:
         made.append(probe_table(result["probe"]))
     if result["sanitizer"]:
@@ -47,6 +54,44 @@ def parts_table(result: dict) -> Table:
         ["part", "state", "s"],
         lines,
         [verdicts.get(line[1]) for line in lines],
+    )
+
+
+def verdicts_table(result: dict) -> Table:
+    found = {key: {"passes": passes} for key, passes in result["verdicts"].items()}
+    lines = verdicts.table(found)
+    bad = [not all(w.startswith(("ok", "not possible")) for w in line[2:]) for line in lines]
+    names = ["family", "dtype", *verdicts.PASSES]
+    return "verdicts beside float64", names, lines, [0.0 if b else 2.0 for b in bad]
+
+
+def forced_table(rows: list[dict]) -> Table:
+    """us a step of each family, measured / predicted."""
+    lines = {}
+    for row in rows:
+        key = row["N"], row["H"], row["backward"]
+        if "us" in row:
+            said = f"{row['us']:.2f} / {row['predicted_us']:.2f}"
+            lines.setdefault(key, {})[row["family"]] = said
+    made = [
+        [f"N {N}", f"H {H}", "backward" if back else "forward"]
+        + [each.get(name, "-") for name in forced.NAMES]
+        for (N, H, back), each in lines.items()
+    ]
+    title = "us a step by each family, measured / predicted"
+    return title, ["rows", "units", "pass", *forced.NAMES], made, [None] * len(made)
+
+
+def host_table(rows: list[dict]) -> Table:
+    columns = ("fast_us", "torch_us", "target_us")
+    lines = [
+        [row["shape"], *(f"{row[c]:.0f}" if c in row else "-" for c in columns)] for row in rows
+    ]
+    return (
+        "us a call costs the host, the least",
+        ["call", "FastLSTM", "nn.LSTM", "target"],
+        lines,
+        [None] * len(lines),
     )
 
 

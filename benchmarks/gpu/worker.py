@@ -15,7 +15,7 @@ import warnings
 from benchmarks.common import stand_ins
 from benchmarks.common.precision import PRECISIONS, fp32_precision
 from benchmarks.common.shapes import Case
-from benchmarks.gpu import profile
+from benchmarks.gpu import forced, host, profile
 from benchmarks.gpu.cells import GpuCell, cells_of, expected_seconds, parse_share
 from benchmarks.gpu.contenders import contenders_of
 from benchmarks.gpu.device import Device, first_line, open_device
@@ -95,14 +95,19 @@ class Worker:
         except Exception as error:
             said = f"setup: {type(error).__name__}: {first_line(error)}"
         else:
-            return run_cell(
+            key = cell.key("baseline")
+            row, of_torch = run_cell(
                 self.bench[1],
                 cell,
                 seconds=self.seconds,
                 product_rate=rate,
                 exclude=exclude,
                 mark=lambda name: self.journal.mark(cell.key(self.part), name),
+                known=self.journal.lasting("baseline").get(key),
             )
+            if of_torch["times"]:
+                self.journal.append("baseline", key, **of_torch)
+            return row
         illness = self.device.illness()
         if illness:
             raise ContextLost(SETUP, f"{said} ({illness})")
@@ -152,8 +157,12 @@ def main(argv: list[str] | None = None) -> int:
     if device.dry:
         print(f"dry run: {stand_ins.fake_backends()}", flush=True)
     try:
-        if args.part == "profile":
+        if args.part == profile.PART:
             left = profile.run(device, journal, args.stop, args.cells)
+        elif args.part == forced.PART:
+            left = forced.run(device, journal, args.stop, args.cells)
+        elif args.part == host.PART:
+            left = host.run(device, journal)
         else:
             worker = Worker(device, journal, args.part, args.stop, args.cell_seconds)
             left = worker.run(cells_of(args.part, args.share, args.cells))

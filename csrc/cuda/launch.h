@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstdio>
 
 #include "cuda/recurrence.h"
@@ -15,12 +16,22 @@ namespace fastlstm::cuda {
 struct DeviceFacts {
   int device = 0, multiprocessors = 1, capability = 0, shared_bytes = 0, cooperative = 0;
 
+  // Asked once for each device by a library for GPUs; a simulated one may change.
   DeviceFacts() {
     cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-    cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device);
-    cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device);
+#if defined(__CUDACC__)
+    static std::atomic<uint64_t> kept[64];
+    std::atomic<uint64_t>& mine = kept[device % 64];
+    const uint64_t before = mine.load(std::memory_order_relaxed);
+    if (before != 0 && DeviceFacts(before).device == device) {
+      *this = DeviceFacts(before);
+      return;
+    }
+    ask();
+    mine.store(fingerprint(), std::memory_order_relaxed);
+#else
+    ask();
+#endif
   }
 
   // A number of 48 bits; devices with equal fingerprints answer questions about kernels alike.
@@ -28,6 +39,27 @@ struct DeviceFacts {
     const auto part = [](int value, int bits) { return static_cast<uint64_t>(value) & ((uint64_t{1} << bits) - 1); };
     return part(device, 9) << 39 | part(cooperative, 1) << 38 | part(multiprocessors, 12) << 26 |
            part(capability, 6) << 20 | part(shared_bytes, 20);
+  }
+
+ private:
+  explicit DeviceFacts(uint64_t fingerprint) {
+    const auto part = [&](int bits) {
+      const int value = static_cast<int>(fingerprint & ((uint64_t{1} << bits) - 1));
+      fingerprint >>= bits;
+      return value;
+    };
+    shared_bytes = part(20);
+    capability = part(6);
+    multiprocessors = part(12);
+    cooperative = part(1);
+    device = part(9);
+  }
+
+  void ask() {
+    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device);
   }
 };
 

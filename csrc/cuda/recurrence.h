@@ -15,11 +15,11 @@ struct Status {
   char text[320] = {};
 };
 
-// What both passes take besides.
+// What both passes take besides. h0 and c0 may be null for zeros, dh0 and dc0 where they are not wanted.
 struct DeviceArgs {
-  int device;                         // where all the memory is
-  bool tf32;                          // float32: round the factors of products to tf32
-  const void *weight_hh, *weight_hr;  // [D, 4H, P], [D, P, H] or null
+  int device;                               // where all the memory is
+  bool tf32;                                // float32: round the factors of products to tf32
+  const void *weight_hh[2], *weight_hr[2];  // of each direction: [4H, P], [P, H] or null
 };
 
 // Directions of gates_x and dgates_x are adjacent: strides.d is 4H.

@@ -15,11 +15,11 @@ inline void fit(bool fits) {
 }
 
 template <class Sizes>
-void fit_sizes(const Tensor& t, const Sizes& sizes, ScalarType dtype) {
+void fit_sizes(const Tensor& t, const Sizes& sizes, ScalarType dtype, const Where& where = Where::cpu()) {
   bool fits = t.dim() == static_cast<int64_t>(sizes.size()) && t.scalar_type() == dtype;
   int64_t k = 0;
   for (const int64_t size : sizes) fits = fits && t.size(k++) == size;
-  fit(fits && Where::of(t) == Where::cpu());
+  fit(fits && Where::of(t) == where);
 }
 
 inline void fit(const Tensor& t, std::initializer_list<int64_t> sizes, ScalarType dtype) { fit_sizes(t, sizes, dtype); }

@@ -7,15 +7,12 @@
 
 namespace fastlstm {
 
-// A contiguous [D, ...] array with `elements` for each direction: where each direction begins (CPU), or the whole
-// (CUDA).
+// A contiguous [D, ...] array with `elements` for each direction: where each direction begins.
 inline void put_weights(const void* data, int64_t D, int64_t elements, ScalarType dtype, const void* (&parts)[2]) {
   const int64_t bytes = bytes_of(dtype);
   for (int64_t d = 0; d < D; ++d)
     parts[d] = data == nullptr ? nullptr : static_cast<const char*>(data) + d * elements * bytes;
 }
-
-inline void put_weights(const void* data, int64_t, int64_t, ScalarType, const void*& whole) { whole = data; }
 
 // The CPU's results have strides, since they may be of a chunk of steps.
 inline void put_result_strides(BackwardArgs& args) {

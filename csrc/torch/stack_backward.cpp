@@ -1,57 +1,11 @@
 // lstm_stack_backward: all gradients of lstm_stack_forward in one call, from its tape.
 
 #include "torch/ops.h"
-#include "torch/stack.h"
+#include "torch/stack_tape.h"
 
 namespace fastlstm {
 
 namespace {
-
-// The tape of a forward that kept one from layer `first` on: of each layer its input, except the first layer's, cells
-// and gates; and the matrices of these layers, all weight_ih, then all weight_hh, then all weight_hr.
-class Tape {
- public:
-  Tape(const Stack& s, const std::vector<Tensor>& tensors, const std::vector<Tensor>& matrices)
-      : s_(s), tensors_(tensors), matrices_(matrices) {
-    const int64_t count = static_cast<int64_t>(tensors.size()), kinds = s.projected() ? 3 : 2;
-    kept_ = (count + 1) / 3;
-    first = s.L - kept_;
-    STD_TORCH_CHECK(kept_ <= s.L && count == 3 * kept_ - (first == 0 ? 1 : 0) &&
-                        static_cast<int64_t>(matrices.size()) == kinds * kept_ * s.D,
-                    "fastlstm: got ", matrices.size(), " matrices and a tape of ", count, " tensors for ", s.L,
-                    " layers");
-  }
-
-  // The output of the layer below, before dropout; not of layer 0.
-  const Tensor& below(int64_t k) const { return tensors_[place(k)]; }
-  const Tensor& cells(int64_t k) const { return tensors_[place(k) + (k > 0 ? 1 : 0)]; }
-  const Tensor& gates(int64_t k) const { return tensors_[place(k) + (k > 0 ? 2 : 1)]; }
-
-  std::vector<DirectionWeights> weights(int64_t k, int64_t I) const {
-    std::vector<DirectionWeights> of_layer;
-    for (int64_t d = 0; d < s_.D; ++d) {
-      const int64_t j = (k - first) * s_.D + d, kind = kept_ * s_.D;
-      check(matrices_[j], "weight_ih", {4 * s_.H, I}, s_.dtype);
-      check(matrices_[kind + j], "weight_hh", {4 * s_.H, s_.P}, s_.dtype);
-      DirectionWeights found{matrices_[j], matrices_[kind + j]};
-      if (s_.projected()) {
-        check(matrices_[2 * kind + j], "weight_hr", {s_.P, s_.H}, s_.dtype);
-        found.hr = matrices_[2 * kind + j];
-      }
-      of_layer.push_back(std::move(found));
-    }
-    return of_layer;
-  }
-
-  int64_t first;
-
- private:
-  int64_t place(int64_t k) const { return 3 * (k - first) - (first == 0 && k > 0 ? 1 : 0); }
-
-  const Stack& s_;
-  const std::vector<Tensor>&tensors_, &matrices_;
-  int64_t kept_;
-};
 
 // The results: tensors for the gradients that are wanted, in the order of `needs`.
 struct Wanted {
@@ -90,8 +44,8 @@ std::vector<Tensor> backward(const OptionalTensor& doutput, const OptionalTensor
                              const OptionalTensor& reset_mask, const std::vector<Tensor>& noise, int64_t layers,
                              bool bidirectional, bool batch_first, bool wide_products, const std::vector<bool>& needs) {
   const int64_t weights = static_cast<int64_t>(needs.size()) - 3,
-                directions = std::max<int64_t>(layers * (bidirectional ? 2 : 1), 1),
-                kinds = weights / directions % 2 == 1 ? 3 : 2, count = static_cast<int64_t>(matrices.size());
+                kinds = kinds_of_matrices(weights, layers, bidirectional),
+                count = static_cast<int64_t>(matrices.size());
   fit(weights > 0 && count >= kinds);
   const Stack s(output, matrices[count / kinds], weights, layers, bidirectional, batch_first, wide_products);
   const Tape tape(s, tape_tensors, matrices);

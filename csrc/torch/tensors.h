@@ -173,25 +173,26 @@ inline int32_t code_of(ScalarType dtype) {
   STD_TORCH_CHECK(false, "fastlstm: no tensors of this dtype are made");
 }
 
-// A new tensor on the CPU, made without the dispatcher, which would take longer than a short step.
-inline Tensor empty(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
+// A new tensor, made without the dispatcher, which would take longer than a short step.
+inline Tensor empty(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype,
+                    const Where& where = Where::cpu()) {
   AtenTensorHandle handle;
   STD_TORCH_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                                           code_of(dtype), aoti_torch_device_type_cpu(), 0, &handle) == 0,
-                  "fastlstm: a tensor of shape ", text(sizes), " could not be allocated");
+                                           code_of(dtype), where.type, std::max(where.index, 0), &handle) == 0,
+                  "fastlstm: API call failed: a tensor of shape ", text(sizes), " could not be allocated");
   Tensor t(handle);
-  poison(t.mutable_data_ptr(), t.numel() * bytes_of(dtype));
+  if (where.type == aoti_torch_device_type_cpu()) poison(t.mutable_data_ptr(), t.numel() * bytes_of(dtype));
   return t;
 }
 
-inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
+inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Where& where = Where::cpu()) {
   std::vector<int64_t> strides(sizes.size());
   int64_t expected = 1;
   for (size_t k = sizes.size(); k-- > 0;) {
     strides[k] = expected;
     expected *= std::max<int64_t>(sizes[k], 1);
   }
-  return empty(sizes, strides, dtype);
+  return empty(sizes, strides, dtype, where);
 }
 
 inline Tensor empty_beside(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {

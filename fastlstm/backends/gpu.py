@@ -1,9 +1,10 @@
 """The GPU kernels behind the recurrence ops, the variants' too: compiled CUDA for `lstm_*`, Triton
 for `triton_*`.
 
-Both take one more argument than the ops, whether float32 may be rounded to tf32. It is read from
-torch's settings at every call, so that a compiled or captured model follows them as an eager one
-does. Where no kernels are registered for a device, these ops are the reference.
+Both take one more argument than the ops, whether float32 may be rounded to tf32; the ops of a whole
+stack (csrc/torch/cuda_stack_forward.cpp) ask for it, by the op `cuda_tf32`. It is read from torch's
+settings at every call, so that a compiled or captured model follows them as an eager one does.
+Where no kernels are registered for a device, these ops are the reference.
 """
 
 import contextlib
@@ -23,7 +24,9 @@ from . import triton as triton_kernels
 
 def compiled(name: str):
     """(forward, backward) with the ops' arguments, from the compiled ops `<name>_forward` and
-    `<name>_backward`, whose schemas this defines."""
+    `<name>_backward`, whose schemas this defines; and that of `<name>_choice`, which says what they
+    would choose for a call (csrc/torch/cuda.cpp)."""
+    library.define(f"{name}_choice(int[] call, bool backward) -> int[]")
     declare(f"{name}_forward", recurrence.Forward, recurrence.Results, tf32=bool)
     declare(f"{name}_backward", recurrence.Backward, recurrence.Grads, tf32=bool)
     run_forward, run_backward = (op(f"{name}_{which}") for which in ("forward", "backward"))
@@ -104,6 +107,8 @@ def triton_variant_loop(*args):
     return triton_kernels.variant_loop(*args, precision.allows_tf32())
 
 
+library.define("cuda_tf32() -> bool")
+library.impl("cuda_tf32", precision.allows_tf32, "CompositeExplicitAutograd")
 for _ops in (recurrence, layer_ops, variant_ops):
     _ops.define("triton")
 register("triton", _triton_forward, _triton_backward, "CUDA")

@@ -69,8 +69,12 @@ def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
     if dims == 2 and isinstance(hx, Tensor) and hx.dim() == 3 and len(hx) == 2:
         hx = hx[0], hx[1]  # nn.LSTM takes such a tensor for unbatched input
     given = lengths, reset_mask, return_cell_sequence
-    plain = not (any(g is not None for g in given[:2]) or return_cell_sequence)
-    plain = plain and not module.return_layer_outputs
+    plain = (
+        lengths is None
+        and reset_mask is None
+        and not return_cell_sequence
+        and not module.return_layer_outputs
+    )
     int8 = module.weight_dtype is torch.int8
     values = None if int8 else weights_by_name(module, module._flat_weights_names)
     if dims in (2, 3) and not module.return_layer_outputs:

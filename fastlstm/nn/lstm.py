@@ -315,7 +315,7 @@ class FastLSTM(LSTM):
         if int8_storage.is_int8(self):
             values = int8_storage.widened(self)
             return [[values[name] for name in layer] for layer in self._all_weights]
-        return LSTM.all_weights.fget(self)
+        return [[getattr(self, name) for name in layer] for layer in self._all_weights]
 
     def _apply(self, fn, recurse=True):
         applied = above(FastLSTM, self, "_apply")._apply

@@ -1,5 +1,5 @@
-"""The shortest ways of a call: one op for the whole stack on the CPU, where nothing else may stand
-between. `None` says that the general way is to be taken.
+"""The shortest ways of a call: one op for the whole stack, where nothing else may stand between.
+`None` says that the general way is to be taken.
 """
 
 import torch
@@ -9,7 +9,7 @@ from ..checks import swapped_states
 from ..precision import wide_products
 from ..stack import step as step_op
 from ..stack import step_training, whole
-from ..stack.alone import needed, stands_alone
+from ..stack.alone import beside_each_other, needed, pair_for, stands_alone
 from ..stack.between import dropping, noises
 from . import weight_storage
 from .arguments import has_hooks, reads_plainly, state_widths, weights_by_name
@@ -91,7 +91,8 @@ def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells
     all layers, or where a gradient is wanted by two; None where they do not serve or do not take
     the arguments. `weights` are the module's, as they are named; the rest is as the caller has it.
     """
-    if not (recurs_plainly(module) and stands_alone(x, module.backend)):
+    pair = pair_for(x, module.backend)
+    if pair is None or not recurs_plainly(module):
         return None
     if hx is None:
         h0 = c0 = None
@@ -101,9 +102,11 @@ def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells
         h0, c0 = hx
         if h0 is None:
             return None
-    if lengths is not None and not (_plain(lengths) and lengths.dtype is torch.int64):
-        return None
-    if reset_mask is not None and not _plain(reset_mask):
+    if lengths is not None and not (
+        x.is_cpu and _plain(lengths, x) and lengths.dtype is torch.int64
+    ):
+        return None  # on a GPU the general way looks at the numbers
+    if reset_mask is not None and not _plain(reset_mask, x):
         return None
     if not weight_storage.fits(module, x, weights[0]):
         return None
@@ -112,19 +115,24 @@ def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells
         return None
     if needs and not (module.checkpoint_every is None and module.weight_dtype is None):
         return None
+    L = module.num_layers
+    if L > 1 and not module.bidirectional:
+        T, N = _steps_and_rows(module, x)
+        if beside_each_other(pair, x, T, N, weights, L):
+            return None
     noise = _noise(module, x) if module.training and module.dropout else None
     options = (
-        lengths, reset_mask, noise, module.num_layers, module.bidirectional,
+        lengths, reset_mask, noise, L, module.bidirectional,
         module.batch_first, wide_products(x), cells, True,
     )  # fmt: skip
-    results = whole.run(needs, x, h0, c0, weights, options)
+    results = whole.run(pair, needs, x, h0, c0, weights, options)
     if results is None:
         return None
     return results[0], (results[1], results[2]), *results[3:]
 
 
-def _plain(mask) -> bool:
-    return type(mask) is Tensor and mask.is_cpu
+def _plain(mask, x: Tensor) -> bool:
+    return type(mask) is Tensor and mask.device == x.device
 
 
 def _noise(module, x: Tensor) -> list[Tensor] | None:
@@ -132,9 +140,14 @@ def _noise(module, x: Tensor) -> list[Tensor] | None:
     is one layer."""
     if module.num_layers == 1:
         return None
-    T, N = x.shape[:2] if x.dim() == 3 else (x.shape[0], 1)
-    if module.batch_first and x.dim() == 3:
-        T, N = N, T
+    T, N = _steps_and_rows(module, x)
     between = dropping(module.dropout, module.variational_dropout)
     width = state_widths(module)[0] * (2 if module.bidirectional else 1)
     return noises(between, x.new_ones(T, N, width), module.num_layers - 1)
+
+
+def _steps_and_rows(module, x: Tensor) -> tuple[int, int]:
+    if x.dim() == 2:
+        return x.shape[0], 1
+    T, N = x.shape[:2]
+    return (N, T) if module.batch_first else (T, N)

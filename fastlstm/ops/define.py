@@ -331,6 +331,11 @@ def short_way(defined: Op):
             found = derive(ctx, needs, *lists.unflatten(grads, ctx.lengths_of["results"]))
             return None, *lists.flatten(found, listed)[0]
 
+    # Its node's name in graphs and messages: "LstmLayerBackward".
+    name = "".join(part.title() for part in overload.name().split("::")[1].split(".")[0].split("_"))
+    for function in (Flat, WithLists):
+        function._backward_cls.__name__ = name.removesuffix("Forward") + "Backward"
+
     def apply_with_lists(*args):
         flat, of_arguments = lists.flatten(args, listed)
         lengths = {"arguments": of_arguments}

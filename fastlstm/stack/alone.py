@@ -1,12 +1,14 @@
-"""When one op may stand for a whole call: the CPU's whole stack (whole.py) and single steps
+"""When one op may stand for a whole call: a whole stack (whole.py) and, on the CPU, single steps
 (step.py, step_training.py). The ops look at shapes and dtypes themselves and give nothing where
 these do not fit; so nothing is caught here."""
 
 import torch
 from torch import Tensor, nn
 
-from ..backends import native
+from ..backends import native, table
 from ..ops import transforms
+from . import whole
+from .wavefront import plan
 
 _BACKENDS = ("auto", "cpu") if native.load() is None else ()
 _CLASSES = {Tensor, nn.Parameter}
@@ -21,25 +23,65 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 def stands_alone(x, backend: str) -> bool:
     """Whether an op may stand for the general way: on the CPU, and nothing traced, transformed or
     cast."""
+    return backend in _BACKENDS and x.is_cpu and _plainly_called(x)
+
+
+def _plainly_called(x) -> bool:
     return not (
         _is_compiling()
         or type(x) is not Tensor
-        or backend not in _BACKENDS
-        or not x.is_cpu
         or _is_autocast_enabled()
         or transforms.active()
         or _tracing_state() is not None
     )
 
 
+# (device, dtype, backend) -> the table that was asked, and the pair of the row that serves.
+_found: dict[tuple, tuple] = {}
+
+
+def pair_for(x, backend: str) -> whole.Pair | None:
+    """The pair of ops that may stand for a whole call on x; None where none may."""
+    if not _plainly_called(x):
+        return None
+    if x.is_cpu:
+        if backend in _BACKENDS:
+            return whole.PAIRS["lstm"]
+    elif not x.is_cuda:
+        return None
+    key = x.device, x.dtype, backend
+    found = _found.get(key)
+    if found is None or found[0] is not table.TABLE:
+        call = table.Call.of(x.device, x.dtype)
+        rows = (r for r in table.TABLE if backend in ("auto", r.name) and r.reject(call) is None)
+        row = next(rows, None)
+        found = table.TABLE, None if row is None else whole.PAIRS.get(row.family)
+        _found[key] = found
+    return found[1]
+
+
+def beside_each_other(
+    pair: whole.Pair, x: Tensor, T: int, N: int, weights: list, layers: int
+) -> bool:
+    """Whether the layers, of one direction, gain by running beside each other, which the pair does
+    not do. `weights`: flat, the first layer's first."""
+    if layers == 1 or T < 2 * plan.LEAST_CHUNK or not plan.possible(pair.family, x.device):
+        return False
+    sizes, projected = (T, N, layers, weights[1].shape[0] // 4), len(weights) // layers % 2 == 1
+    return plan.chunk_steps(pair.family, x.device, x.dtype, sizes, projected) < T
+
+
 def needed(x: Tensor, h: Tensor | None, c: Tensor | None, weights: list) -> list[bool] | None:
     """Of each tensor, in this order, whether its gradient is wanted; an empty list where none is.
-    None where an op may not stand for a call on them: a tensor is of a class of its own or not on
-    the CPU, a weight is None, or a gradient is wanted while torch looks at each op."""
-    if not (_CLASSES.issuperset(map(type, weights)) and weights[0].is_cpu):
+    None where an op may not stand for a call on them: a tensor is of a class of its own, or on the
+    CPU where x is not, or the other way round; a weight is None; or a gradient is wanted while
+    torch looks at each op."""
+    on_cpu = x.is_cpu
+    if not (_CLASSES.issuperset(map(type, weights)) and weights[0].is_cpu is on_cpu):
         return None
-    states = () if h is c is None else (h, c)
-    if any(type(s) not in _CLASSES or not s.is_cpu for s in states):
+    if (h is not None or c is not None) and not (
+        type(h) in _CLASSES and type(c) in _CLASSES and h.is_cpu is on_cpu and c.is_cpu is on_cpu
+    ):
         return None
     if not _is_grad_enabled():
         return []

@@ -19,10 +19,11 @@ from ..precision import accumulation_dtype, wide_products
 from ..weights import LSTMWeights, Variant, flat, widened
 from . import distributed, int8, whole
 from . import variant as variant_layers
-from .alone import needed, stands_alone
+from .alone import beside_each_other, needed, pair_for
 from .between import collecting, noises
 from .checkpoint import layers as checkpointing
 from .wavefront import ops as stack_ops
+from .wavefront import plan
 
 _NO_WEIGHTS = (None,) * 5
 
@@ -143,13 +144,25 @@ def run_layers(
     stackable = D == 1 and layer_outputs is None
     if variant is not None:
         results = variant_layers.run_layers(family, x, h0, c0, layers, variant, **rest)
-    elif stackable and stack_ops.takes(family, x.device, [layer[0] for layer in layers]):
+    elif stackable and _beside_each_other(family, x, layers):
         results = _run_stack(
             family, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
         )
     else:
         results = _run_each(family, x, h0, c0, layers, **rest)
     return _beside_the_tape(*results) if own_output else results
+
+
+def _beside_each_other(family, x, layers) -> bool:
+    """Whether layers of one direction go by one op that runs them beside each other."""
+    if not stack_ops.takes(family, x.device, [layer[0] for layer in layers]):
+        return False
+    if torch.compiler.is_compiling():
+        return True  # the op decides when it runs
+    T, N, _ = x.shape
+    first = layers[0][0]
+    sizes = T, N, len(layers), first.weight_hh.shape[0] // 4
+    return plan.chunk_steps(family, x.device, x.dtype, sizes, first.weight_hr is not None) < T
 
 
 def _beside_the_tape(output, h_n, c_n, cells):
@@ -186,8 +199,9 @@ def _run_whole(
     family, x, h0, c0, layers, backend, *, own_output, lengths, reset_mask, return_cells,
     between_layers, wide_products,
 ):  # fmt: skip
-    """`run_layers` by one op on the CPU; None where it does not serve."""
-    if family != "lstm" or not stands_alone(x, backend):
+    """`run_layers` by one op; None where none serves."""
+    pair = pair_for(x, backend)
+    if pair is None or pair.family != family:
         return None
     first = layers[0][0]
     if (first.bias_ih is None) != (first.bias_hh is None):
@@ -196,13 +210,16 @@ def _run_whole(
     needs = needed(x, h0, c0, weights)
     if needs is None:
         return None
+    T, N, D = *x.shape[:2], len(layers[0])
+    if D == 1 and beside_each_other(pair, x, T, N, weights, len(layers)):
+        return None
     noise = None
     if between_layers is not None and len(layers) > 1:
         ones = x.new_ones((*x.shape[:2], len(layers[0]) * h0.shape[2]))
         noise = noises(between_layers, ones, len(layers) - 1)
-    sizes = len(layers), len(layers[0]) == 2, False
+    sizes = len(layers), D == 2, False
     options = lengths, reset_mask, noise, *sizes, wide_products, return_cells, own_output
-    results = whole.run(needs, x, h0, c0, weights, options)
+    results = whole.run(pair, needs, x, h0, c0, weights, options)
     if results is None:
         return None
     output, h_n, c_n, *cells = results

@@ -1,6 +1,6 @@
-"""A whole stack and its gradients as a pair of ops on the CPU, `lstm_stack_forward` and
-`lstm_stack_backward`: beside a short sequence's work, an op and a node of autograd for each layer,
-and what stands around them in Python, are most of a call.
+"""A whole stack and its gradients as a pair of ops on the CPU and on CUDA, `lstm_stack_forward`
+and `lstm_stack_backward`: beside a short sequence's work, an op and a node of autograd for each
+layer, and what stands around them in Python, are most of a call.
 
 x (T, N, I), (N, T, I) with batch_first, or (T, I) unbatched; h0 (L*D, N, P), c0 (L*D, N, H),
 without the N where x has none, or None for zeros. weights: of each layer and direction weight_ih
@@ -21,6 +21,7 @@ weight_hh, then all weight_hr, and gives the gradients that `needs` asks for, in
 What is differentiated again, or mapped by vmap, goes back layer by layer (whole_by_layers.py).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,15 @@ from ..ops.define import define_op
 from ..ops.library import below_autograd
 from ..precision import accumulation_dtype
 from .whole_by_layers import Saved, by_layers
+
+
+class Pair(NamedTuple):
+    """The ops of one family of recurrence ops (ops/recurrence.py)."""
+
+    family: str
+    forward: Callable
+    backward: Callable
+
 
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
@@ -145,41 +155,58 @@ def _backward_fake(call: StackBackward) -> list[Tensor]:
     return results
 
 
-_forward = define_op(
-    "lstm_stack_forward",
-    StackForward,
-    list[Tensor],
-    fake=_forward_fake,
-    run=lambda call: [],  # other arguments on devices without such kernels, beside x on the CPU
-    or_nothing=True,
-).overload
-_backward = define_op(
-    "lstm_stack_backward", StackBackward, list[Tensor], fake=_backward_fake
-).overload
+def define(family: str, name: str) -> Pair:
+    """The pair of ops `<name>_forward` and `<name>_backward`, whose kernels are compiled."""
+    forward = define_op(
+        f"{name}_forward",
+        StackForward,
+        list[Tensor],
+        fake=_forward_fake,
+        run=lambda call: [],  # other arguments on devices without such kernels
+        or_nothing=True,
+    )
+    backward = define_op(f"{name}_backward", StackBackward, list[Tensor], fake=_backward_fake)
+    return Pair(family, forward.overload, backward.overload)
 
 
-def run(needs, x: Tensor, h0, c0, weights: list, options: tuple) -> list | None:
+# By the family of recurrence ops that a backend runs.
+PAIRS = {"lstm": define("lstm", "lstm_stack")}
+
+
+def run(pair: Pair, needs, x: Tensor, h0, c0, weights: list, options: tuple) -> list | None:
     """output, h_n, c_n, and with save_cells the cells; None where the op does not take the
-    arguments. For a call that `alone.stands_alone` takes.
+    arguments. For a call that `alone.pair_for` has a pair for.
 
     Args:
         needs: `alone.needed` of x, h0, c0 and the weights. options: what `Options` has, all of it.
     """
-    if not needs:
-        return _forward(x, h0, c0, weights, *options, None) or None
-    with below_autograd():
-        results = _forward(x, h0, c0, weights, *options, needs)
+    try:
+        if not needs:
+            return pair.forward(x, h0, c0, weights, *options, None) or None
+        with below_autograd():
+            results = pair.forward(x, h0, c0, weights, *options, needs)
+    except RuntimeError as error:
+        _say(error, _forward_fake, StackForward(x, h0, c0, weights, *options, needs or None))
+        raise
     if not results:
         return None
     options = Options(*options)
-    return Layers.apply(options, needs, results, x, h0, c0, *weights)[: 3 + options.save_cells]
+    applied = Layers.apply(pair, options, needs, results, x, h0, c0, *weights)
+    return applied[: 3 + options.save_cells]
+
+
+def _say(error: RuntimeError, allocate, call: StackForward | StackBackward) -> None:
+    """Inside the compiled library a failed allocation loses its type and text: the same is
+    allocated again here, for torch to say it."""
+    if "API call failed" in str(error):
+        allocate(call)
 
 
 class Layers(torch.autograd.Function):
     """The pair as one node of autograd: `results` are what the forward gave."""
 
     @staticmethod
-    def forward(ctx, options, needs, results, x, h0, c0, *weights):
+    def forward(ctx, pair, options, needs, results, x, h0, c0, *weights):
         tape = results[3 + options.save_cells :]
         output = tape.pop() if options.own_output else results[0]
         per_layer = len(weights) // options.layers
@@ -195,13 +222,13 @@ class Layers(torch.autograd.Function):
         )  # fmt: skip
         ctx.counts = len(matrices), len(tape)
         ctx.options = options._replace(lengths=None, reset_mask=None, noise=None)
-        ctx.lowest, ctx.each = lowest, each
+        ctx.pair, ctx.lowest, ctx.each = pair, lowest, each
         ctx.set_materialize_grads(False)
         return tuple(results)
 
     @staticmethod
     def backward(ctx, doutput, dh_n, dc_n, *rest):
-        needs = ctx.needs_input_grad[3:]
+        needs = ctx.needs_input_grad[4:]
         dcells, dtape = (rest[0], rest[1:]) if ctx.options.save_cells else (None, rest)
         x, h0, c0, lengths, reset_mask, output, *saved = ctx.saved_tensors
         last_matrix, last_tape = ctx.counts[0], sum(ctx.counts)
@@ -217,8 +244,13 @@ class Layers(torch.autograd.Function):
             or any(_is_legacy_batched(d) for d in grads if d is not None)
         ):
             saved = Saved(x, h0, c0, matrices, output, tape, ctx.lowest, ctx.each)
-            return None, None, None, *by_layers(options, needs, grads, dtape, saved)
+            found = by_layers(ctx.pair.family, options, needs, grads, dtape, saved)
+            return None, None, None, None, *found
         given = *grads, x, h0, c0, matrices, output, tape, *options[:-2], needs
-        with below_autograd():
-            found = iter(_backward(*given))
-        return None, None, None, *[next(found) if need else None for need in needs]
+        try:
+            with below_autograd():
+                found = iter(ctx.pair.backward(*given))
+        except RuntimeError as error:
+            _say(error, _backward_fake, StackBackward(*given))
+            raise
+        return None, None, None, None, *[next(found) if need else None for need in needs]

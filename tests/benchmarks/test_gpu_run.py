@@ -14,14 +14,15 @@ import torch
 
 from benchmarks.common import schema, stand_ins
 from benchmarks.common.machine import ROOT
-from benchmarks.gpu import build, cli, costs, device, plan
+from benchmarks.gpu import build, cli, costs, device, host, plan, verdicts
 from benchmarks.gpu.cells import edge_cases, grid_cases
 from benchmarks.gpu.journal import Journal, last_stamp
 
 # Of every part a little: each starts processes that import torch.
-PARTS = ["build", "probe", "tests", "bench", "bf16", "sanitizer", "edges", "report"]
+PARTS = ["build", "probe", "verdicts", "bench", "bf16", "families", "host", "edges"]
+PARTS += ["tests", "sanitizer", "report"]
 TESTS = "ops_repeat or results_repeat and bfloat16 and (plain or cuda) or one_unit and float32"
-SOME = ["--tests", TESTS, "--cells", "2"]
+SOME = ["--tests", TESTS, "--cells", "2", "--minutes", "25"]
 
 
 def run_dry(folder, *arguments):
@@ -71,7 +72,9 @@ def test_it_leaves_few_files_that_say_what_they_are(dry, result):
 @pytest.mark.sweep
 def test_every_part_is_done(dry, result):
     states = {part: each["state"] for part, each in result["parts"].items()}
-    expected = ["build", "probe", "tests", "bench bf16", "sanitizer", "edges"]
+    expected = ["build", "probe", "verdicts", "bench bf16", "families", "host", "edges", "tests"]
+    expected.append("sanitizer")
+    assert list(states) == expected
     assert states == dict.fromkeys(expected, "done")
     for line in ("setup.py build_ext", "--tool memcheck", "--tool racecheck", "--tool initcheck"):
         assert line in dry[1]
@@ -85,7 +88,9 @@ def test_cells_are_checked_and_timed_in_every_lane(result):
         assert (row["status"], row["error"]) == ("ok", None)
         assert max(row["T"], row["N"]) <= 6
         lanes = {"cuda", "cuda graph", "triton", "triton graph"}
-        assert set(row["ratios"]) == lanes
+        others = set(row["ratios"]) - lanes
+        assert lanes < set(row["times"])
+        assert all(name.startswith("nn.LSTM") for name in others)
         assert set(row["floor_share"]) == set(row["times"]) > lanes
         assert all(0 <= used <= 1 for used in row["budget_used"].values())
         assert {"cuda", "triton"} < set(row["budget_used"])
@@ -99,8 +104,20 @@ def test_tests_and_sanitizer_are_there(result):
     outcomes = {each["outcome"] for each in result["tests"].values()}
     assert outcomes == {"passed"}
     assert any("repeat_bit_by_bit" in nodeid for nodeid in result["tests"])
-    assert len(result["sanitizer"]) == 8
+    assert len(result["sanitizer"]) == 8 + 2
     assert {row["said"] for row in result["sanitizer"]} == {"a dry run: not started"}
+
+
+@pytest.mark.slow
+@pytest.mark.sweep
+def test_every_family_has_a_verdict_and_a_time(result):
+    words = {word for passes in result["verdicts"].values() for word in passes.values()}
+    assert words == {"ok"}
+    families = {key.split("/")[1] for key in result["verdicts"]}
+    assert families == set(verdicts.FAMILIES)
+    assert [row["family"] for row in result["families"]] == ["cluster", "grid"]  # of --cells 2
+    assert all(row["us"] > 0 and row["predicted_us"] > 0 for row in result["families"])
+    assert len(result["host"]) == len(list(host.shapes()))
 
 
 @pytest.mark.slow

@@ -35,9 +35,11 @@ def test_the_grid_is_whole_and_covered_early():
     cases = cells.grid_cases()
     assert len(set(cases)) == 84
     assert cases[-1] == Case(1024, 256, 2048, 2048)
-    first = cases[:24]
-    for key, sizes in (("T", cells.GRID_T), ("N", cells.GRID_N), ("H", cells.GRID_H)):
-        assert {getattr(case, key) for case in first} == set(sizes)
+    assert {case.T for case in cases[:28]} == {512}
+    # Corners first.
+    assert {(1, 64), (256, 64)} <= {(case.N, case.H) for case in cases[:3]}
+    for key, sizes in (("N", cells.GRID_N), ("H", cells.GRID_H)):
+        assert {getattr(case, key) for case in cases[:14]} == set(sizes)
 
 
 def test_edges_have_what_they_should():
@@ -66,7 +68,7 @@ def test_parts_are_read_and_stand_in_order_of_worth():
         "build", "bench bf16", "bench fp32", "edges",
     ]  # fmt: skip
     assert plan.parse_parts(["bench", "tests"]) == [
-        "tests", "bench bf16", "bench fp32", "bench fp16", "bench tf32",
+        "bench bf16", "bench fp32", "bench tf32", "tests", "bench fp16",
     ]  # fmt: skip
 
 

@@ -169,7 +169,8 @@ def test_a_capture_that_fails_costs_its_lane_alone(gpu, monkeypatch):
     cell = GpuCell(Case(5, 3, 8, 8), "fp32", "infer")
     bench = measure.make_bench(gpu, cell, cell.case)
     given = {"seconds": 0.0, "product_rate": 1e12, "exclude": {}, "mark": lambda name: None}
-    row = measure.run_cell(bench, cell, **given)
+    row, of_torch = measure.run_cell(bench, cell, **given)
+    assert set(of_torch["times"]) == {"nn.LSTM"}
     assert set(row["times"]) == {"nn.LSTM", "cuda"}
     assert "not permitted" in row["notes"]["nn.LSTM graph"]
     # That nn.LSTM cannot be captured is a note; that fastlstm cannot is a failure.

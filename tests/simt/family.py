@@ -13,6 +13,7 @@ import torch
 from fastlstm.backends import gpu
 from fastlstm.ops import layer as layer_ops
 from fastlstm.ops import recurrence as ops
+from fastlstm.stack import whole
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,7 +22,8 @@ build = importlib.import_module("build")
 CSRC = ROOT / "csrc"
 # Those of the variants are variant_family.py's.
 KERNELS = [k for k in sorted((CSRC / "cuda").rglob("*.cu")) if k.parent.name != "variant"]
-SOURCES = [CSRC / "torch" / "cuda.cpp", CSRC / "torch" / "recurrence_call.cpp", *KERNELS]
+OPS = ("cuda", "cuda_stack_forward", "cuda_stack_backward", "recurrence_call")
+SOURCES = [*(CSRC / "torch" / f"{name}.cpp" for name in OPS), *KERNELS]
 SOURCES += [Path(__file__).with_name("choices.cpp")]
 DTYPES = {"float64": 0, "float32": 1, "tf32": 1, "bfloat16": 2, "float16": 3}
 
@@ -58,6 +60,7 @@ def load() -> str | None:
     ops.define("simt")
     layer_ops.define("simt")
     gpu.register("simt", *gpu.compiled("simt_kernels"), "CPU")
+    whole.PAIRS["simt"] = whole.define("simt", "simt_stack_pair")
     return None
 
 

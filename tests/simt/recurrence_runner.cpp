@@ -29,6 +29,12 @@ class Workspace {
   void* data_ = nullptr;
 };
 
+// Where the parts of a [D, ...] array start, so many numbers each.
+void put_directions(const char* whole, const Sizes& s, DType dtype, int64_t count, const void* (&parts)[2]) {
+  const int64_t bytes = dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+  for (int64_t d = 0; whole != nullptr && d < s.D; ++d) parts[d] = whole + d * count * bytes;
+}
+
 template <class Args>
 void set_common(const Problem& p, Args& args) {
   args.sizes = {p.integer("T"), p.integer("N"), p.integer("D"), p.integer("H"), p.integer("P")};
@@ -37,8 +43,9 @@ void set_common(const Problem& p, Args& args) {
   args.wide_gates = p.integer("wide") != 0;
   args.wide_states = p.integer("wide_states") != 0;
   args.c0 = p.array<void>("c0");
-  args.weight_hh = p.array<void>("weight_hh");
-  args.weight_hr = p.array<void>("weight_hr");
+  const Sizes& s = args.sizes;
+  put_directions(p.array<char>("weight_hh"), s, args.dtype, 4 * s.H * s.P, args.weight_hh);
+  put_directions(p.array<char>("weight_hr"), s, args.dtype, s.P * s.H, args.weight_hr);
   args.cells = p.array<void>("cells");
   args.gates = p.array<void>("gates");
   args.lengths = p.array<int64_t>("lengths");

@@ -43,17 +43,17 @@ class Short:
 
     def __init__(self, monkeypatch):
         self.served, self.wanted = 0, True
-        run, stands_alone = whole.run, alone.stands_alone
+        run, pair_for = whole.run, alone.pair_for
 
-        def counted(needs, *args):
-            result = run(needs, *args)
+        def counted(pair, needs, *args):
+            result = run(pair, needs, *args)
             self.served += bool(needs) and result is not None
             return result
 
         monkeypatch.setattr(whole, "run", counted)
         for module in (shortcuts, stack_run):
             monkeypatch.setattr(
-                module, "stands_alone", lambda *args: self.wanted and stands_alone(*args)
+                module, "pair_for", lambda *args: pair_for(*args) if self.wanted else None
             )
 
     def both(self, call) -> list:

@@ -122,6 +122,7 @@ def gradients_of(module, call, x):
 def test_checkpoint(use_reentrant, backend, device):
     """Recomputed, dropout's masks included."""
     fast, x = module_and_input(backend, device, bidirectional=True, dropout=0.5)
+    x = x.repeat(2, 1, 1)  # up to four steps are rounded otherwise where there is no gradient
     found = []
 
     def call(x):
@@ -205,7 +206,7 @@ def test_anomaly_mode(backend, device):
         torch.testing.assert_close(gradients_of(fast, fast, x), expected, rtol=0, atol=0)
         output = fast(x.requires_grad_())[0]
         with (
-            pytest.warns(UserWarning, match="Error detected in Layers?Backward"),
+            pytest.warns(UserWarning, match="Error detected in [A-Za-z]*Layers?Backward"),
             pytest.raises(RuntimeError, match="returned nan values"),
         ):
             output.backward(torch.full_like(output, float("inf")))  # inf - inf, in the layer

@@ -19,6 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "simt"))
 import family
 import variant_family
 
+from fastlstm.stack import whole
+
 
 @dataclass
 class Usage:
@@ -97,6 +99,7 @@ def launch_everything() -> None:
     in_steps = [(N, 75, 70) for N in (1, 40, 131)] + [(1100, 1536, None), (1100, 1100, 1000)]
     shapes = [f"{family}:{number}" for family in ("cluster", "grid") for number in range(6)]
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        launch_around(dtype)
         for tf32 in (False, True) if dtype == torch.float32 else (False,):
             for name, sizes in itertools.product(shapes if dtype != torch.float64 else (), on_chip):
                 with mock.patch.dict(os.environ, FASTLSTM_CUDA_KERNELS=name):
@@ -122,6 +125,24 @@ def launch(N: int, H: int, P: int | None, dtype, tf32: bool, **device: int) -> N
         )
         run.simt_kernels_backward(
             output, *[None] * 4, *states, *weights, cells, gates, None, None, False, tf32
+        )
+
+
+def launch_around(dtype) -> None:
+    """What stands around a recurrence (csrc/cuda/around), in a call of a projected layer with all
+    that there may be, likewise."""
+    T, N, I, H, P = 2, 3, 4, 8, 5
+    x, h0, c0 = (torch.empty(s, dtype=dtype) for s in ((T, N, I), (1, N, P), (1, N, H)))
+    shapes = ((4 * H, I), (4 * H, P), (4 * H,), (4 * H,), (P, H))
+    weights = [torch.empty(s, dtype=dtype) for s in shapes]
+    pair, needs = whole.PAIRS["simt"], [True] * 8
+    masks = torch.full((N,), T), torch.zeros(T, N, dtype=torch.bool), None
+    sizes = 1, False, False, False
+    with family.simulated(dry=1):
+        output, _, _, *tape = pair.forward(x, h0, c0, weights, *masks, *sizes, False, False, needs)
+        matrices = [weights[0], weights[1], weights[4]]
+        pair.backward(
+            output, None, None, None, x, h0, c0, matrices, output, tape, *masks, *sizes, needs
         )
 
 

@@ -50,7 +50,7 @@ __device__ __forceinline__ void backward_on_cluster(
 
   Exchange<kCluster> exchange(reinterpret_cast<uint64_t*>(shared), blocks * Shape::kSentBytes, s.T);
   const int H = static_cast<int>(s.H);  // a cluster holds few weights: 32-bit indexes take half the registers
-  const IO* weights = call.weight_hh + int64_t{d} * 4 * H * H;
+  const IO* weights = call.weight_hh + d * call.weight_hh_stride;
   const StationaryProduct<typename Shape::Product> product(shared + Shape::kWeightsAt, [&](int unit, int k) {
     const int from = unit0 + k % Shape::kUnits;
     return unit < H && from < H ? weights[(k / Shape::kUnits * H + from) * H + unit] : IO{};

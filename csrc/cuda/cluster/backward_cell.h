@@ -12,16 +12,17 @@ struct ClusterBackwardCall {
   Steps steps;
   const IO* doutput;  // or null
   int64_t doutput_stride_t, doutput_stride_n;
-  EitherArray<IO, Acc> dh_n, dc_n;  // each or null
-  const Acc* dcells;                // or null
-  EitherArray<IO, Acc> c0;
-  const IO *weight_hh, *weight_hr;  // weight_hr null without a projection
+  EitherArray<IO, Acc> dh_n, dc_n;             // each or null
+  const Acc* dcells;                           // or null
+  EitherArray<IO, Acc> c0;                     // or null
+  const IO *weight_hh, *weight_hr;             // of direction 0; weight_hr null without a projection
+  int64_t weight_hh_stride, weight_hr_stride;  // from there to those of direction 1, in numbers
   const Acc* cells;
   const IO* gates;
   const int64_t* lengths;
   EitherArray<IO, Acc> dgates_x;
-  EitherArray<IO, Acc> dh0, dc0;
-  Acc* dhidden;  // with a projection, else null
+  EitherArray<IO, Acc> dh0, dc0;  // each or null
+  Acc* dhidden;                   // with a projection, else null
 };
 
 // The step that direction d takes kStepsAhead later, going backwards from t; it may not exist.
@@ -36,8 +37,8 @@ class BackwardState {
   __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit) {
     if (!row.there()) return;
     const int64_t state = (d * call.sizes.N + n) * call.sizes.H + unit;
-    c0_ = call.c0.load(state);
-    if (call.dc_n.data != nullptr) dc_ = call.dc_n.load(state);
+    c0_ = call.c0.load_or_zero(state);
+    dc_ = call.dc_n.load_or_zero(state);
   }
 
   // Loads early what step t needs besides the product.
@@ -99,7 +100,7 @@ class BackwardState {
 
   // After all steps of an existing row.
   __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit) const {
-    call.dc0.store((d * call.sizes.N + n) * call.sizes.H + unit, dc_);
+    if (call.dc0.data != nullptr) call.dc0.store((d * call.sizes.N + n) * call.sizes.H + unit, dc_);
   }
 
  private:
@@ -144,7 +145,7 @@ class BackwardOutput {
   // After all steps of an existing row, with the product's sum for the state before the first.
   __device__ __forceinline__ void finish(const Call& call, int d, int64_t n, int64_t unit, int64_t width,
                                          Acc sum) const {
-    call.dh0.store((d * call.sizes.N + n) * width + unit, sum + dh_);
+    if (call.dh0.data != nullptr) call.dh0.store((d * call.sizes.N + n) * width + unit, sum + dh_);
   }
 
  private:

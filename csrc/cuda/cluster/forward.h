@@ -98,7 +98,7 @@ __device__ __forceinline__ void forward_on_chip(const ClusterForwardCall<typenam
   const int d = static_cast<int>(blockIdx.z), unit0 = block * Shape::kUnits;
   Acc* sums = reinterpret_cast<Acc*>(shared + Shape::kSumsAt);
 
-  const IO* weights = call.weight_hh + d * 4 * s.H * s.H;
+  const IO* weights = call.weight_hh + d * call.weight_hh_stride;
   const StationaryProduct<typename Shape::Product> product(shared + Shape::kWeightsAt, [&](int column, int k) {
     const int64_t unit = unit0 + Shape::unit(column);
     return unit < s.H && k < s.H ? weights[(Shape::gate(column) * s.H + unit) * s.H + k] : IO{};

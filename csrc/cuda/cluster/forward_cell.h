@@ -11,10 +11,11 @@ struct ClusterForwardCall {
   Sizes sizes;
   Steps steps;
   EitherArray<IO, Acc> gates_x;
-  int64_t gates_stride_t, gates_stride_n;
-  const IO* h0;
-  EitherArray<IO, Acc> c0;
-  const IO *weight_hh, *weight_hr;  // weight_hr null without a projection
+  int64_t gates_stride_d, gates_stride_t, gates_stride_n;
+  const IO* h0;                                // or null
+  EitherArray<IO, Acc> c0;                     // or null
+  const IO *weight_hh, *weight_hr;             // of direction 0; weight_hr null without a projection
+  int64_t weight_hh_stride, weight_hr_stride;  // from there to those of direction 1, in numbers
   const int64_t* lengths;
   IO *output, *h_n;
   EitherArray<IO, Acc> c_n;
@@ -72,7 +73,7 @@ class ForwardState {
   __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit) {
     if (!row.there()) return;
     const int64_t state = (d * call.sizes.N + n) * call.sizes.H + unit;
-    c_ = call.c0.load(state);
+    c_ = call.c0.load_or_zero(state);
     if (row.length > 0 && call.steps.cut_entering(d, call.steps.first_step(d, row.length), n, row.length)) c_ = 0;
   }
 
@@ -82,12 +83,12 @@ class ForwardState {
     const int64_t t = call.steps.step_at(d, k), H = call.sizes.H;
     const int64_t later = call.steps.step_at(d, k + kStepsAhead);
     if (row.has(later)) {
-      const int64_t first = later * call.gates_stride_t + n * call.gates_stride_n + d * 4 * H + unit;
+      const int64_t first = later * call.gates_stride_t + n * call.gates_stride_n + d * call.gates_stride_d + unit;
 #pragma unroll
       for (int gate = 0; gate < 4; ++gate) ptx::prefetch_l2(call.gates_x.at(first + gate * H));
     }
     if (t >= row.length) return;
-    const int64_t first = t * call.gates_stride_t + n * call.gates_stride_n + d * 4 * H + unit;
+    const int64_t first = t * call.gates_stride_t + n * call.gates_stride_n + d * call.gates_stride_d + unit;
     x_ = {call.gates_x.load(first), call.gates_x.load(first + H), call.gates_x.load(first + 2 * H),
           call.gates_x.load(first + 3 * H)};
   }
@@ -136,7 +137,7 @@ class ForwardOutput {
   __device__ __forceinline__ void start(const Call& call, const RowSteps& row, int d, int64_t n, int64_t unit,
                                         int64_t width) {
     if (!row.there()) return;
-    h_ = call.h0[(d * call.sizes.N + n) * width + unit];
+    h_ = first(call, d, n, unit, width);
   }
 
   // h of a row and output as it enters its first step; zero where there is none.
@@ -144,7 +145,7 @@ class ForwardOutput {
     if (n >= call.sizes.N || unit >= width) return IO{};
     const int64_t length = clamped_length(call.lengths, n, call.sizes.T);
     const bool cut = length > 0 && call.steps.cut_entering(d, call.steps.first_step(d, length), n, length);
-    return cut ? IO{} : call.h0[(d * call.sizes.N + n) * width + unit];
+    return cut ? IO{} : first(call, d, n, unit, width);
   }
 
   // A step of an existing row: sets `output`, returns h as it enters the next step.
@@ -170,6 +171,10 @@ class ForwardOutput {
   }
 
  private:
+  static __device__ __forceinline__ IO first(const Call& call, int d, int64_t n, int64_t unit, int64_t width) {
+    return call.h0 == nullptr ? IO{} : call.h0[(d * call.sizes.N + n) * width + unit];
+  }
+
   IO h_{};
 };
 

@@ -47,6 +47,8 @@ struct EitherArray {
   __device__ __forceinline__ Acc load(int64_t k) const {
     return wide ? static_cast<const Acc*>(data)[k] : Rounding<Acc>::load(static_cast<const IO*>(data)[k]);
   }
+  // Where a null array stands for zeros.
+  __device__ __forceinline__ Acc load_or_zero(int64_t k) const { return data == nullptr ? Acc{0} : load(k); }
   __device__ __forceinline__ const void* at(int64_t k) const {
     return static_cast<const char*>(data) + k * static_cast<int64_t>(wide ? sizeof(Acc) : sizeof(IO));
   }

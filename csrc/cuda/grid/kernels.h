@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   Acc* sums = reinterpret_cast<Acc*>(shared + Shape::kSumsAt);
   GridStates<Shape> states(shared, memory, blockIdx.z * gridDim.y + blockIdx.y, gridDim.x,
                            rows_of_group<Shape>(s, row0), 4 * all_units);
-  const IO* weights = call.weight_hh + d * 4 * s.H * s.H;
+  const IO* weights = call.weight_hh + d * call.weight_hh_stride;
   const StationaryProduct<typename Shape::Product> product(shared + Shape::kWeightsAt, [&](int column, int k) {
     const int gate = k / all_units, from = k % all_units, unit = unit0 + column;
     return unit < s.H && from < s.H && gate < 4 ? weights[(gate * s.H + from) * s.H + unit] : IO{};

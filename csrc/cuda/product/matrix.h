@@ -15,24 +15,26 @@ constexpr int64_t padded(int64_t count) {
   return (count + kUnit - 1) / kUnit * kUnit;
 }
 
-// Whether contiguous rows of `count` elements at `data` can be a factor without a copy.
+// Whether contiguous rows of `count` elements at both directions' places can be factors without a copy.
 template <class T>
-bool is_factor(const void* data, int64_t count) {
-  return padded<T>(count) == count && reinterpret_cast<uintptr_t>(data) % 16 == 0;
+bool are_factors(const void* const (&data)[2], int64_t D, int64_t count) {
+  bool aligned = true;
+  for (int64_t d = 0; d < D; ++d) aligned = aligned && reinterpret_cast<uintptr_t>(data[d]) % 16 == 0;
+  return padded<T>(count) == count && aligned;
 }
 
 constexpr int kCopyTile = 32;
 
-// to[d][r][c] = from[d][r][c], or from[d][c][r] if `transposed`, for r < rows and c < columns; zero for columns <= c <
+// to[d][r][c] = from_d[r][c], or from_d[c][r] if `transposed`, for r < rows and c < columns; zero for columns <= c <
 // width. Blocks of kCopyTile x 8 threads: column tiles, row tiles, directions.
 template <class T>
-__global__ void lstm_kernel_copy_matrix(const T* from, T* to, int64_t rows, int64_t columns, int64_t width,
-                                        bool transposed) {
+__global__ void lstm_kernel_copy_matrix(const T* from_0, const T* from_1, T* to, int64_t rows, int64_t columns,
+                                        int64_t width, bool transposed) {
   FASTLSTM_SHARED(shared);
   T* tile = reinterpret_cast<T*>(shared);  // [kCopyTile][kCopyTile + 1]
   const int64_t column0 = blockIdx.x * int64_t{kCopyTile};
   const int x = threadIdx.x % kCopyTile;
-  from += blockIdx.z * rows * columns;
+  const T* from = blockIdx.z == 0 ? from_0 : from_1;
   to += blockIdx.z * rows * width;
   for (int64_t row0 = blockIdx.y * int64_t{kCopyTile}; row0 < rows; row0 += gridDim.y * int64_t{kCopyTile}) {
     // Neighbouring threads read neighbouring numbers, and write neighbouring ones.
@@ -51,14 +53,27 @@ __global__ void lstm_kernel_copy_matrix(const T* from, T* to, int64_t rows, int6
   }
 }
 
+// Where the factors of direction 0 lie, and how many bytes on those of direction 1, which may lie before them.
+struct DirectionBytes {
+  const unsigned char* first;
+  int64_t stride;
+};
+
+// Each direction's matrix as a factor: itself, or in `copy` with rows padded to `width`, transposed or not.
 template <class T>
-void launch_copy(Launcher& launch, const T* from, T* to, int64_t D, int64_t rows, int64_t columns, int64_t width,
-                 bool transposed) {
+DirectionBytes as_factors(Launcher& launch, const void* const (&from)[2], T* copy, int64_t D, int64_t rows,
+                          int64_t columns, int64_t width, bool transposed) {
+  if (copy == nullptr) {
+    const auto at = [&](int d) { return reinterpret_cast<intptr_t>(from[d]); };
+    return {static_cast<const unsigned char*>(from[0]), D == 2 ? at(1) - at(0) : 0};
+  }
   const auto tiles = [](int64_t count) { return (count + kCopyTile - 1) / kCopyTile; };
   const dim3 grid(static_cast<unsigned>(tiles(width)), static_cast<unsigned>(std::min<int64_t>(tiles(rows), 65535)),
                   static_cast<unsigned>(D));
   launch("lstm_kernel_copy_matrix", lstm_kernel_copy_matrix<T>, grid, 8 * kCopyTile,
-         kCopyTile * (kCopyTile + 1) * sizeof(T), from, to, rows, columns, width, transposed);
+         kCopyTile * (kCopyTile + 1) * sizeof(T), static_cast<const T*>(from[0]), static_cast<const T*>(from[1]), copy,
+         rows, columns, width, transposed);
+  return {reinterpret_cast<const unsigned char*>(copy), rows * width * static_cast<int64_t>(sizeof(T))};
 }
 
 }  // namespace fastlstm::cuda

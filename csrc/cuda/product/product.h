@@ -4,6 +4,7 @@
 // multiplied. The sums end in shared memory, where any thread may take those of one row and unit, all gates together.
 #pragma once
 
+#include "cuda/product/matrix.h"
 #include "cuda/product/operands.h"
 
 namespace fastlstm::cuda {
@@ -30,15 +31,14 @@ struct Factors {
   int64_t rows, units, bytes;
 };
 
-// Factors whose rows and columns are adjacent and have `bytes` each: a [D, rows], b [D, columns].
-inline Factors dense_factors(const void* a, int64_t rows, const void* b, int64_t columns, int64_t units,
-                             int64_t bytes) {
+// Factors whose rows are adjacent and have `bytes` each: a [D, rows], and a matrix b of each direction.
+inline Factors dense_factors(const void* a, int64_t rows, const DirectionBytes& b, int64_t units, int64_t bytes) {
   Factors f{};
   f.a = static_cast<const unsigned char*>(a);
   f.a_stride_d = rows * bytes;
   f.a_stride = bytes;
-  f.b = static_cast<const unsigned char*>(b);
-  f.b_stride_d = columns * bytes;
+  f.b = b.first;
+  f.b_stride_d = b.stride;
   f.b_stride = bytes;
   f.rows = rows;
   f.units = units;

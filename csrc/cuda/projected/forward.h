@@ -25,13 +25,13 @@ __device__ __forceinline__ void forward_projected(
   Acc* sums = reinterpret_cast<Acc*>(shared + Shape::kSumsAt);
 
   const int H = static_cast<int>(s.H), P = static_cast<int>(s.P);  // sizes on the chip fit 32 bits
-  const IO* weight_hh = call.weight_hh + d * 4 * s.H * s.P;
+  const IO* weight_hh = call.weight_hh + d * call.weight_hh_stride;
   const StationaryProduct<typename Shape::Shared> gates_product(
       shared + Shape::kSharedWeightsAt, [&](int column, int k) {
         const int unit = unit0 + column % Shape::kUnits;
         return unit < H && k < P ? weight_hh[(column / Shape::kUnits * H + unit) * P + k] : IO{};
       });
-  const IO* weight_hr = call.weight_hr + d * s.P * s.H;
+  const IO* weight_hr = call.weight_hr + d * call.weight_hr_stride;
   const StationaryProduct<typename Shape::Own> output_product(shared + Shape::kOwnWeightsAt, [&](int output, int k) {
     const int unit = unit0 + k;
     return output < P && k < Shape::kUnits && unit < H ? weight_hr[output * H + unit] : IO{};

@@ -20,16 +20,16 @@ struct BackwardCall {
   int64_t doutput_stride_t, doutput_stride_n;
   EitherArray<IO, Acc> dh_n, dc_n;  // or null
   const Acc* dcells;                // or null
-  EitherArray<IO, Acc> c0;
+  EitherArray<IO, Acc> c0;          // or null
   const Acc* cells;
   const IO* gates;
   const int64_t* lengths;
   EitherArray<IO, Acc> dgates_x;
-  EitherArray<IO, Acc> dh0, dc0;
-  Acc* dhidden;          // with a projection, else null
-  IO* passed[2];         // [D, N, passed_width] each; launch j reads passed[j % 2] and writes the other
-  int64_t passed_width;  // 4H, padded
-  IO* projected;         // dhidden of the step as a factor, [D, N, projected_width]
+  EitherArray<IO, Acc> dh0, dc0;  // each or null
+  Acc* dhidden;                   // with a projection, else null
+  IO* passed[2];                  // [D, N, passed_width] each; launch j reads passed[j % 2] and writes the other
+  int64_t passed_width;           // 4H, padded
+  IO* projected;                  // dhidden of the step as a factor, [D, N, projected_width]
   int64_t projected_width;
   Acc* dc;  // [D, N, H], for the step before
 
@@ -51,7 +51,7 @@ __global__ void lstm_backward_kernel_start(const __grid_constant__ BackwardCall<
       call.projected[row * call.projected_width + column] = IO{};
     }
     if (column < s.H) {
-      call.dc[row * s.H + column] = call.dc_n.data == nullptr ? Acc{0} : call.dc_n.load(row * s.H + column);
+      call.dc[row * s.H + column] = call.dc_n.load_or_zero(row * s.H + column);
     }
   }
 }
@@ -88,7 +88,8 @@ __device__ __forceinline__ void backward_cell(const BackwardCall<IO, Acc>& call,
     Acc c_in = 0;
     if (!cut) {
       const int64_t before = ((call.steps.step_before(at.d, at.t) * s.N + at.n) * s.D + at.d) * H + at.unit;
-      c_in = at.t == call.steps.first_step(at.d, length) ? call.c0.load(state * H + at.unit) : call.cells[before];
+      c_in =
+          at.t == call.steps.first_step(at.d, length) ? call.c0.load_or_zero(state * H + at.unit) : call.cells[before];
     }
     const Gates<Acc> gates{Rounding<Acc>::load(call.gates[from]), Rounding<Acc>::load(call.gates[from + H]),
                            Rounding<Acc>::load(call.gates[from + 2 * H]),
@@ -112,7 +113,7 @@ __device__ __forceinline__ void backward_cell(const BackwardCall<IO, Acc>& call,
       passed_out[gate * H] = passed_in[gate * H];
     }
   }
-  if (at.k == s.T - 1) call.dc0.store(state * H + at.unit, dc_in);
+  if (at.k == s.T - 1 && call.dc0.data != nullptr) call.dc0.store(state * H + at.unit, dc_in);
 }
 
 // Stores dhidden of one row and output: to its array, and as a factor of the product with W_hr.

@@ -66,13 +66,14 @@ class BackwardSteps {
   }
 
  private:
-  bool projected() const { return args_.weight_hr != nullptr; }
+  bool projected() const { return args_.weight_hr[0] != nullptr; }
 
   // A gradient is multiplied by transposed weights: [units, K] from [K, units].
-  Factors factors(Launcher& launch, const void* weight, IO* copy, int64_t units, int64_t K, int64_t width) const {
+  Factors factors(Launcher& launch, const void* const (&weight)[2], IO* copy, int64_t units, int64_t K,
+                  int64_t width) const {
     const Sizes& s = args_.sizes;
-    launch_copy(launch, static_cast<const IO*>(weight), copy, s.D, units, K, width, true);
-    return dense_factors(nullptr, s.N, copy, units, units, width * sizeof(IO));
+    const DirectionBytes b = as_factors(launch, weight, copy, s.D, units, K, width, true);
+    return dense_factors(nullptr, s.N, b, units, width * sizeof(IO));
   }
 
   template <class GatesTile, class OutTile>
@@ -87,7 +88,9 @@ class BackwardSteps {
     const dim3 gates_grid = tile_grid(s.N, GatesTile::kRows, s.P, GatesBlock::kUnits, s.D);
     const dim3 out_grid = tile_grid(s.N, OutTile::kRows, s.H, OutBlock::kUnits, s.D);
     out.a = reinterpret_cast<const unsigned char*>(call_.projected);
-    for (int64_t j = 0; j <= s.T && !launch.failed(); ++j) {
+    // The last launch is for the gradient of h0 alone.
+    const int64_t launches = call_.dh0.data == nullptr ? s.T : s.T + 1;
+    for (int64_t j = 0; j < launches && !launch.failed(); ++j) {
       gates.a = reinterpret_cast<const unsigned char*>(call_.passed[j % 2]);
       const Use use = j == s.T ? Use::kInitial : projected() ? Use::kHidden : Use::kCell;
       launch("lstm_backward_kernel_step", through_gates, gates_grid, GatesTile::kThreads, GatesBlock::kSharedBytes,

@@ -14,9 +14,9 @@ struct ForwardCall {
   Sizes sizes;
   Steps steps;
   EitherArray<IO, Acc> gates_x;
-  int64_t gates_stride_t, gates_stride_n;
-  const IO* h0;
-  EitherArray<IO, Acc> c0;
+  int64_t gates_stride_d, gates_stride_t, gates_stride_n;
+  const IO* h0;             // or null
+  EitherArray<IO, Acc> c0;  // or null
   const int64_t* lengths;
   IO *output, *h_n;
   EitherArray<IO, Acc> c_n;
@@ -42,7 +42,7 @@ __global__ void lstm_forward_kernel_start(const __grid_constant__ ForwardCall<IO
     const int64_t length = call.length(n);
     const bool cut = length > 0 && call.steps.cut_entering(d, call.steps.first_step(d, length), n, length);
     if (column < s.P) {
-      const IO h = call.h0[row * s.P + column];
+      const IO h = call.h0 == nullptr ? IO{} : call.h0[row * s.P + column];
       call.entering_h[0][row * call.entering_width + column] = cut ? IO{} : h;
       if (length == 0) call.h_n[row * s.P + column] = h;
     } else if (column < call.entering_width) {
@@ -50,7 +50,7 @@ __global__ void lstm_forward_kernel_start(const __grid_constant__ ForwardCall<IO
       call.entering_h[1][row * call.entering_width + column] = IO{};
     }
     if (column < s.H) {
-      const Acc c = call.c0.load(row * s.H + column);
+      const Acc c = call.c0.load_or_zero(row * s.H + column);
       call.entering_c[row * s.H + column] = cut ? Acc{0} : c;
       if (length == 0) call.c_n.store(row * s.H + column, c);
     } else if (call.unprojected != nullptr && column < call.unprojected_width) {
@@ -90,7 +90,8 @@ __device__ __forceinline__ void forward_cell(const ForwardCall<IO, Acc>& call, c
   const bool projected = call.unprojected != nullptr, there = at.t < length;
   Acc c = 0, h = 0;
   if (there) {
-    const int64_t first = at.t * call.gates_stride_t + at.n * call.gates_stride_n + at.d * 4 * H + at.unit;
+    const int64_t first =
+        at.t * call.gates_stride_t + at.n * call.gates_stride_n + at.d * call.gates_stride_d + at.unit;
     gates.i += call.gates_x.load(first);
     gates.f += call.gates_x.load(first + H);
     gates.g += call.gates_x.load(first + 2 * H);

@@ -21,6 +21,7 @@ class ForwardSteps {
     call_.sizes = s;
     call_.steps = {s.T, s.N, args.reset_mask};
     call_.gates_x = {const_cast<void*>(args.gates_x), args.wide_gates};
+    call_.gates_stride_d = args.gates_strides.d;
     call_.gates_stride_t = args.gates_strides.t;
     call_.gates_stride_n = args.gates_strides.n;
     call_.h0 = static_cast<const IO*>(args.h0);
@@ -36,8 +37,8 @@ class ForwardSteps {
     call_.entering_c = layout.array<Acc>(s.D * s.N * s.H);
     call_.unprojected_width = padded<IO>(s.H);
     if (projected()) call_.unprojected = layout.array<IO>(s.D * s.N * call_.unprojected_width);
-    if (!is_factor<IO>(args.weight_hh, s.P)) weight_hh_ = layout.array<IO>(s.D * 4 * s.H * call_.entering_width);
-    if (projected() && !is_factor<IO>(args.weight_hr, s.H))
+    if (!are_factors<IO>(args.weight_hh, s.D, s.P)) weight_hh_ = layout.array<IO>(s.D * 4 * s.H * call_.entering_width);
+    if (projected() && !are_factors<IO>(args.weight_hr, s.D, s.H))
       weight_hr_ = layout.array<IO>(s.D * s.P * call_.unprojected_width);
     workspace_ = layout.used();
   }
@@ -61,14 +62,14 @@ class ForwardSteps {
   }
 
  private:
-  bool projected() const { return args_.weight_hr != nullptr; }
+  bool projected() const { return args_.weight_hr[0] != nullptr; }
 
   // The address of the state is set at each step.
-  Factors factors(Launcher& launch, const void* weight, IO* copy, int64_t width, int gates, int64_t units,
+  Factors factors(Launcher& launch, const void* const (&weight)[2], IO* copy, int64_t width, int gates, int64_t units,
                   int64_t K) const {
     const Sizes& s = args_.sizes;
-    if (copy != nullptr) launch_copy(launch, static_cast<const IO*>(weight), copy, s.D, gates * units, K, width, false);
-    return dense_factors(nullptr, s.N, copy == nullptr ? weight : copy, gates * units, units, width * sizeof(IO));
+    const DirectionBytes b = as_factors(launch, weight, copy, s.D, gates * units, K, width, false);
+    return dense_factors(nullptr, s.N, b, units, width * sizeof(IO));
   }
 
   template <class GatesTile, class OutTile>

@@ -22,14 +22,14 @@ template <class Policy>
 Offer steps_offer(const ForwardArgs& a, const DeviceFacts& device) {
   const Sizes& s = a.sizes;
   const int64_t gates = choose_tile<Policy, 4>(s.N, s.H, s.P, s.D, device).clocks;
-  if (a.weight_hr == nullptr) return {gates, costs::kLaunch};
+  if (a.weight_hr[0] == nullptr) return {gates, costs::kLaunch};
   return {gates + choose_tile<Policy, 1>(s.N, s.P, s.H, s.D, device).clocks, costs::kLaunch};
 }
 template <class Policy>
 Offer steps_offer(const BackwardArgs& a, const DeviceFacts& device) {
   const Sizes& s = a.sizes;
   const int64_t gates = choose_tile<Policy, 1>(s.N, s.P, 4 * s.H, s.D, device).clocks;
-  if (a.weight_hr == nullptr) return {gates, 2 * costs::kLaunch + gates};
+  if (a.weight_hr[0] == nullptr) return {gates, 2 * costs::kLaunch + gates};
   return {gates + choose_tile<Policy, 1>(s.N, s.H, s.P, s.D, device).clocks, 3 * costs::kLaunch + gates};
 }
 

@@ -11,7 +11,7 @@ struct VariantForwardCall {
   Sizes sizes;
   VariantSteps steps;
   EitherArray<IO, Acc> gates_x;
-  int64_t gates_stride_t, gates_stride_n;
+  int64_t gates_stride_d, gates_stride_t, gates_stride_n;
   const IO* h0;
   EitherArray<IO, Acc> c0;
   const int64_t* lengths;
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const bool cut = !last && call.steps.cut_entering(at.d, call.steps.step_after(at.d, at.t), at.n, length);
   Acc* products = call.products + state * 4 * H;
   const Moments<Acc> of_products = normed ? moments(products, 4 * H, shared) : Moments<Acc>{};
-  const int64_t first = at.t * call.gates_stride_t + at.n * call.gates_stride_n + at.d * 4 * H;
+  const int64_t first = at.t * call.gates_stride_t + at.n * call.gates_stride_n + at.d * call.gates_stride_d;
   const auto show = [&](int64_t unit, Acc h) {
     if (call.unprojected == nullptr) {
       emit(call, {at.d, at.k, at.t, at.n, unit}, length, h);

@@ -19,8 +19,8 @@ class VariantProduct {
   using Acc = typename Policy::Acc;
 
   VariantProduct() = default;
-  VariantProduct(const Sizes& s, const IO* state, const void* matrix, int64_t units, int64_t width, Acc* out)
-      : sizes_(s), factors_(dense_factors(state, s.N, matrix, units, units, width * sizeof(IO))), out_(out) {}
+  VariantProduct(const Sizes& s, const IO* state, const DirectionBytes& matrix, int64_t units, int64_t width, Acc* out)
+      : sizes_(s), factors_(dense_factors(state, s.N, matrix, units, width * sizeof(IO))), out_(out) {}
 
   void operator()(Launcher& launch) const {
     const int64_t width = factors_.bytes / static_cast<int64_t>(sizeof(IO));
@@ -44,15 +44,6 @@ class VariantProduct {
 
 inline dim3 row_grid(const Sizes& s) { return dim3(static_cast<unsigned>(s.N), static_cast<unsigned>(s.D)); }
 
-// A matrix as a factor: itself, a copy with rows padded to `width`, or a copy of its transpose.
-template <class IO>
-const void* as_factor(Launcher& launch, const Sizes& s, const void* matrix, IO* copy, int64_t rows, int64_t columns,
-                      int64_t width, bool transposed) {
-  if (copy == nullptr) return matrix;
-  launch_copy(launch, static_cast<const IO*>(matrix), copy, s.D, rows, columns, width, transposed);
-  return copy;
-}
-
 template <class Policy>
 class VariantForwardSteps {
  public:
@@ -65,6 +56,7 @@ class VariantForwardSteps {
     call_.sizes = s;
     call_.steps = {{s.T, s.N, args.reset_mask}, static_cast<int>(v.stream % 2)};
     call_.gates_x = {const_cast<void*>(args.gates_x), args.wide_gates};
+    call_.gates_stride_d = args.gates_strides.d;
     call_.gates_stride_t = args.gates_strides.t;
     call_.gates_stride_n = args.gates_strides.n;
     call_.h0 = static_cast<const IO*>(args.h0);
@@ -92,8 +84,8 @@ class VariantForwardSteps {
       call_.unprojected = layout.array<IO>(s.D * s.N * call_.unprojected_width);
       call_.projected = layout.array<Acc>(s.D * s.N * s.P);
     }
-    if (!is_factor<IO>(args.weight_hh, s.P)) weight_hh_ = layout.array<IO>(s.D * 4 * s.H * call_.factor_width);
-    if (projected() && !is_factor<IO>(args.weight_hr, s.H))
+    if (!are_factors<IO>(args.weight_hh, s.D, s.P)) weight_hh_ = layout.array<IO>(s.D * 4 * s.H * call_.factor_width);
+    if (projected() && !are_factors<IO>(args.weight_hr, s.D, s.H))
       weight_hr_ = layout.array<IO>(s.D * s.P * call_.unprojected_width);
     workspace_ = layout.used();
   }
@@ -102,11 +94,11 @@ class VariantForwardSteps {
 
   void run(Launcher& launch) {
     const Sizes& s = args_.sizes;
-    const void* hh = as_factor(launch, s, args_.weight_hh, weight_hh_, 4 * s.H, s.P, call_.factor_width, false);
+    const auto hh = as_factors(launch, args_.weight_hh, weight_hh_, s.D, 4 * s.H, s.P, call_.factor_width, false);
     const VariantProduct<Policy> multiply(s, call_.factor, hh, 4 * s.H, call_.factor_width, call_.products);
     VariantProduct<Policy> project;
     if (projected()) {
-      const void* hr = as_factor(launch, s, args_.weight_hr, weight_hr_, s.P, s.H, call_.unprojected_width, false);
+      const auto hr = as_factors(launch, args_.weight_hr, weight_hr_, s.D, s.P, s.H, call_.unprojected_width, false);
       project = {s, call_.unprojected, hr, s.P, call_.unprojected_width, call_.projected};
     }
     const dim3 rows = row_grid(s);
@@ -123,7 +115,7 @@ class VariantForwardSteps {
   }
 
  private:
-  bool projected() const { return args_.weight_hr != nullptr; }
+  bool projected() const { return args_.weight_hr[0] != nullptr; }
 
   const ForwardArgs& args_;
   VariantForwardCall<IO, Acc> call_{};
@@ -192,11 +184,11 @@ class VariantBackwardSteps {
   void run(Launcher& launch) {
     const Sizes& s = args_.sizes;
     // A gradient is multiplied by transposed weights.
-    const void* hh = as_factor(launch, s, args_.weight_hh, weight_hh_, s.P, 4 * s.H, call_.factor_width, true);
+    const auto hh = as_factors(launch, args_.weight_hh, weight_hh_, s.D, s.P, 4 * s.H, call_.factor_width, true);
     const VariantProduct<Policy> multiply(s, call_.factor, hh, s.P, call_.factor_width, call_.sums);
     VariantProduct<Policy> unproject;
     if (projected()) {
-      const void* hr = as_factor(launch, s, args_.weight_hr, weight_hr_, s.H, s.P, call_.projected_width, true);
+      const auto hr = as_factors(launch, args_.weight_hr, weight_hr_, s.D, s.H, s.P, call_.projected_width, true);
       unproject = {s, call_.projected, hr, s.H, call_.projected_width, call_.unprojected};
     }
     const dim3 rows = row_grid(s);
@@ -216,7 +208,7 @@ class VariantBackwardSteps {
   }
 
  private:
-  bool projected() const { return args_.weight_hr != nullptr; }
+  bool projected() const { return args_.weight_hr[0] != nullptr; }
 
   const BackwardArgs& args_;
   VariantBackwardCall<IO, Acc> call_{};

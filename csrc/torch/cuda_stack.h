@@ -1,0 +1,135 @@
+// What lstm_stack_forward (cuda_stack_forward.cpp) and lstm_stack_backward (cuda_stack_backward.cpp) on CUDA tensors have
+// in common. Nothing of a call is asked of the device or read back from it.
+//
+// With FASTLSTM_SIMT the same code serves CPU tensors, with the kernels run by tests/simt.
+#pragma once
+
+#include "cuda/around/around.h"
+#include "torch/cuda_device.h"
+#include "torch/stack.h"
+
+namespace fastlstm {
+
+struct CudaStack : Stack {
+  Where where;
+
+  CudaStack(const Tensor& sequence, const Tensor& weight_hh, int64_t weights, int64_t layers, bool bidirectional,
+            bool batch_first, bool wide_products)
+      : Stack(sequence, weight_hh, weights, layers, bidirectional, batch_first, wide_products),
+        where(Where::of(sequence)) {
+    fit(T > 0 && N > 0 && !wide_products);  // the general way's, as is what follows from it
+  }
+
+  int64_t rows() const { return T * N; }
+  int64_t inputs(int64_t k, int64_t I) const { return k == 0 ? I : D * P; }
+
+  Tensor make(const std::vector<int64_t>& sizes, ScalarType type) const { return fastlstm::empty(sizes, type, where); }
+  Tensor make(const std::vector<int64_t>& sizes) const { return make(sizes, dtype); }
+  // A new sequence as the caller has them, its steps one after the other in memory.
+  Tensor make_sequence(int64_t width) const {
+    return turned ? fastlstm::empty(sequence_sizes(width), {width, N * width, 1}, dtype, where)
+                  : make(sequence_sizes(width));
+  }
+
+  template <class Sizes>
+  void fit_tensor(const Tensor& t, const Sizes& sizes) const {
+    fit_sizes(t, sizes, dtype, where);
+  }
+  void fit_tensor(const Tensor& t, std::initializer_list<int64_t> sizes) const { fit_sizes(t, sizes, dtype, where); }
+
+  // A matrix where it lies, as torch's products take it.
+  Tensor matrix(const void* data, int64_t matrix_rows, int64_t columns, int64_t row_stride, int64_t column_stride,
+                ScalarType type) const {
+    const int64_t sizes[] = {matrix_rows, columns}, strides[] = {row_stride, column_stride};
+    AtenTensorHandle handle;
+    STD_TORCH_CHECK(aoti_torch_create_tensor_from_blob(const_cast<void*>(data), 2, sizes, strides, 0, code_of(type),
+                                                       where.type, std::max(where.index, 0), &handle) == 0,
+                    "fastlstm: a matrix of shape ", text({matrix_rows, columns}), " could not be made a tensor");
+    return Tensor(handle);
+  }
+  Tensor matrix(const void* data, int64_t matrix_rows, int64_t columns) const {
+    return matrix(data, matrix_rows, columns, columns, 1, dtype);
+  }
+};
+
+// The states that a call starts with, or their gradients, as they lie in memory; null stands for zeros.
+class CudaStates {
+ public:
+  CudaStates(const CudaStack& s, const OptionalTensor& given, int64_t width) : bytes_(s.D * s.N * width * s.bytes()) {
+    if (!given) return;
+    s.fit_tensor(*given, s.state_sizes(width));
+    data_ = held_.data(*given);
+  }
+  const void* of(int64_t layer) const { return part_of(data_, layer * bytes_); }
+
+ private:
+  Held held_;
+  int64_t bytes_;
+  const void* data_ = nullptr;
+};
+
+// lengths (N), of a sequence without rows also (); reset_mask laid out as the sequence. What the lengths are is not
+// looked at: the kernels take them as from 0 to T.
+struct CudaMasks {
+  const int64_t* lengths = nullptr;
+  const bool* reset_mask = nullptr;  // (T, N)
+
+  CudaMasks(const CudaStack& s, const OptionalTensor& lengths, const OptionalTensor& reset_mask) {
+    if (lengths) {
+      fit(lengths->numel() == s.N && (lengths->dim() == 1 || (!s.batched && lengths->dim() == 0)) &&
+          lengths->scalar_type() == ScalarType::Long && Where::of(*lengths) == s.where);
+      this->lengths = static_cast<const int64_t*>(held_.data(*lengths));
+    }
+    if (reset_mask) {
+      const int64_t batched[] = {s.turned ? s.N : s.T, s.turned ? s.T : s.N}, alone[] = {s.T};
+      const std::vector<int64_t> sizes(s.batched ? batched : alone, s.batched ? batched + 2 : alone + 1);
+      fit_sizes(*reset_mask, sizes, ScalarType::Bool, s.where);
+      this->reset_mask =
+          static_cast<const bool*>(held_.data(s.turned ? torch::stable::transpose(*reset_mask, 0, 1) : *reset_mask));
+    }
+  }
+
+ private:
+  Held held_;
+};
+
+inline void fit_noise(const CudaStack& s, const std::vector<Tensor>& noise) {
+  fit(noise.empty() || static_cast<int64_t>(noise.size()) == s.L - 1);
+  for (const Tensor& t : noise) s.fit_tensor(t, {s.T, s.N, s.D * s.P});
+}
+
+// Whether float32 may be rounded to tf32 in products: the answer is Python's (fastlstm/backends/gpu.py).
+inline bool tf32_for(ScalarType dtype) {
+  if (dtype != ScalarType::Float) return false;
+  StableIValue stack[1];
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("fastlstm::cuda_tf32", "", stack, TORCH_ABI_VERSION));
+  return torch::stable::detail::to<bool>(stack[0]);
+}
+
+// out = x weight^T (+ bias), in place: out [rows, columns].
+inline void linear_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const Tensor& out) {
+  using torch::stable::detail::from;
+  StableIValue stack[] = {from(x), from(weight), from(bias), from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "out", stack, TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// out = a b, in place.
+inline void mm_out(const Tensor& a, const Tensor& b, const Tensor& out) {
+  using torch::stable::detail::from;
+  StableIValue stack[] = {from(a), from(b), from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack, TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// Launches a call's recurrence: with the memory that it needs beside its arrays, where it needs any.
+template <class Args>
+void launch(const CudaStack& s, const OnDevice& device, const Args& args,
+            cuda::Status (*run)(const Args&, const cuda::Choice&, void*, void*)) {
+  const cuda::Choice choice = cuda::choose(args);
+  OptionalTensor workspace;
+  if (choice.workspace > 0) workspace = s.make({static_cast<int64_t>(choice.workspace)}, ScalarType::Byte);
+  raise_if_failed(run(args, choice, workspace ? workspace->mutable_data_ptr() : nullptr, device.stream()));
+}
+
+}  // namespace fastlstm
