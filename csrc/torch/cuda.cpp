@@ -62,7 +62,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastlstm, FASTLSTM_CUDA_KEY, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastlstm, CompositeExplicitAutograd, m) {
-  m.impl(FASTLSTM_PREFIX "_choice", TORCH_BOX(&fastlstm::cuda_choice));
+  m.impl(FASTLSTM_CUDA_OP("choice"), TORCH_BOX(&fastlstm::cuda_choice));
 }
 
 #endif
