@@ -68,20 +68,21 @@ def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
     dims = input.dim()
     if dims == 2 and isinstance(hx, Tensor) and hx.dim() == 3 and len(hx) == 2:
         hx = hx[0], hx[1]  # nn.LSTM takes such a tensor for unbatched input
-    given = lengths, reset_mask, return_cell_sequence
+    int8 = module.weight_dtype is torch.int8
+    values = None if int8 else weights_by_name(module, module._flat_weights_names)
+    if not int8 and dims in (2, 3) and not module.return_layer_outputs:
+        given = lengths, reset_mask, return_cell_sequence
+        result = whole_stack(module, input, hx, values, *given)
+        if result is not None:
+            return result
     plain = (
         lengths is None
         and reset_mask is None
         and not return_cell_sequence
         and not module.return_layer_outputs
     )
-    int8 = module.weight_dtype is torch.int8
-    values = None if int8 else weights_by_name(module, module._flat_weights_names)
-    if dims in (2, 3) and not module.return_layer_outputs:
-        if not int8:
-            result = whole_stack(module, input, hx, values, *given)
-        else:
-            result = int8_calls.whole_stack(module, input, hx) if plain else None
+    if int8 and plain and dims in (2, 3):
+        result = int8_calls.whole_stack(module, input, hx)
         if result is not None:
             return result
     if dims not in (2, 3) or (plain and torch.jit.is_tracing() and not int8):

@@ -116,7 +116,8 @@ def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells
     if needs and not (module.checkpoint_every is None and module.weight_dtype is None):
         return None
     L = module.num_layers
-    if L > 1 and not module.bidirectional:
+    on_cpu = x.is_cpu and pair.family == "lstm"
+    if L > 1 and not (on_cpu or module.bidirectional):
         T, N = _steps_and_rows(module, x)
         if beside_each_other(pair, x, T, N, weights, L):
             return None
