@@ -23,7 +23,7 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 def stands_alone(x, backend: str) -> bool:
     """Whether an op may stand for the general way: on the CPU, and nothing traced, transformed or
     cast."""
-    return backend in _BACKENDS and x.is_cpu and _plainly_called(x)
+    return _plainly_called(x) and backend in _BACKENDS and x.is_cpu
 
 
 def _plainly_called(x) -> bool:

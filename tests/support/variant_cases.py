@@ -195,5 +195,6 @@ def check_frozen(family: str, monkeypatch) -> None:
         made.clear()
         found = backward(*given, [place != k for place in range(5)])
         assert found.pop(name).numel() == 0
-        assert len(made) == (1 if name.startswith("dweight") else 2)
+        # Those of W_hh and W_hr, for each direction.
+        assert len(made) == FROZEN.D * (1 if name.startswith("dweight") else 2)
         assert all(torch.equal(value, whole[key]) for key, value in found.items())

@@ -100,6 +100,10 @@ def interchange() -> None:
     kernel, recurrent, bias = torch.randn(I, 4 * H), torch.randn(H, 4 * H), torch.randn(4 * H)
     keras: FastLSTM = from_keras(kernel, recurrent, bias, batch_first=True)
     assert keras.batch_first
+    with fastlstm.patch() as patched:
+        replaced: tuple[str, ...] = patched.replaced
+    fastlstm.unpatch()
+    assert "torch.nn.LSTM" in replaced
     table: dict[Any, Any] = decompositions("scan")
     assert table and fastlstm.__version__
 
