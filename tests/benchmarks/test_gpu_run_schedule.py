@@ -96,7 +96,7 @@ def test_a_hang_costs_its_family_and_seconds(zygote):
     )
     words = {key: record["passes"]["tape"] for key, record in found.items()}
     hung = [key for key, word in words.items() if word.startswith("hang")]
-    # The family's other dtype may have begun before the hang was seen; after it, nothing of it does.
+    # The family's other dtype may have begun before the hang was seen; nothing of it does after.
     assert len(hung) <= 2 and any("/grid/bf16/" in key for key in hung)
     assert all("/grid/" in key for key in hung)
     for family in ("step", "cluster"):
