@@ -29,7 +29,8 @@ def test_a_cell_goes_through(tmp_path):
     assert result["parts"]["bench bf16"]["state"] == "done"
     (row,) = result["rows"]
     assert (row["status"], row["error"]) == ("ok", None)
-    assert set(row["ratios"]) >= {"cuda", "cuda graph", "triton", "triton graph"}
+    lanes = "cuda", "triton", "nn.LSTM, float16"
+    assert set(row["ratios"]) == {lane + end for lane in lanes for end in ("", " graph")}
     assert set(row["floor_share"]) == set(row["times"]) > set(row["ratios"])
     assert all(0 <= used <= 1 for used in row["budget_used"].values())
     assert "Nothing was measured" in (tmp_path / "dry-run.md").read_text()
