@@ -41,8 +41,8 @@ class OneLane:
 
 
 class StreamLanes:
-    """Lane 0 is the caller's stream, each other lane a stream of its own. Nothing here waits on the
-    host, and all of it can be captured into a CUDA graph."""
+    """Lane 0 is the caller's stream, each other lane a stream of its own as long as there are any.
+    Nothing here waits on the host, and all of it can be captured into a CUDA graph."""
 
     def __init__(self, device: torch.device, count: int) -> None:
         caller = torch.cuda.current_stream(device)
@@ -74,18 +74,37 @@ class StreamLanes:
         self._streams[lane].wait_event(mark)
 
 
-_kept = threading.local()
+_POOL = 32  # streams of a device that torch hands out, one after the other and then again
+# Of each device: a caller's handle -> the streams beside it. Of all threads: what a lane has
+# allocated, torch keeps for its stream.
+_kept: dict[torch.device, dict[int, list[torch.cuda.Stream]]] = {}
+_keeping = threading.Lock()
 
 
 def _side_streams(caller: torch.cuda.Stream, count: int) -> list[torch.cuda.Stream]:
-    """Streams beside `caller`, the same for each of its calls from one thread. Two callers share
-    none: one may be capturing a graph, into which the other's work would come."""
-    if not hasattr(_kept, "streams"):
-        _kept.streams = {}
-    found = _kept.streams.setdefault((caller.device, caller.cuda_stream), [])
-    while len(found) < count:
-        found.append(torch.cuda.Stream(caller.device))
-    return found[:count]
+    """Streams beside `caller`, the same for each of its calls. Callers share none, nor is one's
+    stream beside another: one may be capturing a graph, into which the other's work would come. A
+    stream that comes as a caller itself is given up by the one it was beside until then."""
+    with _keeping:
+        of_callers = _kept.setdefault(caller.device, {})
+        handle = caller.cuda_stream
+        if handle not in of_callers:
+            for streams in of_callers.values():
+                streams[:] = [s for s in streams if s.cuda_stream != handle]
+        found = of_callers.setdefault(handle, [])
+        while len(found) < count:
+            found.append(_unshared(caller, of_callers))
+        return found[:count]
+
+
+def _unshared(caller: torch.cuda.Stream, of_callers) -> torch.cuda.Stream:
+    """A stream of the pool that nobody of `of_callers` has; once there is none left, `caller`."""
+    taken = {s.cuda_stream for streams in of_callers.values() for s in streams} | set(of_callers)
+    for _ in range(_POOL):
+        stream = torch.cuda.Stream(caller.device)
+        if stream.cuda_stream not in taken:
+            return stream
+    return caller
 
 
 def open_lanes(device: torch.device, count: int) -> OneLane | StreamLanes:

@@ -11,12 +11,11 @@ from fastlstm.stack.wavefront import lanes
 
 
 class Stream:
-    """Notes in `log`, as (stream, what, event or work)."""
-
-    numbers = itertools.count()
+    """Notes in `log`, as (stream, what, event or work). As torch does, hands out the numbers of a
+    pool of 32 in turns."""
 
     def __init__(self, device):
-        self.device, self.cuda_stream, self.log = device, next(self.numbers), Stream.log
+        self.device, self.cuda_stream, self.log = device, next(Stream.pool), Stream.log
 
     def record_event(self):
         event = object()
@@ -31,7 +30,7 @@ class Stream:
 def gpu(monkeypatch):
     """The device; its current stream is the attribute `current` of Stream."""
     device = torch.device("cuda:0")
-    Stream.log = []
+    Stream.log, Stream.pool = [], itertools.cycle(range(1, 33))
     Stream.current = Stream(device)
 
     @contextlib.contextmanager
@@ -43,7 +42,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", on)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream.current)
-    monkeypatch.setattr(lanes, "_kept", threading.local())
+    monkeypatch.setattr(lanes, "_kept", {})
     return device
 
 
@@ -94,22 +93,48 @@ def test_lanes_are_waited_for_after_an_error(gpu):
     assert comes_before(Stream.log, "work", "after")
 
 
-def test_streams_are_kept_and_no_two_callers_share_them(gpu):
-    def used(count):
-        with lanes.open_lanes(gpu, count) as opened:
-            return [stream.cuda_stream for stream in opened._streams]
+def used(gpu, count, caller=None):
+    """The numbers of the streams that a caller's lanes are on."""
+    Stream.current = caller or Stream.current
+    with lanes.open_lanes(gpu, count) as opened:
+        return [stream.cuda_stream for stream in opened._streams]
 
-    first, again, more = used(2), used(2), used(4)
-    assert first == again == more[:2]
-    caller = Stream.current
-    Stream.current = Stream(gpu)
-    assert not set(used(4)) & set(more)
-    Stream.current = caller
+
+def test_streams_are_kept_for_a_caller_in_all_threads(gpu):
+    first, again, more = used(gpu, 2), used(gpu, 2), used(gpu, 4)
+    assert first == again == more[:2] and len(set(more)) == 4
     found = []
-    thread = threading.Thread(target=lambda: found.extend(used(3)))
-    thread.start()
-    thread.join()
-    assert set(found) & set(more) == {caller.cuda_stream}
+    for _ in range(2):
+        thread = threading.Thread(target=lambda: found.append(used(gpu, 4)))
+        thread.start()
+        thread.join()
+    assert found == [more, more]
+
+
+@pytest.mark.parametrize("count", [5, 8])
+def test_no_two_callers_share_a_stream(gpu, count):
+    """With 5 lanes each the pool is just large enough; with 8 it is not, and callers that come last
+    have lanes on their own stream."""
+    callers = [Stream.current, *(Stream(gpu) for _ in range(5))]
+    for caller in callers:
+        used(gpu, count, caller)
+    found = [used(gpu, count, caller) for caller in callers]
+    assert [lanes_of[0] for lanes_of in found] == [caller.cuda_stream for caller in callers]
+    sets = [set(lanes_of) for lanes_of in found]
+    assert len(set.union(*sets)) == sum(map(len, sets))
+    assert all(len(s) == count for s in sets) == (count == 5)
+    assert [used(gpu, count, caller) for caller in callers] == found
+
+
+def test_a_stream_that_becomes_a_caller_is_beside_no_other(gpu):
+    """As where a graph is captured on a stream of the pool that a lane was on before."""
+    first = Stream.current
+    before = used(gpu, 4)
+    second = next(s for s in iter(lambda: Stream(gpu), None) if s.cuda_stream == before[2])
+    of_second, after = used(gpu, 4, second), used(gpu, 4, first)
+    assert not set(of_second) & set(after) and not set(of_second) & {before[1], before[3]}
+    assert after[:3] == [before[0], before[1], before[3]]
+    assert len(set(after)) == len(set(of_second)) == 4
 
 
 def test_one_queue_elsewhere():
