@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdio>
+#include <cstring>
 
 #include "cuda/recurrence.h"
 
@@ -105,7 +106,8 @@ class Launcher {
     note(name, cudaLaunchKernelEx(&config, kernel, args...));
   }
 
-  // A launch whose blocks all run at once, or not at all.
+  // A launch whose blocks all run at once, or not at all: CUDA refuses it where the process has fewer multiprocessors
+  // than the device, which nobody can be asked beforehand.
   template <class... Params, class... Args>
   void cooperative(const char* name, void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes,
                    const Args&... args) {
@@ -118,7 +120,20 @@ class Launcher {
     config.dynamicSmemBytes = shared_bytes;
     config.attrs = &attribute;
     config.numAttrs = 1;
+    if (failed()) return;
     configured(name, kernel, config, args...);
+    if (status_.code == cudaErrorCooperativeLaunchTooLarge || status_.code == cudaErrorNotSupported)
+      add("; its blocks must all run at once, for which MPS or a green context may leave too few multiprocessors: set "
+          "the environment variable FASTLSTM_CUDA_KERNELS=step for kernels that need not");
+  }
+
+  // Refuses a call whose workspace is too small.
+  void needs_workspace(size_t needed, size_t given) {
+    if (failed() || needed <= given) return;
+    note("the recurrence", cudaErrorInvalidValue);
+    char text[100];
+    std::snprintf(text, sizeof text, "; the workspace has %zu bytes, and the call needs %zu", given, needed);
+    add(text);
   }
 
   // Zeroes memory for a kernel.
@@ -143,6 +158,12 @@ class Launcher {
     std::snprintf(status_.text, sizeof status_.text, "%s for T=%lld, N=%lld, D=%lld, H=%lld, P=%lld: %s", name,
                   static_cast<long long>(sizes_.T), static_cast<long long>(sizes_.N), static_cast<long long>(sizes_.D),
                   static_cast<long long>(sizes_.H), static_cast<long long>(sizes_.P), cudaGetErrorString(error));
+  }
+
+  // To what the status says.
+  void add(const char* more) {
+    const size_t used = std::strlen(status_.text);
+    std::snprintf(status_.text + used, sizeof status_.text - used, "%s", more);
   }
 
   Sizes sizes_;

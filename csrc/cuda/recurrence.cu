@@ -60,23 +60,21 @@ void enter_device(const Args& args) {
   cudaSetDevice(args.device);
 }
 
-// All that a choice follows, on the current device.
+// All that the family and its shape follow, on the current device. Where the weights lie is not of it: only the
+// workspace follows that, which every call asks for anew.
 template <class Args>
 struct Question {
   uint64_t device, kernels = 0;
   Sizes sizes;
   DType dtype;
-  bool tf32, projected, aligned;
+  bool tf32, projected;
 
   Question(const Args& args, const DeviceFacts& facts)
       : device(facts.fingerprint()),
         sizes(args.sizes),
         dtype(args.dtype),
         tf32(args.tf32),
-        projected(args.weight_hr[0] != nullptr),
-        aligned(true) {
-    for (const void* weight : {args.weight_hh[0], args.weight_hh[1], args.weight_hr[0], args.weight_hr[1]})
-      aligned = aligned && reinterpret_cast<uintptr_t>(weight) % 16 == 0;
+        projected(args.weight_hr[0] != nullptr) {
     if (const char* name = std::getenv("FASTLSTM_CUDA_KERNELS")) {
       for (kernels = 1; *name != 0; ++name) kernels = kernels * 1099511628211u + static_cast<unsigned char>(*name);
     }
@@ -84,8 +82,7 @@ struct Question {
   bool operator==(const Question& other) const {
     const Sizes &s = sizes, &o = other.sizes;
     return device == other.device && kernels == other.kernels && dtype == other.dtype && tf32 == other.tf32 &&
-           projected == other.projected && aligned == other.aligned && s.T == o.T && s.N == o.N && s.D == o.D &&
-           s.H == o.H && s.P == o.P;
+           projected == other.projected && s.T == o.T && s.N == o.N && s.D == o.D && s.H == o.H && s.P == o.P;
   }
   size_t place(size_t places) const {
     uint64_t hash = device ^ kernels;
@@ -135,8 +132,15 @@ Choice choose_family(const Args& args, const DeviceFacts& device) {
       if (offer.beats(best.offer, args.sizes.T)) best = {family, offer};
     });
   });
-  with_family(args, best.family, [&](auto kernels) { best.workspace = kernels.workspace(args, best.offer.shape); });
   return best;
+}
+
+// The bytes that a call needs with a choice.
+template <class Args>
+size_t workspace_of(const Args& args, const Choice& choice) {
+  size_t bytes = 0;
+  with_family(args, choice.family, [&](auto kernels) { bytes = kernels.workspace(args, choice.offer.shape); });
+  return bytes;
 }
 
 template <class Args>
@@ -144,13 +148,17 @@ Choice known_choice(const Args& args) {
   static auto* answers = new Answers<Args>;  // never destroyed: calls may come while the process ends
   enter_device(args);
   const DeviceFacts device;
-  return answers->find({args, device}, [&] { return choose_family(args, device); });
+  Choice choice = answers->find({args, device}, [&] { return choose_family(args, device); });
+  choice.workspace = workspace_of(args, choice);
+  return choice;
 }
 
 template <class Args>
 Status run(const Args& args, const Choice& choice, void* workspace, void* stream) {
   enter_device(args);
   Launcher launch(args.sizes, stream);
+  launch.needs_workspace(workspace_of(args, choice), choice.workspace);
+  if (launch.failed()) return launch.status();
   with_family(args, choice.family, [&](auto kernels) { kernels.run(args, choice.offer.shape, workspace, launch); });
   return launch.status();
 }

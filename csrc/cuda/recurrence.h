@@ -12,7 +12,7 @@ namespace fastlstm::cuda {
 // Code 0, or CUDA's error code and a sentence that names the kernel and the sizes.
 struct Status {
   int code = 0;
-  char text[320] = {};
+  char text[448] = {};
 };
 
 // What both passes take besides. h0 and c0 may be null for zeros, dh0 and dc0 where they are not wanted.
@@ -47,7 +47,7 @@ struct Offer {
 struct Choice {
   Family family = Family::kStep;
   Offer offer;
-  size_t workspace = 0;  // bytes of scratch memory, aligned to 256
+  size_t workspace = 0;  // bytes of scratch memory, aligned to 256, for arguments with the weights at these places
 };
 
 // The family that predicts the least time on the call's device; looks at no array. The environment variable
@@ -56,7 +56,8 @@ Choice choose(const ForwardArgs& args);
 Choice choose(const BackwardArgs& args);
 
 // Launches the whole recurrence on `stream` (a cudaStream_t of the device) and returns without waiting. Nothing is
-// allocated or read back, so the stream may be captured into a graph.
+// allocated or read back, so the stream may be captured into a graph. `workspace` has choice.workspace bytes; a call that
+// needs more, as one with weights elsewhere than the choice's may, is refused.
 Status forward(const ForwardArgs& args, const Choice& choice, void* workspace, void* stream);
 Status backward(const BackwardArgs& args, const Choice& choice, void* workspace, void* stream);
 

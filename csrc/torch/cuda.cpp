@@ -34,13 +34,14 @@ namespace {
 
 template <class Args>
 std::vector<int64_t> described(const std::vector<int64_t>& call) {
-  static const char projection = 0;  // weights are looked at only for being there
+  alignas(16) static const char projection[16] = {};  // weights are looked at only for being there
   Args args{};
   args.device = static_cast<int>(call[0]);
+  const OnDevice device(args.device);
   args.dtype = static_cast<DType>(call[1]);
   args.tf32 = call[2] != 0;
   args.sizes = {call[3], call[4], call[5], call[6], call[7]};
-  if (call[8] != 0) args.weight_hr[0] = &projection;
+  if (call[8] != 0) args.weight_hr[0] = projection;
   const cuda::Choice choice = cuda::choose(args);
   return {static_cast<int64_t>(choice.family), choice.offer.step, choice.offer.once, choice.offer.shape};
 }

@@ -19,14 +19,16 @@ namespace fastlstm {
 #if defined(FASTLSTM_SIMT)
 struct OnDevice {
   explicit OnDevice(const Tensor&) {}
+  explicit OnDevice(int32_t) {}
   int index() const { return 0; }
   void* stream() const { return nullptr; }
 };
 #else
-// Makes the tensor's device current while it lives.
+// Makes a device, as a tensor's, current while it lives: for torch, and for what csrc/cuda makes current then.
 class OnDevice {
  public:
-  explicit OnDevice(const Tensor& t) : index_(t.get_device_index()), guard_(index_) {}
+  explicit OnDevice(const Tensor& t) : OnDevice(t.get_device_index()) {}
+  explicit OnDevice(int32_t index) : index_(index), guard_(index) {}
 
   int index() const { return index_; }
 

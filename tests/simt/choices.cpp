@@ -7,12 +7,12 @@ namespace {
 template <class Args>
 void describe(const int64_t* call, int64_t* choice) {
   using namespace fastlstm;
-  static const char projection = 0;  // weights are looked at only for being there
+  alignas(16) static const char projection[16] = {};  // weights are looked at only for being there, and their places
   Args args{};
   args.dtype = static_cast<DType>(call[0]);
   args.tf32 = call[1] != 0;
   args.sizes = {call[2], call[3], call[4], call[5], call[6]};
-  args.weight_hr[0] = call[7] != 0 ? &projection : nullptr;
+  args.weight_hr[0] = call[7] != 0 ? projection : nullptr;
   const cuda::Choice found = cuda::choose(args);
   choice[0] = static_cast<int64_t>(found.family);
   choice[1] = found.offer.step;

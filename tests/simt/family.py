@@ -24,7 +24,7 @@ CSRC = ROOT / "csrc"
 KERNELS = [k for k in sorted((CSRC / "cuda").rglob("*.cu")) if k.parent.name != "variant"]
 OPS = ("cuda", "cuda_stack_forward", "cuda_stack_backward", "recurrence_call")
 SOURCES = [*(CSRC / "torch" / f"{name}.cpp" for name in OPS), *KERNELS]
-SOURCES += [Path(__file__).with_name("choices.cpp")]
+SOURCES += [Path(__file__).with_name(f"{name}.cpp") for name in ("choices", "placements")]
 DTYPES = {"float64": 0, "float32": 1, "tf32": 1, "bfloat16": 2, "float16": 3}
 
 

@@ -95,7 +95,7 @@ __device__ __forceinline__ void backward_projected(
       reduction.wait_for_parts();
     }
     const int64_t t = step_back(j);
-    Acc arrived[Outputs::kElements];
+    Acc arrived[Outputs::kElements] = {};
     const auto keep_arrived = [&](int e) {
       const int64_t place = ((t * s.N + row0 + places.row(e)) * s.D + d) * s.P + output0 + places.output(e);
       if (output_rows[e].there()) call.dhidden[place] = arrived[e];

@@ -110,7 +110,7 @@ __device__ __forceinline__ void forward_projected(
       }
     }
     reduction.wait_for_parts();
-    IO finished[Outputs::kElements];
+    IO finished[Outputs::kElements] = {};
     const auto keep_output = [&](int e) {
       if (output_rows[e].there())
         outputs[e].keep(call, d, t, row0 + places.row(e), output0 + places.output(e), s.P, finished[e]);
