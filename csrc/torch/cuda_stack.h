@@ -93,10 +93,39 @@ struct CudaMasks {
   Held held_;
 };
 
-inline void fit_noise(const CudaStack& s, const std::vector<Tensor>& noise) {
-  fit(noise.empty() || static_cast<int64_t>(noise.size()) == s.L - 1);
-  for (const Tensor& t : noise) s.fit_tensor(t, {s.T, s.N, s.D * s.P});
-}
+// What dropout multiplies each layer's output with but the last's, and its gradient: (T, N, D * P) for each; or bool
+// masks, and a number after them that scales what they keep, in the accumulation dtype as torch's dropout does on CUDA.
+// The tensors' own dtype would round that number.
+class Dropout {
+ public:
+  Dropout(const CudaStack& s, const std::vector<Tensor>& noise) : noise_(noise) {
+    if (noise.empty()) return;
+    const int64_t count = static_cast<int64_t>(noise.size());
+    masks_ = noise[0].scalar_type() == ScalarType::Bool;
+    fit(count == s.L - 1 + masks_);
+    const std::vector<int64_t> sizes{s.T, s.N, s.D * s.P}, number;
+    for (int64_t k = 0; k < s.L - 1; ++k) fit_sizes(noise[k], sizes, masks_ ? ScalarType::Bool : s.dtype, s.where);
+    if (!masks_) return;
+    fit_sizes(noise.back(), number, ScalarType::Double);
+    scale_ = *static_cast<const double*>(noise.back().const_data_ptr());
+  }
+
+  bool drops() const { return !noise_.empty(); }
+
+  // Of layer k's output or its gradient.
+  Tensor operator()(const Tensor& y, int64_t k) const {
+    if (!masks_) return times(y, noise_[k]);
+    using torch::stable::detail::from;
+    StableIValue stack[] = {from(y), from(noise_[k]), from(scale_)};
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::native_dropout_backward", "", stack, TORCH_ABI_VERSION));
+    return torch::stable::detail::to<Tensor>(stack[0]);
+  }
+
+ private:
+  const std::vector<Tensor>& noise_;
+  bool masks_ = false;
+  double scale_ = 1;
+};
 
 // Whether float32 may be rounded to tf32 in products: the answer is Python's (fastlstm/backends/gpu.py).
 inline bool tf32_for(ScalarType dtype) {

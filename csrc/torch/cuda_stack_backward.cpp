@@ -175,7 +175,7 @@ std::vector<Tensor> backward(const OptionalTensor& doutput, const OptionalTensor
   STD_TORCH_CHECK(lowest > 0 || x, "fastlstm: the first layer's gradients are wanted, and there is no x");
   const int64_t I = lowest == 0 ? x->size(x->dim() - 1) : 0;
   if (lowest == 0) check(*x, "x", s.sequence_sizes(I), s.dtype, s.where);
-  fit_noise(s, noise);
+  const Dropout dropout(s, noise);
   const OnDevice device(output);
   const CudaStates h(s, h0, s.P), c(s, c0, s.H), dh(s, dh_n, s.P), dc(s, dc_n, s.H);
   const CudaMasks masks(s, lengths, reset_mask);
@@ -195,7 +195,7 @@ std::vector<Tensor> backward(const OptionalTensor& doutput, const OptionalTensor
   for (int64_t k = s.L - 1; k >= lowest; --k) {
     const bool last = k == s.L - 1, pass_down = k > lowest;
     const int64_t width = s.inputs(k, I);
-    const OptionalTensor drops = k > 0 && !noise.empty() ? noise[k - 1] : OptionalTensor();
+    const bool drops = k > 0 && dropout.drops();
     if (k > 0) check(tape.below(k), "a layer's input", {s.T, s.N, width}, s.dtype, s.where);
     check(tape.cells(k), "cells", {s.T, s.N, s.D, s.H}, wide, s.where);
     check(tape.gates(k), "gates", {s.T, s.N, s.D, 4 * s.H}, s.dtype, s.where);
@@ -234,7 +234,7 @@ std::vector<Tensor> backward(const OptionalTensor& doutput, const OptionalTensor
     } else if (k == 0 && needs[0]) {
       gradients.input(of_layer, width, into.data(0));
     }
-    const Tensor input = k == 0 ? *x : drops ? times(tape.below(k), *drops) : tape.below(k);
+    const Tensor input = k == 0 ? *x : drops ? dropout(tape.below(k), k - 1) : tape.below(k);
     const void* rows = k == 0 ? s.steps_of(input, held) : held.data(input);
     OptionalTensor existing;
     if (k == 0 && masks.lengths != nullptr) {
@@ -247,7 +247,7 @@ std::vector<Tensor> backward(const OptionalTensor& doutput, const OptionalTensor
     gradients.weights_hh(last ? s.steps_of(output, held) : held.data(tape.below(k + 1)), h.of(k));
     gradients.biases();
     if (s.projected()) gradients.weights_hr(*dhidden, tape.cells(k), tape.gates(k));
-    from_above = pass_down && drops ? times(*below, *drops) : below;
+    from_above = pass_down && drops ? dropout(*below, k - 1) : below;
   }
   return into.tensors;
 }

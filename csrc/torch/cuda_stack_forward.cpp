@@ -117,7 +117,7 @@ std::vector<Tensor> forward(const Tensor& x, const OptionalTensor& h0, const Opt
   fit(I > 0);
   s.fit_tensor(x, s.sequence_sizes(I));
   fit_weights(s, weights, I);
-  fit_noise(s, noise);
+  const Dropout dropout(s, noise);
   const OnDevice device(x);
   const CudaStates h(s, h0, s.P), c(s, c0, s.H);
   const CudaMasks masks(s, lengths, reset_mask);
@@ -170,7 +170,7 @@ std::vector<Tensor> forward(const Tensor& x, const OptionalTensor& h0, const Opt
     launch<cuda::ForwardArgs>(s, device, args, cuda::forward);
     if (last && sequence && cells) take_cells(s, *sequence, *cells);
     below = made;
-    input = last || noise.empty() ? made : times(made, noise[k]);
+    input = last || !dropout.drops() ? made : dropout(made, k);
   }
 
   std::vector<Tensor> results{output, h_n, c_n};

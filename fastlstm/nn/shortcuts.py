@@ -144,7 +144,7 @@ def _noise(module, x: Tensor) -> list[Tensor] | None:
     T, N = _steps_and_rows(module, x)
     between = dropping(module.dropout, module.variational_dropout)
     width = state_widths(module)[0] * (2 if module.bidirectional else 1)
-    return noises(between, x.new_ones(T, N, width), module.num_layers - 1)
+    return noises(between, x.new_ones(T, N, width), module.num_layers - 1, module.dropout)
 
 
 def _steps_and_rows(module, x: Tensor) -> tuple[int, int]:

@@ -138,7 +138,9 @@ def run_layers(
     if checkpointing.serves(every, x, h0, c0, layers, variant):
         return checkpointing.run_layers(family, x, h0, c0, layers, variant, every, **rest)
     if variant is None and layer_outputs is None:
-        results = _run_whole(family, x, h0, c0, layers, backend, own_output=own_output, **rest)
+        results = _run_whole(
+            family, x, h0, c0, layers, backend, dropout=dropout, own_output=own_output, **rest
+        )
         if results is not None:
             return results
     stackable = D == 1 and layer_outputs is None
@@ -196,7 +198,7 @@ torch.library.register_autograd("fastlstm::copied", lambda ctx, grad: grad, lib=
 
 
 def _run_whole(
-    family, x, h0, c0, layers, backend, *, own_output, lengths, reset_mask, return_cells,
+    family, x, h0, c0, layers, backend, *, dropout, own_output, lengths, reset_mask, return_cells,
     between_layers, wide_products,
 ):  # fmt: skip
     """`run_layers` by one op; None where none serves."""
@@ -216,7 +218,7 @@ def _run_whole(
     noise = None
     if between_layers is not None and len(layers) > 1:
         ones = x.new_ones((*x.shape[:2], len(layers[0]) * h0.shape[2]))
-        noise = noises(between_layers, ones, len(layers) - 1)
+        noise = noises(between_layers, ones, len(layers) - 1, dropout)
     sizes = len(layers), D == 2, False
     options = lengths, reset_mask, noise, *sizes, wide_products, return_cells, own_output
     results = whole.run(pair, needs, x, h0, c0, weights, options)

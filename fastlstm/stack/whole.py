@@ -7,8 +7,8 @@ without the N where x has none, or None for zeros. weights: of each layer and di
 (4H, inputs), weight_hh (4H, P), both biases (4H,) or neither, weight_hr (P, H) or not; the matrices
 may be bfloat16 beside float32 where no gradient is wanted. lengths (N,) int64; reset_mask bool,
 laid out like x. noise: what dropout multiplies each layer's output with but the last's, (T, N, D*P)
-for each, or None. needs: for x, h0, c0 and every weight whether its gradient is wanted, None for
-none.
+for each, on CUDA also as masks and a scale (between.noises); or None. needs: for x, h0, c0 and
+every weight whether its gradient is wanted, None for none.
 
 The forward gives output, h_n, c_n; with save_cells the last layer's cells (T, N, D*H), laid out
 like the output; where gradients are wanted the tape: of each layer from the lowest with a gradient

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..ops import layer as layer_ops
 from ..ops.recurrence import Results
+from .between import times
 
 
 class Saved(NamedTuple):
@@ -87,12 +88,12 @@ def by_layers(family: str, options, needs, grads, dtape, saved: Saved) -> list:
         if dcell_sequence is not None and k == L - 1:
             more = layout.time_major(dcell_sequence).to(cells.dtype).reshape(cells.shape)
             dcells = more if dcells is None else dcells + more
-        input, below, dbelow, noise = layout.time_major(x), None, None, None
+        input, below, dbelow = layout.time_major(x), None, None
+        noise = options.noise if k else None
         if k:
             *tape, below = tape
             *dtape, dbelow = dtape
-            noise = options.noise[k - 1] if options.noise else None
-            input = below if noise is None else below * noise
+            input = times(below, noise, k - 1) if noise else below
         h, c = layout.states_of(k, h0), layout.states_of(k, c0)
         h = y.new_zeros(D, N, P) if h is None else h
         c = y.new_zeros(D, N, H) if c is None else c
@@ -120,8 +121,8 @@ def by_layers(family: str, options, needs, grads, dtape, saved: Saved) -> list:
         dh0.insert(0, dh)
         dc0.insert(0, dc)
         y, dy = below, dx
-        if dy is not None and noise is not None:
-            dy = dy * noise
+        if dy is not None and noise:
+            dy = times(dy, noise, k - 1)
         if dy is not None and dbelow is not None:
             dy = dy + dbelow
     if needs[0]:

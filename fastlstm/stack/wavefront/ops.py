@@ -4,9 +4,9 @@ arguments.
 
 They are for devices where layers gain by running beside each other (plan.py); elsewhere, and
 for two directions, there is an op for each layer (ops/layer.py), and on a GPU the pair of a whole
-stack (stack/whole.py). The numbers are those of the layers' ops, but for the order in which products
-of fewer rows may sum. The pair's differ in 16 bits: it has the biases' sum, and a gate's input with
-it, in the tensors' own dtype, where here they are in the accumulation dtype.
+stack (stack/whole.py). The numbers are those of the layers' ops, but for the order in which
+products of fewer rows may sum. The pair's differ in 16 bits: it has the biases' sum, and a gate's
+input with it, in the tensors' own dtype, where here they are in the accumulation dtype.
 """
 
 import contextlib
