@@ -91,3 +91,18 @@ def test_objects_do_not_share_a_name():
     """An object lies where its source does, and is named without the source's ending."""
     objects = [path.with_suffix("") for path in SOURCES if path.suffix in (".cpp", ".cu")]
     assert len(set(objects)) == len(objects)
+
+
+def test_the_device_that_a_choice_makes_current_is_torchs_own_again():
+    """csrc/cuda makes a call's device current: what calls it from torch is in a guard that takes
+    this back."""
+    asking = {}
+    for path in SOURCES:
+        if path.parent.name == "torch":
+            for part in re.split(r"\n(?=\S)", path.read_text()):  # functions, classes
+                if re.search(r"cuda::(choose|variant_\w+)\(", part):
+                    asking.setdefault(path.name, []).append(part)
+    assert {"cuda.cpp", "cuda_stack.h", "cuda_variant.cpp"} <= set(asking)
+    for name, parts in asking.items():
+        for part in parts:
+            assert re.search(r"\b(OnDevice|CudaCall)\b", part), (name, part)
