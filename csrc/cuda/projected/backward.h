@@ -95,10 +95,10 @@ __device__ __forceinline__ void backward_projected(
       reduction.wait_for_parts();
     }
     const int64_t t = step_back(j);
-    Acc arrived[Outputs::kElements] = {};
-    const auto keep_arrived = [&](int e) {
+    Acc arrived[Outputs::kElements];
+    const auto keep_arrived = [&](int e, const Acc& dh) {
       const int64_t place = ((t * s.N + row0 + places.row(e)) * s.D + d) * s.P + output0 + places.output(e);
-      if (output_rows[e].there()) call.dhidden[place] = arrived[e];
+      if (output_rows[e].there()) call.dhidden[place] = dh;
     };
 #pragma unroll
     for (int e = 0; e < Outputs::kElements; ++e) {
@@ -115,13 +115,13 @@ __device__ __forceinline__ void backward_projected(
         Rounding<Acc>::store(x, arrived[e]);
       }
       reduction.send(places, e, x);
-      if (!Reduction::kWaitsForStores) keep_arrived(e);
+      if (!Reduction::kWaitsForStores) keep_arrived(e, arrived[e]);
     }
     if (j == s.T) break;
     reduction.sent();
     if (Reduction::kWaitsForStores) {
 #pragma unroll
-      for (int e = 0; e < Outputs::kElements; ++e) keep_arrived(e);
+      for (int e = 0; e < Outputs::kElements; ++e) keep_arrived(e, arrived[e]);
     }
     if (j + 1 < s.T) fetch_outputs(step_back(j + 1));
     reduction.wait_for_outputs();

@@ -110,10 +110,9 @@ __device__ __forceinline__ void forward_projected(
       }
     }
     reduction.wait_for_parts();
-    IO finished[Outputs::kElements] = {};
-    const auto keep_output = [&](int e) {
-      if (output_rows[e].there())
-        outputs[e].keep(call, d, t, row0 + places.row(e), output0 + places.output(e), s.P, finished[e]);
+    IO finished[Outputs::kElements];
+    const auto keep_output = [&](int e, const IO& h) {
+      if (output_rows[e].there()) outputs[e].keep(call, d, t, row0 + places.row(e), output0 + places.output(e), s.P, h);
     };
 #pragma unroll
     for (int e = 0; e < Outputs::kElements; ++e) {
@@ -123,12 +122,12 @@ __device__ __forceinline__ void forward_projected(
       if (output_rows[e].there())
         x = outputs[e].step(output_rows[e].at(call, d, k, row0 + places.row(e)), sum, finished[e]);
       if (k + 1 < s.T) reduction.send(places, e, x);
-      if (!Reduction::kWaitsForStores) keep_output(e);
+      if (!Reduction::kWaitsForStores) keep_output(e, finished[e]);
     }
     if (k + 1 < s.T) reduction.sent();
     if (Reduction::kWaitsForStores) {
 #pragma unroll
-      for (int e = 0; e < Outputs::kElements; ++e) keep_output(e);
+      for (int e = 0; e < Outputs::kElements; ++e) keep_output(e, finished[e]);
     }
   }
   const int first_row = ptx::opaque(row0);
