@@ -11,17 +11,14 @@
 namespace fastlstm {
 
 struct CudaStack : Stack {
-  Where where;
-
   CudaStack(const Tensor& sequence, const Tensor& weight_hh, int64_t weights, int64_t layers, bool bidirectional,
             bool batch_first, bool wide_products)
-      : Stack(sequence, weight_hh, weights, layers, bidirectional, batch_first, wide_products),
-        where(Where::of(sequence)) {
+      : Stack(sequence, weight_hh, weights, layers, bidirectional, batch_first, wide_products) {
+    where = Where::of(sequence);
     fit(T > 0 && N > 0 && !wide_products);  // the general way's, as is what follows from it
   }
 
   int64_t rows() const { return T * N; }
-  int64_t inputs(int64_t k, int64_t I) const { return k == 0 ? I : D * P; }
 
   Tensor make(const std::vector<int64_t>& sizes, ScalarType type) const { return fastlstm::empty(sizes, type, where); }
   Tensor make(const std::vector<int64_t>& sizes) const { return make(sizes, dtype); }
@@ -35,7 +32,6 @@ struct CudaStack : Stack {
   void fit_tensor(const Tensor& t, const Sizes& sizes) const {
     fit_sizes(t, sizes, dtype, where);
   }
-  void fit_tensor(const Tensor& t, std::initializer_list<int64_t> sizes) const { fit_sizes(t, sizes, dtype, where); }
 
   // A matrix where it lies, as torch's products take it.
   Tensor matrix(const void* data, int64_t matrix_rows, int64_t columns, int64_t row_stride, int64_t column_stride,
@@ -92,11 +88,6 @@ struct CudaMasks {
  private:
   Held held_;
 };
-
-inline void fit_noise(const CudaStack& s, const std::vector<Tensor>& noise) {
-  fit(noise.empty() || static_cast<int64_t>(noise.size()) == s.L - 1);
-  for (const Tensor& t : noise) s.fit_tensor(t, {s.T, s.N, s.D * s.P});
-}
 
 // Whether float32 may be rounded to tf32 in products: the answer is Python's (fastlstm/backends/gpu.py).
 inline bool tf32_for(ScalarType dtype) {

@@ -13,6 +13,7 @@ struct Stack {
   int64_t L, D, each, T, N, H, P;  // each: weights of a layer's direction
   bool batched, turned;
   ScalarType dtype, product;
+  Where where = Where::cpu();
 
   // `weights` is how many there are in all. Throws Unfit where these are not a stack's.
   Stack(const Tensor& sequence, const Tensor& weight_hh, int64_t weights, int64_t layers, bool bidirectional,
@@ -35,12 +36,13 @@ struct Stack {
 
   bool biased() const { return each >= 4; }
   bool projected() const { return each % 2 == 1; }
+  int64_t inputs(int64_t k, int64_t I) const { return k == 0 ? I : D * P; }
   int64_t bytes() const { return bytes_of(dtype); }
   int64_t h_bytes() const { return D * N * P * bytes(); }  // of a layer
   int64_t c_bytes() const { return D * N * H * bytes(); }
 
   LayerShape layer(int64_t k, int64_t I, ScalarType matrices) const {
-    return {T, N, D, k == 0 ? I : D * P, H, P, dtype, wide_type(dtype), product, dtype, matrices};
+    return {T, N, D, inputs(k, I), H, P, dtype, wide_type(dtype), product, dtype, matrices};
   }
 
   std::vector<int64_t> sequence_sizes(int64_t width) const {
@@ -134,9 +136,22 @@ class States {
 };
 
 // What dropout multiplies each layer's output with but the last's, (T, N, D * P) for each; or nothing.
-inline void fit_noise(const Stack& s, const std::vector<Tensor>& noise) {
-  fit(noise.empty() || static_cast<int64_t>(noise.size()) == s.L - 1);
-  for (const Tensor& t : noise) fit(t, {s.T, s.N, s.D * s.P}, s.dtype);
+inline std::vector<Tensor> noise_of(const Stack& s, const std::optional<std::vector<Tensor>>& noise) {
+  if (!noise) return {};
+  fit(noise->empty() || static_cast<int64_t>(noise->size()) == s.L - 1);
+  for (const Tensor& t : *noise) fit_sizes(t, {s.T, s.N, s.D * s.P}, s.dtype, s.where);
+  return *noise;
+}
+
+// The flat list of weights: of each direction weight_ih, weight_hh, both biases or neither, weight_hr or not.
+inline void fit_weights(const Stack& s, const std::vector<Tensor>& weights, int64_t I, ScalarType matrices) {
+  for (int64_t j = 0; j < s.L * s.D; ++j) {
+    const Tensor* w = weights.data() + j * s.each;
+    fit_sizes(w[0], {4 * s.H, s.inputs(j / s.D, I)}, matrices, s.where);
+    fit_sizes(w[1], {4 * s.H, s.P}, matrices, s.where);
+    for (int64_t b = 2; s.biased() && b < 4; ++b) fit_sizes(w[b], {4 * s.H}, s.dtype, s.where);
+    if (s.projected()) fit_sizes(w[s.each - 1], {s.P, s.H}, matrices, s.where);
+  }
 }
 
 // By torch, for its rounding in 16 bits.

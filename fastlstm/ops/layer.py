@@ -22,9 +22,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..fields import joined
 from ..precision import accumulation_dtype
 from ..reference import backward as reference_backward
 from ..reference import lstm as reference
+from ..reference.backward import ResultGrads
 from ..weights import LSTMWeights, weights_of
 from . import recurrence, transforms
 from .define import define_op, short_way
@@ -74,29 +76,10 @@ class LayerTape(NamedTuple):
     wide_products: bool
 
 
-class LayerBackward(NamedTuple):
-    """Gradients of the forward's first four results, None where zero; `LayerTape`; and whether the
-    gradients of x, and of the weights, are wanted."""
+@joined(ResultGrads, LayerTape)
+class LayerBackward:
+    """Whether the gradients of x, and of the weights, are wanted, beside what they are made of."""
 
-    doutput: Tensor | None
-    dh_n: Tensor | None
-    dc_n: Tensor | None
-    dcells: Tensor | None
-    x: Tensor
-    h0: Tensor
-    c0: Tensor
-    weight_ih: Tensor
-    weight_hh: Tensor
-    weight_hr: Tensor | None
-    weight_ih_reverse: Tensor | None
-    weight_hh_reverse: Tensor | None
-    weight_hr_reverse: Tensor | None
-    output: Tensor
-    cells: Tensor
-    gates: Tensor
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    wide_products: bool
     need_dx: bool
     need_dweights: bool
 

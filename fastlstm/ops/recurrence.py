@@ -19,9 +19,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..fields import joined
 from ..precision import accumulation_dtype
 from ..reference import backward as reference_backward
 from ..reference import lstm as reference
+from ..reference.backward import Backward, Masks, States
 from .define import define_op
 from .library import op
 from .weight_gradients import Wanted, weight_gradients
@@ -29,14 +31,8 @@ from .weight_gradients import Wanted, weight_gradients
 FAMILIES: list[str] = []  # those defined so far
 
 
-class Forward(NamedTuple):
-    gates_x: Tensor
-    h0: Tensor
-    c0: Tensor
-    weight_hh: Tensor
-    weight_hr: Tensor | None
-    lengths: Tensor | None
-    reset_mask: Tensor | None
+@joined({"gates_x": Tensor}, States, Masks)
+class Forward:
     save_tape: bool
     save_cells: bool
 
@@ -55,23 +51,6 @@ class Results(NamedTuple):
     gates: Tensor
 
 
-class Backward(NamedTuple):
-    doutput: Tensor | None
-    dh_n: Tensor | None
-    dc_n: Tensor | None
-    dcells: Tensor | None
-    dgates_out: Tensor | None
-    h0: Tensor
-    c0: Tensor
-    weight_hh: Tensor
-    weight_hr: Tensor | None
-    cells: Tensor
-    gates: Tensor
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    wide_gates: bool
-
-
 class Grads(NamedTuple):
     dgates_x: Tensor
     dh0: Tensor
@@ -79,15 +58,8 @@ class Grads(NamedTuple):
     dhidden: Tensor
 
 
-class Tape(NamedTuple):
-    h0: Tensor
-    c0: Tensor
-    weight_hh: Tensor
-    weight_hr: Tensor | None
-    cells: Tensor
-    gates: Tensor
-    lengths: Tensor | None
-    reset_mask: Tensor | None
+@joined(States, {"cells": Tensor, "gates": Tensor}, Masks)
+class Tape:
     wide_gates: bool
     output: Tensor
 

@@ -13,10 +13,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..fields import joined
 from ..precision import accumulation_dtype
 from ..reference import backward as reference_backward
 from ..reference import variant as variant_reference
-from ..reference.backward import Arrived, VariantBackward
+from ..reference.backward import (
+    Arrived,
+    Prepared,
+    ResultGrads,
+    VariantBackward,
+    VariantMasks,
+    VariantStates,
+    VariantTape,
+)
 from . import recurrence
 from .define import define_op
 from .library import library, op, outside_autocast
@@ -24,51 +33,14 @@ from .recurrence import Results, without_tape
 from .weight_gradients import Wanted, weight_gradients
 
 
-class VariantForward(NamedTuple):
-    gates_x: Tensor
-    h0: Tensor
-    c0: Tensor
-    weight_hh: Tensor
-    weight_hr: Tensor | None
-    h_mask: Tensor | None
-    norm_hh: Tensor | None
-    norm_c: Tensor | None
-    bias_c: Tensor | None
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    seed: Tensor | None
-    zoneout_h: float
-    zoneout_c: float
-    stream: int
-    first_step: int
+@joined({"gates_x": Tensor}, VariantStates, VariantMasks)
+class VariantForward:
     save_tape: bool
     save_cells: bool
 
     @property
     def wide_gates(self) -> bool:
         return self.gates_x.dtype != self.h0.dtype
-
-
-class VariantTape(NamedTuple):
-    h0: Tensor
-    c0: Tensor
-    weight_hh: Tensor
-    weight_hr: Tensor | None
-    h_mask: Tensor | None
-    norm_hh: Tensor | None
-    norm_c: Tensor | None
-    bias_c: Tensor | None
-    output: Tensor
-    cells: Tensor
-    gates: Tensor
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    seed: Tensor | None
-    zoneout_h: float
-    zoneout_c: float
-    stream: int
-    first_step: int
-    wide_gates: bool
 
 
 class VariantNeeds(NamedTuple):
@@ -95,35 +67,10 @@ class VariantGrads(NamedTuple):
     dbias_c: Tensor
 
 
-class VariantLoop(NamedTuple):
+@joined(ResultGrads, VariantStates, {"cells": Tensor, "gates": Tensor}, Prepared, VariantMasks)
+class VariantLoop:
     """The arguments of a kernel of the backward's loop: those of the backward, and `Prepared`."""
 
-    doutput: Tensor | None
-    dh_n: Tensor | None
-    dc_n: Tensor | None
-    dcells: Tensor | None
-    h0: Tensor
-    c0: Tensor
-    weight_hh: Tensor
-    weight_hr: Tensor | None
-    h_mask: Tensor | None
-    norm_hh: Tensor | None
-    norm_c: Tensor | None
-    bias_c: Tensor | None
-    cells: Tensor
-    gates: Tensor
-    candidates: Tensor
-    product_hat: Tensor | None
-    product_scale: Tensor | None
-    cell_hat: Tensor | None
-    cell_scale: Tensor | None
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    seed: Tensor | None
-    zoneout_h: float
-    zoneout_c: float
-    stream: int
-    first_step: int
     wide_gates: bool
 
 

@@ -18,46 +18,75 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..fields import joined
 from ..precision import accumulation_dtype
 from . import lstm as reference
 from .lstm import part
 from .variant import Options, normalise, zones
 
 
-class VariantBackward(NamedTuple):
-    """What a backward gets. Sizes as in lstm.py.
-
-    doutput to dgates_out: gradients of the forward's five results, each None where zero. With c0 in
-    the accumulation dtype, dh_n and dc_n are too. h0 to bias_c, lengths to first_step: the
-    forward's arguments (`variant_forward`); output, cells, gates: its results.
-    wide_gates: whether gates_x came, and dgates_x is wanted, in the accumulation dtype. needs: of
-    weight_hh, weight_hr, norm_hh, norm_c and bias_c, whether a gradient is wanted.
-    """
+class ResultGrads(NamedTuple):
+    """Gradients of a forward's first four results, None where zero. With c0 in the accumulation
+    dtype, dh_n and dc_n are too."""
 
     doutput: Tensor | None
     dh_n: Tensor | None
     dc_n: Tensor | None
     dcells: Tensor | None
-    dgates_out: Tensor | None
+
+
+# The gradient of a forward's fifth result, which only a backward that was differentiated has.
+GATES_GRAD = {"dgates_out": Tensor | None}
+
+
+class Masks(NamedTuple):
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+
+
+class States(NamedTuple):
+    """The states that enter the first step, and the weights of the recurrence."""
+
     h0: Tensor
     c0: Tensor
     weight_hh: Tensor
     weight_hr: Tensor | None
+
+
+@joined(States)
+class VariantStates:
     h_mask: Tensor | None
     norm_hh: Tensor | None
     norm_c: Tensor | None
     bias_c: Tensor | None
-    output: Tensor
-    cells: Tensor
-    gates: Tensor
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    seed: Tensor | None
-    zoneout_h: float
-    zoneout_c: float
-    stream: int
-    first_step: int
+
+
+@joined(Masks, {"seed": Tensor | None}, Options)
+class VariantMasks:
+    """What cuts the recurrence, and zoneout."""
+
+
+@joined(ResultGrads, GATES_GRAD, States, {"cells": Tensor, "gates": Tensor}, Masks)
+class Backward:
+    """The arguments of `lstm_backward`: gradients of the forward's results, some of its arguments
+    and results. wide_gates: whether gates_x came, and dgates_x is wanted, in the accumulation
+    dtype."""
+
     wide_gates: bool
+
+
+@joined(VariantStates, {"output": Tensor, "cells": Tensor, "gates": Tensor}, VariantMasks)
+class VariantTape:
+    """What a backward needs of the forward's arguments (`variant_forward`) and results."""
+
+    wide_gates: bool
+
+
+@joined(ResultGrads, GATES_GRAD, VariantTape)
+class VariantBackward:
+    """The arguments of a backward. needs: of weight_hh, weight_hr, norm_hh, norm_c and bias_c,
+    whether a gradient is wanted."""
+
     needs: list[bool]
 
     @property
@@ -258,34 +287,24 @@ def loop(call: VariantBackward, prepared: Prepared) -> Arrived:
     )
 
 
-def lstm_backward(
-    doutput: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
-    dcells: Tensor | None,
-    dgates_out: Tensor | None,
-    h0: Tensor,
-    c0: Tensor,
-    weight_hh: Tensor,
-    weight_hr: Tensor | None,
-    cells: Tensor,
-    gates: Tensor,
-    lengths: Tensor | None,
-    reset_mask: Tensor | None,
-    wide_gates: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The backward of `lstm_forward`; the arguments are described at `VariantBackward`.
+# What a plain LSTM has in the place of the variants' arguments.
+_PLAIN = {
+    **dict.fromkeys(("h_mask", "norm_hh", "norm_c", "bias_c", "output", "seed")),
+    **Options(0.0, 0.0, 0, 0)._asdict(),
+    "needs": [],
+}
+
+
+def lstm_backward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The backward of `lstm_forward`, of the fields of `Backward`.
 
     Returns:
         dgates_x (T, N, D, 4H), dh0 (D, N, P) and dc0 (D, N, H), both in c0's dtype, and with a
         projection dhidden (T, N, D, P), the whole gradient that arrived at each h_t (what W_hr's
         gradient needs; accumulation dtype), else an empty tensor.
     """
-    if lengths is not None:
-        lengths = lengths.clamp(0, gates.shape[0])
-    call = VariantBackward(
-        doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, None, None, None,
-        None, None, cells, gates, lengths, reset_mask, None, 0.0, 0.0, 0, 0, wide_gates, [],
-    )  # fmt: skip
-    arrived = loop(call, Prepared(cells))
+    call = VariantBackward(**Backward(*args)._asdict(), **_PLAIN)
+    if call.lengths is not None:
+        call = call._replace(lengths=call.lengths.clamp(0, call.gates.shape[0]))
+    arrived = loop(call, Prepared(call.cells))
     return arrived.dgates_x, arrived.dh0, arrived.dc0, arrived.dhidden

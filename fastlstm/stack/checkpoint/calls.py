@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ...fields import joined
+from ...reference.backward import ResultGrads
 from ...weights import LayerNormWeights, LSTMWeights, nested
 
 
-class CheckpointedForward(NamedTuple):
+class _Layers(NamedTuple):
     x: Tensor
     h0: Tensor
     c0: Tensor
@@ -33,6 +35,10 @@ class CheckpointedForward(NamedTuple):
     zoneout_c: float
     layer: int
     wide_products: bool
+
+
+@joined(_Layers)
+class CheckpointedForward:
     save_cells: bool
     every: int
 
@@ -48,52 +54,16 @@ class CheckpointedResults(NamedTuple):
     kept_c: Tensor
 
 
-class CheckpointedTape(NamedTuple):
-    x: Tensor
-    h0: Tensor
-    c0: Tensor
-    weights: list[Tensor]
-    norms: list[Tensor]
-    h_mask: Tensor | None
-    seed: Tensor | None
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    family: str
-    directions: int
-    biases: int
-    projected: bool
-    zoneout_h: float
-    zoneout_c: float
-    layer: int
-    wide_products: bool
+@joined(_Layers)
+class CheckpointedTape:
     save_cells: bool
     kept_h: Tensor
     kept_c: Tensor
     every: int
 
 
-class CheckpointedBackward(NamedTuple):
-    doutput: Tensor | None
-    dh_n: Tensor | None
-    dc_n: Tensor | None
-    dcells: Tensor | None
-    x: Tensor
-    h0: Tensor
-    c0: Tensor
-    weights: list[Tensor]
-    norms: list[Tensor]
-    h_mask: Tensor | None
-    seed: Tensor | None
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    family: str
-    directions: int
-    biases: int
-    projected: bool
-    zoneout_h: float
-    zoneout_c: float
-    layer: int
-    wide_products: bool
+@joined(ResultGrads, _Layers)
+class CheckpointedBackward:
     kept_h: Tensor
     kept_c: Tensor
     every: int

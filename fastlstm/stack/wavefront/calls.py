@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...fields import joined
+from ...reference.backward import ResultGrads
 from ...weights import LSTMWeights, by_layer
 
 
@@ -67,10 +69,9 @@ class StackResults(NamedTuple):
     gates: list[Tensor]
 
 
-class StackTape(NamedTuple):
+class _Kept(NamedTuple):
     """What the backward needs of the forward's arguments and results."""
 
-    family: str
     x: Tensor
     h0: Tensor
     c0: Tensor
@@ -88,31 +89,16 @@ class StackTape(NamedTuple):
     dropout: float
 
 
-class StackBackward(NamedTuple):
-    """Gradients of the forward's first four results, None where zero; `StackTape`; and what is
-    wanted: lowest, the first layer that has a gradient to give, below which nothing is computed;
-    and whether x's, and each layer's weights'."""
+@joined({"family": str}, _Kept)
+class StackTape:
+    """As `define_op` asks for it."""
 
-    family: str
-    doutput: Tensor | None
-    dh_n: Tensor | None
-    dc_n: Tensor | None
-    dcells: Tensor | None
-    x: Tensor
-    h0: Tensor
-    c0: Tensor
-    weights_ih: list[Tensor]
-    weights_hh: list[Tensor]
-    weights_hr: list[Tensor]
-    output: Tensor
-    cells: Tensor
-    hidden: list[Tensor]
-    lower_cells: list[Tensor]
-    gates: list[Tensor]
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    dropout_masks: list[Tensor]
-    dropout: float
+
+@joined({"family": str}, ResultGrads, _Kept)
+class StackBackward:
+    """What the gradients are made of, and which are wanted: lowest, the first layer that has one to
+    give, below which nothing is computed; and whether x's, and each layer's weights'."""
+
     lowest: int
     need_dx: bool
     need_dweights: list[bool]
