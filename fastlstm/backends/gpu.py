@@ -69,10 +69,10 @@ def _triton_backward(*args):
     return triton_kernels.backward(*given, precision.allows_tf32())
 
 
-def register(family: str, forward, backward, device: str) -> None:
-    """Have the recurrence ops of `family` run by these functions on a device, such as "CUDA"."""
+def register(prefix: str, forward, backward, device: str) -> None:
+    """Have the recurrence ops of `prefix` run by these functions on a device, such as "CUDA"."""
     for which, function in (("forward", forward), ("backward", backward)):
-        library.impl(f"{family}_{which}", outside_autocast(function), device)
+        library.impl(f"{prefix}_{which}", outside_autocast(function), device)
 
 
 def compiled_variants(name: str):

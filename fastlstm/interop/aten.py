@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..ops import layer as layer_ops
-from ..ops.recurrence import FAMILIES
+from ..ops.recurrence import PREFIXES
 from ..reference import lstm as reference
 from ..reference import variant as variant_reference
 from ..stack.checkpoint import ops as checkpoint_ops
@@ -56,13 +56,13 @@ def decompositions(loop: str = "auto") -> dict[Any, Callable[..., Any]]:
         raise ValueError(f"loop: got {loop!r}, expected one of {', '.join(map(repr, LOOPS))}")
     table = torch.export.default_decompositions()
     ops = torch.ops.fastlstm
-    for family in FAMILIES:
-        table[getattr(ops, f"{family}_layer_forward").default] = functools.partial(_layer, family)
+    for prefix in PREFIXES:
+        table[getattr(ops, f"{prefix}_layer_forward").default] = functools.partial(_layer, prefix)
         for name, recurrence in (
             ("forward", reference.lstm_forward),
             ("variant_forward", variant_reference.variant_forward),
         ):
-            table[getattr(ops, f"{family}_{name}").default] = functools.partial(
+            table[getattr(ops, f"{prefix}_{name}").default] = functools.partial(
                 _recurrence, recurrence, loop
             )
     table[ops.stack_forward.default] = _stack
@@ -127,8 +127,8 @@ def scanned(count: int, step, carry, sequences, constants, reverse: bool):
     return carry, [*kept, *(carry[0].new_empty((0, 0, 0), dtype=d) for d in unwanted)]
 
 
-def _layer(family: str, *args):
-    return tuple(layer_ops.plain_forward(family, layer_ops.LayerForward(*args)))
+def _layer(prefix: str, *args):
+    return tuple(layer_ops.plain_forward(prefix, layer_ops.LayerForward(*args)))
 
 
 def _stack(*args):

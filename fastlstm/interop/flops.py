@@ -13,7 +13,7 @@ import torch
 from ..nn.cell import FastLSTMCell
 from ..nn.lstm import FastLSTM
 from ..ops import layer, recurrence, variant
-from ..ops.recurrence import FAMILIES
+from ..ops.recurrence import PREFIXES
 from ..stack import step as step_ops
 from ..stack import step_training, whole
 from ..stack.checkpoint import calls as checkpoint
@@ -181,14 +181,14 @@ def formulas() -> dict:
         "checkpointed_backward": (checkpoint.CheckpointedBackward, checkpointed_backward),
         "lstm_variant_loop": (variant.VariantLoop, recurrence_backward),
     }
-    for family in FAMILIES:
+    for prefix in PREFIXES:
         by_arguments |= {
-            f"{family}_forward": (recurrence.Forward, recurrence_forward),
-            f"{family}_backward": (recurrence.Backward, recurrence_backward),
-            f"{family}_layer_forward": (layer.LayerForward, layer_forward),
-            f"{family}_layer_backward": (layer.LayerBackward, layer_backward),
-            f"{family}_variant_forward": (variant.VariantForward, recurrence_forward),
-            f"{family}_variant_backward": (variant.VariantBackward, variant_backward),
+            f"{prefix}_forward": (recurrence.Forward, recurrence_forward),
+            f"{prefix}_backward": (recurrence.Backward, recurrence_backward),
+            f"{prefix}_layer_forward": (layer.LayerForward, layer_forward),
+            f"{prefix}_layer_backward": (layer.LayerBackward, layer_backward),
+            f"{prefix}_variant_forward": (variant.VariantForward, recurrence_forward),
+            f"{prefix}_variant_backward": (variant.VariantBackward, variant_backward),
         }
     named = {"int8_stack": int8_stack, "int8_stack_reference": int8_stack}
     named |= {name: _named(*given) for name, given in by_arguments.items()}

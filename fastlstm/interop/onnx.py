@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..ops.recurrence import FAMILIES
+from ..ops.recurrence import PREFIXES
 from . import onnx_int8
 from .late import when_imported
 
@@ -54,7 +54,7 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
             "fastlstm.onnx needs onnx and onnxscript: pip install onnx onnxscript"
         ) from error
 
-    # The arguments of `<family>_layer_forward`. The annotations tell the exporter that the last
+    # The arguments of `<prefix>_layer_forward`. The annotations tell the exporter that the last
     # three are attributes.
     def lstm_layer(
         x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, weight_hr=None,
@@ -96,9 +96,9 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
         return (*onnx_int8.stack(nodes, _layer, x, h0, c0, *given), nodes.floats(0.0))
 
     table = {torch.ops.fastlstm.int8_stack.default: int8_stack}
-    for family in FAMILIES:
-        table[getattr(torch.ops.fastlstm, f"{family}_layer_forward").default] = lstm_layer
-        table[getattr(torch.ops.fastlstm, f"{family}_variant_forward").default] = variant
+    for prefix in PREFIXES:
+        table[getattr(torch.ops.fastlstm, f"{prefix}_layer_forward").default] = lstm_layer
+        table[getattr(torch.ops.fastlstm, f"{prefix}_variant_forward").default] = variant
     return table
 
 
@@ -153,8 +153,8 @@ def tell_exporter() -> None:
         @functools.wraps(make)
         def with_ours(onnx_registered_ops):
             table = make(onnx_registered_ops)
-            for family in FAMILIES:
-                op = getattr(torch.ops.fastlstm, f"{family}_layer_forward").default
+            for prefix in PREFIXES:
+                op = getattr(torch.ops.fastlstm, f"{prefix}_layer_forward").default
                 if op not in onnx_registered_ops:
                     table.setdefault(op, _by_torch)
             if torch.ops.fastlstm.int8_stack.default not in onnx_registered_ops:

@@ -1,16 +1,16 @@
 """The custom ops of the recurrence of one layer (all directions, all steps).
 
-Each family of ops is a pair with one schema, `<family>_forward` and `<family>_backward`; layer.py
-puts the input product around it:
+There is a pair of ops for each prefix in PREFIXES, `<prefix>_forward` and `<prefix>_backward`, all
+with the same two schemas; layer.py adds the input product:
 
-* `fastlstm::lstm_*` is what runs by default. A device's compiled kernels register themselves for it
-  (csrc/torch/bindings.cpp for the CPU, backends/gpu.py for CUDA); a device without any runs the
+* `fastlstm::lstm_*` runs by default. Compiled kernels are registered for it by device
+  (csrc/torch/bindings.cpp for the CPU, backends/gpu.py for CUDA); a device without kernels runs the
   reference.
-* `fastlstm::reference_*` is always the recurrence in reference/.
-* A backend that shares its devices with another has a family of its own, such as
-  `fastlstm::triton_*` (backends/gpu.py).
+* `fastlstm::reference_*` always runs the recurrence in reference/.
+* A backend that shares a device with another has a prefix of its own, such as `fastlstm::triton_*`
+  (backends/gpu.py).
 
-The tape (cells, gates) is the same for all, so a forward of one family can be differentiated by
+The tape (cells, gates) is the same for all, so the backward of one prefix can follow the forward of
 another. Argument shapes are those of `reference.lstm_forward` and `reference.lstm_backward`.
 """
 
@@ -28,7 +28,7 @@ from .define import define_op
 from .library import op
 from .weight_gradients import Wanted, weight_gradients
 
-FAMILIES: list[str] = []  # those defined so far
+PREFIXES: list[str] = []  # defined so far
 
 
 @joined({"gates_x": Tensor}, States, Masks)
@@ -42,7 +42,7 @@ class Forward:
 
 
 class Results(NamedTuple):
-    """Of every op of a layer or its recurrence; also their gradients."""
+    """Results of every op of a layer or its recurrence; also the gradients of these results."""
 
     output: Tensor
     h_n: Tensor
@@ -75,7 +75,7 @@ def _forward(call: Forward) -> Results:
 
 
 def without_tape(call, results) -> Results:
-    """A reference's results with nothing in the place of what `call` does not save."""
+    """The reference's results, with empty tensors for what `call` does not save."""
     results = Results(*results)
     if call.save_tape:
         return results
@@ -89,8 +89,8 @@ def _backward(call: Backward) -> Grads:
 
 
 def forward_results(call) -> Results:
-    """Tensors of the forward's shapes, uninitialised: also its fake kernel. call: `Forward`, or
-    the variants'."""
+    """Uninitialised tensors of the forward's shapes; also its fake kernel. call: `Forward`, or
+    `variant.VariantForward`."""
     (T, N, D, H4), h0, c0 = call.gates_x.shape, call.h0, call.c0
     H, P, wide = c0.shape[-1], h0.shape[-1], accumulation_dtype(h0.dtype)
     save_cells = call.save_tape or call.save_cells
@@ -104,7 +104,7 @@ def forward_results(call) -> Results:
 
 
 def backward_results(call: Backward) -> Grads:
-    """Tensors of the backward's shapes, as `forward_results`."""
+    """Uninitialised tensors of the backward's shapes; also its fake kernel."""
     gates, h0, c0 = call.gates, call.h0, call.c0
     (T, N, D, _), wide = gates.shape, accumulation_dtype(h0.dtype)
     projected = call.weight_hr is not None
@@ -116,14 +116,13 @@ def backward_results(call: Backward) -> Grads:
     )
 
 
-def _gradients(family: str, tape: Tape, grads: Results, needs: Forward) -> Forward:
+def _gradients(prefix: str, tape: Tape, grads: Results, needs: Forward) -> Forward:
     nothing = Forward(*(None,) * len(Forward._fields))
     of_recurrence = needs.gates_x, needs.h0, needs.c0, needs.weight_hh, needs.weight_hr
     if not any(of_recurrence):
         return nothing
-    # A gradient for the gates comes from a backward that was itself differentiated; compiled
-    # kernels leave it to the reference.
-    rule = "reference" if grads.gates is not None else family
+    # The gates have a gradient only in a second derivative, which has no compiled kernels.
+    rule = "reference" if grads.gates is not None else prefix
     *of_op, output = tape
     found = Grads(*op(f"{rule}_backward")(*grads, *of_op))
     of_weights = weight_gradients(
@@ -139,21 +138,21 @@ def _gradients(family: str, tape: Tape, grads: Results, needs: Forward) -> Forwa
     )
 
 
-def define(family: str) -> None:
-    """The ops `<family>_forward` and `<family>_backward`: the reference, wherever no kernels are
-    registered for a device."""
-    FAMILIES.append(family)
+def define(prefix: str) -> None:
+    """Defines `<prefix>_forward` and `<prefix>_backward`, which run the reference on devices for
+    which no kernels are registered."""
+    PREFIXES.append(prefix)
     define_op(
-        f"{family}_forward",
+        f"{prefix}_forward",
         Forward,
         Results,
         run=_forward,
         fake=forward_results,
         tape=Tape,
-        gradients=functools.partial(_gradients, family),
+        gradients=functools.partial(_gradients, prefix),
     )
     define_op(
-        f"{family}_backward",
+        f"{prefix}_backward",
         Backward,
         Grads,
         run=_backward,
@@ -162,5 +161,5 @@ def define(family: str) -> None:
     )
 
 
-for _family in ("lstm", "reference"):
-    define(_family)
+for _prefix in ("lstm", "reference"):
+    define(_prefix)

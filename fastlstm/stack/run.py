@@ -103,7 +103,7 @@ def run_layers(
     wide = wide_products(x)
     call = backends.Call.of(x.device, x.dtype)
     row = backends.select(backend, call)
-    family = row.family
+    prefix = row.family
     if isinstance(layers[0][0], Int8Weights):
         if row.name in ("cpu", "reference") and (variant is None or not _changes(variant)):
             return int8.run_layers(
@@ -114,7 +114,7 @@ def run_layers(
         int8.refuse_gradients(input=x, h0=h0, c0=c0, **int8.norms_by_name(variant))
         layers = int8.widened(layers)
     if layers[0][0].weight_hh.dtype != x.dtype and not (
-        family == "lstm"
+        prefix == "lstm"
         and x.device.type == "cpu"
         and variant is None
         and not transforms.active()
@@ -136,33 +136,33 @@ def run_layers(
     }
     every = checkpointing.steps_of(checkpoint_every, x.shape[1])
     if checkpointing.serves(every, x, h0, c0, layers, variant):
-        return checkpointing.run_layers(family, x, h0, c0, layers, variant, every, **rest)
+        return checkpointing.run_layers(prefix, x, h0, c0, layers, variant, every, **rest)
     if variant is None and layer_outputs is None:
-        results = _run_whole(family, x, h0, c0, layers, backend, own_output=own_output, **rest)
+        results = _run_whole(prefix, x, h0, c0, layers, backend, own_output=own_output, **rest)
         if results is not None:
             return results
     stackable = D == 1 and layer_outputs is None
     if variant is not None:
-        results = variant_layers.run_layers(family, x, h0, c0, layers, variant, **rest)
-    elif stackable and _beside_each_other(family, x, layers):
+        results = variant_layers.run_layers(prefix, x, h0, c0, layers, variant, **rest)
+    elif stackable and _beside_each_other(prefix, x, layers):
         results = _run_stack(
-            family, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
+            prefix, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
         )
     else:
-        results = _run_each(family, x, h0, c0, layers, **rest)
+        results = _run_each(prefix, x, h0, c0, layers, **rest)
     return _beside_the_tape(*results) if own_output else results
 
 
-def _beside_each_other(family, x, layers) -> bool:
+def _beside_each_other(prefix, x, layers) -> bool:
     """Whether layers of one direction go by one op that runs them beside each other."""
-    if not stack_ops.takes(family, x.device, [layer[0] for layer in layers]):
+    if not stack_ops.takes(prefix, x.device, [layer[0] for layer in layers]):
         return False
     if torch.compiler.is_compiling():
         return True  # the op decides when it runs
     T, N, _ = x.shape
     first = layers[0][0]
     sizes = T, N, len(layers), first.weight_hh.shape[0] // 4
-    return plan.chunk_steps(family, x.device, x.dtype, sizes, first.weight_hr is not None) < T
+    return plan.chunk_steps(prefix, x.device, x.dtype, sizes, first.weight_hr is not None) < T
 
 
 def _beside_the_tape(output, h_n, c_n, cells):
@@ -196,12 +196,12 @@ torch.library.register_autograd("fastlstm::copied", lambda ctx, grad: grad, lib=
 
 
 def _run_whole(
-    family, x, h0, c0, layers, backend, *, own_output, lengths, reset_mask, return_cells,
+    prefix, x, h0, c0, layers, backend, *, own_output, lengths, reset_mask, return_cells,
     between_layers, wide_products,
 ):  # fmt: skip
     """`run_layers` by one op; None where none serves."""
     pair = pair_for(x, backend)
-    if pair is None or pair.family != family:
+    if pair is None or pair.family != prefix:
         return None
     first = layers[0][0]
     if (first.bias_ih is None) != (first.bias_hh is None):
@@ -227,7 +227,7 @@ def _run_whole(
 
 
 def _run_each(
-    family, x, h0, c0, layers, *, lengths, reset_mask, return_cells, between_layers, wide_products
+    prefix, x, h0, c0, layers, *, lengths, reset_mask, return_cells, between_layers, wide_products
 ):
     """`run_layers` by an op for each layer."""
     D = len(layers[0])
@@ -241,7 +241,7 @@ def _run_each(
             a is not None and a.requires_grad for a in inputs
         )
         args = (*inputs, lengths, reset_mask, wide_products, save_tape, return_cells and last)
-        x, h, c, cells, _ = layer_ops.layer(family, args, save_tape)
+        x, h, c, cells, _ = layer_ops.layer(prefix, args, save_tape)
         h_n.append(h)
         c_n.append(c)
         if between_layers is not None and not last:
@@ -252,7 +252,7 @@ def _run_each(
 
 
 def _run_stack(
-    family, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
+    prefix, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
 ):
     """`run_layers` by one op."""
     # To torch, what may be absent is in no list.
@@ -269,7 +269,7 @@ def _run_stack(
     save_tape = torch.is_grad_enabled() and any(a.requires_grad for a in inputs)
     output, h_n, c_n, cells = stack_ops.forward(
         (
-            family, x, h0, c0, *weights, lengths, reset_mask, masks, dropout, save_tape,
+            prefix, x, h0, c0, *weights, lengths, reset_mask, masks, dropout, save_tape,
             return_cells,
         ),
         save_tape,

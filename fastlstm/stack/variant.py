@@ -62,16 +62,16 @@ def _gates_x(x: Tensor, weights, norms, wide_products: bool) -> Tensor:
     return gates_x + sum(biases) if biases else gates_x
 
 
-def _run(family: str, call: VariantForward) -> Results:
+def _run(prefix: str, call: VariantForward) -> Results:
     if transforms.active():
         # Plain torch, which torch.func and forward-mode AD take as it is.
         *given, _, _ = call  # but for the tape's switches
         return Results(*variant_forward(*given))
-    return Results(*op(f"{family}_variant_forward")(*call))
+    return Results(*op(f"{prefix}_variant_forward")(*call))
 
 
 def run_layer(
-    family, x, h, c, weights, norms, h_mask, lengths, reset_mask, seed, zoneout, layer: int,
+    prefix, x, h, c, weights, norms, h_mask, lengths, reset_mask, seed, zoneout, layer: int,
     first_step: int, wide_products: bool, save_cells: bool,
 ) -> Results:  # fmt: skip
     """One layer, all its directions.
@@ -90,11 +90,11 @@ def run_layer(
     call = VariantForward(
         *inputs, lengths, reset_mask, seed, *zoneout, 2 * layer, first_step, save_tape, save_cells
     )
-    return _run(family, call)
+    return _run(prefix, call)
 
 
 def run_layers(
-    family: str,
+    prefix: str,
     x: Tensor,
     h0: Tensor,
     c0: Tensor,
@@ -126,7 +126,7 @@ def run_layers(
             norms = variant.norms[k]
         h, c = h0[k * D : (k + 1) * D], c0[k * D : (k + 1) * D]
         results = run_layer(
-            family, x, h, c, weights, norms, draw_h_mask(variant, h), lengths, reset_mask, seed,
+            prefix, x, h, c, weights, norms, draw_h_mask(variant, h), lengths, reset_mask, seed,
             variant.zoneout, k, first_step, wide_products, return_cells and last,
         )  # fmt: skip
         x = results.output

@@ -52,12 +52,12 @@ class _Layout:
         return states if self.batched else states.squeeze(1)
 
 
-def by_layers(family: str, options, needs, grads, dtape, saved: Saved) -> list:
+def by_layers(prefix: str, options, needs, grads, dtape, saved: Saved) -> list:
     """The gradients of x, h0, c0 and the weights, None where not wanted, by what autograd and vmap
     take.
 
     Args:
-        family: of the layers' ops. options: `whole.Options`. grads: doutput, dh_n, dc_n, dcells.
+        prefix: of the layers' ops. options: `whole.Options`. grads: doutput, dh_n, dc_n, dcells.
         dtape: gradients of the tape, from a backward that was itself differentiated. None where
         zero.
     """
@@ -113,7 +113,7 @@ def by_layers(family: str, options, needs, grads, dtape, saved: Saved) -> list:
         )
         of_states = (layout.states_of(k, g) for g in (dh_n, dc_n))
         of_results = Results(dy, *of_states, dcells, dgates)
-        dx, dh, dc, *dweights = layer_ops.gradients(family, layer_tape, of_results, needed)
+        dx, dh, dc, *dweights = layer_ops.gradients(prefix, layer_tape, of_results, needed)
         for d in range(D):
             at = 3 + (k * D + d) * each
             found[at : at + each] = [dweights[5 * d + i] for i in places]

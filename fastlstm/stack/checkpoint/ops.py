@@ -1,5 +1,5 @@
-"""The custom ops of layers with checkpoints; calls.py has their arguments, passes.py what they
-compute."""
+"""The custom ops of layers with checkpoints; calls.py describes their arguments, passes.py computes
+them."""
 
 import torch
 from torch import Tensor
@@ -87,8 +87,8 @@ def _gradients(
 
 
 def _again(tape: CheckpointedTape, grads) -> dict:
-    """The gradients by autograd through the forward with the tape of all steps kept, so that they
-    can be differentiated again."""
+    """The gradients by autograd through the forward with a tape of all steps, so that they can be
+    differentiated again."""
 
     def view(t):
         return t.view_as(t) if t.requires_grad else t
@@ -119,7 +119,7 @@ def _again(tape: CheckpointedTape, grads) -> dict:
 
 
 def plain(call: CheckpointedForward | CheckpointedTape):
-    """output, h_n, c_n and cells of the same forward with the tape of all steps kept."""
+    """output, h_n, c_n and cells of the same forward, by ops that keep a tape of all steps."""
     x, D, states = call.x, call.directions, []
     nothing = LSTMWeights(None, None)
     layers = zip(calls.weights_of_layers(call), calls.norms_of_layers(call), strict=True)
