@@ -14,7 +14,7 @@ LEAST = (3, 6)  # the version that the oldest supported torch comes with
 
 @functools.cache
 def available() -> str | None:
-    """None where Triton can compile the kernels, else the reason why not."""
+    """None where Triton can compile the kernels, otherwise the reason why not."""
     for package in ("triton", "pytorch-triton", "pytorch-triton-rocm", "triton-rocm"):
         try:
             version = metadata.version(package)
@@ -37,13 +37,12 @@ def forward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
     Args:
         The fields of `ops.recurrence.Forward`, on one device, with any strides; then tf32: whether
-        float32 products may round their operands to TF32, without effect where the hardware has
-        none.
+        float32 products may round their operands to TF32, which hardware without TF32 ignores.
 
     Returns:
         output (T, N, D*P), h_n (D, N, P), c_n (D, N, H) in h0's dtype; cells (T, N, D, H) in the
-        accumulation dtype, with neither tape nor cells saved (0,); gates (T, N, D, 4H) in h0's
-        dtype, without the tape (0,). New and contiguous.
+        accumulation dtype, or (0,) if neither tape nor cells are saved; gates (T, N, D, 4H) in h0's
+        dtype, or (0,) without the tape. New and contiguous.
 
     Raises:
         ValueError: FASTLSTM_TRITON_WAY is set to none of `configs.WAYS`.
@@ -62,9 +61,9 @@ def backward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     Returns:
         dgates_x (T, N, D, 4H), dh0 (D, N, P), dc0 (D, N, H), and with a projection dhidden (T, N,
-        D, P), all of the gradient that arrived at each h_t, in the accumulation dtype, else (0,).
-        New and contiguous. The 16-bit types, and TF32, round the operands of the products, so also
-        dgates where W_hh multiplies them.
+        D, P), the total gradient of each h_t in the accumulation dtype, otherwise (0,). New and
+        contiguous. With 16-bit types and TF32 the operands of products are rounded, so dgates too
+        where it is multiplied by W_hh.
 
     Raises:
         ValueError: FASTLSTM_TRITON_WAY is set to none of `configs.WAYS`.

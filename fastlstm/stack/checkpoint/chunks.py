@@ -43,7 +43,7 @@ class Chunk(NamedTuple):
         return None if sequence is None else self.ordered(sequence[self.steps])
 
     def cut(self, *states: Tensor) -> None:
-        """Zeroes, in place, the rows of states (..., N, X), or of their gradients, that are reset."""
+        """Zeroes the rows of states (..., N, X), or of their gradients, that are reset."""
         if self.entering is not None:
             for state in states:
                 state.masked_fill_(self.entering[:, None], 0)
