@@ -201,19 +201,6 @@ def plain_backward(
     return LayerGrads(dx, dh0, dc0, *dweights)
 
 
-def _forward_fake(call: LayerForward) -> Results:
-    (T, N, _), h0, c0 = call.x.shape, call.h0, call.c0
-    D, H, P, wide = h0.shape[0], c0.shape[2], h0.shape[2], accumulation_dtype(h0.dtype)
-    save_cells = call.save_tape or call.save_cells
-    return Results(
-        h0.new_empty((T, N, D * P)),
-        h0.new_empty(h0.shape),
-        c0.new_empty(c0.shape),
-        h0.new_empty((T, N, D, H) if save_cells else (0,), dtype=wide),
-        h0.new_empty((T, N, D, 4 * H) if call.save_tape else (0,)),
-    )
-
-
 def _backward_fake(call: LayerBackward) -> LayerGrads:
     x, h0, c0 = call.x, call.h0, call.c0
     D, H, P, I, needed = h0.shape[0], c0.shape[2], h0.shape[2], x.shape[2], call.need_dweights
@@ -327,7 +314,7 @@ def define(prefix: str) -> None:
         LayerForward,
         Results,
         run=functools.partial(plain_forward, prefix),
-        fake=_forward_fake,
+        fake=recurrence.forward_results,
         tape=LayerTape,
         gradients=functools.partial(_gradients, prefix),
         vmap=lambda op, *of_call: transforms.batch_forward(lambda call: op(*call), *of_call),

@@ -89,17 +89,17 @@ def _backward(call: Backward) -> Grads:
 
 
 def forward_results(call) -> Results:
-    """Uninitialised tensors of the forward's shapes; also its fake kernel. call: `Forward`, or
-    `variant.VariantForward`."""
-    (T, N, D, H4), h0, c0 = call.gates_x.shape, call.h0, call.c0
-    H, P, wide = c0.shape[-1], h0.shape[-1], accumulation_dtype(h0.dtype)
+    """Uninitialised tensors of the forward's shapes; also its fake kernel. call: the arguments of
+    any op whose results are `Results`; the first of them is a sequence (T, N, ...)."""
+    (T, N, *_), h0, c0 = call[0].shape, call.h0, call.c0
+    (D, _, P), H, wide = h0.shape, c0.shape[-1], accumulation_dtype(h0.dtype)
     save_cells = call.save_tape or call.save_cells
     return Results(
         h0.new_empty((T, N, D * P)),
         h0.new_empty(h0.shape),
         c0.new_empty(c0.shape),
         h0.new_empty((T, N, D, H) if save_cells else (0,), dtype=wide),
-        h0.new_empty((T, N, D, H4) if call.save_tape else (0,)),
+        h0.new_empty((T, N, D, 4 * H) if call.save_tape else (0,)),
     )
 
 

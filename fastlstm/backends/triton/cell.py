@@ -19,7 +19,7 @@ def sigmoid(x):
 
 @triton.jit
 def tanh(x):
-    """tanh(x); in float32 an absolute error of about 1e-7, near 0 a relative one of the same size."""
+    """tanh(x); in float32 an absolute error of about 1e-7, near 0 a relative one of that size."""
     e = tl.exp(-2.0 * tl.abs(x))
     y = (1.0 - e) / (1.0 + e)
     y = tl.where(x >= 0, y, -y)
