@@ -85,7 +85,7 @@ def slug(text: str) -> str:
 
 
 def load_average() -> float | None:
-    """Runnable processes, averaged over the last minute; None where the system has no such number."""
+    """Runnable processes, averaged over the last minute; None where that is not known."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):

@@ -86,7 +86,7 @@ def core_cases() -> list[Case]:
 
 
 def quick_cases() -> list[Case]:
-    """A smoke run: a case bound by reading weights, two small ones, one bound by matrix products."""
+    """A smoke run: one case bound by reading weights, two small, one bound by products."""
     return [
         Case(64, 1, 256, 256),
         Case(64, 16, 64, 64),

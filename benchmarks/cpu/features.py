@@ -125,7 +125,7 @@ def training_step(module, x, weight):
 
 
 def growth(T, N, H, L, every) -> int:
-    """Bytes by which a training step makes this process grow (memory.py); call it once a process."""
+    """Bytes by which a training step makes this process grow (memory.py). Once per process."""
     module, x, weight = module_and_data(T, N, H, L, every)
     training_step(module, x[:FEW].contiguous(), weight[:FEW].contiguous())
     CLEAR_REFS.write_text("5")

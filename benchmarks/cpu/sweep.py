@@ -1,4 +1,4 @@
-"""Measures every cell: builds the peers, checks them, times them in turns, and computes the floor."""
+"""Measures every cell: builds the peers, checks them, times them in turns; computes the floor."""
 
 from __future__ import annotations
 

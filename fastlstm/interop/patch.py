@@ -46,7 +46,7 @@ class _DerivedLSTMCell(FastLSTMCell):
 
 
 class _Name(abc.ABCMeta):
-    """The metaclass of the stand-ins; an ABCMeta, so that a class can derive from one and an ABC."""
+    """The metaclass of the stand-ins; an ABCMeta, so that a class can also derive from an ABC."""
 
     def __new__(mcls, name, bases, namespace, **options):
         if any(isinstance(base, _Name) for base in bases):
