@@ -3,7 +3,6 @@
 #if defined(FASTLSTM_WITH_CUDA) || defined(FASTLSTM_SIMT)
 
 #include "torch/cuda_stack.h"
-#include "torch/ops.h"
 #include "torch/stack_tape.h"
 
 namespace fastlstm {

@@ -4,7 +4,6 @@
 #if defined(FASTLSTM_WITH_CUDA) || defined(FASTLSTM_SIMT)
 
 #include "torch/cuda_stack.h"
-#include "torch/ops.h"
 
 namespace fastlstm {
 

@@ -1,6 +1,5 @@
 // lstm_stack_backward: all gradients of lstm_stack_forward in one call, from its tape.
 
-#include "torch/ops.h"
 #include "torch/stack_tape.h"
 
 namespace fastlstm {
@@ -39,12 +38,13 @@ struct Wanted {
 
 }  // namespace
 
-std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
-                                        OptionalTensor dcells, OptionalTensor x, OptionalTensor h0, OptionalTensor c0,
-                                        std::vector<Tensor> matrices, Tensor output, std::vector<Tensor> tape_tensors,
-                                        OptionalTensor lengths, OptionalTensor reset_mask,
-                                        std::optional<std::vector<Tensor>> noise, int64_t layers, bool bidirectional,
-                                        bool batch_first, bool wide_products, std::vector<bool> needs) {
+static std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
+                                               OptionalTensor dcells, OptionalTensor x, OptionalTensor h0,
+                                               OptionalTensor c0, std::vector<Tensor> matrices, Tensor output,
+                                               std::vector<Tensor> tape_tensors, OptionalTensor lengths,
+                                               OptionalTensor reset_mask, std::optional<std::vector<Tensor>> noise,
+                                               int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
+                                               std::vector<bool> needs) {
   return must_fit("lstm_stack_backward", [&] {
     const BackwardCall<Stack> checked(doutput, dcells, x, matrices, output, tape_tensors, layers, bidirectional,
                                       batch_first, wide_products, needs);
@@ -104,3 +104,7 @@ std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalTensor d
 }
 
 }  // namespace fastlstm
+
+STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
+  m.impl("lstm_stack_backward", TORCH_BOX(&fastlstm::lstm_stack_backward));
+}

@@ -2,7 +2,6 @@
 // sequence's work, a call of an op for each layer, and what surrounds it in Python, is most of the time.
 
 #include "torch/direct_steps.h"
-#include "torch/ops.h"
 
 namespace fastlstm {
 
@@ -73,11 +72,12 @@ class CellSequence {
 
 }  // namespace
 
-std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
-                                       OptionalTensor lengths, OptionalTensor reset_mask,
-                                       std::optional<std::vector<Tensor>> noise, int64_t layers, bool bidirectional,
-                                       bool batch_first, bool wide_products, bool save_cells, bool own_output,
-                                       std::optional<std::vector<bool>> needs) {
+static std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, OptionalTensor c0,
+                                              std::vector<Tensor> weights, OptionalTensor lengths,
+                                              OptionalTensor reset_mask, std::optional<std::vector<Tensor>> noise,
+                                              int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
+                                              bool save_cells, bool own_output,
+                                              std::optional<std::vector<bool>> needs) {
   return if_fit([&]() -> std::vector<Tensor> {
     fit(weights.size() >= 2);
     const Stack s(x, weights[1], static_cast<int64_t>(weights.size()), layers, bidirectional, batch_first,
@@ -155,3 +155,5 @@ std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, OptionalTens
 }
 
 }  // namespace fastlstm
+
+STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) { m.impl("lstm_stack_forward", TORCH_BOX(&fastlstm::lstm_stack_forward)); }

@@ -17,6 +17,7 @@ from ..ops.recurrence import PREFIXES
 from ..reference import lstm as reference
 from ..reference import variant as variant_reference
 from ..stack.checkpoint import ops as checkpoint_ops
+from ..stack.checkpoint import passes
 from ..stack.checkpoint.calls import CheckpointedForward, CheckpointedResults
 from ..stack.wavefront.calls import StackForward, StackResults, apply_dropout, dropout_mask
 from ..weights import LSTMWeights
@@ -160,7 +161,7 @@ def _stack(*args):
 def _checkpointed(*args):
     call = CheckpointedForward(*args)
     # The saved states are only for the backward, which is refused below.
-    kept = checkpoint_ops.kept_states(call)
+    kept = passes.kept_states(call)
     return tuple(CheckpointedResults(*checkpoint_ops.plain(call), *kept))
 
 

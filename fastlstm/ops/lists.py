@@ -4,6 +4,11 @@ takes."""
 from collections.abc import Sequence
 
 
+def where_needed(grads: Sequence, needs: Sequence[bool]) -> list:
+    """The gradients, with None for those that are not needed."""
+    return [g if need else None for g, need in zip(grads, needs, strict=True)]
+
+
 def flatten(values: Sequence, listed: Sequence[bool]) -> tuple[list, list[int | None]]:
     """The values with each list replaced by its entries, and the length of each list, None for
     values that are not lists.

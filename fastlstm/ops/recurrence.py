@@ -4,8 +4,8 @@ There is a pair of ops for each prefix in PREFIXES, `<prefix>_forward` and `<pre
 with the same two schemas; layer.py adds the input product:
 
 * `fastlstm::lstm_*` runs by default. Compiled kernels are registered for it by device
-  (csrc/torch/bindings.cpp for the CPU, backends/gpu.py for CUDA); a device without kernels runs the
-  reference.
+  (csrc/torch/recurrence.cpp for the CPU, backends/gpu.py for CUDA); a device without kernels runs
+  the reference.
 * `fastlstm::reference_*` always runs the recurrence in reference/.
 * A backend that shares a device with another has a prefix of its own, such as `fastlstm::triton_*`
   (backends/gpu.py).

@@ -68,28 +68,29 @@ def _shared_memory(device: torch.device) -> int:
     return (getattr(properties, "shared_memory_per_block_optin", 0) or 64 << 10) >> 10
 
 
+def _choice(
+    which: str, h0: Tensor, c0: Tensor, projected: bool, tf32: bool, way: str | None
+) -> tuple[Config, str]:
+    """The table's configuration for a pass, and the kernels' PRECISION (products.dot)."""
+    kind = arithmetic(h0.dtype, tf32 and torch.version.hip is None)
+    width, shared = max(h0.shape[-1], c0.shape[-1]), _shared_memory(h0.device)
+    config = choose(which, kind, h0.shape[1], width, projected=projected, shared=shared, way=way)
+    return config, "ieee" if kind == "16bit" else kind
+
+
 class _Plan:
     """How a pass is launched: its configuration, the grids, and every kernel's last arguments."""
 
     def __init__(self, which, h0, c0, T, projected, tf32, config: Config | None):
         D, N, P = h0.shape
         H, dtype = c0.shape[-1], h0.dtype
-        kind = arithmetic(dtype, tf32 and torch.version.hip is None)
-        config = config or choose(
-            which,
-            kind,
-            N,
-            max(H, P),
-            projected=projected,
-            shared=_shared_memory(h0.device),
-            way=forced_way(),
-        )
+        chosen, self.precision = _choice(which, h0, c0, projected, tf32, forced_way())
+        config = config or chosen
         self.way, self.steps = config.way, T
         rows = _tiles(N, config.block_n)
         self.over_rows = (rows, 1, D)
         self.over_units = (rows, _tiles(H, config.block_h), D)
         self.over_outputs = (rows, _tiles(P, config.block_h), D)
-        self.precision = "ieee" if kind == "16bit" else kind
         self.sizes = (T, N, D, H, P)
         if config.way == "resident":
             if config.block_h < max(H, P):

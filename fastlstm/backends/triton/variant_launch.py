@@ -10,8 +10,7 @@ from ...precision import accumulation_dtype
 from ...reference.variant import EPSILON
 from ...reference.zoneout_masks import threshold
 from . import variant_backward_kernels, variant_forward_kernels, variant_rows
-from .configs import arithmetic, choose
-from .launch import _copy, _factor, _plain, _rounded, _row, _shared_memory, _tiles
+from .launch import _choice, _copy, _factor, _plain, _rounded, _row, _tiles
 
 
 class _Plan:
@@ -19,21 +18,10 @@ class _Plan:
 
     def __init__(self, which, h0, c0, projected, tf32):
         D, N, P = h0.shape
-        H = c0.shape[-1]
-        kind = arithmetic(h0.dtype, tf32 and torch.version.hip is None)
-        self.config = choose(
-            which,
-            kind,
-            N,
-            max(H, P),
-            projected=projected,
-            shared=_shared_memory(h0.device),
-            way="step",
-        )
-        self.precision = "ieee" if kind == "16bit" else kind
+        self.config, self.precision = _choice(which, h0, c0, projected, tf32, "step")
         self.D, self.N = D, N
         self.rows = N, D, 1  # a compiled kernel takes three dimensions
-        self.block = triton.next_power_of_2(max(H, P))
+        self.block = triton.next_power_of_2(max(c0.shape[-1], P))
 
     def product(self, state, weight, out, K, *, transposed):
         """Launches of out (D, N, units) = state (D, N, K) times the weights (D, units, K), or

@@ -73,14 +73,20 @@ def _parts(call) -> list[Part]:
     return parts
 
 
+def kept_states(call: CheckpointedForward) -> tuple[Tensor, Tensor]:
+    """kept_h and kept_c, uninitialised."""
+    chunks, wide = -(-call.x.shape[0] // call.every), accumulation_dtype(call.x.dtype)
+    h0, c0 = call.h0, call.c0
+    return h0.new_empty((chunks, *h0.shape)), c0.new_empty((chunks, *c0.shape), dtype=wide)
+
+
 def forward(call: CheckpointedForward) -> CheckpointedResults:
     x, h0, c0, wide = call.x, call.h0, call.c0, accumulation_dtype(call.x.dtype)
     (T, N, _), D, H, P = x.shape, call.directions, c0.shape[2], h0.shape[2]
     # Between chunks c is in the accumulation dtype.
     output, h_n, c_n = x.new_empty(T, N, D * P), h0.clone(), c0.to(wide, copy=True)
     cells = x.new_empty((T, N, D, H) if call.save_cells else (0,), dtype=wide)
-    count = -(-T // call.every)
-    kept_h, kept_c = h0.new_empty(count, *h0.shape), c_n.new_empty(count, *c0.shape)
+    kept_h, kept_c = kept_states(call)
     with _alone(x.device.type):
         for d, rows, layers, chunks in _parts(call):
             for begin in chunks.starts:

@@ -17,6 +17,7 @@ from ...ops import transforms
 from ...ops.define import as_function, define_op
 from ...ops.layer import LayerBackward, LayerGrads
 from ...ops.library import below_autograd, op
+from ...ops.lists import where_needed
 from ...precision import accumulation_dtype
 from ...reference.backward import lstm_backward
 from . import backward as stack_backward
@@ -99,23 +100,20 @@ def _gradients(tape: StackTape, grads: StackResults, needs: StackForward) -> Sta
         with contextlib.nullcontext() if torch.is_grad_enabled() else below_autograd():
             results = StackGrads(*_backward_op.overload(*call))
 
-    def wanted(of_kind, need):
-        return [g if n else None for g, n in zip(of_kind, need, strict=True)]
-
     has_bias_ih, has_bias_hh = bool(needs.biases_ih), bool(needs.biases_hh)
     return StackForward(
         family=None,
         x=results.dx if needs.x else None,
         h0=results.dh0 if needs.h0 else None,
         c0=results.dc0 if needs.c0 else None,
-        weights_ih=wanted(results.dweights_ih, needs.weights_ih),
-        weights_hh=wanted(results.dweights_hh, needs.weights_hh),
-        biases_ih=wanted(results.dbiases if has_bias_ih else [], needs.biases_ih),
+        weights_ih=where_needed(results.dweights_ih, needs.weights_ih),
+        weights_hh=where_needed(results.dweights_hh, needs.weights_hh),
+        biases_ih=where_needed(results.dbiases if has_bias_ih else [], needs.biases_ih),
         # Both biases have the same gradient, but an op's results must not share memory.
-        biases_hh=wanted(
+        biases_hh=where_needed(
             [d.clone() for d in results.dbiases] if has_bias_hh else [], needs.biases_hh
         ),
-        weights_hr=wanted(results.dweights_hr, needs.weights_hr),
+        weights_hr=where_needed(results.dweights_hr, needs.weights_hr),
         lengths=None,
         reset_mask=None,
         dropout_masks=[None for _ in tape.dropout_masks],
