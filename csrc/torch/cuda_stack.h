@@ -48,47 +48,6 @@ struct CudaStack : Stack {
   }
 };
 
-// The states that a call starts with, or their gradients, as they lie in memory; null stands for zeros.
-class CudaStates {
- public:
-  CudaStates(const CudaStack& s, const OptionalTensor& given, int64_t width) : bytes_(s.D * s.N * width * s.bytes()) {
-    if (!given) return;
-    s.fit_tensor(*given, s.state_sizes(width));
-    data_ = held_.data(*given);
-  }
-  const void* of(int64_t layer) const { return part_of(data_, layer * bytes_); }
-
- private:
-  Held held_;
-  int64_t bytes_;
-  const void* data_ = nullptr;
-};
-
-// lengths (N), of a sequence without rows also (); reset_mask laid out as the sequence. What the lengths are is not
-// looked at: the kernels take them as from 0 to T.
-struct CudaMasks {
-  const int64_t* lengths = nullptr;
-  const bool* reset_mask = nullptr;  // (T, N)
-
-  CudaMasks(const CudaStack& s, const OptionalTensor& lengths, const OptionalTensor& reset_mask) {
-    if (lengths) {
-      fit(lengths->numel() == s.N && (lengths->dim() == 1 || (!s.batched && lengths->dim() == 0)) &&
-          lengths->scalar_type() == ScalarType::Long && Where::of(*lengths) == s.where);
-      this->lengths = static_cast<const int64_t*>(held_.data(*lengths));
-    }
-    if (reset_mask) {
-      const int64_t batched[] = {s.turned ? s.N : s.T, s.turned ? s.T : s.N}, alone[] = {s.T};
-      const std::vector<int64_t> sizes(s.batched ? batched : alone, s.batched ? batched + 2 : alone + 1);
-      fit_sizes(*reset_mask, sizes, ScalarType::Bool, s.where);
-      this->reset_mask =
-          static_cast<const bool*>(held_.data(s.turned ? torch::stable::transpose(*reset_mask, 0, 1) : *reset_mask));
-    }
-  }
-
- private:
-  Held held_;
-};
-
 // Whether float32 may be rounded to tf32 in products: the answer is Python's (fastlstm/backends/gpu.py).
 inline bool tf32_for(ScalarType dtype) {
   if (dtype != ScalarType::Float) return false;

@@ -167,8 +167,8 @@ std::vector<Tensor> cuda_stack_backward(OptionalTensor doutput, OptionalTensor d
     const int64_t lowest = checked.lowest, I = checked.I;
     const std::vector<Tensor> factors = noise_of(s, noise);
     const OnDevice device(output);
-    const CudaStates h(s, h0, s.P), c(s, c0, s.H), dh(s, dh_n, s.P), dc(s, dc_n, s.H);
-    const CudaMasks masks(s, lengths, reset_mask);
+    const States h(s, h0, s.P), c(s, c0, s.H), dh(s, dh_n, s.P), dc(s, dc_n, s.H);
+    const Masks masks(s, lengths, reset_mask);  // lengths are clamped by the kernels
     const ScalarType wide = wide_type(s.dtype);
     CudaGradients into(s, needs, lowest, I);
 

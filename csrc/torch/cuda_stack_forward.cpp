@@ -106,8 +106,8 @@ std::vector<Tensor> cuda_stack_forward(Tensor x, OptionalTensor h0, OptionalTens
     fit_weights(s, weights, I, s.dtype);
     const std::vector<Tensor> factors = noise_of(s, noise);
     const OnDevice device(x);
-    const CudaStates h(s, h0, s.P), c(s, c0, s.H);
-    const CudaMasks masks(s, lengths, reset_mask);
+    const States h(s, h0, s.P), c(s, c0, s.H);
+    const Masks masks(s, lengths, reset_mask);  // lengths are clamped by the kernels
     const BiasSums biases(s, device, weights);
     const ScalarType wide = wide_type(s.dtype);
     Tensor output = s.make_sequence(s.D * s.P), h_n = s.make(s.state_sizes(s.P)), c_n = s.make(s.state_sizes(s.H));

@@ -85,21 +85,23 @@ class Masks {
  public:
   Masks(const Stack& s, const OptionalTensor& lengths, const OptionalTensor& reset_mask) {
     if (lengths) {
-      fit(lengths->scalar_type() == ScalarType::Long && Where::of(*lengths) == Where::cpu() &&
-          lengths->numel() == s.N && (lengths->dim() == 1 || (!s.batched && lengths->dim() == 0)));
+      fit(lengths->numel() == s.N && (lengths->dim() == 1 || (!s.batched && lengths->dim() == 0)) &&
+          lengths->scalar_type() == ScalarType::Long && Where::of(*lengths) == s.where);
       this->lengths = static_cast<const int64_t*>(held_.data(*lengths));
-      for (int64_t n = 0; n < s.N; ++n) fit(this->lengths[n] >= 0 && this->lengths[n] <= s.T);
     }
     if (reset_mask) {
-      if (!s.batched) {
-        fit(*reset_mask, {s.T}, ScalarType::Bool);
-      } else {
-        fit(*reset_mask, {s.turned ? s.N : s.T, s.turned ? s.T : s.N}, ScalarType::Bool);
-      }
+      const std::vector<int64_t> sizes =
+          s.batched ? std::vector<int64_t>{s.turned ? s.N : s.T, s.turned ? s.T : s.N} : std::vector<int64_t>{s.T};
+      fit_sizes(*reset_mask, sizes, ScalarType::Bool, s.where);
       const bool turn = s.turned && s.N > 1 && s.T > 1;
       this->reset_mask =
           static_cast<const bool*>(held_.data(turn ? torch::stable::transpose(*reset_mask, 0, 1) : *reset_mask));
     }
+  }
+
+  // Throws Unfit unless all lengths are in 0..T. On the CPU only: it reads them.
+  void fit_lengths(const Stack& s) const {
+    for (int64_t n = 0; lengths != nullptr && n < s.N; ++n) fit(lengths[n] >= 0 && lengths[n] <= s.T);
   }
 
   const int64_t* lengths = nullptr;  // (N)
@@ -114,25 +116,33 @@ inline const char* part_of(const void* data, int64_t bytes) {
 }
 inline char* part_of(void* data, int64_t bytes) { return data == nullptr ? nullptr : static_cast<char*>(data) + bytes; }
 
-// States as they lie in memory, zeros where there are none.
+// The initial states of a call, or their gradients, contiguous; null for zeros.
 class States {
  public:
-  States(const Stack& s, const OptionalTensor& given, int64_t width) {
-    if (given) {
-      fit(*given, s.state_sizes(width), s.dtype);
-      data_ = held_.data(*given);
-      return;
-    }
-    zeros_.resize(s.D * s.N * width * s.bytes());
-    data_ = zeros_.data();
+  States(const Stack& s, const OptionalTensor& given, int64_t width) : bytes_(s.D * s.N * width * s.bytes()) {
+    if (!given) return;
+    fit_sizes(*given, s.state_sizes(width), s.dtype, s.where);
+    data_ = held_.data(*given);
   }
-  // Of the layer whose first number is `bytes` from the first layer's.
-  const void* of(int64_t bytes) const { return zeros_.empty() ? part_of(data_, bytes) : data_; }
+  const void* of(int64_t layer) const { return part_of(data_, layer * bytes_); }
+
+ protected:
+  int64_t bytes_;  // of a layer
 
  private:
   Held held_;
+  const void* data_ = nullptr;
+};
+
+// The same with zeros in memory, for the CPU's kernels.
+class FilledStates : States {
+ public:
+  FilledStates(const Stack& s, const OptionalTensor& given, int64_t width)
+      : States(s, given, width), zeros_(given ? 0 : bytes_) {}
+  const void* of(int64_t layer) const { return zeros_.empty() ? States::of(layer) : zeros_.data(); }
+
+ private:
   std::vector<char> zeros_;
-  const void* data_;
 };
 
 // What dropout multiplies each layer's output with but the last's, (T, N, D * P) for each; or nothing.

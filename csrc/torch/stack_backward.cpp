@@ -54,8 +54,9 @@ static std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalT
     check(dh_n, "dh_n", s.state_sizes(s.P), s.dtype);
     check(dc_n, "dc_n", s.state_sizes(s.H), s.dtype);
     const std::vector<Tensor> factors = noise_of(s, noise);
-    const States h(s, h0, s.P), c(s, c0, s.H);
+    const FilledStates h(s, h0, s.P), c(s, c0, s.H);
     const Masks masks(s, lengths, reset_mask);
+    masks.fit_lengths(s);
     Wanted wanted(s, needs, lowest, I);
     std::vector<char> unwanted(s.h_bytes() + s.c_bytes());  // the kernels write the states' gradients in any case
 
@@ -84,8 +85,8 @@ static std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalT
         wide_dcells = converted(s.time_major(*dcells), shape.wide);
         call.dcells = of_call.data(*wide_dcells);
       }
-      call.h0 = h.of(k * s.h_bytes());
-      call.c0 = c.of(k * s.c_bytes());
+      call.h0 = h.of(k);
+      call.c0 = c.of(k);
       // The output that this layer gave is what the one over it took.
       call.output = last ? s.steps_of(output, of_call) : of_call.data(tape.below(k + 1));
       call.cells = of_call.data(tape.cells(k));

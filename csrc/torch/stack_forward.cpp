@@ -24,12 +24,6 @@ std::vector<DirectionWeights> weights_of(const Stack& s, const std::vector<Tenso
   return of_layer;
 }
 
-StepWeights step_weights_of(const Stack& s, const std::vector<Tensor>& weights, int64_t k, int64_t d) {
-  const Tensor* w = weights.data() + (k * s.D + d) * s.each;
-  return {w, w + 1, s.biased() ? w + 2 : nullptr, s.biased() ? w + 3 : nullptr,
-          s.projected() ? w + s.each - 1 : nullptr};
-}
-
 // `to`, of the same layout, with the numbers of `from`. The output goes to the caller, who may write into it (`out +=
 // x`), and the tape's is another. Made again from the gates and cells it would take no memory, but be rounded otherwise
 // in 16 bits, and with a projection cost a product.
@@ -89,8 +83,9 @@ static std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, Optio
     fit(x, s.sequence_sizes(I), s.dtype);
     fit_weights(s, weights, I, matrices);
     const std::vector<Tensor> factors = noise_of(s, noise);
-    const States h(s, h0, s.P), c(s, c0, s.H);
+    const FilledStates h(s, h0, s.P), c(s, c0, s.H);
     const Masks masks(s, lengths, reset_mask);
+    masks.fit_lengths(s);
 
     Tensor output = s.new_sequence(s.D * s.P), h_n = empty(s.state_sizes(s.P), s.dtype),
            c_n = empty(s.state_sizes(s.H), s.dtype);
@@ -103,8 +98,7 @@ static std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, Optio
       const bool last = k == s.L - 1;
       Tensor made = last ? output : on_large_pages(empty({s.T, s.N, s.D * s.P}, s.dtype));
       const LayerShape shape = s.layer(k, I, matrices);
-      const char *h_k = static_cast<const char*>(h.of(k * s.h_bytes())),
-                 *c_k = static_cast<const char*>(c.of(k * s.c_bytes()));
+      const char *h_k = static_cast<const char*>(h.of(k)), *c_k = static_cast<const char*>(c.of(k));
       char *h_n_k = part_of(h_n.mutable_data_ptr(), k * s.h_bytes()),
            *c_n_k = part_of(c_n.mutable_data_ptr(), k * s.c_bytes());
       if (direct) {
@@ -113,8 +107,8 @@ static std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, Optio
         const void* rows = held.data(input);
         for (int64_t d = 0; d < s.D; ++d) {
           const int64_t h_row = d * s.h_bytes() / s.D, c_row = d * s.c_bytes() / s.D;
-          steps.run(d, step_weights_of(s, weights, k, d), shape.I, rows, h_k + h_row, c_k + c_row,
-                    static_cast<char*>(made.mutable_data_ptr()), h_n_k + h_row, c_n_k + c_row,
+          steps.run(d, step_weights(weights.data() + (k * s.D + d) * s.each, s.each), shape.I, rows, h_k + h_row,
+                    c_k + c_row, static_cast<char*>(made.mutable_data_ptr()), h_n_k + h_row, c_n_k + c_row,
                     last ? sequence.direct() : nullptr);
         }
       } else {

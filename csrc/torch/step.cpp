@@ -86,11 +86,7 @@ static std::vector<Tensor> lstm_step(Tensor x, Tensor h, Tensor c, std::vector<T
     const int64_t each = layers > 0 ? count / layers : 0;
     fit(each >= 2 && each <= 5 && count == each * layers);
     StepCall call(x, h, c, layers, true);
-    for (int64_t k = 0; k < layers; ++k) {
-      const Tensor* w = weights.data() + k * each;
-      call.layer(k, {w, w + 1, each >= 4 ? w + 2 : nullptr, each >= 4 ? w + 3 : nullptr,
-                     each % 2 == 1 ? w + each - 1 : nullptr});
-    }
+    for (int64_t k = 0; k < layers; ++k) call.layer(k, step_weights(weights.data() + k * each, each));
     return {call.output(), call.h_n, call.c_n};
   });
 }
