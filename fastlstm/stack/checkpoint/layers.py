@@ -18,7 +18,7 @@ from . import ops  # noqa: F401  (registers its ops)
 from .calls import CheckpointedForward, CheckpointedResults, biases_of
 
 DEFAULT = 64  # steps between saved states
-ROWS = 256  # least steps * N of a chunk: below it the time to read the weights matters
+ROWS = 256  # steps * N that a chunk should have: with fewer, reading the weights takes long
 
 
 def check_every(every: int | bool | None) -> int | bool | None:
@@ -38,8 +38,8 @@ def check_every(every: int | bool | None) -> int | bool | None:
 
 
 def steps_of(every: int | bool | None, N: int) -> int | None:
-    """The number of steps between saved states, for N rows: if `every` is True the multiple of
-    `DEFAULT` that gives a chunk `ROWS` rows."""
+    """The number of steps between saved states, for N rows: if `every` is True `DEFAULT`, or with
+    few rows a multiple of it for which a chunk has about `ROWS` rows."""
     if every is not True:
         return every
     if torch.compiler.is_compiling():  # one graph for any N
