@@ -17,7 +17,7 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _may_look(device: torch.device) -> bool:
-    """Whether to read values of tensors on `device`: where that needs no waiting, or if asked for."""
+    """Whether to read values of tensors on `device`: if that needs no waiting, or is asked for."""
     if torch.compiler.is_compiling() or device.type == "meta":
         return False
     return device.type == "cpu" or os.environ.get("FASTLSTM_CHECK") == "1"

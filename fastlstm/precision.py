@@ -33,15 +33,11 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
-def _bf16_tiles() -> bool:
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(supported and supported())
-
-
 # Without AMX, a 16-bit product on the CPU is slower than in float32 (measured: half the rate on
 # AVX512-BF16), so the products for gate inputs and their gradients are in float32 there, which is
 # also more exact.
-_WIDE_CPU_PRODUCTS = not _bf16_tiles()
+_has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+_WIDE_CPU_PRODUCTS = not _has_amx()
 _HALF = (torch.bfloat16, torch.float16)
 
 

@@ -28,11 +28,6 @@ struct CudaStack : Stack {
                   : make(sequence_sizes(width));
   }
 
-  template <class Sizes>
-  void fit_tensor(const Tensor& t, const Sizes& sizes) const {
-    fit_sizes(t, sizes, dtype, where);
-  }
-
   // A matrix where it lies, as torch's products take it.
   Tensor matrix(const void* data, int64_t matrix_rows, int64_t columns, int64_t row_stride, int64_t column_stride,
                 ScalarType type) const {

@@ -102,7 +102,7 @@ std::vector<Tensor> cuda_stack_forward(Tensor x, OptionalTensor h0, OptionalTens
     const bool taped = needs && !needs->empty();
     const int64_t lowest = taped ? s.lowest(*needs) : s.L, I = x.size(x.dim() - 1);
     fit(I > 0);
-    s.fit_tensor(x, s.sequence_sizes(I));
+    fit_sizes(x, s.sequence_sizes(I), s.dtype, s.where);
     fit_weights(s, weights, I, s.dtype);
     const std::vector<Tensor> factors = noise_of(s, noise);
     const OnDevice device(x);

@@ -214,7 +214,9 @@ def define(prefix: str, forward_op: Op, backward_op: Op, run_backward, plain_bac
             # Torch turns forward AD off here. Re-enable it for outer levels, and strip this level's
             # tangents of what was saved.
             with forward_ad._set_fwd_grad_enabled(True):
-                saved = [t if t is None else _primal(t) for t in ctx.saved_tensors]
+                saved = [
+                    t if t is None else forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors
+                ]
                 count = len(Forward._fields)
                 results = forward_op.results(*saved[count:])
                 return _tangents(Forward(*saved[:count]), Forward(*changes), results)
@@ -232,10 +234,6 @@ def define(prefix: str, forward_op: Op, backward_op: Op, run_backward, plain_bac
 
 
 _tangents = outside_autocast(tangents.layer_tangents)
-
-
-def _primal(value: Tensor) -> Tensor:
-    return forward_ad.unpack_dual(value).primal
 
 
 def allow_in_graph(prefix: str) -> None:

@@ -218,14 +218,11 @@ def _direction(
         if cut is not None:
             dh_in, dc_in = (reference.entered(d, cut[t]) for d in (dh_in, dc_in))
         found = dgates, dhidden, dproducts, dshown
-        (dh, dc), found = reference.left((dh, dc), (dh_in, dc_in), found, _at(valid, t))
+        at_step = None if valid is None else valid[t]
+        (dh, dc), found = reference.left((dh, dc), (dh_in, dc_in), found, at_step)
         for row, x in zip(rows, found, strict=True):
             row[t] = x
     return dh, dc, *(torch.stack(row) for row in rows)
-
-
-def _at(sequence, t: int):
-    return None if sequence is None else sequence[t]
 
 
 def loop(call: VariantBackward, prepared: Prepared) -> Arrived:
