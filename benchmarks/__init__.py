@@ -1,6 +1,6 @@
-"""The one benchmark harness: fastlstm beside its peers, in one process, checked before it is timed.
+"""The benchmarks: fastlstm and other implementations in one process, checked before they are timed.
 
-``python -m benchmarks --help`` is the way in, on a GPU ``python -m benchmarks.gpu``. Rooms:
-``common`` (what both share), ``cpu``, ``gpu``; ``machines`` writes the pages' tables of what is in
+Start with ``python -m benchmarks --help``, on a GPU ``python -m benchmarks.gpu --help``. Folders:
+``common`` (shared by both), ``cpu``, ``gpu``; ``machines`` writes the documentation's tables from
 ``results``. Nothing in ``fastlstm`` imports this package.
 """

@@ -1,9 +1,9 @@
-"""What the pages say of speed, made from benchmarks/results: ``python -m benchmarks.machines``.
+"""Writes the documentation's figures from benchmarks/results: ``python -m benchmarks.machines``.
 
-docs/results.md has a line for each file of the core shapes, whatever it was held to and however it
-came out; docs/reinforcement-learning.md has the files of recurrent PPO; the README has four numbers
-and a picture. ``--write`` puts all of them in their places.
-The figures are the files' own.
+docs/results.md has a line for each file of the core shapes, including those limited to an
+instruction set and those with poor results; docs/reinforcement-learning.md has the files of
+recurrent PPO; the README has four numbers and a picture. ``--write`` updates all of them. The
+figures are copied from the files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.rl.report import tables as ppo_tables
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
 RL_PAGE = ROOT / "docs" / "reinforcement-learning.md"
 PICTURE = ROOT / "docs" / "speed.png"
-# What the README's numbers and its picture are of.
+# The results files of the README's numbers and picture.
 SPEED, PEERS = "intel-xeon-processor-bf528fe-full", "amd-epyc-3657186-peers"
 DRAWN = ("float32", 2)
 HEADLINES = (("float32", "infer"), ("float32", "train"), ("bfloat16", "train"))
@@ -95,7 +95,7 @@ def table(folder: Path = RESULTS) -> str:
 
 
 def recurrent_ppo(folder: Path = RESULTS) -> str:
-    """A table in Markdown of every run of ``python -m benchmarks.rl``, under what it ran on."""
+    """A table in Markdown for every run of ``python -m benchmarks.rl``, headed by its machine."""
     parts = []
     for path in sorted(folder.glob("*-rl.json")):
         if path.name.startswith("latest"):
@@ -152,7 +152,7 @@ def link(stem: str, result: dict) -> str:
 
 
 def between(text: str) -> str:
-    """The part of a page between the marks; ValueError where they are not there once."""
+    """The part of a page between the markers; ValueError unless each occurs exactly once."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError(f"expected one {BEGIN.strip()} and one {END.strip()} in the page")
     return text.split(BEGIN)[1].split(END)[0]

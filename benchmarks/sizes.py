@@ -1,7 +1,7 @@
-"""What the bytes of the compiled library are of: ``python -m benchmarks.sizes``, ``./run sizes``.
+"""The size of the compiled library by source: ``python -m benchmarks.sizes``, ``./run sizes``.
 
-The linker writes a map of every build (build/library.map, GNU ld or gold on Linux); this adds up
-what it took from each object: code and data that are loaded, no symbols and no debugging.
+The linker writes a map of every build (build/library.map, GNU ld or gold on Linux); this sums the
+loaded code and data of each object, without symbols and debugging information.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from benchmarks.common.machine import ROOT
 from benchmarks.common.tables import markdown_line
 
 MAP = ROOT / "build" / "library.map"
-# " .text._ZN3foo", perhaps on a line of its own, then address, size and the object.
+# " .text._ZN3foo", possibly on a line of its own, then address, size and object.
 SECTION = re.compile(r"^ (\.[\w.$]+)\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)\s+(\S.*)$")
 BEGIN = "Linker script and memory map"
 
 
 def sizes(text: str) -> Counter[str]:
-    """Bytes by object, named by its path in csrc, or by its file where it is not ours."""
+    """Bytes by object: its path in csrc, or its file name if it is from elsewhere."""
     found: Counter[str] = Counter()
     lines = re.sub(r"^( \.\S+)\n\s+0x", r"\1 0x", text.split(BEGIN)[-1], flags=re.MULTILINE)
     for line in lines.splitlines():
         match = SECTION.match(line)
-        if match and int(match[2], 16):  # what is not loaded has no address
+        if match and int(match[2], 16):  # sections that are not loaded have no address
             found[name_of(match[4])] += int(match[3], 16)
     return found
 
@@ -41,7 +41,7 @@ def name_of(path: str) -> str:
 
 
 def by_part(found: Counter[str]) -> Counter[str]:
-    """The objects of a folder as one, but each instruction set by itself."""
+    """Sums over folders, but each instruction set separately."""
     parts: Counter[str] = Counter()
     for name, size in found.items():
         part = name

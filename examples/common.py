@@ -1,8 +1,8 @@
-"""What the four programs share: settings, the side-by-side training and its agreement.
+"""Shared by the programs: settings, the training of two models side by side, and their agreement.
 
-Both models start from the same weights and see the same batches in the same order. They are
-trained in one process, a step of one and then a step of the other, so that whatever else the
-machine is doing falls on both; every second step the order is swapped.
+Both models start from the same weights and get the same batches in the same order. They are trained
+in one process, a step of one and then a step of the other, so that other load on the machine
+affects both; the order is swapped at every second step.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class MissingPackage(RuntimeError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line decides for every program.
+    """Settings from the command line for every program.
 
-    epochs multiplies each program's own number of epochs; smoke cuts the data and the epochs
-    down to a few steps, to see that everything runs; int8 has the trained models measured with int8
+    epochs: a factor for each program's number of epochs. smoke: reduces data and epochs to a few
+    steps, to test that everything runs. int8: whether to measure the trained models with int8
     weights too.
     """
 
@@ -67,7 +67,7 @@ class Comparison:
 
     @property
     def max_difference(self) -> float:
-        # max() drops a NaN that is not in front; a curve that became NaN must not look fine.
+        # max() ignores a NaN unless it comes first; a curve with NaN must not look fine.
         return float(torch.tensor(self.differences, dtype=torch.float64).max())
 
     @property
@@ -78,8 +78,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Int8Loss:
-    """What int8 weights cost a trained model: `lost` of a measure, of which at most `most` is fine.
-    how: which arithmetic. text: the two measures."""
+    """The loss of quality of a trained model by int8 weights: `lost` of its measure, where at most
+    `most` is accepted. how: the arithmetic. text: both measures."""
 
     how: str
     text: str
@@ -98,7 +98,7 @@ class Int8Loss:
 def with_int8(
     model: nn.Module, measure: Callable[[nn.Module], float], show: str, most: float, unit: str
 ) -> list[Int8Loss]:
-    """`measure`, of which less is better, of the model and of its twins with int8 weights."""
+    """Compares `measure`, lower is better, of the model and of its copies with int8 weights."""
     before, found = measure(model), []
     for how, options in (("int8 weights", {}), ("int8, weight_only", {"weight_only": True})):
         twin = fastlstm.convert(copy.deepcopy(model), weight_dtype=torch.int8, **options)
@@ -110,13 +110,11 @@ def with_int8(
 
 @dataclass
 class Result:
-    """What a program hands back.
+    """The result of a program.
 
-    losses_of_int8: with --int8.
-
-    scores holds the measure on held-out data under both names; score_format prints one of them;
-    baseline is an optional (label, value) to compare with; draw(ax) paints the program's own
-    panel of the picture on a matplotlib Axes.
+    scores: the measure on held-out data of both models; score_format: prints one of them. baseline:
+    an optional (label, value) to compare with. draw(ax): draws the program's panel of the picture
+    on a matplotlib Axes. losses_of_int8: with --int8.
     """
 
     name: str
@@ -132,8 +130,8 @@ class Result:
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    """build() under a seed: FastLSTM draws its weights as nn.LSTM does, so the same seed gives
-    both the same start."""
+    """build() under a seed: FastLSTM draws its weights as nn.LSTM does, so the same seed gives both
+    the same initial weights."""
     torch.manual_seed(seed)
     return build()
 
@@ -192,14 +190,14 @@ def side_by_side(
         schedules[name] = torch.optim.lr_scheduler.OneCycleLR(
             optimizers[name], learning_rate, total_steps=len(batches)
         )
-        # One untimed pass on a copy: libraries set themselves up at the first call.
+        # One untimed pass on a copy, since libraries initialise at the first call.
         loss(copy.deepcopy(model), batches[0]).backward()
 
     result = Comparison()
     with progress(label, len(batches)) as advance:
         for index, batch in enumerate(batches):
             for name in BOTH if index % 2 == 0 else reversed(BOTH):
-                # Dropout draws from the global generator: both must find it in the same state.
+                # Dropout draws from the global generator, which must be in the same state for both.
                 torch.manual_seed(seed + index)
                 start = time.perf_counter()
                 optimizers[name].zero_grad()

@@ -1,8 +1,8 @@
-"""The digits again, with a model that has never heard of fastlstm, through convert().
+"""The digits again, with a model that was written for nn.LSTM, through convert().
 
-Two bidirectional layers with dropout between them, deep inside a model written for nn.LSTM.
-`fastlstm.convert` puts a FastLSTM in the place of every nn.LSTM and keeps the weights; the
-dropout masks are the same too, because both draw them from torch's generator in the same order.
+Two bidirectional layers with dropout between them, within a larger model. `fastlstm.convert`
+replaces every nn.LSTM by a FastLSTM with the same weights; the dropout masks are the same too,
+because both draw them from torch's generator in the same order.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     torchrun --standalone --nproc-per-node 2 -m examples.distributed
     torchrun --standalone --nproc-per-node 2 -m examples.distributed --fsdp
 
-One process for each GPU, with NCCL, where there are any; else on the CPU, with gloo. Every process
-takes its share of each batch, so that the losses are those of one process with whole batches.
+One process for each GPU, with NCCL; without GPUs on the CPU, with gloo. Every process gets an equal
+part of each batch, so that the losses are those of one process with whole batches.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def distributed(model: nn.Module, fsdp: bool) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    # Of a larger model, each block by itself first: its weights are whole only while it runs.
+    # In a larger model, shard each block first, whose weights are then gathered only while it
+    # runs.
     mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
     return fully_shard(model, mesh=mesh)
 
@@ -61,7 +62,7 @@ def train(args: argparse.Namespace) -> tuple[list[float], float]:
     rank, world = dist.get_rank(), dist.get_world_size()
     train_set, (images, labels) = digits.load(args.seed)
     limit, epochs = (3, 1) if args.smoke else (None, args.epochs)
-    size = digits.BATCH // world * world  # shares of one size, whose mean is that of the batch
+    size = digits.BATCH // world * world  # equal parts: the mean of their losses is the batch's
     batches = shuffled_batches(train_set, size, epochs, args.seed, limit)
     model = seeded(args.seed, lambda: digits.DigitLSTM(FastLSTM)).to(device)
     model = distributed(model, args.fsdp)

@@ -1,14 +1,14 @@
-"""A recurrent policy learns by PPO to remember: episodes end inside the sequences.
+"""A recurrent policy learns by PPO to remember; episodes end inside the sequences.
 
-The environment, of its own: the first step of an episode shows one of four cues, blank steps
-follow, as many as chance wills, and the last step asks for the cue. Whoever forgets guesses right
-once in four. Sixteen copies run side by side, and begin anew whenever an episode is over.
+The environment: the first step of an episode shows one of four cues, a random number of blank steps
+follow, and the last step asks for the cue. Without memory one guess in four is right. Sixteen
+copies run in parallel, each of which starts a new episode when one ends.
 
-The usual way carries an nn.LSTM through the steps with a loop, its states masked where an episode
-begins, in collecting as in each pass of training. The fused way collects with `FastLSTM.step` and
-trains with one call: `lstm(observations, state, reset_mask=starts)`. Both see the same cues and
-draw from the same random numbers; what the environment does next does not depend on the actions,
-so that a rounding cannot send the two into different episodes.
+The usual implementation runs an nn.LSTM step by step in a loop, with states set to zero where an
+episode begins, both to collect and in each pass of training. The fused one collects with
+`FastLSTM.step` and trains with one call: `lstm(observations, state, reset_mask=starts)`. Both get
+the same cues and random numbers; the environment does not depend on the actions, so that a rounding
+difference cannot lead to different episodes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ DISCOUNT, LAMBDA, CLIP, VALUE_WEIGHT, ENTROPY_WEIGHT = 0.95, 0.95, 0.2, 0.5, 0.0
 
 
 class Recall:
-    """N copies of the environment. An observation is the cue, one of four, and whether it is asked
-    for: (N, 5)."""
+    """N copies of the environment. An observation (N, 5) is the cue, one-hot of four, and whether
+    it is asked for."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -39,7 +39,7 @@ class Recall:
         self.starts = torch.ones(N, dtype=torch.bool)
 
     def observe(self) -> torch.Tensor:
-        """Begin the episodes that are due; what there is to see."""
+        """Starts new episodes where one has ended; the observation."""
         cues = torch.randint(CUES, (N,), generator=self.generator)
         lengths = torch.randint(SHORTEST, LONGEST + 1, (N,), generator=self.generator)
         self.cue = torch.where(self.starts, cues, self.cue)
@@ -49,7 +49,7 @@ class Recall:
         return torch.cat([shown, asked], 1).to(torch.get_default_dtype())
 
     def act(self, action: torch.Tensor) -> torch.Tensor:
-        """The reward (N,): 1 for the cue where it is asked for."""
+        """The reward (N,): 1 for the right cue where it is asked for."""
         over = self.left == 1
         reward = (over & (action == self.cue)).to(torch.get_default_dtype())
         self.left, self.starts = self.left - 1, over
@@ -157,8 +157,8 @@ class Learner:
 
 
 def advantages(reward, value, ends):
-    """Generalised advantage estimates (Schulman et al. 2016), (T, N). An episode that the rollout
-    cuts off counts as ending with it."""
+    """Generalised advantage estimates (Schulman et al. 2016), (T, N). An episode that continues
+    after the rollout is treated as ending with it."""
     after = torch.cat([value[1:], torch.zeros(1, N)]) * ~ends
     change, total, found = reward + DISCOUNT * after - value, torch.zeros(N), []
     for t in reversed(range(T)):

@@ -27,7 +27,7 @@ __all__ = [
     "unpatch",
 ]
 
-# The paths by which programs import, and pickles name, what stands in a folder.
+# Earlier module paths, which programs import and pickles refer to.
 for _name, _place in {
     "cell": "nn.cell",
     "convert": "interop.convert",

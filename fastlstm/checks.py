@@ -1,5 +1,5 @@
-"""Checks of arguments that stand before every kernel: each error names the argument, what came and
-what was expected."""
+"""Checks of arguments before any kernel runs: each error names the argument, what came and what was
+expected."""
 
 import os
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _may_look(device: torch.device) -> bool:
-    """Whether the numbers of a tensor there can be read without waiting, or are to be."""
+    """Whether to read values of tensors on `device`: if that needs no waiting, or is asked for."""
     if torch.compiler.is_compiling() or device.type == "meta":
         return False
     return device.type == "cpu" or os.environ.get("FASTLSTM_CHECK") == "1"
 
 
 def check_lengths(lengths: Tensor | None, T: int, N: int, device: torch.device) -> Tensor | None:
-    """`lengths` as the kernels take it: (N,) int64 on `device`.
+    """`lengths` as (N,) int64 on `device`.
 
-    Values outside 0..T raise on the CPU, where looking costs nothing; elsewhere only with
-    FASTLSTM_CHECK=1 in the environment, since looking waits for the device. Else, inside a compiled
-    graph and where vmap has them, they are clamped by the kernels.
+    Values outside 0..T raise on the CPU; on other devices only with FASTLSTM_CHECK=1 in the
+    environment, since reading them waits for the device. Otherwise, in a compiled graph and under
+    vmap, the kernels clamp them.
     """
     if lengths is None:
         return None
@@ -60,8 +60,8 @@ def check_lengths(lengths: Tensor | None, T: int, N: int, device: torch.device) 
 def check_reset_mask(
     reset_mask: Tensor | None, T: int, N: int, device: torch.device, layout: str = "(T, N)"
 ) -> Tensor | None:
-    """`reset_mask`, which came as `layout` says ("(T, N)", "(N, T)" or, unbatched, "(T,)"), as the
-    kernels take it: (T, N) bool on `device`.
+    """`reset_mask` as (T, N) bool on `device`. layout: that of the argument, "(T, N)", "(N, T)" or,
+    unbatched, "(T,)".
     """
     if reset_mask is None:
         return None
@@ -99,7 +99,7 @@ def check_tensor(name: str, value: Tensor | None, shape: tuple[int, ...], like: 
 
 
 def check_stack(input: Tensor, weights: Sequence, hx, D: int, batch_first: bool) -> None:
-    """That input, weights (L*D entries) and hx fit each other; see `functional.lstm` for the
+    """Checks that input, weights (L*D entries) and hx fit each other; `functional.lstm` has the
     shapes."""
     if not isinstance(input, Tensor) or input.dim() != 3:
         got = f"shape {_shape(input)}" if isinstance(input, Tensor) else type(input).__name__
@@ -157,7 +157,7 @@ def check_stack(input: Tensor, weights: Sequence, hx, D: int, batch_first: bool)
 
 
 def check_norms(norms: Sequence, entries: int, H: int, like: Tensor) -> None:
-    """That there is a `LayerNormWeights` that fits each entry of the weights."""
+    """Checks that there is a fitting `LayerNormWeights` for each entry of the weights."""
     if len(norms) != entries:
         raise ValueError(
             f"layer_norm: got {len(norms)} entries, expected one for each of the {entries} entries "
@@ -172,8 +172,8 @@ def check_norms(norms: Sequence, entries: int, H: int, like: Tensor) -> None:
 
 
 def check_pair(name: str, states) -> None:
-    """That states are two tensors, h and c, of whichever shapes: torch reads past a third, and
-    some of its code counts on two."""
+    """Checks that states are two tensors, of any shapes: torch ignores further ones, and some of
+    its code reads two without a check."""
     if not isinstance(states, (tuple, list)):
         raise ValueError(
             f"{name}: got {type(states).__name__}, expected a pair of tensors (h0, c0)"
@@ -186,15 +186,15 @@ def check_pair(name: str, states) -> None:
 
 
 def swapped_states(states) -> tuple[Tensor, Tensor]:
-    """States of (L*D, N, ...) as (N, L*D, ...), and the other way round."""
+    """States (L*D, N, ...) as (N, L*D, ...), or back."""
     return tuple(s.transpose(0, 1) for s in states)
 
 
 def layers_first(hx, *shapes: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """hx of (N, L*D, P) and (N, L*D, H) as the layers take them, of these shapes.
+    """hx (N, L*D, P) and (N, L*D, H) with the layers first. shapes: those of the results.
 
     Raises:
-        ValueError: it is no pair of tensors, or not of such shapes.
+        ValueError: it is not a pair of tensors, or not of these shapes.
     """
     check_pair("hx", hx)
     names = ("hx[0] (h0)", "(N, L*D, P)"), ("hx[1] (c0)", "(N, L*D, H)")
@@ -208,17 +208,17 @@ def layers_first(hx, *shapes: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
 
 
 def check_states(hx, h_shape: tuple[int, ...], c_shape: tuple[int, ...], like: Tensor) -> None:
-    """That hx is a pair (h0, c0) of these shapes, of `like`'s dtype and on its device."""
+    """Checks that hx is a pair (h0, c0) of these shapes, with the dtype and device of `like`."""
     check_pair("hx", hx)
     check_tensor("hx[0] (h0)", hx[0], h_shape, like)
     check_tensor("hx[1] (c0)", hx[1], c_shape, like)
 
 
 def zoneout_pair(zoneout) -> tuple[float, float]:
-    """(of h, of c) from one number for both or a pair.
+    """The probabilities of h and of c, from one number for both or a pair.
 
     Raises:
-        ValueError: it is neither, or a number is outside [0, 1].
+        ValueError: it is neither, or a number is not in [0, 1].
     """
     pair = zoneout if isinstance(zoneout, (tuple, list)) else (zoneout, zoneout)
     if len(pair) != 2:

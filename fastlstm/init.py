@@ -1,6 +1,6 @@
-"""Initial values for the weights of an LSTM beyond `reset_parameters`, in place.
+"""Initialisation of an LSTM's weights beyond `reset_parameters`, in place.
 
-They take any nn.LSTM or nn.LSTMCell, FastLSTM and FastLSTMCell included.
+For any nn.LSTM or nn.LSTMCell, including FastLSTM and FastLSTMCell.
 """
 
 import torch
@@ -28,10 +28,10 @@ def _parameters(module: nn.Module, kind: str) -> list[tuple[str, Tensor]]:
 
 @torch.no_grad()
 def forget_bias_(module: nn.Module, value: float = 1.0) -> nn.Module:
-    """Make the forget gate's bias `value` in every layer and direction: that of bias_ih, and 0 that
-    of bias_hh, as they are added. The other gates keep theirs.
+    """Sets the forget gate's bias to `value` in every layer and direction: in bias_ih to `value`,
+    in bias_hh to 0, since they are added. The other gates' biases do not change.
 
-    A positive one lets c and its gradient pass in the first steps of training (Gers et al. 2000;
+    A positive value lets c and its gradient pass early in training (Gers et al. 2000;
     Jozefowicz, Zaremba & Sutskever 2015, "An empirical exploration of recurrent network
     architectures", who recommend 1).
 
@@ -39,7 +39,7 @@ def forget_bias_(module: nn.Module, value: float = 1.0) -> nn.Module:
         module: an LSTM or LSTMCell with biases; returned.
 
     Raises:
-        TypeError: another module. ValueError: it has no biases, or they are not its parameters.
+        TypeError: it is another module. ValueError: it has no biases, or they are not parameters.
     """
     both = _parameters(module, "bias_ih"), _parameters(module, "bias_hh")
     if not both[0] or any(bias is None for _, bias in both[0]):
@@ -55,19 +55,19 @@ def forget_bias_(module: nn.Module, value: float = 1.0) -> nn.Module:
 def orthogonal_(
     module: nn.Module, gain: float = 1.0, generator: torch.Generator | None = None
 ) -> nn.Module:
-    """Make the recurrent matrix of each gate orthogonal times `gain`: each (H, P) block of every
-    weight_hh, and weight_hr where there are projections. The input weights keep theirs.
+    """Makes the recurrent matrix of each gate orthogonal, times `gain`: each (H, P) part of every
+    weight_hh, and weight_hr if there are projections. The input weights do not change.
 
     Products of orthogonal matrices neither grow nor vanish over the steps (Saxe, McClelland &
     Ganguli 2014, "Exact solutions to the nonlinear dynamics of learning in deep linear neural
-    networks"). A usual recipe is this with `forget_bias_` and `xavier_uniform_` for weight_ih.
+    networks"). It is usually combined with `forget_bias_`, and `xavier_uniform_` for weight_ih.
 
     Args:
         module: an LSTM or LSTMCell; returned.
         generator: as for `torch.nn.init.orthogonal_`.
 
     Raises:
-        TypeError: another module. ValueError: the weights are not its parameters.
+        TypeError: it is another module. ValueError: the weights are not parameters.
     """
     for _, weight in _parameters(module, "weight_hh"):
         for block in weight.chunk(len(GATES)):
@@ -79,6 +79,6 @@ def orthogonal_(
 
 
 def _orthogonal_(block: Tensor, gain: float, generator) -> None:
-    # Torch's factorisation has no 16-bit types.
+    # Torch's QR factorisation does not support 16-bit types.
     wide = torch.empty_like(block, dtype=torch.promote_types(block.dtype, torch.float32))
     block.copy_(nn.init.orthogonal_(wide, gain, generator))

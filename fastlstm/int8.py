@@ -1,17 +1,17 @@
-"""Weights of 8 bits: how matrices are quantised, and how they lie in memory.
+"""8-bit weights: quantisation of matrices, and their layout in memory.
 
 A matrix is quantised row by row (a gate's unit, or with a projection an output, is a row),
 symmetrically: scale s = max|row| / 127 in float32, q = round(w / s) in -127..127, ties to even. So
-|w - s q| <= s / 2 (1 + 2^-22), and one large entry costs the precision of its own row alone. A row
-of zeros has the scale 0. Where max|row| / 127 is no normal number it is rounded up, so that q still
-fits.
+|w - s q| <= s / 2 (1 + 2^-22), and one large entry reduces the precision of its own row only. A row
+of zeros has the scale 0. Where max|row| / 127 is not a normal number it is rounded up, so that q
+still fits.
 
 Packed, a matrix (G*H, K) of G gates (4, or 1 for a projection's) is int8 of shape (ceil(H/16),
-ceil(K/4), G, 16, 4), padded with zeros: one stream for 16 units with all of their gates, each
-[16][4] of which is a vector's worth of what an instruction for dot products of 4 bytes takes. It is
-the same for every instruction set, and lies so in modules and pickles.
+ceil(K/4), G, 16, 4), padded with zeros: a contiguous stream for 16 units with all of their gates,
+in which each [16][4] is one vector operand of an instruction for dot products of 4 bytes. It is the
+same for every instruction set, in modules and in pickles.
 
-stack/int8.py has what is computed with them.
+The computation with them is in stack/int8.py.
 """
 
 from typing import NamedTuple
@@ -30,12 +30,12 @@ _LEAST_NORMAL, _LEAST = 2.0**-126, 2.0**-149
 
 
 class Int8Weights(NamedTuple):
-    """The weights of one layer and direction in int8, gate order i, f, g, o, as `quantise` makes
-    them. `fastlstm.functional.lstm` takes them in the place of `LSTMWeights`.
+    """The weights of one layer and direction in int8, gate order i, f, g, o, from `quantise`.
+    `fastlstm.functional.lstm` accepts them instead of `LSTMWeights`.
 
     packed_ih, packed_hh, packed_hr: int8, see the top of this file. scale_ih, scale_hh (4H,),
     scale_hr (P,): float32. bias (4H,): float32, the sum of both biases, or None. packed_hr and
-    scale_hr: None without a projection. inputs: I, which the packed form does not say.
+    scale_hr: None without a projection. inputs: I, which cannot be told from the packed form.
     """
 
     packed_ih: Tensor
@@ -59,7 +59,7 @@ class Int8Weights(NamedTuple):
 
 
 def check_finite(weight: Tensor, name: str) -> None:
-    """A ValueError where a matrix has NaN or infinity; the text has `name`."""
+    """Raises ValueError if a matrix has NaN or infinity; the text has `name`."""
     if weight.is_meta or bool(weight.isfinite().all()):
         return
     row = int((~weight.isfinite()).any(1).nonzero()[0])
@@ -80,14 +80,14 @@ def quantise_rows(weight: Tensor, name: str = "weight") -> tuple[Tensor, Tensor]
     peak = wide.abs().amax(1) if weight.shape[1] else wide.new_zeros(weight.shape[0])
     scale = peak / LEVELS
     scale = torch.where(scale < _LEAST_NORMAL, (scale / _LEAST).ceil() * _LEAST, scale).float()
-    # What the scale became in float32 is what q is multiplied by.
+    # By the scale rounded to float32, which q will be multiplied by.
     safe = torch.where(scale == 0, 1.0, scale.double())
     q = (wide / safe[:, None]).round().clamp(-LEVELS, LEVELS)
     return q.to(torch.int8), scale
 
 
 def dequantise_rows(q: Tensor, scale: Tensor) -> Tensor:
-    """The float32 matrix that q and its scales stand for."""
+    """The float32 matrix of q and its scales."""
     return q.float() * scale.float()[:, None]
 
 
@@ -102,19 +102,19 @@ def pack(q: Tensor, gates: int = 4) -> Tensor:
 
 
 def unpack(packed: Tensor, H: int, K: int) -> Tensor:
-    """What `pack` was given: int8 (gates*H, K)."""
+    """Undoes `pack`: int8 (gates*H, K)."""
     blocks, quads, gates, units, terms = packed.shape
     q = packed.permute(2, 0, 3, 1, 4).reshape(gates, blocks * units, quads * terms)
     return q[:, :H, :K].reshape(gates * H, K)
 
 
 def packed_shape(rows: int, K: int, gates: int = 4) -> tuple[int, ...]:
-    """Of the packed form of a matrix (rows, K)."""
+    """The shape of the packed form of a matrix (rows, K)."""
     return (-(-(rows // gates) // UNITS), -(-K // TERMS), gates, UNITS, TERMS)
 
 
 def summed_bias(bias_ih: Tensor | None, bias_hh: Tensor | None) -> Tensor | None:
-    """The one bias, in float32; None where there is none."""
+    """The sum of both biases in float32; None if both are None."""
     given = [b.detach().float() for b in (bias_ih, bias_hh) if b is not None]
     return (given[0] + given[1] if len(given) == 2 else given[0].clone()) if given else None
 
@@ -124,7 +124,7 @@ def quantise(weights: LSTMWeights, name: str = "") -> Int8Weights:
 
     Args:
         weights: an `LSTMWeights`, or a tuple in its order, of any floating-point dtype.
-        name: stands before the names of the matrices in errors.
+        name: a prefix for the names of the matrices in errors.
 
     Raises:
         ValueError: a matrix has NaN or infinity; the text names it.
@@ -144,7 +144,7 @@ def quantise(weights: LSTMWeights, name: str = "") -> Int8Weights:
 
 
 def dequantise(weights: Int8Weights) -> LSTMWeights:
-    """The float32 weights that these stand for; bias_hh is 0, the sum is in bias_ih."""
+    """The weights in float32; bias_ih has the sum of both biases, bias_hh is 0."""
     H, P = weights.hidden, weights.outputs
     ih = dequantise_rows(unpack(weights.packed_ih, H, weights.inputs), weights.scale_ih)
     hh = dequantise_rows(unpack(weights.packed_hh, H, P), weights.scale_hh)
@@ -170,7 +170,7 @@ def sizes_of(weights: LSTMWeights | Int8Weights) -> tuple[int, int]:
 
 
 def check_int8_stack(input: Tensor, weights, hx, D: int, batch_first: bool) -> None:
-    """`checks.check_stack` of `Int8Weights`."""
+    """`checks.check_stack` for `Int8Weights`."""
     if not isinstance(input, Tensor) or input.dim() != 3 or input.dtype != torch.float32:
         got = f"{input.dtype} of {tuple(input.shape)}" if isinstance(input, Tensor) else "no tensor"
         raise ValueError(f"input: got {got}, expected float32 of 3 dimensions beside int8 weights")

@@ -1,5 +1,4 @@
-"""Which dtype a call and its products are computed in: what the dtypes, the machine and torch's
-settings say."""
+"""The dtypes and precisions of a call and its products, by dtype, machine and torch's settings."""
 
 import torch
 from torch import Tensor
@@ -8,20 +7,19 @@ from torch import Tensor
 def allows_tf32() -> bool:
     """Whether an LSTM's float32 products may round their factors to tf32.
 
-    `torch.backends.cudnn.rnn.fp32_precision` decides, or what it inherits from, as it does for
-    `torch.nn.LSTM`; the older `torch.backends.cudnn.allow_tf32` sets it. torch's default is yes.
+    As for `torch.nn.LSTM`, `torch.backends.cudnn.rnn.fp32_precision` decides, or the setting that
+    it inherits; the older `torch.backends.cudnn.allow_tf32` sets it. torch's default is yes.
     """
     return torch.backends.cudnn.rnn.fp32_precision == "tf32"
 
 
 def cpu_parts() -> int:
-    """How many bfloat16 numbers the CPU's kernels may take for a float32 one in products on AMX:
-    three are all of it, two are its first 16 bits ("tf32"; "high"), one its first 8 ("bf16";
-    "medium").
+    """How many bfloat16 numbers represent a float32 one in products on AMX: three represent all of
+    it, two its first 16 bits of mantissa ("tf32"; "high"), one the first 8 ("bf16"; "medium").
 
-    `torch.backends.mkldnn.rnn.fp32_precision` decides where it, or what it inherits from, is set,
-    as it does for `torch.nn.LSTM`; else `torch.backends.mkldnn.matmul.fp32_precision`, which
-    `torch.set_float32_matmul_precision` sets. torch's default is all of it.
+    As for `torch.nn.LSTM`, `torch.backends.mkldnn.rnn.fp32_precision` decides if it, or the setting
+    that it inherits, is set; otherwise `torch.backends.mkldnn.matmul.fp32_precision`, which
+    `torch.set_float32_matmul_precision` sets. torch's default is three.
     """
     setting = torch.backends.mkldnn.rnn.fp32_precision
     if setting == "none":
@@ -30,25 +28,21 @@ def cpu_parts() -> int:
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype a backend computes in, and keeps cells in: float32 for the 16-bit types, else
+    """The dtype in which backends compute and store cells: float32 for the 16-bit types, otherwise
     `dtype` itself."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
-def _bf16_tiles() -> bool:
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(supported and supported())
-
-
-# Without AMX, a 16-bit product on the CPU is slower than the float32 one (measured: half its rate
-# on AVX512-BF16), so the gate inputs are made, and their gradients used, in float32 there: faster,
-# and more exact.
-_WIDE_CPU_PRODUCTS = not _bf16_tiles()
+# Without AMX, a 16-bit product on the CPU is slower than in float32 (measured: half the rate on
+# AVX512-BF16), so the products for gate inputs and their gradients are in float32 there, which is
+# also more exact.
+_has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+_WIDE_CPU_PRODUCTS = not _has_amx()
 _HALF = (torch.bfloat16, torch.float16)
 
 
 def wide_products(x: Tensor) -> bool:
-    """Whether the products of a layer on x are made in the accumulation dtype."""
+    """Whether a layer's products with x are in the accumulation dtype."""
     return _WIDE_CPU_PRODUCTS and x.dtype in _HALF and x.device.type == "cpu"
 
 
@@ -60,8 +54,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 def to_autocast(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """`value` as autocast hands it to an op: in `dtype`, but float64, integers and None as they
-    are."""
+    """`value` as autocast casts it: to `dtype`, but float64, integers and None are not changed."""
     if (
         not isinstance(value, Tensor)
         or value.dtype == torch.float64

@@ -1,21 +1,22 @@
-"""What tests, benchmarks and users share to hold a FastLSTM against an nn.LSTM: inputs, gradients
-and the error budget.
+"""Comparison of a FastLSTM with an nn.LSTM, for tests, benchmarks and users: inputs, gradients and
+the error budget.
 
-The budget has no tolerance chosen by hand. With e(m) = max |m - oracle| for a tensor that module m
-gives, where the oracle is nn.LSTM in float64 on the same numbers, and r(m) = e(m) / max |oracle|,
+The budget has no tolerance chosen by hand. With e(m) = max |m - oracle| for a result of module m,
+where the oracle is nn.LSTM in float64 on the same numbers, and r(m) = e(m) / max |oracle|,
 
     r(fast) <= 2 * r(nn.LSTM) + u
 
 where u is the dtype's unit roundoff, eps / 2: one rounding of the largest number, which nn.LSTM may
-have been spared. Twice, because two sums of the same terms in two orders have errors of one size,
-not one error. And because the error of one small tensor is a matter of luck, r(nn.LSTM) is the
-largest of its group of tensors (the results, or the gradients) and of neighbouring problems: this
-one, with inputs and states negated, with their features reversed, and both; and eight that are one
-rounding away from it, which have its conditioning and other luck.
+happen not to have. The factor is 2, because sums of the same terms in different orders have errors
+of the same size, not the same error. And because the error of one small tensor is random,
+r(nn.LSTM) is the largest of its group of tensors (the results, or the gradients) and of similar
+problems: this one, with inputs and states negated, with their features reversed, and both; and
+eight with inputs that differ by one rounding, which have the same conditioning.
 
-float64 has no wider type to be an oracle. There, nn.LSTM's error is measured in float32 and carried
-over in units of the roundoff: the amplification of rounding is the computation's, not the dtype's.
-And the oracle, nn.LSTM in float64, is itself r(nn.LSTM) and a rounding away from the truth:
+float64 has no wider type for an oracle. There, nn.LSTM's error is measured in float32 and scaled by
+the ratio of the roundoffs, since the amplification of rounding errors depends on the computation,
+not on the dtype. And the oracle, nn.LSTM in float64, itself has the error r(nn.LSTM) and a
+rounding:
 
     r(fast) <= 3 * r(nn.LSTM) + 2 * u
 """
@@ -31,7 +32,7 @@ RESULTS = ("output", "h_n", "c_n", "cells")
 
 
 class OverBudget(AssertionError):
-    """A result or gradient that is further from the oracle than the budget allows; says which."""
+    """A result or gradient differs from the oracle by more than its budget; the text names it."""
 
 
 def make_input(
@@ -76,19 +77,19 @@ def map_tensors(fn, value):
 
 
 def named_results(result) -> dict[str, Tensor]:
-    """What an LSTM module returned, by name; a PackedSequence by its data."""
+    """The results of an LSTM module by name; the data of a PackedSequence."""
     output, (h_n, c_n), *cells = result
     named = {"output": output, "h_n": h_n, "c_n": c_n, **({"cells": cells[0]} if cells else {})}
     return {k: v.data if isinstance(v, PackedSequence) else v for k, v in named.items()}
 
 
 def run(module, input, hx=None, *, seed=0, gradients=True, dtype=None, **options):
-    """Results, and gradients of a fixed random sum of all results, by name; all detached.
+    """Results, and gradients of a fixed random weighted sum of all results, by name; all detached.
 
     Gradients are those of the input ("d_input"), of hx ("d_h0", "d_c0") and of every parameter
-    ("d_weight_ih_l0", ...). `dtype`: the numbers of that sum are rounded to it, so that an oracle
-    in float64 can be given the same ones; by default the input's. The generators are seeded
-    first, for dropout.
+    ("d_weight_ih_l0", ...). dtype: the sum's weights are rounded to it, so that an oracle in
+    float64 has the same; by default that of the input. The generators are seeded first, for
+    dropout.
     """
     if gradients:
         input, hx = map_tensors(lambda t: t.detach().requires_grad_(), (input, hx))
@@ -112,14 +113,14 @@ def run(module, input, hx=None, *, seed=0, gradients=True, dtype=None, **options
 
 
 def _seed(seed):
-    # torch.manual_seed also leaves a note, with its call stack, for each device that is not there.
+    # torch.manual_seed also stores a call stack for each device type that is not initialised.
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_available():
         torch.cuda.manual_seed_all(seed)
 
 
 def relative_errors(got: dict[str, Tensor], oracle: dict[str, Tensor]) -> dict[str, float]:
-    """max |got - oracle| / max |oracle| by name; of an oracle that is all 0, the plain error."""
+    """max |got - oracle| / max |oracle| by name; the absolute error where the oracle is all 0."""
     errors = {}
     for name, value in got.items():
         if value.shape != oracle[name].shape:
@@ -135,7 +136,7 @@ def relative_errors(got: dict[str, Tensor], oracle: dict[str, Tensor]) -> dict[s
 
 
 def judge(got, oracle, errors, dtype) -> float:
-    """The largest share of its budget that a tensor of `got` uses.
+    """The largest fraction of its budget that a tensor of `got` uses.
 
     Args:
         got, oracle: tensors by name, as `run` gives them; got of `dtype`, oracle in float64.
@@ -165,7 +166,7 @@ def judge(got, oracle, errors, dtype) -> float:
 
 
 def _neighbours(input, hx):
-    """The problem itself, and those of its size that the budget is taken over."""
+    """The problem itself, and the similar problems of the budget."""
     for change in (lambda t: t, lambda t: -t, lambda t: t.flip(-1), lambda t: -t.flip(-1)):
         yield map_tensors(change, (input, hx))
     generator = torch.Generator().manual_seed(0)
@@ -187,10 +188,10 @@ def compare(
     seed: int = 0,
     gradients: bool = True,
 ) -> float:
-    """Hold `fast` to the error budget beside `lstm`, an nn.LSTM of the same weights and dtype.
+    """Checks `fast` against the error budget of `lstm`, an nn.LSTM with the same weights and dtype.
 
     Returns:
-        The largest share of the budget used; at most 1.
+        The largest fraction of the budget used; at most 1.
 
     Raises:
         OverBudget: see `judge`.
@@ -213,6 +214,6 @@ def compare(
             errors[name] = max(errors.get(name, 0.0), units * error)
         try:
             return judge(got, problem, errors, dtype)
-        except OverBudget as over:  # a larger r(nn.LSTM) may yet be found
+        except OverBudget as over:  # the next problem may have a larger r(nn.LSTM)
             verdict = over
     raise verdict

@@ -1,6 +1,6 @@
-"""torch's own classes, bound once: programs put FastLSTM in the place of `torch.nn.LSTM` for
-libraries that they do not own, and what is meant here is still torch's. And how a method of ours
-reaches the one it extends.
+"""torch's own classes, bound at import: programs may replace `torch.nn.LSTM` by FastLSTM for other
+libraries, but this package needs torch's. And `super()` for methods that were copied to other
+classes.
 """
 
 from torch import nn
@@ -11,9 +11,9 @@ RNNBase = nn.RNNBase
 
 
 def above(cls: type, module: nn.Module, name: str):
-    """`super(cls, module)` for the method `name` of `cls`, also where `module` is no `cls`: some
-    libraries make a class of another base and copy the methods of nn.LSTM onto it, and a
-    zero-argument super() would look for the class it stands in.
+    """`super(cls, module)` for the method `name` of `cls`, also if `module` is not a `cls`: some
+    libraries copy the methods of nn.LSTM to a class with another base, where a zero-argument
+    super() would fail.
     """
     if not isinstance(module, cls):
         method = vars(cls)[name]

@@ -1,5 +1,4 @@
-"""The weights of a layer and what a call has beyond the plain LSTM, as every
-part of the package hands them on."""
+"""The weights of a layer, and what a call has beyond the plain LSTM."""
 
 import operator
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Weight matrices may be stored so beside other tensors that are so.
+# Weight matrices may be stored in the first dtype if all other tensors are of the second.
 STORED, BESIDE = torch.bfloat16, torch.float32
 
 
@@ -32,27 +31,28 @@ _of_directions = [
 
 
 def weights_of(call, reverse: bool) -> LSTMWeights:
-    """The weights of a direction among an op's arguments, or what stands in their places.
-    call: a NamedTuple with fields such as weight_ih and, for the reverse, weight_ih_reverse."""
+    """The weights of a direction among an op's arguments, or the corresponding entries of a tuple
+    that has the same fields: weight_ih, ..., and for the reverse direction weight_ih_reverse, ...
+    """
     return LSTMWeights._make(_of_directions[reverse](call))
 
 
 def present(biases: bool, projected: bool) -> LSTMWeights:
-    """Which weights each layer and direction has: True or False in the place of each."""
+    """Which weights each layer and direction has: a bool for each."""
     return LSTMWeights(True, True, biases, biases, projected)
 
 
 def flat(layers) -> list[Tensor]:
-    """The weights of a stack as ops take them, from layers of directions of `LSTMWeights` (or of
-    `LayerNormWeights`): one after the other, without what is not there."""
+    """The flat list of a stack's weights for an op, from layers[layer][direction], `LSTMWeights` or
+    `LayerNormWeights`, without those that are None."""
     return [w for layer in layers for direction in layer for w in direction if w is not None]
 
 
 def nested(weights: Sequence, there, directions: int) -> list[list]:
-    """The layers again from what `flat` made of them, or from what stands in the weights' places.
+    """Undoes `flat`: [layer][direction] -> the weights, or the entries of a list of the same order.
 
     Args:
-        there: a tuple such as `present`; None is in the place of what is not there.
+        there: a tuple of bools as `present` gives; entries that are not there become None.
     """
     rest, each = iter(weights), type(there)
     of_directions = [
@@ -63,8 +63,8 @@ def nested(weights: Sequence, there, directions: int) -> list[list]:
 
 
 def by_layer(*kinds: Sequence[Tensor]) -> list[LSTMWeights]:
-    """The layers of one direction from lists of each kind of weight, in `LSTMWeights`' order; a
-    list is empty where no layer has that kind."""
+    """The weights of each layer of a stack of one direction. kinds: a list for each field of
+    `LSTMWeights` with an entry for each layer, or empty."""
     return [
         LSTMWeights(*(of_kind[k] if of_kind else None for of_kind in kinds))
         for k in range(max(map(len, kinds)))
@@ -84,9 +84,9 @@ def widened(layers, dtype: torch.dtype) -> list[list]:
 
 
 class LayerNormWeights(NamedTuple):
-    """Gains and bias of a layer-normalised layer and direction (`fastlstm.reference.variant`
-    has the equations): of W_ih x (4H,), of W_hh h (4H,), of the cell (H,), and the cell's bias (H,)
-    or None. The gates' biases are the LSTM's own."""
+    """Layer normalisation's gains and bias of one layer and direction (`fastlstm.reference.variant`
+    has the equations): gains of W_ih x (4H,), W_hh h (4H,) and the cell (H,), and the cell's bias
+    (H,) or None. The gates' biases are those of the LSTM."""
 
     weight_ih: Tensor
     weight_hh: Tensor
@@ -107,6 +107,6 @@ class Variant(NamedTuple):
     training: bool = False
 
     def changes_recurrence(self) -> bool:
-        """Whether the plain recurrence does not do."""
+        """Whether the plain recurrence cannot be used."""
         dropout = self.training and self.recurrent_dropout
         return bool(self.norms is not None or any(self.zoneout) or dropout)

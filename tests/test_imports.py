@@ -30,7 +30,7 @@ ROOMS = (
     "integrations",
 )
 # The files beside the folders: what all share, at the bottom, and what users import, at the top.
-WORDS = {"_version", "checks", "int8", "precision", "torch_classes", "weights"}
+WORDS = {"_version", "checks", "fields", "int8", "precision", "torch_classes", "weights"}
 DOORS = {"__init__", "__main__", "functional", "init", "testing"}
 
 # Packages beyond torch, rich and Python's own; all but numpy are imported late.

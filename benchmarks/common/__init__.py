@@ -1,7 +1,6 @@
-"""What the benchmarks on the CPU and on a GPU share.
+"""Shared by the benchmarks on the CPU and on a GPU.
 
-Rooms: ``shapes`` (what is run), ``peers`` (who runs it), ``precision`` (how float32 is multiplied),
-``check`` (is the answer right), ``timing`` (how long it takes), ``machine`` (on what), ``schema``
-(the results file), ``tables``, ``terminal``, ``stand_ins`` (what is in the GPU's place where there
-is none).
+Files: ``shapes`` (cases), ``peers`` (implementations), ``precision`` (torch's float32 settings),
+``check`` (correctness), ``timing``, ``machine`` (description of the machine), ``schema`` (the
+results file), ``tables``, ``terminal``, ``stand_ins`` (backends for a dry run without a GPU).
 """

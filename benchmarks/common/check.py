@@ -1,4 +1,4 @@
-"""Is the answer right? No cell is timed before its peers agree with a float64 LSTM as well as the
+"""Checks results: no cell is timed before its peers agree with a float64 LSTM as well as the
 baseline does.
 
 The budget is derived, not chosen: for every output and gradient, with e(p) = max |p - reference| of
@@ -25,15 +25,15 @@ STATE_NAMES = ("output", "h_n", "c_n")
 
 
 class WrongResult(AssertionError):
-    """A peer's result lies outside its error budget; the message names the tensor, the error and
-    the budget.
+    """A peer's result exceeds its error budget; the message has the tensor, the error and the
+    budget.
     """
 
 
 def make_task(runner: Runner, problem: Problem, mode: str) -> Task:
     """The call that is timed. ``infer``: forward under no_grad, in eval mode. ``train``: forward
-    and the gradients of sum(y * w) for x and every weight; w goes in as the output's gradient,
-    which is what that sum's backward would hand over.
+    and the gradients of sum(y * w) for x and every weight; w is passed as the gradient of the
+    output, so the sum itself is not computed.
     """
     runner.module.train(mode == "train")
     if mode == "infer":
@@ -112,7 +112,7 @@ def judge(
     for name, error in errors(got, reference).items():
         scale = float(reference[name].abs().max()) if reference[name].numel() else 0.0
         budget = 2 * base_errors[name] + roundoff * scale
-        # Written so that a NaN error fails.
+        # `not <=`, so that a NaN fails.
         if not error <= budget:
             raise WrongResult(
                 f"{peer}: {name} is off by {error:.2e}, and its budget is {budget:.2e} "

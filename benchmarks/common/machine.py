@@ -1,4 +1,4 @@
-"""What the numbers were taken on: CPU, torch, load, commit."""
+"""Description of the machine for results files: CPU, torch, load, commit."""
 
 from __future__ import annotations
 
@@ -29,14 +29,12 @@ FLAGS = (
 
 
 def all_threads() -> int:
-    """The thread count that ``all`` stands for: what torch would use by itself."""
+    """The thread count of ``all``: torch's default."""
     return torch.get_num_threads()
 
 
 def cpu_info() -> tuple[str, list[str]]:
-    """Model name and those of `FLAGS` that the CPU has; on a system without /proc/cpuinfo, no
-    flags.
-    """
+    """The model name, and those of `FLAGS` that the CPU has (none without /proc/cpuinfo)."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -49,7 +47,7 @@ def cpu_info() -> tuple[str, list[str]]:
     ]
 
 
-# What tells a library to use less than the CPU has, so that one machine can stand for another.
+# Environment variables that limit libraries to fewer instructions or threads than the CPU has.
 LIMITS = (
     "FASTLSTM_CPU_ISA",
     "ONEDNN_MAX_CPU_ISA",
@@ -87,7 +85,7 @@ def slug(text: str) -> str:
 
 
 def load_average() -> float | None:
-    """Runnable processes over the last minute, or None where the system does not tell."""
+    """Runnable processes, averaged over the last minute; None where that is not known."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
@@ -113,7 +111,7 @@ def describe() -> dict[str, object]:
 
 
 def fastlstm_report() -> dict[str, object]:
-    """What ``python -m fastlstm --json`` says of build and backends, or ``{"error": why not}``."""
+    """The report of ``python -m fastlstm --json``, or ``{"error": why not}``."""
     command = [sys.executable, "-m", "fastlstm", "--json"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -125,7 +123,7 @@ def fastlstm_report() -> dict[str, object]:
 
 
 def available_memory() -> float:
-    """Bytes that can be had without swapping; 8 GB is assumed where the system does not tell."""
+    """Bytes that are available without swapping; 8 GB where the system has no such number."""
     try:
         text = Path("/proc/meminfo").read_text()
     except OSError:

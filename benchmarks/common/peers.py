@@ -1,8 +1,8 @@
-"""Who is benchmarked: one adapter per implementation.
+"""The benchmarked implementations ("peers"), an adapter for each.
 
 A new peer is a subclass of `Peer` and a row in `PEERS`; a new device is an entry in its
-``devices``. A peer that needs a package or a device says so in ``reject``, and the report shows the
-reason in place of a time.
+``devices``. A peer that lacks a package or a device returns the reason in ``reject``, which the
+report shows instead of a time.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class TorchLSTM(Peer):
         if variant == "lengths":
 
             def padded(x: Tensor) -> tuple[Tensor, ...]:
-                # Who holds a padded batch pays for packing and unpacking on every call: both count.
+                # A caller with a padded batch packs and unpacks at every call, so both are timed.
                 packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
                 y, state = module(packed)
                 return pad_packed_sequence(y, total_length=x.shape[0])[0], *state
@@ -160,20 +160,18 @@ class TorchLSTM(Peer):
 
 
 class ControlLSTM(nn.LSTM):
-    """nn.LSTM under another name: the harness timed against itself."""
+    """nn.LSTM under another name, to time the benchmark against itself."""
 
 
 class Control(TorchLSTM):
-    """nn.LSTM once more, in fastlstm's place: its ratio should be 1, and what it is instead is the
-    machine's noise.
-    """
+    """nn.LSTM instead of fastlstm: its ratio should be 1; the deviation is the machine's noise."""
 
     name = "nn.LSTM again"
     module_class = ControlLSTM
 
 
 class CellLoop(Peer):
-    """What users write today for resets in mid-sequence: a Python loop over nn.LSTMCell."""
+    """What users write today for resets within a sequence: a Python loop over nn.LSTMCell."""
 
     name = "nn.LSTMCell loop"
     variants = ("resets",)
@@ -200,7 +198,7 @@ class CellLoop(Peer):
 
 
 class FastLSTM(TorchLSTM):
-    """fastlstm.FastLSTM with the backend that it chooses itself, or with one that is named."""
+    """fastlstm.FastLSTM with the backend that "auto" chooses, or a given one."""
 
     name = "FastLSTM"
     variants = (*TorchLSTM.variants, "resets")
@@ -218,7 +216,7 @@ class FastLSTM(TorchLSTM):
         try:
             import fastlstm  # noqa: F401
         except Exception as error:
-            # A broken build must cost a row, and not the run.
+            # A broken build must fail a row, not the run.
             return f"fastlstm cannot be imported: {type(error).__name__}: {error}"
         backend = self.options.get("backend", "auto")
         if backend != "auto":
@@ -248,7 +246,7 @@ def flat(result: tuple[Tensor, tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
 
 
 class TorchInt8(TorchLSTM):
-    """What torch.ao.quantization.quantize_dynamic makes of nn.LSTM."""
+    """nn.LSTM quantised by torch.ao.quantization.quantize_dynamic."""
 
     name = "quantize_dynamic"
     devices = ("cpu",)
@@ -259,7 +257,7 @@ class TorchInt8(TorchLSTM):
 
         runner = super().build(problem)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its deprecation
+            warnings.simplefilter("ignore")  # it is deprecated
             module = quantize_dynamic(nn.Sequential(runner.module.eval()), {nn.LSTM})[0]
         return Runner(module, self.forward_of(module, problem))
 

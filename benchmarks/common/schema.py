@@ -1,4 +1,4 @@
-"""The results file of a run: its schema, by which it is checked before it is written."""
+"""The schema of results files, which are checked before they are written."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _TOP_KEYS = {
 
 
 def require(block: object, keys: dict[str, type], where: str) -> None:
-    """ValueError that names ``where`` and the key, unless the dict ``block`` has every key with a
+    """Raises ValueError with ``where`` and the key unless the dict ``block`` has every key with a
     value of its type.
     """
     if not isinstance(block, dict):
@@ -92,7 +92,7 @@ def require(block: object, keys: dict[str, type], where: str) -> None:
 
 
 def validate(result: object) -> None:
-    """ValueError unless ``result`` is a results file of schema 2 and of one of the kinds."""
+    """Raises ValueError unless ``result`` is a results file of schema 2 and of a known kind."""
     require(result, _TOP_KEYS, "results")
     if result["schema"] != SCHEMA or result["kind"] not in _KINDS:
         raise ValueError(
@@ -121,7 +121,7 @@ def validate(result: object) -> None:
 
 
 def write(result: dict, path: Path) -> None:
-    """``result`` as JSON into ``path``, after `validate`; makes the folder."""
+    """Validates ``result`` and writes it to ``path`` as JSON; creates the folder."""
     validate(result)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,6 +1,4 @@
-"""What is benchmarked: the shapes, the variants, their flops, and how a list is trimmed to a
-time.
-"""
+"""The benchmarked cases: shapes, variants, their flops, and the choice of those that fit a time."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ CORE_H = (64, 128, 256, 512, 1024)
 DTYPES = ("float32", "bfloat16", "float16", "int8")  # int8: of the weights, for inference
 MODES = ("infer", "train")
 
-# A packed batch keeps this share of its (t, n) positions: lengths are spread evenly from T/4 to T.
+# The share of (t, n) positions that a packed batch keeps: lengths are uniform from T/4 to T.
 PACKED_SHARE = 5 / 8
 RESET_PROBABILITY = 0.03
 
@@ -38,7 +36,7 @@ class Case:
 
     @property
     def output_size(self) -> int:
-        """Features that one direction gives out: P, or H without a projection."""
+        """Outputs of one direction: P, or H without a projection."""
         return self.P or self.H
 
     @property
@@ -49,13 +47,13 @@ class Case:
         return text if self.variant == "plain" else f"{text}-{self.variant}"
 
     def weight_hh_elements(self) -> int:
-        """Elements of every recurrent matrix that one step of one layer reads: D x (4H x P, and P x
+        """Elements of the recurrent matrices that one step of one layer reads: D x (4H x P, and P x
         H if projected).
         """
         return self.D * (4 * self.H * self.output_size + self.P * self.H)
 
     def rows(self) -> float:
-        """Steps x rows that carry data: T·N, less the padding of a packed batch."""
+        """Steps x rows with data: T·N without the padding of a packed batch."""
         return self.T * self.N * (PACKED_SHARE if self.variant in ("packed", "lengths") else 1.0)
 
     def flops(self, mode: str) -> float:
@@ -88,7 +86,7 @@ def core_cases() -> list[Case]:
 
 
 def quick_cases() -> list[Case]:
-    """A smoke run: one case that streams weights, two small ones, one that is a matrix product."""
+    """A smoke run: one case bound by reading weights, two small, one bound by products."""
     return [
         Case(64, 1, 256, 256),
         Case(64, 16, 64, 64),
@@ -103,7 +101,7 @@ VARIANTS = ("bidirectional", "layers3", "proj", "wide", "packed", "lengths", "re
 def variant_cases(variant: str) -> list[Case]:
     """The short list of one edge variant (see VARIANTS).
 
-    ``wide``: many more inputs than units, so that nearly all is the input's product.
+    ``wide``: many more inputs than units, so that the input product dominates.
     ``packed``: PackedSequence in and out. ``lengths``: a padded batch with ``lengths=``, against
     pack, nn.LSTM and unpack. ``resets``: ``reset_mask=``, against a Python loop over nn.LSTMCell.
     """
@@ -142,7 +140,7 @@ def parse_shapes(texts: Iterable[str]) -> list[Case]:
     return cases
 
 
-# A call of nn.LSTM on two AVX-512 cores, roughly: enough to choose a list, never a measurement.
+# Rough times of nn.LSTM on two AVX-512 cores, only used to choose a list of cases.
 _NOMINAL_GFLOPS = {"float32": 60.0, "bfloat16": 45.0, "float16": 55.0, "float64": 20.0}
 _NOMINAL_GFLOPS["int8"] = 60.0
 _NOMINAL_STEP_SECONDS = {"infer": 5e-6, "train": 20e-6}
@@ -152,8 +150,8 @@ CALLS_PER_CELL = (
 
 
 def expected_seconds(case: Case, dtype: str, mode: str, threads: int) -> float:
-    """Nominal time of one call in seconds. Few rows reach little of the rate, because they stream
-    the weights.
+    """Nominal time of one call in seconds. With few rows the rate is low: reading weights
+    dominates.
     """
     rate = _NOMINAL_GFLOPS[dtype] * 1e9 * case.N / (case.N + 8) * (1.0 if threads == 1 else 1.8)
     return case.flops(mode) / rate + case.T * case.L * case.D * _NOMINAL_STEP_SECONDS[mode]
@@ -169,18 +167,18 @@ def expected_cell_seconds(cell: Cell) -> float:
 
 
 def spread_order(cases: Sequence[Case]) -> list[Case]:
-    """The cases, each next one the farthest from all before it in (log T, log N, log H): corners
-    first, then the inside.
+    """The cases, each the farthest from all before it in (log T, log N, log H): corners first, then
+    the inside.
 
-    The first is the one with the most flops. Ties go to the smaller case, so the order is the same
-    everywhere.
+    The first has the most flops. Ties go to the smaller case, so that the order is deterministic.
     """
     left = sorted(cases)
     if not left:
         return []
 
     def place(case: Case) -> tuple[float, float, float]:
-        # H counts twice, as in the flops; T counts half: a longer sequence is more of the same.
+        # H has weight 2, as in the flops; T has weight 1/2, since a longer sequence repeats the
+        # same work.
         return (math.log2(case.T) / 2, math.log2(case.N), 2 * math.log2(case.H))
 
     order = [max(left, key=lambda case: case.flops("infer"))]
@@ -205,9 +203,9 @@ def trim(
     """Cells whose expected time fits into ``seconds``, shared equally among (dtype, mode, threads),
     ``most`` in each.
 
-    A configuration leaves out the cases that alone would eat more than 30 % of its share, walks the
-    rest from the corners inwards and takes each one that still fits. Cheap configurations therefore
-    reach larger cases than dear ones.
+    A configuration omits cases that alone would take more than 30 % of its share, and then takes,
+    in the order of `spread_order`, each case that still fits. So cheap configurations have larger
+    cases than expensive ones.
     """
     configs = _configurations(dtypes, modes, threads)
     chosen = []
@@ -224,7 +222,7 @@ def trim(
 
 
 def shorter(cells: Sequence[Cell], seconds: float | None) -> list[Cell]:
-    """The cells of which one call is expected to take at most so long; None: all."""
+    """The cells of which one call is expected to take at most ``seconds``; None: all."""
 
     def expected(cell):
         return expected_seconds(cell.case, cell.dtype, cell.mode, cell.threads)

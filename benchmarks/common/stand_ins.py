@@ -1,7 +1,7 @@
-"""What a dry run puts in the place of the GPU backends, and of the sizes of the grid.
+"""Replacements of the GPU backends and of the grid's sizes in a dry run.
 
-A dry run shows that the program runs to its end and that its tests and checks hold together; it
-says nothing about a GPU.
+A dry run shows that the program runs to its end with its tests and checks; it tells nothing about a
+GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.common.shapes import Case
 
 VARIABLE = "FASTLSTM_GPU_DRY"
 BACKENDS = ("cuda", "triton")
-FAMILIES = ("family", "variant_family")  # files of tests/simt
+SIMULATIONS = ("family", "variant_family")  # modules of tests/simt
 
 
 def is_dry() -> bool:
@@ -29,15 +29,15 @@ def is_dry() -> bool:
 
 
 def prepare_environment() -> None:
-    """What must stand before the first import of Triton: its interpreter, which runs on the CPU."""
+    """Selects Triton's interpreter, which runs on the CPU; before the first import of Triton."""
     os.environ["TRITON_INTERPRET"] = "1"
 
 
 @functools.cache
 def stand_ins() -> dict[str, str]:
-    """The family of ops that runs on the CPU in each backend's place: the CUDA sources compiled for
-    the CPU (tests/simt), the Triton kernels in Triton's interpreter, or, where one of these cannot
-    be had, the reference.
+    """For each GPU backend the prefix of the ops that replace it on the CPU: the CUDA sources
+    compiled for the CPU (tests/simt), the Triton kernels in Triton's interpreter, or the reference
+    where these are not available.
     """
     from fastlstm.backends import gpu
     from fastlstm.backends import triton as triton_kernels
@@ -48,8 +48,10 @@ def stand_ins() -> dict[str, str]:
     if (simt / "family.py").exists():
         sys.path.insert(0, str(simt))
         try:
-            reason = next(filter(None, (importlib.import_module(f).load() for f in FAMILIES)), None)
-        except Exception as error:  # a compiler that fails must not hide the rest of the program
+            reason = next(
+                filter(None, (importlib.import_module(f).load() for f in SIMULATIONS)), None
+            )
+        except Exception as error:  # a failing compiler must not prevent the rest of the dry run
             reason = f"{type(error).__name__}: {error}"[:500]
         if reason is None:
             found["cuda"] = "simt"
@@ -67,8 +69,8 @@ def stand_ins() -> dict[str, str]:
 
 
 def interpreter_fails(forward) -> str | None:
-    """Why Triton's interpreter cannot run the kernels here, or None: some of its versions do not
-    fit some of NumPy's.
+    """Why Triton's interpreter cannot run the kernels here, or None: some of its versions are
+    incompatible with some of NumPy's.
     """
     if os.environ.get("TRITON_INTERPRET") != "1":
         return "TRITON_INTERPRET=1 is not set"
@@ -84,24 +86,24 @@ def interpreter_fails(forward) -> str | None:
 
 
 def fake_backends() -> dict[str, str]:
-    """Put rows for the GPU backends into fastlstm's table that serve the CPU; gives their families.
+    """Adds rows for the GPU backends to fastlstm's table that serve the CPU; returns `stand_ins()`.
 
     For the rest of the process: only a child of a dry run calls it.
     """
     from fastlstm import precision
     from fastlstm.backends import table
 
-    families = stand_ins()
+    prefixes = stand_ins()
     precision._WIDE_CPU_PRODUCTS = False  # as on a GPU
 
     def reject(call):
         return None if call.dtype in table.DTYPES else f"no {call.dtype} in a dry run"
 
-    rows = [table.Backend(name, family, reject) for name, family in families.items()]
-    kept = [row for row in table.TABLE if row.name not in families]
+    rows = [table.Backend(name, prefix, reject) for name, prefix in prefixes.items()]
+    kept = [row for row in table.TABLE if row.name not in prefixes]
     table.TABLE = (*rows, *kept)
     table.NAMES = ("auto", *(row.name for row in table.TABLE))
-    return families
+    return prefixes
 
 
 def shrink(case: Case) -> Case:

@@ -1,4 +1,4 @@
-"""Other work on the cores, for measuring what a call costs beside it."""
+"""Busy processes, to measure calls while the cores have other work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LOOP = "while True: pass"
 
 @contextlib.contextmanager
 def processes(count: int) -> Iterator[None]:
-    """Keep `count` processes busy while the block runs, each of a core's worth."""
+    """Runs `count` processes during the block, each of which uses a core fully."""
     running = [subprocess.Popen([sys.executable, "-S", "-c", _LOOP]) for _ in range(count)]
     try:
         yield

@@ -24,8 +24,8 @@ from benchmarks.cpu import (
 )
 from benchmarks.cpu.options import build_parser
 
-# The share of a default run that is left for other things than cells at their fewest repetitions:
-# starting, rates, tables, plot, and more repetitions of the short cells.
+# The share of a default run that is reserved for other things than the fewest repetitions of cells:
+# start-up, rates, tables, plot, and further repetitions of short cells.
 RESERVED = 0.35
 
 
@@ -47,7 +47,7 @@ def speed_rows(args: argparse.Namespace, cells: list[shapes.Cell], started: floa
     """Run the cells with a progress bar."""
     given = args.full or args.quick or args.shapes or args.variant or args.features
     total = None if given else args.seconds - (time.perf_counter() - started)
-    # A cell of a timed list may take several times the default: few cells still use their time.
+    # With a time limit a cell may take several times the default, so that few cells use it up.
     per_cell = args.cell_seconds or (0.1 if args.quick else 0.5 if given else 2.0)
     candidate = sweep.CONTROL if args.control else sweep.CANDIDATE
     found = sweep.run(cells, candidate=candidate, total=total, per_cell=per_cell)
@@ -83,8 +83,8 @@ def product_rows(args: argparse.Namespace, rates: floor.Machine) -> list[dict]:
 
 
 def peer_rows(args: argparse.Namespace, rates: floor.Machine) -> list[dict]:
-    """Measure every engine at every thread count, and first the machine's peaks: they tell whether
-    the cores are free.
+    """Measure every engine at every thread count, and before that the machine's peaks, which show
+    whether the cores are free.
     """
     cases = engine_rounds.cases()
     rates.measure_peaks(args.dtype, args.threads)
@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             terminal.warn(text)
         with busy.processes(args.busy):
             rows = speed_rows(args, cells, started)
-        # Again, because a rate that was disturbed would make a floor that is too high.
+        # Again, because a disturbed measurement would give a floor that is too high.
         rates.measure_peaks(args.dtype, args.threads)
         sweep.add_floors(rows, rates)
     kind = kind_of(args)

@@ -1,9 +1,9 @@
-"""FastLSTM beside other engines (engines.py), each in a process of its own, in turns.
+"""FastLSTM and other engines (engines.py), each in a process of its own, measured in turns.
 
-One engine's pool of threads would spin against another's in one process. So every engine has its
-own, and these take turns: in a round each is called for a short while, in an order that is reversed
-from round to round, so that the machine's noise meets all of them. The median of its calls is an
-engine's time in a round; ratios pair the times of a round, as in timing.py.
+In one process the spinning threads of one engine would slow down another's. So every engine has its
+own process, and these take turns: in a round each is called for a short time, in an order that is
+reversed from round to round, so that the machine's noise affects all. An engine's time in a round
+is the median of its calls; ratios are taken within rounds, as in timing.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.common.timing import MIN_REPS, paired_ratio, spread
 from benchmarks.cpu import int8_engines
 from benchmarks.cpu.engines import ENGINES, FAST, FAST_STORED
 
-# T, N, I, H: a call of one step, streams of one row, small batches and a larger one.
+# T, N, I, H: calls of one step, sequences of one row, small batches and a larger one.
 SHAPES = (
     (1, 1, 64, 64),
     (1, 1, 256, 512),
@@ -41,13 +41,13 @@ OURS = {"float32": (FAST, FAST_STORED), "int8": int8_engines.OURS}
 NAMES = {"float32": tuple(ENGINES), "int8": tuple(int8_engines.ENGINES)}
 BURST_SECONDS = 0.02
 MOST_ROUNDS = 25
-# After a burst of several threads, so that the pool's waiting threads have gone to sleep.
+# Pause after a burst of several threads, until the pool's spinning threads have gone to sleep.
 REST_SECONDS = 0.01
 ANSWER_SECONDS = 300.0
 
 
 def dtypes(asked: Sequence[str]) -> list[str]:
-    """Those of weights that engines are compared with: float32 unless int8 alone is asked for."""
+    """The dtypes of weights to compare: float32, unless only int8 is asked for."""
     found = [dtype for dtype in NAMES if dtype in asked]
     return found or ["float32"]
 
@@ -67,7 +67,7 @@ class Engine:
         )
 
     def ask(self, **request: object) -> dict[str, object]:
-        """The process's answer; one that has ended or takes too long answers with an error."""
+        """The process's answer; an error if it has ended or takes too long."""
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
@@ -150,7 +150,7 @@ def measured_row(
 def take_turns(
     engines: Mapping[str, Engine], threads: int, seconds: float, notes: dict[str, str]
 ) -> dict[str, list[float]]:
-    """An engine's time in each round. One that fails on the way is left out, with a note."""
+    """Each engine's time in each round. One that fails is left out, with a note."""
     times: dict[str, list[float]] = {name: [] for name in engines}
     order, stop = list(engines), time.perf_counter() + seconds
     for rounds in range(MOST_ROUNDS):

@@ -1,4 +1,4 @@
-"""Engines that run an LSTM in float32 inference: PyTorch's, FastLSTM's, ONNX Runtime's, OpenVINO's.
+"""Engines for an LSTM in float32 inference: PyTorch, FastLSTM, ONNX Runtime, OpenVINO.
 
 ``python -m benchmarks.cpu.engines`` serves one of them from this process, for engine_rounds.py: it
 reads requests, a line of JSON each, and answers each with a line.
@@ -8,8 +8,8 @@ reads requests, a line of JSON each, and answers each with a line.
                          int8 weights (int8_engines.py) also {"relative_error": ...}
     {"seconds": ...}     call it for so long             -> {"times": [...]} in seconds
 
-An answer {"error": ...} says why not. The oracle of stored bfloat16 weights has the rounded
-weights: what is checked is the arithmetic.
+An answer {"error": ...} has the reason. For weights stored in bfloat16 the oracle has the rounded
+weights, so that only the arithmetic is checked.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from benchmarks.common.shapes import Case
 
 NN_LSTM, FAST, FAST_STORED = "nn.LSTM", "FastLSTM", "FastLSTM, bfloat16 weights"
 ONNX_RUNTIME, OPENVINO = "ONNX Runtime", "OpenVINO"
-# A burst ends after so many calls, whatever time is left.
+# The most calls of a burst, whatever time is left.
 MOST_CALLS = 400
 
-Call = Callable[[], tuple[Tensor, ...]]  # gives y, h_n, c_n as torch's or numpy's arrays
+Call = Callable[[], tuple[Tensor, ...]]  # returns y, h_n, c_n as tensors or numpy arrays
 
 
 def torch_lstm(problem: Problem, threads: int) -> Call:
@@ -88,7 +88,7 @@ def onnx_model(problem: Problem) -> bytes:
         [described(name, shape) for name, shape in outputs.items()],
         [numpy_helper.from_array(value.numpy(), name) for name, value in weights.items()],
     )
-    # Versions that every runtime of the last years reads.
+    # Old versions, which all recent runtimes support.
     opset = helper.make_opsetid("", 14)
     return helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
 
@@ -113,7 +113,7 @@ def openvino(problem: Problem, threads: int) -> Call:
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        # On a CPU with bfloat16 products it would else take these.
+        # Its default is bfloat16 products where the CPU has them.
         "INFERENCE_PRECISION_HINT": "f32",
     }
     compiled = core.compile_model(core.read_model(onnx_model(problem)), "CPU", settings)
@@ -127,7 +127,7 @@ def openvino(problem: Problem, threads: int) -> Call:
 
 
 def without_directions(y, h_n, c_n):
-    """ONNX has a dimension of directions inside Y."""
+    """Removes the dimension of directions that ONNX's Y has."""
     return y[:, 0], h_n, c_n
 
 
@@ -142,14 +142,14 @@ PACKAGES = {ONNX_RUNTIME: ("onnxruntime", "onnx"), OPENVINO: ("openvino", "onnx"
 
 
 def every_engine() -> dict[str, Callable[[Problem, int], Call]]:
-    """Those with int8 weights too."""
-    from benchmarks.cpu import int8_engines  # which is made of what stands here
+    """Including those with int8 weights."""
+    from benchmarks.cpu import int8_engines  # late, since it imports this file
 
     return ENGINES | int8_engines.ENGINES
 
 
 def rounded(problem: Problem) -> Problem:
-    """With weight matrices that bfloat16 holds exactly."""
+    """The problem with weight matrices rounded to bfloat16."""
     state = {
         name: value.bfloat16().to(value.dtype) if value.dim() == 2 else value
         for name, value in problem.state_dict.items()
@@ -158,7 +158,7 @@ def rounded(problem: Problem) -> Problem:
 
 
 def results(call: Call) -> dict[str, Tensor]:
-    """Copies, for an engine may give its own buffers."""
+    """Copies, since an engine may return its own buffers."""
     return {
         key: torch.as_tensor(value).clone()
         for key, value in zip(check.STATE_NAMES, call(), strict=True)
@@ -176,7 +176,7 @@ def checked(name: str, problem: Problem, call: Call) -> float:
 
 
 def burst(call: Call, seconds: float, clock: Callable[[], float] = time.perf_counter):
-    """Times of calls within ``seconds``, after one that wakes threads and fills caches."""
+    """Times of the calls within ``seconds``, after one that wakes threads and fills caches."""
     call()
     times, stop = [], clock() + seconds
     while not times or (clock() < stop and len(times) < MOST_CALLS):
@@ -223,7 +223,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     server = Server(args.engine, args.threads)
     answers = sys.stdout
-    # What libraries print is not for the reader of the answers.
+    # Output of libraries must not mix with the answers.
     with contextlib.redirect_stdout(sys.stderr):
         for line in sys.stdin:
             print(json.dumps(server.answer(json.loads(line))), file=answers, flush=True)

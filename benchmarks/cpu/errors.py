@@ -6,9 +6,9 @@ numbers; of a group of tensors (the results, the gradients), of the problems and
 largest counts. float64 itself has no wider oracle here: its rows are the distance from the
 reference.
 
-Each contender runs in a process of its own, ``python -m benchmarks.cpu.errors``: the instruction
-set and Triton's interpreter are chosen once a process. Where there is no GPU, the GPU's backends
-are their sources run on the CPU, as in a dry run of ``./run gpu``.
+Each contender runs in a process of its own, ``python -m benchmarks.cpu.errors``, since a process
+chooses the instruction set and Triton's interpreter once. Without a GPU, the sources of the GPU
+backends run on the CPU, as in a dry run of ``./run gpu``.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from benchmarks.cpu import engines, int8_engines
 
 NN_LSTM = "nn.LSTM"
 ISAS = ("generic", "avx2", "avx512", "amx")
-STORED = "float32, bfloat16 weights"  # FastLSTM's weight_dtype; the oracle's are as they were
+STORED = "float32, bfloat16 weights"  # weight_dtype; the oracle's weights are not rounded
 INT8, INT8_WEIGHTS = "float32, int8", "float32, int8 weights only"
-# Others whose weights are int8, and so they have rows of that kind alone.
+# Other implementations with int8 weights, which have rows of that kind only.
 QUANTISED = {"torch's quantize_dynamic": int8_engines.TORCH}
 QUANTISED["ONNX Runtime's quantize_dynamic"] = int8_engines.ONNX_RUNTIME
-# What float32 is on a GPU, in full or with products of tf32; and the other dtypes.
+# On a GPU float32 is measured in full precision and with products in TF32.
 KINDS = {
     "float64": (torch.float64, "ieee"),
     "float32": (torch.float32, "ieee"),
@@ -52,11 +52,11 @@ KINDS = {
     "bfloat16": (torch.bfloat16, "ieee"),
     "float16": (torch.float16, "ieee"),
 }
-# Roundoff of what products are made of, in whose units errors are also given.
+# Unit roundoff of the factors of products; errors are also given as multiples of it.
 ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "tf32": 2.0**-11}
 ROUNDOFF |= {INT8: 2.0**-8, INT8_WEIGHTS: 2.0**-8}  # half a level of 127
 ROUNDOFF |= {STORED: 2.0**-8, "bfloat16": 2.0**-8, "float16": 2.0**-11}
-T, N, I, H = 48, 7, 24, 40  # on AMX, fewer rows would go another way
+T, N, I, H = 48, 7, 24, 40  # with fewer rows, AMX would not be used
 PROBLEMS = {
     "one layer": {},
     "two layers, both directions": {"num_layers": 2, "bidirectional": True},
@@ -67,8 +67,8 @@ DRAWS = 3
 
 @dataclass(frozen=True)
 class Contender:
-    """backend: nn.LSTM, or a backend of fastlstm. where: "cpu", "gpu", or "simulated" for a GPU's
-    backend without one. isa: of the backend cpu, else ""."""
+    """backend: nn.LSTM, or a backend of fastlstm. where: "cpu", "gpu", or "simulated" for a GPU
+    backend without a GPU. isa: the instruction set of backend "cpu", otherwise ""."""
 
     backend: str
     where: str
@@ -82,7 +82,7 @@ class Contender:
 
 
 def contenders() -> list[Contender]:
-    """Those of this machine; what turns out not to run says so in its row."""
+    """Those of this machine; one that cannot run has a row with the reason."""
     from fastlstm.backends import native, table
 
     found = [Contender(NN_LSTM, "cpu"), Contender("reference", "cpu")]
@@ -92,7 +92,7 @@ def contenders() -> list[Contender]:
         plain = {"avxvnni": "avx2", "avx512vnni": "avx512"}.get(best, best)
         isas = ISAS[: ISAS.index(plain) + 1] if plain in ISAS else (plain,)
         if plain == "avx512":
-            # What is not chosen by itself, and AMX's numbers without its instructions.
+            # Never chosen by default; and AMX's numbers without its instructions.
             isas += ("avx512bf16", "amx-emulated")
         found += [Contender("cpu", "cpu", isa) for isa in isas]
     gpu = torch.cuda.is_available()
@@ -142,7 +142,7 @@ def measure(contender: Contender, kind: str) -> dict[str, object]:
 
 
 def measure_quantised(contender: Contender) -> dict[str, object]:
-    """`measure` of another's int8, one layer without states: what they all take."""
+    """`measure` for other int8 implementations: one layer without states, which all support."""
     largest = 0.0
     for draw in range(DRAWS):
         torch.manual_seed(draw)
@@ -157,7 +157,7 @@ def measure_quantised(contender: Contender) -> dict[str, object]:
 
 
 def cannot_run(contender: Contender) -> str | None:
-    """Why this process does not run the contender, or None; puts stand-ins for a GPU's backends."""
+    """Why this process cannot run the contender, or None. Installs replacements of GPU backends."""
     from fastlstm.backends import native
 
     if contender.isa:

@@ -14,8 +14,8 @@ over nn.LSTMCell, and over nn.LSTM called with one step.
 int8: a call without a gradient with weight_dtype=torch.int8, and with weight_only=True too, beside
 the same in float32: time, bytes of the weights, error of the output.
 
-Times are the process's CPU time with one thread, interleaved, so that other processes on the
-machine count as little as they can; each contender is first held to the others' results.
+Times are the process's CPU time with one thread, interleaved, to reduce the influence of other
+processes; each contender's results are first compared with the others'.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CHECKPOINT_SHAPES = [(4096, 16, 128, 1), (4096, 16, 128, 4), (4096, 16, 256, 2),
 # T, N, I, H
 CELL_SHAPES = [(8, N, H, H) for H in (64, 256, 512) for N in (1, 4, 8, 16, 64)]
 CELL_SHAPES += [(8, N, I, 1024) for N in (1, 8, 64) for I in (1024, 1536)]
-FEW = 513  # steps that make two kept states with any number of rows
+FEW = 513  # steps, of which two states are saved for any number of rows
 
 
 def loop_over_steps(lstm: nn.LSTM, x, resets):
@@ -57,7 +57,7 @@ def loop_over_steps(lstm: nn.LSTM, x, resets):
 
 
 def loop_over_calls(lstm: nn.LSTM, x, resets):
-    """As policies that carry an nn.LSTM do it: a call of one step after the other."""
+    """As policies with an nn.LSTM do: one call for each step."""
     h = c = x.new_zeros(1, x.shape[1], lstm.hidden_size)
     outputs, keep = [], (~resets).to(x.dtype).unsqueeze(-1)
     for x_t, keep_t in zip(x, keep, strict=True):
@@ -125,7 +125,7 @@ def training_step(module, x, weight):
 
 
 def growth(T, N, H, L, every) -> int:
-    """Bytes by which this process grows in a training step; see memory.py. Once a process."""
+    """Bytes by which a training step makes this process grow (memory.py). Once per process."""
     module, x, weight = module_and_data(T, N, H, L, every)
     training_step(module, x[:FEW].contiguous(), weight[:FEW].contiguous())
     CLEAR_REFS.write_text("5")

@@ -1,21 +1,20 @@
-"""The floor: the least time that this machine can take for a cell, from rates measured in the same
+"""The floor: the least time that a cell can take on this machine, from rates measured in the same
 run.
 
     floor = max(flops / peak, bytes / bandwidth)
 
-``flops``: `shapes.Case.flops`, the matrix products alone. ``peak``: what the cores can do at most
-at that thread count, measured before the cells and after (rates.py): float32 multiply-adds a
-second; for bfloat16 the better of these and of bfloat16 dot products. ``bytes``: every step reads
-W_hh (and W_hr) once, and once more in backward: T x L x elements x element size x (1 or 2).
-``bandwidth``: reading a buffer of W_hh's size over and over, each thread its own share of it, so
-that it lies in the cache where the weights would lie.
+``flops``: `shapes.Case.flops`, the matrix products only. ``peak``: the cores' highest rate at that
+thread count, measured before and after the cells (rates.py): float32 multiply-adds a second; for
+bfloat16 the higher of these and of bfloat16 dot products. ``bytes``: every step reads W_hh (and
+W_hr) once, and once more in backward: T x L x elements x element size x (1 or 2). ``bandwidth``:
+reading a buffer of W_hh's size repeatedly, each thread its own part, so that it is in the same
+cache as the weights would be.
 
-Where there is no C++ compiler, the peak is the best rate of a product of 1024 x 1024 x 1024 by
-torch.mm and the bandwidth that of torch.sum, and the report says so: cells may then pass 100 %.
+Without a C++ compiler, the peak is the best rate of a 1024 x 1024 x 1024 product by torch.mm and
+the bandwidth that of torch.sum, which the report says: cells may then exceed 100 %.
 
-The floor is a yardstick and no law: a kernel may beat it by keeping weights in a shorter format or
-in registers. A float32 product of bfloat16 parts on a matrix unit (AMX) may pass the multiply-adds
-that its peak stands for.
+A kernel may be faster than the floor, if it keeps weights in a shorter format or in registers; and
+a float32 product of bfloat16 parts on AMX may exceed the rate of float32 multiply-adds.
 """
 
 from __future__ import annotations
@@ -61,8 +60,8 @@ def measure_bandwidth(size: int, threads: int, seconds: float = 0.05) -> float:
     """Bytes per second that ``threads`` threads read from a buffer of ``size`` bytes, over and
     over.
 
-    A sum over rows that are all the same ``size / threads`` bytes of memory: each thread walks the
-    share again and again.
+    It sums rows that are all the same ``size / threads`` bytes of memory, so each thread reads its
+    part repeatedly.
     """
     with torch_threads(threads), torch.no_grad():
         share = max(64, size // threads // 4)
@@ -93,7 +92,7 @@ class Machine:
 
     ``peaks``: flops per second by (dtype, instruction set, thread count). ``bandwidths``: bytes per
     second by (bytes, thread count); ``caches``: bytes, and bytes per second, by (name, thread
-    count). ``unprobed``: why torch's own operations stand in for the probe, or "".
+    count). ``unprobed``: why torch's operations were measured instead of the probe, or "".
     """
 
     peaks: dict[tuple[str, str, int], float] = field(default_factory=dict)
@@ -173,8 +172,8 @@ class Machine:
         }
 
     def disturbed(self) -> list[str]:
-        """Warnings: a thread count whose peak is hardly above one thread's says that something else
-        uses the cores.
+        """Warnings: if the peak of several threads is hardly above one thread's, other processes
+        use the cores.
         """
         lines = []
         counts = sorted({threads for _, _, threads in self.peaks})

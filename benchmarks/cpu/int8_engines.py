@@ -1,10 +1,9 @@
-"""Engines that run an LSTM with int8 weights, for engines.py: FastLSTM's two ways, what torch's
-quantize_dynamic makes of nn.LSTM, and ONNX Runtime's DynamicQuantizeLSTM as its own quantiser
-makes it.
+"""Engines for an LSTM with int8 weights, for engines.py: FastLSTM with and without weight_only,
+torch's quantize_dynamic of nn.LSTM, and ONNX Runtime's DynamicQuantizeLSTM from its own quantiser.
 
-What FastLSTM gives is held to the definition of what it computes: twice its error, and one rounding
-of float32. Others' arithmetic is their own: they are held to an eighth of the largest number, which
-tells that it is the same LSTM. The answer's "error" is max |y - exact| / max |exact|.
+FastLSTM's results are checked against the definition of its arithmetic: twice that one's error and
+one rounding of float32. Others quantise differently: their error may be an eighth of the largest
+number, which shows that it is the same LSTM. The answer's "error" is max |y - exact| / max |exact|.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def onnx_runtime(problem: Problem, threads: int) -> engines.Call:
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         given.write_bytes(engines.onnx_model(problem))
-        logging.getLogger().setLevel(logging.ERROR)  # it asks for a pre-processing of graphs
+        logging.getLogger().setLevel(logging.ERROR)  # it warns that the graph was not pre-processed
         quantize_dynamic(given, made, reduce_range=not has_vnni())
         session = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
     feed = {"x": problem.x.numpy()}
@@ -78,8 +77,8 @@ def onnx_runtime(problem: Problem, threads: int) -> engines.Call:
 
 
 def has_vnni() -> bool:
-    """Whether the CPU has dot products of bytes. Without them ONNX Runtime's kernels for weights of
-    8 bits saturate, and it advises 7."""
+    """Whether the CPU has dot products of bytes. Without them ONNX Runtime's kernels for 8-bit
+    weights saturate, and it recommends 7 bits."""
     cpuinfo = Path("/proc/cpuinfo")
     return cpuinfo.exists() and "vnni" in cpuinfo.read_text()
 

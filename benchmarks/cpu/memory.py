@@ -1,11 +1,11 @@
 """Peak memory of one training step: how far the resident set of a fresh process grows.
 
-Each measurement is a process of its own, ``python -m benchmarks.cpu.memory``, because an allocator
-never forgets. It builds the module and the inputs, makes a training step on a tiny problem (which
-pulls in libraries and thread pools), resets the kernel's high-water mark (``5`` into
-/proc/self/clear_refs), makes one training step and reads VmHWM: growth = VmHWM - resident size
-before the step. It therefore counts the saved activations, the workspace, the output and the
-gradients, and not the weights and the input. Linux only.
+Each measurement is a process of its own, ``python -m benchmarks.cpu.memory``, because allocators
+keep freed memory. It builds the module and the inputs, runs a training step on a tiny problem
+(which loads libraries and starts threads), resets the kernel's high-water mark (``5`` to
+/proc/self/clear_refs), runs one training step and reads VmHWM: growth = VmHWM - resident size
+before the step. So it counts saved activations, workspace, output and gradients, but not weights
+and input. Linux only.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def in_fresh_process(peer: str, case: Case, dtype: str, threads: int, timeout: f
     """
     request = json.dumps({"peer": peer, "case": asdict(case), "dtype": dtype, "threads": threads})
     command = [sys.executable, "-m", "benchmarks.cpu.memory", request]
-    # Threads that wait asleep: on a busy machine a spinning pool takes many times as long, and the
-    # memory is the same.
+    # Threads wait passively: on a busy machine spinning would take many times as long, with the
+    # same memory.
     env = os.environ | {"OMP_WAIT_POLICY": "passive"}
     done = subprocess.run(
         command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout

@@ -1,4 +1,4 @@
-"""The README's picture: how many times as fast as nn.LSTM, by number of rows and hidden units."""
+"""The README's picture: speed relative to nn.LSTM by number of rows and hidden units."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def title(result: dict, dtype: str, threads: int) -> str:
 
 
 def digest(result: dict, dtype: str, threads: int) -> str:
-    """Of all that is drawn. The picture carries it, so that a test can tell an old one."""
+    """A digest of the drawn data, stored in the picture so that a test can detect an old one."""
     drawn = [points(result, dtype, threads), title(result, dtype, threads)]
     return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
 
@@ -53,7 +53,8 @@ def save_overview(result: dict, dtype: str, threads: int, path: Path) -> None:
         axis.axhline(1, color="black", linewidth=1.8, zorder=1)
         for k, (N, line) in enumerate(sorted(lines.items())):
             colour, marker = STYLES[k % len(STYLES)]
-            # Numbers of rows sit a little apart, so that equal ratios do not hide each other.
+            # A horizontal offset for each number of rows, so that equal ratios do not hide each
+            # other.
             shift = 0.13 * (k - (len(lines) - 1) / 2)
             places = {H: sizes.index(H) + shift for H in sorted(line)}
             for H, place in places.items():

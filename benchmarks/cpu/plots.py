@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.common.shapes import DTYPES
 from benchmarks.common.tables import shape_text, threads_text
 
-# Okabe and Ito's colours, told apart by colour-blind readers; the markers tell them apart in print.
+# Okabe and Ito's colours, distinct to colour-blind readers; the markers are distinct in print.
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
 PLACE_KEYS = ("N", "H", "T", "I")
 # The axis shows at most this range of ratios; an interval that goes on beyond it is cut off.
@@ -70,7 +70,7 @@ def draw_panel(axis, rows: list[dict], threads: list[int], places: dict, target:
         if not mine:
             continue
         colour, marker = STYLES[index % len(STYLES)]
-        # Thread counts sit a little apart, so that equal ratios do not hide each other.
+        # A horizontal offset for each thread count, so that equal ratios do not hide each other.
         shift = 0.34 * (index - (len(threads) - 1) / 2) / max(len(threads) - 1, 1)
         axis.errorbar(
             [row["ratio"] for row in mine],

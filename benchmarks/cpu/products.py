@@ -1,13 +1,12 @@
 """Large products by themselves: the kernels' own, torch.mm and oneDNN's linear, interleaved.
 
-A product is M x N of depth K. Its order says how the factors lie, as BLAS has it: N by rows, T by
-columns. A layer's gates are NT (x and a weight), its gradient of x is NN, those of the weights are
-TN. The own product is there twice: with its right factor packed on every call, as for the
-gradients of weights, and with what was packed beforehand, as a layer's weights are, once for all of
-its steps.
+A product is M x N of depth K. Its order is the memory layout of both factors, as in BLAS: N for
+rows, T for columns. A layer's gates are NT (x and a weight), its gradient of x is NN, those of the
+weights are TN. The kernels' own product is measured twice: with the right factor packed at every
+call, as for gradients of weights, and packed beforehand, as a layer's weights are for all steps.
 
-Before a product is timed, every element is held to float64, within what a sum of K float32 terms
-may be off by in whatever order it is made, and one rounding to the dtype:
+Before a product is timed, every element is compared with float64. It may be off by the rounding
+errors of a sum of K float32 terms in any order, and one rounding to the dtype:
 
     |got - exact| <= K * 2^-24 * (|left| @ |right|) + u * |exact|
 """
@@ -34,10 +33,10 @@ SHAPES = (
     (64, 4096, 1024),
 )
 ORDERS = ("NT", "NN", "TN")
-# Shares of the machine's peak that the own product is to reach, of a packed factor.
+# Targets of the kernels' own product with a packed factor, as shares of the machine's peak.
 TARGETS = {(2048, 2048, 512): 0.92, (48, 1536, 384): 0.85}
 OWN, PACKED, TORCH, ONEDNN = "FastLSTM", "packed", "torch.mm", "oneDNN linear"
-# In how many bfloat16 parts the own product takes each factor where it is made of such.
+# The number of bfloat16 parts of each factor, where the kernels' own product is made of parts.
 OWN_PARTS = {"float32": (3, 3), "bfloat16": (1, 1)}
 
 
@@ -56,7 +55,7 @@ class Product:
         return 2 * M * N * K
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(M, K) and (K, N) of the dtype, from N(0, 1), as the order has them in memory."""
+        """(M, K) and (K, N) of the dtype, from N(0, 1), with the memory layout of the order."""
         M, N, K = self.shape
         generator = torch.Generator().manual_seed(0)
         left = torch.randn(M, K, generator=generator).to(getattr(torch, self.dtype))

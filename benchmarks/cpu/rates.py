@@ -1,5 +1,5 @@
-"""What this machine's cores can do at most, by a small program: rates.cpp, compiled once into
-build/bench and run.
+"""The peak rates of this machine's cores, measured by a small program: rates.cpp, compiled once to
+build/bench.
 
 `peaks`: float32 multiply-adds and bfloat16 dot products, a line for each instruction set that the
 CPU has and the system permits. `caches`: reading half of each cache. `buffers`: reading buffers of
@@ -26,12 +26,12 @@ HEADER = INCLUDE / "cpu" / "isa" / "processor.h"
 BUILD = ROOT / "build" / "bench"
 FLAGS = ["-std=c++17", "-O3", "-pthread"]
 COMPILE_SECONDS, RUN_SECONDS = 120.0, 120.0
-# In order: FASTLSTM_CPU_ISA, by which one machine stands for another, leaves out what follows it.
+# In order: FASTLSTM_CPU_ISA excludes those after it.
 ISAS = ("generic", "avx2", "avx512", "avx512bf16", "amx")
 
 
 class Unavailable(RuntimeError):
-    """The program cannot be had or does not run; the message says why."""
+    """The program cannot be built or run; the message has the reason."""
 
 
 def compiler() -> str:
@@ -46,7 +46,7 @@ def compiler() -> str:
 
 @functools.cache
 def program() -> Path:
-    """The compiled program: made anew where its source, flags or compiler have changed."""
+    """The compiled program, rebuilt if its source, flags or compiler have changed."""
     cxx = compiler()
     try:
         version = subprocess.run([cxx, "--version"], capture_output=True, text=True, timeout=30)
@@ -55,7 +55,7 @@ def program() -> Path:
         if target.exists():
             return target
         BUILD.mkdir(parents=True, exist_ok=True)
-        # Under a name of its own first: two processes may build it at the same time.
+        # First to a temporary name, since two processes may build it at the same time.
         made = target.with_name(f"{target.name}.{os.getpid()}")
         command = [cxx, *FLAGS, f"-I{INCLUDE}", str(SOURCE), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
@@ -82,14 +82,14 @@ def measured(*arguments: object) -> list[dict[str, object]]:
 
 
 def peaks(threads: Iterable[int], seconds: float = 0.15) -> list[dict[str, object]]:
-    """Products at each thread count, by the instruction sets that FASTLSTM_CPU_ISA leaves."""
+    """Products at each thread count, by the instruction sets that FASTLSTM_CPU_ISA allows."""
     limit = os.environ.get("FASTLSTM_CPU_ISA", "")
     allowed = ISAS[: ISAS.index(limit) + 1] if limit in ISAS else ISAS
     return [line for line in measured("peaks", seconds, *threads) if line["with"] in allowed]
 
 
 def caches(threads: Iterable[int], seconds: float = 0.05) -> list[dict[str, object]]:
-    """Reading half of each cache whose size the system tells, at each thread count."""
+    """Reading half of each cache of known size, at each thread count."""
     return measured("reads", seconds, *threads)
 
 

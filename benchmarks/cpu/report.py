@@ -1,4 +1,4 @@
-"""What a run leaves to be read: the summary, and the tables for the terminal and in Markdown."""
+"""The report of a run: the summary, and the tables for the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -176,13 +176,13 @@ def error_table(rows: Sequence[dict]) -> Table:
 
 
 def markdown(result: dict) -> str:
-    """The tables for a README or a note, under what `head` says."""
+    """`head` and the tables in Markdown."""
     return "\n\n".join([*head(result), *map(markdown_table, tables(result))]) + "\n"
 
 
 def head(result: dict) -> list[str]:
-    """Paragraphs: the machine, what the figures mean, the machine's rates, what the run was kept
-    to.
+    """Paragraphs: the machine, the meaning of the figures, the machine's rates, and the limits of
+    the run.
     """
     machine = result["machine"]
     meaning = {
@@ -209,7 +209,7 @@ def head(result: dict) -> list[str]:
 
 
 def rate_lines(rates: dict) -> list[str]:
-    """What the cores can do at most, as one paragraph; none where nothing was measured."""
+    """The cores' peak rates as one paragraph; none where nothing was measured."""
     if not rates.get("peaks"):
         return []
     parts = []
@@ -237,7 +237,7 @@ def by_threads(values: Iterable[tuple[int, str]]) -> str:
 
 
 def conditions(result: dict) -> list[str]:
-    """Lines on what the run was kept to, and what ran beside it."""
+    """Lines on the limits of the run, and on other processes during it."""
     lines, settings = [], result["settings"]
     limits = result["machine"].get("limits")
     if limits:

@@ -1,6 +1,4 @@
-"""The run itself: for every cell build the peers, check them, time them in turns, set the floor
-beside them.
-"""
+"""Measures every cell: builds the peers, checks them, times them in turns; computes the floor."""
 
 from __future__ import annotations
 
@@ -26,17 +24,15 @@ REFERENCE_SECONDS = 8.0
 
 
 class NoPeer(RuntimeError):
-    """A cell cannot run because a peer that it needs is not there; the message is the peer's
-    reason.
-    """
+    """A cell cannot run because a peer is not available; the message is the peer's reason."""
 
 
 class Pace:
-    """How long each cell may measure, in seconds.
+    """The time in seconds for which each cell may measure.
 
-    Without ``total`` every cell gets ``per_cell``. With it, the time that the fewest repetitions
-    will not need is shared out among the cells still to come; a run that is late gives none, and
-    the fewest repetitions are made all the same.
+    Without ``total`` every cell gets ``per_cell``. With it, the time that remains after the fewest
+    repetitions of all remaining cells is divided among them; a late run has none, and makes the
+    fewest repetitions nevertheless.
     """
 
     def __init__(self, cells: Sequence[Cell], total: float | None, per_cell: float) -> None:
@@ -78,8 +74,8 @@ def chosen_peers(
 
 
 def checkable(case: Case, mode: str) -> Case:
-    """The case, or its first steps where the float64 reference of all of them is too long or too
-    large to run.
+    """The case, cut to its first steps if the float64 reference of all steps would take too much
+    time or memory.
     """
     room = 0.4 * available_memory()
     while case.T > 8:
@@ -107,7 +103,7 @@ class Bench:
     ) -> None:
         torch_dtype = getattr(torch, dtype)
         self.base, self.candidate, self.peers = chosen_peers(case, torch_dtype, device, candidate)
-        if torch_dtype == torch.int8:  # of the weights, beside float32
+        if torch_dtype == torch.int8:  # that of the weights; the tensors are float32
             torch_dtype = torch.float32
         self.problem = Problem.make(case, torch_dtype, device)
         self.runners = self.build(self.problem)

@@ -1,4 +1,4 @@
-"""Tables of what is not a grid of cells: products by themselves, other engines."""
+"""Tables of other kinds of run than grids of cells: products, and other engines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.cpu import int8_engines
 from benchmarks.cpu.engines import FAST, FAST_STORED
 from benchmarks.cpu.products import OWN, PACKED
 
-# The lanes of FastLSTM beside other engines, as columns call them.
+# Columns of FastLSTM's lanes in the comparison with other engines.
 LANES = {
     "float32": {FAST: "FastLSTM", FAST_STORED: "bf16 W"},
     "int8": {int8_engines.FAST: "FastLSTM", int8_engines.FAST_WEIGHTS: "weights only"},

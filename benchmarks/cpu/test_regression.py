@@ -30,7 +30,7 @@ def build(name: str, case: Case, dtype: str, mode: str):
 def measure(benchmark, name: str, case: Case, dtype: str, mode: str) -> None:
     task = build(name, case, dtype, mode)
     benchmark.group = f"{case.label} {dtype} {mode}"
-    # Reset inside the clock: pytest-benchmark has no untimed part between calibrated rounds, and
+    # The reset is timed too: pytest-benchmark has no untimed part between calibrated rounds, and
     # setting a few gradients to None takes about a microsecond for either implementation.
     with torch_threads(1):
         benchmark(lambda: (task.prepare(), task.call())[0])

@@ -1,6 +1,5 @@
-// Registers the CPU's ops, except those of the recurrence and its variants (recurrence.cpp, variant.cpp) and CUDA's
-// (cuda.cpp, cuda_variant.cpp). Schemas are in the package. LibTorch's stable ABI only: one library for every torch
-// from 2.10 on, without Python.
+// Ops that describe the library and the machine. Every other op is registered in the file that defines it; schemas are
+// in the package. LibTorch's stable ABI only: one library for every torch from 2.10 on, without Python.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -12,7 +11,7 @@
 #include "cpu/isa/choice.h"
 #include "cpu/openmp.h"
 #include "cpu/team.h"
-#include "torch/ops.h"
+#include "torch/tensors.h"
 
 namespace fastlstm {
 static std::string cpu_isa() { return cpu_kernels().isa; }
@@ -54,10 +53,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastlstm, m) {
   m.def("cpu_without_workers() -> bool");
   m.def("cpu_quota(str root) -> float");
   m.def("cuda_architectures() -> str");
-  m.def(
-      "cpu_product(Tensor left, Tensor right, Tensor? addend, int left_parts, int right_parts, Tensor? packed) -> "
-      "Tensor");
-  m.def("cpu_packed(Tensor right, int parts) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastlstm, CompositeExplicitAutograd, m) {
@@ -67,19 +62,4 @@ STABLE_TORCH_LIBRARY_IMPL(fastlstm, CompositeExplicitAutograd, m) {
   m.impl("cpu_without_workers", TORCH_BOX(&fastlstm::cpu_without_workers));
   m.impl("cpu_quota", TORCH_BOX(&fastlstm::cpu_quota));
   m.impl("cuda_architectures", TORCH_BOX(&fastlstm::cuda_architectures));
-}
-
-STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
-  m.impl("lstm_layer_forward", TORCH_BOX(&fastlstm::lstm_layer_forward));
-  m.impl("lstm_layer_backward", TORCH_BOX(&fastlstm::lstm_layer_backward));
-  m.impl("lstm_step", TORCH_BOX(&fastlstm::lstm_step));
-  m.impl("lstm_stack_forward", TORCH_BOX(&fastlstm::lstm_stack_forward));
-  m.impl("lstm_stack_backward", TORCH_BOX(&fastlstm::lstm_stack_backward));
-  m.impl("int8_stack", TORCH_BOX(&fastlstm::int8_stack));
-  m.impl("lstm_cell", TORCH_BOX(&fastlstm::lstm_cell));
-  m.impl("lstm_cell_training_forward", TORCH_BOX(&fastlstm::lstm_cell_training_forward));
-  m.impl("lstm_cell_training_backward", TORCH_BOX(&fastlstm::lstm_cell_training_backward));
-  m.impl("lstm_cell_weight_gradients", TORCH_BOX(&fastlstm::lstm_cell_weight_gradients));
-  m.impl("cpu_product", TORCH_BOX(&fastlstm::cpu_product));
-  m.impl("cpu_packed", TORCH_BOX(&fastlstm::cpu_packed));
 }

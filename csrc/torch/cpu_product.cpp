@@ -1,5 +1,7 @@
-// cpu_product: one product of large matrices by the kernels' own, for tests and to be timed beside torch.mm.
-// cpu_packed: its right factor packed beforehand, as a layer's weights are.
+// Products of large matrices by the kernels' own code (cpu/matrix_product.h), for tests and benchmarks.
+//
+// cpu_product: left [rows, depth] @ right [depth, columns] plus the addend if there is one, with float32 factors made of
+// so many parts. packed: the right factor as cpu_packed gives it, as a layer's weights are packed.
 
 #include "torch/layer_products.h"
 
@@ -24,7 +26,7 @@ void check_factor(const Tensor& t, const char* name, ScalarType product, bool na
 
 }  // namespace
 
-Tensor cpu_packed(Tensor right, int64_t parts) {
+static Tensor cpu_packed(Tensor right, int64_t parts) {
   const ScalarType product = wide_type(right.scalar_type());
   const MatrixProducts& products = products_in(product);
   check_factor(right, "right", product, products.narrow && parts == 1);
@@ -36,8 +38,8 @@ Tensor cpu_packed(Tensor right, int64_t parts) {
   return packed;
 }
 
-Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t left_parts, int64_t right_parts,
-                   OptionalTensor packed) {
+static Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t left_parts, int64_t right_parts,
+                          OptionalTensor packed) {
   const ScalarType product = addend ? addend->scalar_type() : wide_type(left.scalar_type());
   const MatrixProducts& products = products_in(product);
   const bool narrow = products.narrow && left_parts == 1 && right_parts == 1;
@@ -63,3 +65,15 @@ Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int64_t lef
 }
 
 }  // namespace fastlstm
+
+STABLE_TORCH_LIBRARY_FRAGMENT(fastlstm, m) {
+  m.def(
+      "cpu_product(Tensor left, Tensor right, Tensor? addend, int left_parts, int right_parts, Tensor? packed) -> "
+      "Tensor");
+  m.def("cpu_packed(Tensor right, int parts) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
+  m.impl("cpu_product", TORCH_BOX(&fastlstm::cpu_product));
+  m.impl("cpu_packed", TORCH_BOX(&fastlstm::cpu_packed));
+}

@@ -11,17 +11,14 @@
 namespace fastlstm {
 
 struct CudaStack : Stack {
-  Where where;
-
   CudaStack(const Tensor& sequence, const Tensor& weight_hh, int64_t weights, int64_t layers, bool bidirectional,
             bool batch_first, bool wide_products)
-      : Stack(sequence, weight_hh, weights, layers, bidirectional, batch_first, wide_products),
-        where(Where::of(sequence)) {
+      : Stack(sequence, weight_hh, weights, layers, bidirectional, batch_first, wide_products) {
+    where = Where::of(sequence);
     fit(T > 0 && N > 0 && !wide_products);  // the general way's, as is what follows from it
   }
 
   int64_t rows() const { return T * N; }
-  int64_t inputs(int64_t k, int64_t I) const { return k == 0 ? I : D * P; }
 
   Tensor make(const std::vector<int64_t>& sizes, ScalarType type) const { return fastlstm::empty(sizes, type, where); }
   Tensor make(const std::vector<int64_t>& sizes) const { return make(sizes, dtype); }
@@ -30,12 +27,6 @@ struct CudaStack : Stack {
     return turned ? fastlstm::empty(sequence_sizes(width), {width, N * width, 1}, dtype, where)
                   : make(sequence_sizes(width));
   }
-
-  template <class Sizes>
-  void fit_tensor(const Tensor& t, const Sizes& sizes) const {
-    fit_sizes(t, sizes, dtype, where);
-  }
-  void fit_tensor(const Tensor& t, std::initializer_list<int64_t> sizes) const { fit_sizes(t, sizes, dtype, where); }
 
   // A matrix where it lies, as torch's products take it.
   Tensor matrix(const void* data, int64_t matrix_rows, int64_t columns, int64_t row_stride, int64_t column_stride,
@@ -52,62 +43,23 @@ struct CudaStack : Stack {
   }
 };
 
-// The states that a call starts with, or their gradients, as they lie in memory; null stands for zeros.
-class CudaStates {
- public:
-  CudaStates(const CudaStack& s, const OptionalTensor& given, int64_t width) : bytes_(s.D * s.N * width * s.bytes()) {
-    if (!given) return;
-    s.fit_tensor(*given, s.state_sizes(width));
-    data_ = held_.data(*given);
-  }
-  const void* of(int64_t layer) const { return part_of(data_, layer * bytes_); }
-
- private:
-  Held held_;
-  int64_t bytes_;
-  const void* data_ = nullptr;
-};
-
-// lengths (N), of a sequence without rows also (); reset_mask laid out as the sequence. What the lengths are is not
-// looked at: the kernels take them as from 0 to T.
-struct CudaMasks {
-  const int64_t* lengths = nullptr;
-  const bool* reset_mask = nullptr;  // (T, N)
-
-  CudaMasks(const CudaStack& s, const OptionalTensor& lengths, const OptionalTensor& reset_mask) {
-    if (lengths) {
-      fit(lengths->numel() == s.N && (lengths->dim() == 1 || (!s.batched && lengths->dim() == 0)) &&
-          lengths->scalar_type() == ScalarType::Long && Where::of(*lengths) == s.where);
-      this->lengths = static_cast<const int64_t*>(held_.data(*lengths));
-    }
-    if (reset_mask) {
-      const int64_t batched[] = {s.turned ? s.N : s.T, s.turned ? s.T : s.N}, alone[] = {s.T};
-      const std::vector<int64_t> sizes(s.batched ? batched : alone, s.batched ? batched + 2 : alone + 1);
-      fit_sizes(*reset_mask, sizes, ScalarType::Bool, s.where);
-      this->reset_mask =
-          static_cast<const bool*>(held_.data(s.turned ? torch::stable::transpose(*reset_mask, 0, 1) : *reset_mask));
-    }
-  }
-
- private:
-  Held held_;
-};
-
 // What dropout multiplies each layer's output with but the last's, and its gradient: (T, N, D * P) for each; or bool
 // masks, and a number after them that scales what they keep, in the accumulation dtype as torch's dropout does on CUDA.
 // The tensors' own dtype would round that number.
 class Dropout {
  public:
-  Dropout(const CudaStack& s, const std::vector<Tensor>& noise) : noise_(noise) {
-    if (noise.empty()) return;
-    const int64_t count = static_cast<int64_t>(noise.size());
-    masks_ = noise[0].scalar_type() == ScalarType::Bool;
-    fit(count == s.L - 1 + masks_);
-    const std::vector<int64_t> sizes{s.T, s.N, s.D * s.P}, number;
-    for (int64_t k = 0; k < s.L - 1; ++k) fit_sizes(noise[k], sizes, masks_ ? ScalarType::Bool : s.dtype, s.where);
-    if (!masks_) return;
-    fit_sizes(noise.back(), number, ScalarType::Double);
-    scale_ = *static_cast<const double*>(noise.back().const_data_ptr());
+  Dropout(const CudaStack& s, const std::optional<std::vector<Tensor>>& noise) {
+    if (!noise || noise->empty()) return;
+    masks_ = (*noise)[0].scalar_type() == ScalarType::Bool;
+    if (!masks_) {
+      noise_ = noise_of(s, noise);
+      return;
+    }
+    noise_ = *noise;
+    fit(static_cast<int64_t>(noise_.size()) == s.L);
+    for (int64_t k = 0; k < s.L - 1; ++k) fit_sizes(noise_[k], {s.T, s.N, s.D * s.P}, ScalarType::Bool, s.where);
+    fit_sizes(noise_.back(), std::vector<int64_t>{}, ScalarType::Double);
+    scale_ = *static_cast<const double*>(noise_.back().const_data_ptr());
   }
 
   bool drops() const { return !noise_.empty(); }
@@ -122,7 +74,7 @@ class Dropout {
   }
 
  private:
-  const std::vector<Tensor>& noise_;
+  std::vector<Tensor> noise_;
   bool masks_ = false;
   double scale_ = 1;
 };

@@ -3,7 +3,6 @@
 #if defined(FASTLSTM_WITH_CUDA) || defined(FASTLSTM_SIMT)
 
 #include "torch/cuda_stack.h"
-#include "torch/ops.h"
 #include "torch/stack_tape.h"
 
 namespace fastlstm {
@@ -154,113 +153,93 @@ class LayerGradients {
   const void* dgates_;
 };
 
-std::vector<Tensor> backward(const OptionalTensor& doutput, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
-                             const OptionalTensor& dcells, const OptionalTensor& x, const OptionalTensor& h0,
-                             const OptionalTensor& c0, const std::vector<Tensor>& matrices, const Tensor& output,
-                             const std::vector<Tensor>& tape_tensors, const OptionalTensor& lengths,
-                             const OptionalTensor& reset_mask, const std::vector<Tensor>& noise, int64_t layers,
-                             bool bidirectional, bool batch_first, bool wide_products, const std::vector<bool>& needs) {
-  const int64_t weights = static_cast<int64_t>(needs.size()) - 3,
-                kinds = kinds_of_matrices(weights, layers, bidirectional),
-                count = static_cast<int64_t>(matrices.size());
-  fit(weights > 0 && count >= kinds);
-  const CudaStack s(output, matrices[count / kinds], weights, layers, bidirectional, batch_first, wide_products);
-  const Tape tape(s, tape_tensors, matrices);
-  const int64_t lowest = s.lowest(needs);
-  STD_TORCH_CHECK(lowest >= tape.first, "fastlstm: gradients of layer ", lowest,
-                  " are wanted, and there is a tape from layer ", tape.first, " on");
-  check(output, "output", s.sequence_sizes(s.D * s.P), s.dtype, s.where);
-  check(doutput, "doutput", s.sequence_sizes(s.D * s.P), s.dtype, s.where);
-  check(dcells, "dcells", s.sequence_sizes(s.D * s.H), s.dtype, s.where);
-  STD_TORCH_CHECK(lowest > 0 || x, "fastlstm: the first layer's gradients are wanted, and there is no x");
-  const int64_t I = lowest == 0 ? x->size(x->dim() - 1) : 0;
-  if (lowest == 0) check(*x, "x", s.sequence_sizes(I), s.dtype, s.where);
-  const Dropout dropout(s, noise);
-  const OnDevice device(output);
-  const CudaStates h(s, h0, s.P), c(s, c0, s.H), dh(s, dh_n, s.P), dc(s, dc_n, s.H);
-  const CudaMasks masks(s, lengths, reset_mask);
-  const ScalarType wide = wide_type(s.dtype);
-  CudaGradients into(s, needs, lowest, I);
-
-  cuda::BackwardArgs args{};
-  args.device = device.index();
-  args.sizes = {s.T, s.N, s.D, s.H, s.P};
-  args.dtype = dtype_of(output, "output");
-  args.tf32 = tf32_for(s.dtype);
-  args.lengths = masks.lengths;
-  args.reset_mask = masks.reset_mask;
-  const cuda::Around around{args.device, args.sizes, args.dtype, args.lengths, args.reset_mask, device.stream()};
-  OptionalTensor from_above;  // the gradient of a layer's output, from the layer over it
-  if (doutput) from_above = s.time_major(*doutput);
-  for (int64_t k = s.L - 1; k >= lowest; --k) {
-    const bool last = k == s.L - 1, pass_down = k > lowest;
-    const int64_t width = s.inputs(k, I);
-    const bool drops = k > 0 && dropout.drops();
-    if (k > 0) check(tape.below(k), "a layer's input", {s.T, s.N, width}, s.dtype, s.where);
-    check(tape.cells(k), "cells", {s.T, s.N, s.D, s.H}, wide, s.where);
-    check(tape.gates(k), "gates", {s.T, s.N, s.D, 4 * s.H}, s.dtype, s.where);
-    const std::vector<DirectionWeights> of_layer = tape.weights(k, width, s.where);
-    Held held;
-    args.doutput = from_above ? held.rows(*from_above, &args.doutput_stride_t, &args.doutput_stride_n) : nullptr;
-    args.dh_n = dh.of(k);
-    args.dc_n = dc.of(k);
-    OptionalTensor wide_dcells;
-    args.dcells = nullptr;
-    if (last && dcells) {
-      wide_dcells = s.make({s.T, s.N, s.D * s.H}, wide);
-      torch::stable::copy_(*wide_dcells, s.time_major(*dcells));
-      args.dcells = wide_dcells->const_data_ptr();
-    }
-    args.c0 = c.of(k);
-    args.cells = held.data(tape.cells(k));
-    args.gates = held.data(tape.gates(k));
-    for (int64_t d = 0; d < s.D; ++d) {
-      args.weight_hh[d] = held.data(of_layer[d].hh);
-      args.weight_hr[d] = held.data(of_layer[d].hr);
-    }
-    Tensor dgates = s.make({s.T, s.N, s.D, 4 * s.H});
-    OptionalTensor dhidden, below;
-    if (s.projected()) dhidden = s.make({s.T, s.N, s.D, s.P}, wide);
-    args.dgates_x = dgates.mutable_data_ptr();
-    args.dhidden = dhidden ? dhidden->mutable_data_ptr() : nullptr;
-    args.dh0 = part_of(into.data(1), k * s.h_bytes());
-    args.dc0 = part_of(into.data(2), k * s.c_bytes());
-    launch<cuda::BackwardArgs>(s, device, args, cuda::backward);
-
-    const LayerGradients gradients(s, around, into, k, dgates);
-    if (pass_down) {
-      below = s.make({s.T, s.N, width});
-      gradients.input(of_layer, width, below->mutable_data_ptr());
-    } else if (k == 0 && needs[0]) {
-      gradients.input(of_layer, width, into.data(0));
-    }
-    const Tensor input = k == 0 ? *x : drops ? dropout(tape.below(k), k - 1) : tape.below(k);
-    const void* rows = k == 0 ? s.steps_of(input, held) : held.data(input);
-    OptionalTensor existing;
-    if (k == 0 && masks.lengths != nullptr) {
-      existing = s.make({s.rows(), width});
-      raise_if_failed(cuda::keep_existing(around, rows, width, existing->mutable_data_ptr()));
-      rows = existing->const_data_ptr();
-    }
-    gradients.weights_ih(s.matrix(rows, s.rows(), width));
-    // The output that this layer gave is what the one over it took.
-    gradients.weights_hh(last ? s.steps_of(output, held) : held.data(tape.below(k + 1)), h.of(k));
-    gradients.biases();
-    if (s.projected()) gradients.weights_hr(*dhidden, tape.cells(k), tape.gates(k));
-    from_above = pass_down && drops ? dropout(*below, k - 1) : below;
-  }
-  return into.tensors;
-}
-
 std::vector<Tensor> cuda_stack_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
                                         OptionalTensor dcells, OptionalTensor x, OptionalTensor h0, OptionalTensor c0,
-                                        std::vector<Tensor> matrices, Tensor output, std::vector<Tensor> tape,
+                                        std::vector<Tensor> matrices, Tensor output, std::vector<Tensor> tape_tensors,
                                         OptionalTensor lengths, OptionalTensor reset_mask,
                                         std::optional<std::vector<Tensor>> noise, int64_t layers, bool bidirectional,
                                         bool batch_first, bool wide_products, std::vector<bool> needs) {
   return must_fit("lstm_stack_backward", [&] {
-    return backward(doutput, dh_n, dc_n, dcells, x, h0, c0, matrices, output, tape, lengths, reset_mask,
-                    noise ? *noise : std::vector<Tensor>(), layers, bidirectional, batch_first, wide_products, needs);
+    const BackwardCall<CudaStack> checked(doutput, dcells, x, matrices, output, tape_tensors, layers, bidirectional,
+                                          batch_first, wide_products, needs);
+    const CudaStack& s = checked.s;
+    const Tape& tape = checked.tape;
+    const int64_t lowest = checked.lowest, I = checked.I;
+    const Dropout dropout(s, noise);
+    const OnDevice device(output);
+    const States h(s, h0, s.P), c(s, c0, s.H), dh(s, dh_n, s.P), dc(s, dc_n, s.H);
+    const Masks masks(s, lengths, reset_mask);  // lengths are clamped by the kernels
+    const ScalarType wide = wide_type(s.dtype);
+    CudaGradients into(s, needs, lowest, I);
+
+    cuda::BackwardArgs args{};
+    args.device = device.index();
+    args.sizes = {s.T, s.N, s.D, s.H, s.P};
+    args.dtype = dtype_of(output, "output");
+    args.tf32 = tf32_for(s.dtype);
+    args.lengths = masks.lengths;
+    args.reset_mask = masks.reset_mask;
+    const cuda::Around around{args.device, args.sizes, args.dtype, args.lengths, args.reset_mask, device.stream()};
+    OptionalTensor from_above;  // the gradient of a layer's output, from the layer over it
+    if (doutput) from_above = s.time_major(*doutput);
+    for (int64_t k = s.L - 1; k >= lowest; --k) {
+      const bool last = k == s.L - 1, pass_down = k > lowest;
+      const int64_t width = s.inputs(k, I);
+      const bool drops = k > 0 && dropout.drops();
+      if (k > 0) check(tape.below(k), "a layer's input", {s.T, s.N, width}, s.dtype, s.where);
+      check(tape.cells(k), "cells", {s.T, s.N, s.D, s.H}, wide, s.where);
+      check(tape.gates(k), "gates", {s.T, s.N, s.D, 4 * s.H}, s.dtype, s.where);
+      const std::vector<DirectionWeights> of_layer = tape.weights(k, width, s.where);
+      Held held;
+      args.doutput = from_above ? held.rows(*from_above, &args.doutput_stride_t, &args.doutput_stride_n) : nullptr;
+      args.dh_n = dh.of(k);
+      args.dc_n = dc.of(k);
+      OptionalTensor wide_dcells;
+      args.dcells = nullptr;
+      if (last && dcells) {
+        wide_dcells = s.make({s.T, s.N, s.D * s.H}, wide);
+        torch::stable::copy_(*wide_dcells, s.time_major(*dcells));
+        args.dcells = wide_dcells->const_data_ptr();
+      }
+      args.c0 = c.of(k);
+      args.cells = held.data(tape.cells(k));
+      args.gates = held.data(tape.gates(k));
+      for (int64_t d = 0; d < s.D; ++d) {
+        args.weight_hh[d] = held.data(of_layer[d].hh);
+        args.weight_hr[d] = held.data(of_layer[d].hr);
+      }
+      Tensor dgates = s.make({s.T, s.N, s.D, 4 * s.H});
+      OptionalTensor dhidden, below;
+      if (s.projected()) dhidden = s.make({s.T, s.N, s.D, s.P}, wide);
+      args.dgates_x = dgates.mutable_data_ptr();
+      args.dhidden = dhidden ? dhidden->mutable_data_ptr() : nullptr;
+      args.dh0 = part_of(into.data(1), k * s.h_bytes());
+      args.dc0 = part_of(into.data(2), k * s.c_bytes());
+      launch<cuda::BackwardArgs>(s, device, args, cuda::backward);
+
+      const LayerGradients gradients(s, around, into, k, dgates);
+      if (pass_down) {
+        below = s.make({s.T, s.N, width});
+        gradients.input(of_layer, width, below->mutable_data_ptr());
+      } else if (k == 0 && needs[0]) {
+        gradients.input(of_layer, width, into.data(0));
+      }
+      const Tensor input = k == 0 ? *x : drops ? dropout(tape.below(k), k - 1) : tape.below(k);
+      const void* rows = k == 0 ? s.steps_of(input, held) : held.data(input);
+      OptionalTensor existing;
+      if (k == 0 && masks.lengths != nullptr) {
+        existing = s.make({s.rows(), width});
+        raise_if_failed(cuda::keep_existing(around, rows, width, existing->mutable_data_ptr()));
+        rows = existing->const_data_ptr();
+      }
+      gradients.weights_ih(s.matrix(rows, s.rows(), width));
+      // The output that this layer gave is what the one over it took.
+      gradients.weights_hh(last ? s.steps_of(output, held) : held.data(tape.below(k + 1)), h.of(k));
+      gradients.biases();
+      if (s.projected()) gradients.weights_hr(*dhidden, tape.cells(k), tape.gates(k));
+      from_above = pass_down && drops ? dropout(*below, k - 1) : below;
+    }
+    return into.tensors;
   });
 }
 

@@ -4,24 +4,10 @@
 #if defined(FASTLSTM_WITH_CUDA) || defined(FASTLSTM_SIMT)
 
 #include "torch/cuda_stack.h"
-#include "torch/ops.h"
 
 namespace fastlstm {
 
 namespace {
-
-void fit_weights(const CudaStack& s, const std::vector<Tensor>& weights, int64_t I) {
-  for (int64_t j = 0; j < s.L * s.D; ++j) {
-    const Tensor* w = weights.data() + j * s.each;
-    s.fit_tensor(w[0], {4 * s.H, s.inputs(j / s.D, I)});
-    s.fit_tensor(w[1], {4 * s.H, s.P});
-    if (s.biased()) {
-      s.fit_tensor(w[2], {4 * s.H});
-      s.fit_tensor(w[3], {4 * s.H});
-    }
-    if (s.projected()) s.fit_tensor(w[s.each - 1], {s.P, s.H});
-  }
-}
 
 // What both biases of each layer and direction add up to. In the tensors' own type, so that the product takes it along:
 // a gate's input is then rounded once.
@@ -104,95 +90,85 @@ void take_cells(const CudaStack& s, const Tensor& sequence, const Tensor& cells)
   torch::stable::copy_(into, s.matrix(cells.const_data_ptr(), s.rows(), s.D * s.H, s.D * s.H, 1, wide_type(s.dtype)));
 }
 
-std::vector<Tensor> forward(const Tensor& x, const OptionalTensor& h0, const OptionalTensor& c0,
-                            const std::vector<Tensor>& weights, const OptionalTensor& lengths,
-                            const OptionalTensor& reset_mask, const std::vector<Tensor>& noise, int64_t layers,
-                            bool bidirectional, bool batch_first, bool wide_products, bool save_cells, bool own_output,
-                            const std::vector<bool>& needs) {
-  fit(weights.size() >= 2);
-  const CudaStack s(x, weights[1], static_cast<int64_t>(weights.size()), layers, bidirectional, batch_first,
-                    wide_products);
-  const bool taped = !needs.empty();
-  const int64_t lowest = taped ? s.lowest(needs) : s.L, I = x.size(x.dim() - 1);
-  fit(I > 0);
-  s.fit_tensor(x, s.sequence_sizes(I));
-  fit_weights(s, weights, I);
-  const Dropout dropout(s, noise);
-  const OnDevice device(x);
-  const CudaStates h(s, h0, s.P), c(s, c0, s.H);
-  const CudaMasks masks(s, lengths, reset_mask);
-  const BiasSums biases(s, device, weights);
-  const ScalarType wide = wide_type(s.dtype);
-  Tensor output = s.make_sequence(s.D * s.P), h_n = s.make(s.state_sizes(s.P)), c_n = s.make(s.state_sizes(s.H));
-  OptionalTensor sequence;
-  if (save_cells) sequence = s.make_sequence(s.D * s.H);
-
-  cuda::ForwardArgs args{};
-  args.device = device.index();
-  args.sizes = {s.T, s.N, s.D, s.H, s.P};
-  args.dtype = dtype_of(x, "x");
-  args.tf32 = tf32_for(s.dtype);
-  args.lengths = masks.lengths;
-  args.reset_mask = masks.reset_mask;
-  std::vector<Tensor> tape;
-  Tensor input = x;
-  OptionalTensor below;  // the output of the layer below, before dropout
-  for (int64_t k = 0; k < s.L; ++k) {
-    const bool last = k == s.L - 1, kept = k >= lowest;
-    Tensor made = last ? output : s.make({s.T, s.N, s.D * s.P});
-    const GateInputs gates_x(s, input, k == 0, weights.data(), k, biases);
-    args.gates_x = gates_x.gates.const_data_ptr();
-    args.gates_strides.d = gates_x.stride_d;
-    args.gates_strides.t = gates_x.stride_t;
-    args.gates_strides.n = gates_x.stride_n;
-    OptionalTensor cells, gates;
-    if (kept || (last && save_cells && wide != s.dtype)) cells = s.make({s.T, s.N, s.D, s.H}, wide);
-    if (kept) {
-      gates = s.make({s.T, s.N, s.D, 4 * s.H});
-      // What dropout made of a layer's output, the backward makes again.
-      if (k > 0) tape.push_back(*below);
-      tape.push_back(*cells);
-      tape.push_back(*gates);
-    }
-    Held held;
-    for (int64_t d = 0; d < s.D; ++d) {
-      const Tensor* w = weights.data() + (k * s.D + d) * s.each;
-      args.weight_hh[d] = held.data(w[1]);
-      args.weight_hr[d] = s.projected() ? held.data(w[s.each - 1]) : nullptr;
-    }
-    args.h0 = h.of(k);
-    args.c0 = c.of(k);
-    args.output = made.mutable_data_ptr();
-    args.h_n = part_of(h_n.mutable_data_ptr(), k * s.h_bytes());
-    args.c_n = part_of(c_n.mutable_data_ptr(), k * s.c_bytes());
-    args.cells = cells ? cells->mutable_data_ptr() : last && sequence ? sequence->mutable_data_ptr() : nullptr;
-    args.gates = gates ? gates->mutable_data_ptr() : nullptr;
-    launch<cuda::ForwardArgs>(s, device, args, cuda::forward);
-    if (last && sequence && cells) take_cells(s, *sequence, *cells);
-    below = made;
-    input = last || !dropout.drops() ? made : dropout(made, k);
-  }
-
-  std::vector<Tensor> results{output, h_n, c_n};
-  if (sequence) results.push_back(*sequence);
-  results.insert(results.end(), tape.begin(), tape.end());
-  if (taped && own_output) {
-    // The caller may write into the output, and the tape's is another.
-    results.push_back(s.make_sequence(s.D * s.P));
-    torch::stable::copy_(results.back(), output);
-  }
-  return results;
-}
-
 std::vector<Tensor> cuda_stack_forward(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
                                        OptionalTensor lengths, OptionalTensor reset_mask,
                                        std::optional<std::vector<Tensor>> noise, int64_t layers, bool bidirectional,
                                        bool batch_first, bool wide_products, bool save_cells, bool own_output,
                                        std::optional<std::vector<bool>> needs) {
-  return if_fit([&] {
-    return forward(x, h0, c0, weights, lengths, reset_mask, noise ? *noise : std::vector<Tensor>(), layers,
-                   bidirectional, batch_first, wide_products, save_cells, own_output,
-                   needs ? *needs : std::vector<bool>());
+  return if_fit([&]() -> std::vector<Tensor> {
+    fit(weights.size() >= 2);
+    const CudaStack s(x, weights[1], static_cast<int64_t>(weights.size()), layers, bidirectional, batch_first,
+                      wide_products);
+    const bool taped = needs && !needs->empty();
+    const int64_t lowest = taped ? s.lowest(*needs) : s.L, I = x.size(x.dim() - 1);
+    fit(I > 0);
+    fit_sizes(x, s.sequence_sizes(I), s.dtype, s.where);
+    fit_weights(s, weights, I, s.dtype);
+    const Dropout dropout(s, noise);
+    const OnDevice device(x);
+    const States h(s, h0, s.P), c(s, c0, s.H);
+    const Masks masks(s, lengths, reset_mask);  // lengths are clamped by the kernels
+    const BiasSums biases(s, device, weights);
+    const ScalarType wide = wide_type(s.dtype);
+    Tensor output = s.make_sequence(s.D * s.P), h_n = s.make(s.state_sizes(s.P)), c_n = s.make(s.state_sizes(s.H));
+    OptionalTensor sequence;
+    if (save_cells) sequence = s.make_sequence(s.D * s.H);
+
+    cuda::ForwardArgs args{};
+    args.device = device.index();
+    args.sizes = {s.T, s.N, s.D, s.H, s.P};
+    args.dtype = dtype_of(x, "x");
+    args.tf32 = tf32_for(s.dtype);
+    args.lengths = masks.lengths;
+    args.reset_mask = masks.reset_mask;
+    std::vector<Tensor> tape;
+    Tensor input = x;
+    OptionalTensor below;  // the output of the layer below, before dropout
+    for (int64_t k = 0; k < s.L; ++k) {
+      const bool last = k == s.L - 1, kept = k >= lowest;
+      Tensor made = last ? output : s.make({s.T, s.N, s.D * s.P});
+      const GateInputs gates_x(s, input, k == 0, weights.data(), k, biases);
+      args.gates_x = gates_x.gates.const_data_ptr();
+      args.gates_strides.d = gates_x.stride_d;
+      args.gates_strides.t = gates_x.stride_t;
+      args.gates_strides.n = gates_x.stride_n;
+      OptionalTensor cells, gates;
+      if (kept || (last && save_cells && wide != s.dtype)) cells = s.make({s.T, s.N, s.D, s.H}, wide);
+      if (kept) {
+        gates = s.make({s.T, s.N, s.D, 4 * s.H});
+        // What dropout made of a layer's output, the backward makes again.
+        if (k > 0) tape.push_back(*below);
+        tape.push_back(*cells);
+        tape.push_back(*gates);
+      }
+      Held held;
+      for (int64_t d = 0; d < s.D; ++d) {
+        const Tensor* w = weights.data() + (k * s.D + d) * s.each;
+        args.weight_hh[d] = held.data(w[1]);
+        args.weight_hr[d] = s.projected() ? held.data(w[s.each - 1]) : nullptr;
+      }
+      args.h0 = h.of(k);
+      args.c0 = c.of(k);
+      args.output = made.mutable_data_ptr();
+      args.h_n = part_of(h_n.mutable_data_ptr(), k * s.h_bytes());
+      args.c_n = part_of(c_n.mutable_data_ptr(), k * s.c_bytes());
+      args.cells = cells ? cells->mutable_data_ptr() : last && sequence ? sequence->mutable_data_ptr() : nullptr;
+      args.gates = gates ? gates->mutable_data_ptr() : nullptr;
+      launch<cuda::ForwardArgs>(s, device, args, cuda::forward);
+      if (last && sequence && cells) take_cells(s, *sequence, *cells);
+      below = made;
+      input = last || !dropout.drops() ? made : dropout(made, k);
+    }
+
+    std::vector<Tensor> results{output, h_n, c_n};
+    if (sequence) results.push_back(*sequence);
+    results.insert(results.end(), tape.begin(), tape.end());
+    if (taped && own_output) {
+      // The caller may write into the output, and the tape's is another.
+      results.push_back(s.make_sequence(s.D * s.P));
+      torch::stable::copy_(results.back(), output);
+    }
+    return results;
   });
 }
 

@@ -22,6 +22,9 @@ void fit_sizes(const Tensor& t, const Sizes& sizes, ScalarType dtype, const Wher
   fit(fits && Where::of(t) == where);
 }
 
+inline void fit_sizes(const Tensor& t, std::initializer_list<int64_t> sizes, ScalarType dtype, const Where& where) {
+  fit_sizes<std::initializer_list<int64_t>>(t, sizes, dtype, where);
+}
 inline void fit(const Tensor& t, std::initializer_list<int64_t> sizes, ScalarType dtype) { fit_sizes(t, sizes, dtype); }
 inline void fit(const Tensor& t, const std::vector<int64_t>& sizes, ScalarType dtype) { fit_sizes(t, sizes, dtype); }
 

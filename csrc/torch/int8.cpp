@@ -4,7 +4,6 @@
 #include <initializer_list>
 
 #include "cpu/int8_recurrence.h"
-#include "torch/ops.h"
 #include "torch/tensors.h"
 
 namespace fastlstm {
@@ -217,12 +216,17 @@ class Int8Call {
 
 }  // namespace
 
-Int8Results int8_stack(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights, int64_t layers,
-                       bool bidirectional, bool batch_first, OptionalTensor lengths, OptionalTensor reset_mask,
-                       bool weight_only, bool return_cells) {
+// output, h_n, c_n, cells.
+using Int8Results = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+static Int8Results int8_stack(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
+                              int64_t layers, bool bidirectional, bool batch_first, OptionalTensor lengths,
+                              OptionalTensor reset_mask, bool weight_only, bool return_cells) {
   return Int8Call(x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, weight_only,
                   return_cells)
       .run();
 }
 
 }  // namespace fastlstm
+
+STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) { m.impl("int8_stack", TORCH_BOX(&fastlstm::int8_stack)); }

@@ -361,13 +361,16 @@ void run(const LayerBackward& call) {
   }
 }
 
-LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
-                                         OptionalTensor dcells, Tensor x, Tensor h0, Tensor c0, Tensor weight_ih,
-                                         Tensor weight_hh, OptionalTensor weight_hr, OptionalTensor weight_ih_reverse,
-                                         OptionalTensor weight_hh_reverse, OptionalTensor weight_hr_reverse,
-                                         Tensor output, Tensor cells, Tensor gates, OptionalTensor lengths,
-                                         OptionalTensor reset_mask, bool wide_products, bool need_dx,
-                                         bool need_dweights) {
+// dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_hr.
+using LayerBackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+static LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
+                                                OptionalTensor dcells, Tensor x, Tensor h0, Tensor c0, Tensor weight_ih,
+                                                Tensor weight_hh, OptionalTensor weight_hr,
+                                                OptionalTensor weight_ih_reverse, OptionalTensor weight_hh_reverse,
+                                                OptionalTensor weight_hr_reverse, Tensor output, Tensor cells,
+                                                Tensor gates, OptionalTensor lengths, OptionalTensor reset_mask,
+                                                bool wide_products, bool need_dx, bool need_dweights) {
   const auto weights =
       by_direction(weight_ih, weight_hh, weight_hr, weight_ih_reverse, weight_hh_reverse, weight_hr_reverse);
   const LayerShape s = check_layer(x, h0, c0, weights, lengths, reset_mask, wide_products);
@@ -390,26 +393,20 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
          dbias = gradient(need_dweights, {s.D, 4 * s.H}, s.dtype),
          dweight_hr = gradient(need_dweights && projected, {s.D, s.P, s.H}, s.dtype);
   Held held;
-  LayerBackward call{s,
-                     x,
-                     weights,
-                     nullptr,
-                     0,
-                     0,
-                     held.data(dh_n),
-                     held.data(dc_n),
-                     held.data(dcells),
-                     held.data(h0),
-                     held.data(c0),
-                     held.data(output),
-                     held.data(cells),
-                     held.data(gates),
-                     static_cast<const int64_t*>(held.data(lengths)),
-                     static_cast<const bool*>(held.data(reset_mask)),
-                     need_dx ? dx.mutable_data_ptr() : nullptr,
-                     dh0.mutable_data_ptr(),
-                     dc0.mutable_data_ptr(),
-                     {}};
+  LayerBackward call{s, x, weights};
+  call.dh_n = held.data(dh_n);
+  call.dc_n = held.data(dc_n);
+  call.dcells = held.data(dcells);
+  call.h0 = held.data(h0);
+  call.c0 = held.data(c0);
+  call.output = held.data(output);
+  call.cells = held.data(cells);
+  call.gates = held.data(gates);
+  call.lengths = static_cast<const int64_t*>(held.data(lengths));
+  call.reset_mask = static_cast<const bool*>(held.data(reset_mask));
+  call.dx = need_dx ? dx.mutable_data_ptr() : nullptr;
+  call.dh0 = dh0.mutable_data_ptr();
+  call.dc0 = dc0.mutable_data_ptr();
   if (doutput) call.doutput = held.rows(*doutput, &call.doutput_stride_t, &call.doutput_stride_n);
   for (int64_t d = 0; need_dweights && d < s.D; ++d) {
     const auto part = [&](const Tensor& t, int64_t elements) {
@@ -423,3 +420,7 @@ LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, OptionalTensor 
 }
 
 }  // namespace fastlstm
+
+STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
+  m.impl("lstm_layer_backward", TORCH_BOX(&fastlstm::lstm_layer_backward));
+}

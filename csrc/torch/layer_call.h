@@ -7,7 +7,6 @@
 #include <algorithm>
 
 #include "cpu/caches.h"
-#include "torch/ops.h"
 #include "torch/tensors.h"
 
 namespace fastlstm {

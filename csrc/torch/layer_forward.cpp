@@ -139,12 +139,13 @@ void run(const LayerForward& call) {
   cpu_kernels().forward(args, threads());
 }
 
-ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh,
-                                  OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
-                                  OptionalTensor weight_ih_reverse, OptionalTensor weight_hh_reverse,
-                                  OptionalTensor bias_ih_reverse, OptionalTensor bias_hh_reverse,
-                                  OptionalTensor weight_hr_reverse, OptionalTensor lengths, OptionalTensor reset_mask,
-                                  bool wide_products, bool save_tape, bool save_cells) {
+static ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh,
+                                         OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
+                                         OptionalTensor weight_ih_reverse, OptionalTensor weight_hh_reverse,
+                                         OptionalTensor bias_ih_reverse, OptionalTensor bias_hh_reverse,
+                                         OptionalTensor weight_hr_reverse, OptionalTensor lengths,
+                                         OptionalTensor reset_mask, bool wide_products, bool save_tape,
+                                         bool save_cells) {
   auto weights = by_direction(weight_ih, weight_hh, weight_hr, weight_ih_reverse, weight_hh_reverse, weight_hr_reverse);
   const LayerShape s = check_layer(x, h0, c0, weights, lengths, reset_mask, wide_products);
   STD_TORCH_CHECK(!save_tape || s.weights == s.dtype,
@@ -168,11 +169,20 @@ ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor weight_
   Tensor cells = keep_cells ? on_large_pages(empty({s.T, s.N, s.D, s.H}, s.wide)) : empty({0}, s.wide);
   Tensor gates = save_tape ? on_large_pages(empty({s.T, s.N, s.D, 4 * s.H}, s.dtype)) : empty({0}, s.dtype);
   Held held;
-  run(LayerForward{s, x, weights, held.data(h0), held.data(c0), static_cast<const int64_t*>(held.data(lengths)),
-                   static_cast<const bool*>(held.data(reset_mask)), output.mutable_data_ptr(), h_n.mutable_data_ptr(),
-                   c_n.mutable_data_ptr(), keep_cells ? cells.mutable_data_ptr() : nullptr,
-                   save_tape ? gates.mutable_data_ptr() : nullptr});
+  LayerForward call{s, x, weights};
+  call.h0 = held.data(h0);
+  call.c0 = held.data(c0);
+  call.lengths = static_cast<const int64_t*>(held.data(lengths));
+  call.reset_mask = static_cast<const bool*>(held.data(reset_mask));
+  call.output = output.mutable_data_ptr();
+  call.h_n = h_n.mutable_data_ptr();
+  call.c_n = c_n.mutable_data_ptr();
+  call.cells = keep_cells ? cells.mutable_data_ptr() : nullptr;
+  call.gates = save_tape ? gates.mutable_data_ptr() : nullptr;
+  run(call);
   return {output, h_n, c_n, cells, gates};
 }
 
 }  // namespace fastlstm
+
+STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) { m.impl("lstm_layer_forward", TORCH_BOX(&fastlstm::lstm_layer_forward)); }

@@ -2,7 +2,6 @@
 // gets a pointer, and the results are allocated.
 #pragma once
 
-#include "torch/ops.h"
 #include "torch/tensors.h"
 
 namespace fastlstm {

@@ -13,6 +13,7 @@ struct Stack {
   int64_t L, D, each, T, N, H, P;  // each: weights of a layer's direction
   bool batched, turned;
   ScalarType dtype, product;
+  Where where = Where::cpu();
 
   // `weights` is how many there are in all. Throws Unfit where these are not a stack's.
   Stack(const Tensor& sequence, const Tensor& weight_hh, int64_t weights, int64_t layers, bool bidirectional,
@@ -35,12 +36,13 @@ struct Stack {
 
   bool biased() const { return each >= 4; }
   bool projected() const { return each % 2 == 1; }
+  int64_t inputs(int64_t k, int64_t I) const { return k == 0 ? I : D * P; }
   int64_t bytes() const { return bytes_of(dtype); }
   int64_t h_bytes() const { return D * N * P * bytes(); }  // of a layer
   int64_t c_bytes() const { return D * N * H * bytes(); }
 
   LayerShape layer(int64_t k, int64_t I, ScalarType matrices) const {
-    return {T, N, D, k == 0 ? I : D * P, H, P, dtype, wide_type(dtype), product, dtype, matrices};
+    return {T, N, D, inputs(k, I), H, P, dtype, wide_type(dtype), product, dtype, matrices};
   }
 
   std::vector<int64_t> sequence_sizes(int64_t width) const {
@@ -83,21 +85,23 @@ class Masks {
  public:
   Masks(const Stack& s, const OptionalTensor& lengths, const OptionalTensor& reset_mask) {
     if (lengths) {
-      fit(lengths->scalar_type() == ScalarType::Long && Where::of(*lengths) == Where::cpu() &&
-          lengths->numel() == s.N && (lengths->dim() == 1 || (!s.batched && lengths->dim() == 0)));
+      fit(lengths->numel() == s.N && (lengths->dim() == 1 || (!s.batched && lengths->dim() == 0)) &&
+          lengths->scalar_type() == ScalarType::Long && Where::of(*lengths) == s.where);
       this->lengths = static_cast<const int64_t*>(held_.data(*lengths));
-      for (int64_t n = 0; n < s.N; ++n) fit(this->lengths[n] >= 0 && this->lengths[n] <= s.T);
     }
     if (reset_mask) {
-      if (!s.batched) {
-        fit(*reset_mask, {s.T}, ScalarType::Bool);
-      } else {
-        fit(*reset_mask, {s.turned ? s.N : s.T, s.turned ? s.T : s.N}, ScalarType::Bool);
-      }
+      const std::vector<int64_t> sizes =
+          s.batched ? std::vector<int64_t>{s.turned ? s.N : s.T, s.turned ? s.T : s.N} : std::vector<int64_t>{s.T};
+      fit_sizes(*reset_mask, sizes, ScalarType::Bool, s.where);
       const bool turn = s.turned && s.N > 1 && s.T > 1;
       this->reset_mask =
           static_cast<const bool*>(held_.data(turn ? torch::stable::transpose(*reset_mask, 0, 1) : *reset_mask));
     }
+  }
+
+  // Throws Unfit unless all lengths are in 0..T. On the CPU only: it reads them.
+  void fit_lengths(const Stack& s) const {
+    for (int64_t n = 0; lengths != nullptr && n < s.N; ++n) fit(lengths[n] >= 0 && lengths[n] <= s.T);
   }
 
   const int64_t* lengths = nullptr;  // (N)
@@ -112,31 +116,52 @@ inline const char* part_of(const void* data, int64_t bytes) {
 }
 inline char* part_of(void* data, int64_t bytes) { return data == nullptr ? nullptr : static_cast<char*>(data) + bytes; }
 
-// States as they lie in memory, zeros where there are none.
+// The initial states of a call, or their gradients, contiguous; null for zeros.
 class States {
  public:
-  States(const Stack& s, const OptionalTensor& given, int64_t width) {
-    if (given) {
-      fit(*given, s.state_sizes(width), s.dtype);
-      data_ = held_.data(*given);
-      return;
-    }
-    zeros_.resize(s.D * s.N * width * s.bytes());
-    data_ = zeros_.data();
+  States(const Stack& s, const OptionalTensor& given, int64_t width) : bytes_(s.D * s.N * width * s.bytes()) {
+    if (!given) return;
+    fit_sizes(*given, s.state_sizes(width), s.dtype, s.where);
+    data_ = held_.data(*given);
   }
-  // Of the layer whose first number is `bytes` from the first layer's.
-  const void* of(int64_t bytes) const { return zeros_.empty() ? part_of(data_, bytes) : data_; }
+  const void* of(int64_t layer) const { return part_of(data_, layer * bytes_); }
+
+ protected:
+  int64_t bytes_;  // of a layer
 
  private:
   Held held_;
+  const void* data_ = nullptr;
+};
+
+// The same with zeros in memory, for the CPU's kernels.
+class FilledStates : States {
+ public:
+  FilledStates(const Stack& s, const OptionalTensor& given, int64_t width)
+      : States(s, given, width), zeros_(given ? 0 : bytes_) {}
+  const void* of(int64_t layer) const { return zeros_.empty() ? States::of(layer) : zeros_.data(); }
+
+ private:
   std::vector<char> zeros_;
-  const void* data_;
 };
 
 // What dropout multiplies each layer's output with but the last's, (T, N, D * P) for each; or nothing.
-inline void fit_noise(const Stack& s, const std::vector<Tensor>& noise) {
-  fit(noise.empty() || static_cast<int64_t>(noise.size()) == s.L - 1);
-  for (const Tensor& t : noise) fit(t, {s.T, s.N, s.D * s.P}, s.dtype);
+inline std::vector<Tensor> noise_of(const Stack& s, const std::optional<std::vector<Tensor>>& noise) {
+  if (!noise) return {};
+  fit(noise->empty() || static_cast<int64_t>(noise->size()) == s.L - 1);
+  for (const Tensor& t : *noise) fit_sizes(t, {s.T, s.N, s.D * s.P}, s.dtype, s.where);
+  return *noise;
+}
+
+// The flat list of weights: of each direction weight_ih, weight_hh, both biases or neither, weight_hr or not.
+inline void fit_weights(const Stack& s, const std::vector<Tensor>& weights, int64_t I, ScalarType matrices) {
+  for (int64_t j = 0; j < s.L * s.D; ++j) {
+    const Tensor* w = weights.data() + j * s.each;
+    fit_sizes(w[0], {4 * s.H, s.inputs(j / s.D, I)}, matrices, s.where);
+    fit_sizes(w[1], {4 * s.H, s.P}, matrices, s.where);
+    for (int64_t b = 2; s.biased() && b < 4; ++b) fit_sizes(w[b], {4 * s.H}, s.dtype, s.where);
+    if (s.projected()) fit_sizes(w[s.each - 1], {s.P, s.H}, matrices, s.where);
+  }
 }
 
 // By torch, for its rounding in 16 bits.

@@ -2,7 +2,6 @@
 // sequence's work, a call of an op for each layer, and what surrounds it in Python, is most of the time.
 
 #include "torch/direct_steps.h"
-#include "torch/ops.h"
 
 namespace fastlstm {
 
@@ -23,25 +22,6 @@ std::vector<DirectionWeights> weights_of(const Stack& s, const std::vector<Tenso
     of_layer.push_back(std::move(found));
   }
   return of_layer;
-}
-
-StepWeights step_weights_of(const Stack& s, const std::vector<Tensor>& weights, int64_t k, int64_t d) {
-  const Tensor* w = weights.data() + (k * s.D + d) * s.each;
-  return {w, w + 1, s.biased() ? w + 2 : nullptr, s.biased() ? w + 3 : nullptr,
-          s.projected() ? w + s.each - 1 : nullptr};
-}
-
-void fit_weights(const Stack& s, const std::vector<Tensor>& weights, int64_t I, ScalarType matrices) {
-  for (int64_t j = 0; j < s.L * s.D; ++j) {
-    const Tensor* w = weights.data() + j * s.each;
-    fit(w[0], {4 * s.H, j < s.D ? I : s.D * s.P}, matrices);
-    fit(w[1], {4 * s.H, s.P}, matrices);
-    if (s.biased()) {
-      fit(w[2], {4 * s.H}, s.dtype);
-      fit(w[3], {4 * s.H}, s.dtype);
-    }
-    if (s.projected()) fit(w[s.each - 1], {s.P, s.H}, matrices);
-  }
 }
 
 // `to`, of the same layout, with the numbers of `from`. The output goes to the caller, who may write into it (`out +=
@@ -84,96 +64,90 @@ class CellSequence {
   OptionalTensor made_;
 };
 
-std::vector<Tensor> forward(const Tensor& x, const OptionalTensor& h0, const OptionalTensor& c0,
-                            const std::vector<Tensor>& weights, const OptionalTensor& lengths,
-                            const OptionalTensor& reset_mask, const std::vector<Tensor>& noise, int64_t layers,
-                            bool bidirectional, bool batch_first, bool wide_products, bool save_cells, bool own_output,
-                            const std::vector<bool>& needs) {
-  fit(weights.size() >= 2);
-  const Stack s(x, weights[1], static_cast<int64_t>(weights.size()), layers, bidirectional, batch_first, wide_products);
-  const ScalarType matrices = matrix_type(weights[0], weights[1], s.dtype);
-  const bool taped = !needs.empty();
-  const int64_t lowest = taped ? s.lowest(needs) : s.L, I = x.size(x.dim() - 1);
-  fit(!taped || matrices == s.dtype);
-  fit(x, s.sequence_sizes(I), s.dtype);
-  fit_weights(s, weights, I, matrices);
-  fit_noise(s, noise);
-  const States h(s, h0, s.P), c(s, c0, s.H);
-  const Masks masks(s, lengths, reset_mask);
-
-  Tensor output = s.new_sequence(s.D * s.P), h_n = empty(s.state_sizes(s.P), s.dtype),
-         c_n = empty(s.state_sizes(s.H), s.dtype);
-  CellSequence sequence(s, save_cells);
-  std::vector<Tensor> tape;
-  const bool direct = !taped && DirectSteps::serve(s);
-  Tensor input = s.time_major(x);
-  OptionalTensor below;  // the output of the layer below, before dropout
-  for (int64_t k = 0; k < s.L; ++k) {
-    const bool last = k == s.L - 1;
-    Tensor made = last ? output : on_large_pages(empty({s.T, s.N, s.D * s.P}, s.dtype));
-    const LayerShape shape = s.layer(k, I, matrices);
-    const char *h_k = static_cast<const char*>(h.of(k * s.h_bytes())),
-               *c_k = static_cast<const char*>(c.of(k * s.c_bytes()));
-    char *h_n_k = part_of(h_n.mutable_data_ptr(), k * s.h_bytes()),
-         *c_n_k = part_of(c_n.mutable_data_ptr(), k * s.c_bytes());
-    if (direct) {
-      DirectSteps steps(s, masks, dtype_of(x, "x"));
-      Held held;
-      const void* rows = held.data(input);
-      for (int64_t d = 0; d < s.D; ++d) {
-        const int64_t h_row = d * s.h_bytes() / s.D, c_row = d * s.c_bytes() / s.D;
-        steps.run(d, step_weights_of(s, weights, k, d), shape.I, rows, h_k + h_row, c_k + c_row,
-                  static_cast<char*>(made.mutable_data_ptr()), h_n_k + h_row, c_n_k + c_row,
-                  last ? sequence.direct() : nullptr);
-      }
-    } else {
-      OptionalTensor cells, gates;
-      if (k >= lowest || (last && save_cells && sequence.place(taped) == nullptr))
-        cells = on_large_pages(empty({s.T, s.N, s.D, s.H}, shape.wide));
-      if (k >= lowest) {
-        gates = on_large_pages(empty({s.T, s.N, s.D, 4 * s.H}, s.dtype));
-        // What dropout made of a layer's output, the backward makes again.
-        if (k > 0) tape.push_back(*below);
-        tape.push_back(*cells);
-        tape.push_back(*gates);
-      }
-      const std::vector<DirectionWeights> of_layer = weights_of(s, weights, k);
-      LayerForward call{shape, input, of_layer};
-      call.h0 = h_k;
-      call.c0 = c_k;
-      call.lengths = masks.lengths;
-      call.reset_mask = masks.reset_mask;
-      call.output = made.mutable_data_ptr();
-      call.h_n = h_n_k;
-      call.c_n = c_n_k;
-      call.cells = cells ? cells->mutable_data_ptr() : last ? sequence.place(taped) : nullptr;
-      call.gates = gates ? gates->mutable_data_ptr() : nullptr;
-      run(call);
-      if (last && cells) sequence.take(call.cells);
-    }
-    below = made;
-    input = last || noise.empty() ? made : times(made, noise[k]);
-  }
-
-  std::vector<Tensor> results{output, h_n, c_n};
-  sequence.give(results);
-  results.insert(results.end(), tape.begin(), tape.end());
-  if (taped && own_output) results.push_back(copy_of(output, s.new_sequence(s.D * s.P)));
-  return results;
-}
-
 }  // namespace
 
-std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
-                                       OptionalTensor lengths, OptionalTensor reset_mask,
-                                       std::optional<std::vector<Tensor>> noise, int64_t layers, bool bidirectional,
-                                       bool batch_first, bool wide_products, bool save_cells, bool own_output,
-                                       std::optional<std::vector<bool>> needs) {
-  return if_fit([&] {
-    return forward(x, h0, c0, weights, lengths, reset_mask, noise ? *noise : std::vector<Tensor>(), layers,
-                   bidirectional, batch_first, wide_products, save_cells, own_output,
-                   needs ? *needs : std::vector<bool>());
+static std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, OptionalTensor c0,
+                                              std::vector<Tensor> weights, OptionalTensor lengths,
+                                              OptionalTensor reset_mask, std::optional<std::vector<Tensor>> noise,
+                                              int64_t layers, bool bidirectional, bool batch_first, bool wide_products,
+                                              bool save_cells, bool own_output,
+                                              std::optional<std::vector<bool>> needs) {
+  return if_fit([&]() -> std::vector<Tensor> {
+    fit(weights.size() >= 2);
+    const Stack s(x, weights[1], static_cast<int64_t>(weights.size()), layers, bidirectional, batch_first,
+                  wide_products);
+    const ScalarType matrices = matrix_type(weights[0], weights[1], s.dtype);
+    const bool taped = needs && !needs->empty();
+    const int64_t lowest = taped ? s.lowest(*needs) : s.L, I = x.size(x.dim() - 1);
+    fit(!taped || matrices == s.dtype);
+    fit(x, s.sequence_sizes(I), s.dtype);
+    fit_weights(s, weights, I, matrices);
+    const std::vector<Tensor> factors = noise_of(s, noise);
+    const FilledStates h(s, h0, s.P), c(s, c0, s.H);
+    const Masks masks(s, lengths, reset_mask);
+    masks.fit_lengths(s);
+
+    Tensor output = s.new_sequence(s.D * s.P), h_n = empty(s.state_sizes(s.P), s.dtype),
+           c_n = empty(s.state_sizes(s.H), s.dtype);
+    CellSequence sequence(s, save_cells);
+    std::vector<Tensor> tape;
+    const bool direct = !taped && DirectSteps::serve(s);
+    Tensor input = s.time_major(x);
+    OptionalTensor below;  // the output of the layer below, before dropout
+    for (int64_t k = 0; k < s.L; ++k) {
+      const bool last = k == s.L - 1;
+      Tensor made = last ? output : on_large_pages(empty({s.T, s.N, s.D * s.P}, s.dtype));
+      const LayerShape shape = s.layer(k, I, matrices);
+      const char *h_k = static_cast<const char*>(h.of(k)), *c_k = static_cast<const char*>(c.of(k));
+      char *h_n_k = part_of(h_n.mutable_data_ptr(), k * s.h_bytes()),
+           *c_n_k = part_of(c_n.mutable_data_ptr(), k * s.c_bytes());
+      if (direct) {
+        DirectSteps steps(s, masks, dtype_of(x, "x"));
+        Held held;
+        const void* rows = held.data(input);
+        for (int64_t d = 0; d < s.D; ++d) {
+          const int64_t h_row = d * s.h_bytes() / s.D, c_row = d * s.c_bytes() / s.D;
+          steps.run(d, step_weights(weights.data() + (k * s.D + d) * s.each, s.each), shape.I, rows, h_k + h_row,
+                    c_k + c_row, static_cast<char*>(made.mutable_data_ptr()), h_n_k + h_row, c_n_k + c_row,
+                    last ? sequence.direct() : nullptr);
+        }
+      } else {
+        OptionalTensor cells, gates;
+        if (k >= lowest || (last && save_cells && sequence.place(taped) == nullptr))
+          cells = on_large_pages(empty({s.T, s.N, s.D, s.H}, shape.wide));
+        if (k >= lowest) {
+          gates = on_large_pages(empty({s.T, s.N, s.D, 4 * s.H}, s.dtype));
+          // What dropout made of a layer's output, the backward makes again.
+          if (k > 0) tape.push_back(*below);
+          tape.push_back(*cells);
+          tape.push_back(*gates);
+        }
+        const std::vector<DirectionWeights> of_layer = weights_of(s, weights, k);
+        LayerForward call{shape, input, of_layer};
+        call.h0 = h_k;
+        call.c0 = c_k;
+        call.lengths = masks.lengths;
+        call.reset_mask = masks.reset_mask;
+        call.output = made.mutable_data_ptr();
+        call.h_n = h_n_k;
+        call.c_n = c_n_k;
+        call.cells = cells ? cells->mutable_data_ptr() : last ? sequence.place(taped) : nullptr;
+        call.gates = gates ? gates->mutable_data_ptr() : nullptr;
+        run(call);
+        if (last && cells) sequence.take(call.cells);
+      }
+      below = made;
+      input = last || factors.empty() ? made : times(made, factors[k]);
+    }
+
+    std::vector<Tensor> results{output, h_n, c_n};
+    sequence.give(results);
+    results.insert(results.end(), tape.begin(), tape.end());
+    if (taped && own_output) results.push_back(copy_of(output, s.new_sequence(s.D * s.P)));
+    return results;
   });
 }
 
 }  // namespace fastlstm
+
+STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) { m.impl("lstm_stack_forward", TORCH_BOX(&fastlstm::lstm_stack_forward)); }

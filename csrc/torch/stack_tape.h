@@ -5,12 +5,6 @@
 
 namespace fastlstm {
 
-// Kinds of matrices that a backward is given, of so many weights: weight_ih, weight_hh, and weight_hr with a projection.
-inline int64_t kinds_of_matrices(int64_t weights, int64_t layers, bool bidirectional) {
-  const int64_t directions = std::max<int64_t>(layers * (bidirectional ? 2 : 1), 1);
-  return weights / directions % 2 == 1 ? 3 : 2;
-}
-
 // The tape of a forward that kept one from layer `first` on: of each layer its input, except the first layer's, cells
 // and gates; and the matrices of these layers, all weight_ih, then all weight_hh, then all weight_hr.
 class Tape {
@@ -55,6 +49,43 @@ class Tape {
   const Stack& s_;
   const std::vector<Tensor>&tensors_, &matrices_;
   int64_t kept_;
+};
+
+// A backward's arguments, checked. AnyStack: Stack, or CudaStack.
+template <class AnyStack>
+struct BackwardCall {
+  AnyStack s;
+  Tape tape;
+  int64_t lowest, I = 0;  // the first layer that has a gradient to give; the inputs of layer 0, if that is it
+
+  BackwardCall(const OptionalTensor& doutput, const OptionalTensor& dcells, const OptionalTensor& x,
+               const std::vector<Tensor>& matrices, const Tensor& output, const std::vector<Tensor>& tape_tensors,
+               int64_t layers, bool bidirectional, bool batch_first, bool wide_products, const std::vector<bool>& needs)
+      : s(output, first_weight_hh(matrices, needs, layers, bidirectional), weights_of(needs), layers, bidirectional,
+          batch_first, wide_products),
+        tape(s, tape_tensors, matrices),
+        lowest(s.lowest(needs)) {
+    // Not every gradient that the forward kept a tape for may be wanted.
+    STD_TORCH_CHECK(lowest >= tape.first, "fastlstm: gradients of layer ", lowest,
+                    " are wanted, and there is a tape from layer ", tape.first, " on");
+    check(output, "output", s.sequence_sizes(s.D * s.P), s.dtype, s.where);
+    check(doutput, "doutput", s.sequence_sizes(s.D * s.P), s.dtype, s.where);
+    check(dcells, "dcells", s.sequence_sizes(s.D * s.H), s.dtype, s.where);
+    if (lowest > 0) return;
+    STD_TORCH_CHECK(x, "fastlstm: the first layer's gradients are wanted, and there is no x");
+    I = x->size(x->dim() - 1);
+    check(*x, "x", s.sequence_sizes(I), s.dtype, s.where);
+  }
+
+ private:
+  static int64_t weights_of(const std::vector<bool>& needs) { return static_cast<int64_t>(needs.size()) - 3; }
+  static const Tensor& first_weight_hh(const std::vector<Tensor>& matrices, const std::vector<bool>& needs,
+                                       int64_t layers, bool bidirectional) {
+    const size_t directions = std::max<int64_t>(layers * (bidirectional ? 2 : 1), 1);
+    const size_t kinds = weights_of(needs) / directions % 2 == 1 ? 3 : 2;  // of matrices: with a projection three
+    fit(weights_of(needs) > 0 && matrices.size() >= kinds);
+    return matrices[matrices.size() / kinds];
+  }
 };
 
 }  // namespace fastlstm

@@ -1,7 +1,6 @@
 // lstm_step and lstm_cell: one step, of a stack of one-directional layers or of a cell, on the CPU, from the weights as
 // they are at the call. Nothing is packed and nothing is kept, so a weight may change between calls in any way.
 
-#include "torch/ops.h"
 #include "torch/step_call.h"
 
 namespace fastlstm {
@@ -80,23 +79,21 @@ class StepCall {
 
 }  // namespace
 
-std::vector<Tensor> lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights) {
+// y, h_n, c_n; nothing where the arguments do not fit each other.
+static std::vector<Tensor> lstm_step(Tensor x, Tensor h, Tensor c, std::vector<Tensor> weights) {
   return if_fit([&]() -> std::vector<Tensor> {
     const int64_t layers = h.dim() > 0 ? h.size(0) : 0, count = static_cast<int64_t>(weights.size());
     const int64_t each = layers > 0 ? count / layers : 0;
     fit(each >= 2 && each <= 5 && count == each * layers);
     StepCall call(x, h, c, layers, true);
-    for (int64_t k = 0; k < layers; ++k) {
-      const Tensor* w = weights.data() + k * each;
-      call.layer(k, {w, w + 1, each >= 4 ? w + 2 : nullptr, each >= 4 ? w + 3 : nullptr,
-                     each % 2 == 1 ? w + each - 1 : nullptr});
-    }
+    for (int64_t k = 0; k < layers; ++k) call.layer(k, step_weights(weights.data() + k * each, each));
     return {call.output(), call.h_n, call.c_n};
   });
 }
 
-std::vector<Tensor> lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-                              OptionalTensor bias_hh) {
+// h_n, c_n; nothing where the arguments do not fit each other.
+static std::vector<Tensor> lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh,
+                                     OptionalTensor bias_ih, OptionalTensor bias_hh) {
   return if_fit([&]() -> std::vector<Tensor> {
     StepCall call(x, h, c, 1, false);
     call.layer(0, {&weight_ih, &weight_hh, bias_ih ? &*bias_ih : nullptr, bias_hh ? &*bias_hh : nullptr, nullptr});
@@ -105,3 +102,8 @@ std::vector<Tensor> lstm_cell(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Te
 }
 
 }  // namespace fastlstm
+
+STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
+  m.impl("lstm_step", TORCH_BOX(&fastlstm::lstm_step));
+  m.impl("lstm_cell", TORCH_BOX(&fastlstm::lstm_cell));
+}

@@ -11,6 +11,12 @@ struct StepWeights {
   const Tensor *ih, *hh, *bias_ih, *bias_hh, *hr;
 };
 
+// Those at the front of a flat list with `each` weights for every direction, as in stack.h.
+inline StepWeights step_weights(const Tensor* w, int64_t each) {
+  const bool biased = each >= 4;
+  return {w, w + 1, biased ? w + 2 : nullptr, biased ? w + 3 : nullptr, each % 2 == 1 ? w + each - 1 : nullptr};
+}
+
 // Puts the weights into `args`, whose sizes are already set, for tensors of `dtype`; `held` keeps copies. Throws Unfit.
 inline void set_weights(const StepWeights& of, ScalarType dtype, Held& held, StepArgs& args) {
   const ScalarType matrices = matrix_type(*of.ih, *of.hh, dtype);

@@ -102,15 +102,20 @@ std::vector<Tensor> cell_forward(const Tensor& x, const Tensor& h, const Tensor&
 
 }  // namespace
 
-std::vector<Tensor> lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh,
-                                               OptionalTensor bias_ih, OptionalTensor bias_hh,
-                                               OptionalTensor weight_hr) {
+// h_n, c_n, cells, gates; nothing where the arguments do not fit each other.
+static std::vector<Tensor> lstm_cell_training_forward(Tensor x, Tensor h, Tensor c, Tensor weight_ih, Tensor weight_hh,
+                                                      OptionalTensor bias_ih, OptionalTensor bias_hh,
+                                                      OptionalTensor weight_hr) {
   return if_fit([&] { return cell_forward(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr); });
 }
 
-CellGradientResults lstm_cell_training_backward(OptionalTensor dh, OptionalTensor dc, Tensor c, Tensor cells,
-                                                Tensor gates, Tensor weight_ih, Tensor weight_hh,
-                                                OptionalTensor weight_hr, bool need_dx, bool need_dh, bool need_dc) {
+// dx, dh_in, dc_in, dgates, unprojected.
+using CellGradientResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+static CellGradientResults lstm_cell_training_backward(OptionalTensor dh, OptionalTensor dc, Tensor c, Tensor cells,
+                                                       Tensor gates, Tensor weight_ih, Tensor weight_hh,
+                                                       OptionalTensor weight_hr, bool need_dx, bool need_dh,
+                                                       bool need_dc) {
   const CellShape s = must_fit("lstm_cell_training_backward", [&] { return CellShape(c, weight_ih, weight_hh); });
   STD_TORCH_CHECK(s.takes(weight_hr.has_value()), "fastlstm: c has ", s.N, " rows, expected at most ", kMaxStepRows,
                   " in 16 bits or with weight_hr");
@@ -248,9 +253,10 @@ void add_rows(Tensor& into, const Matrix& rows) {
 
 }  // namespace
 
-std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates, std::vector<Tensor> x, std::vector<Tensor> h,
-                                               std::vector<Tensor> dh, std::vector<Tensor> unprojected,
-                                               std::vector<bool> needs) {
+// The gradients of weight_ih, weight_hh, both biases and weight_hr that `needs` asks for, summed over steps.
+static std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates, std::vector<Tensor> x,
+                                                      std::vector<Tensor> h, std::vector<Tensor> dh,
+                                                      std::vector<Tensor> unprojected, std::vector<bool> needs) {
   STD_TORCH_CHECK(!dgates.empty() && x.size() == dgates.size() && h.size() == dgates.size() &&
                       dh.size() == unprojected.size() && (dh.empty() || dh.size() == dgates.size()),
                   "fastlstm: lists of different lengths: dgates ", dgates.size(), ", x ", x.size(), ", h ", h.size(),
@@ -323,3 +329,9 @@ std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates, std::
 }
 
 }  // namespace fastlstm
+
+STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
+  m.impl("lstm_cell_training_forward", TORCH_BOX(&fastlstm::lstm_cell_training_forward));
+  m.impl("lstm_cell_training_backward", TORCH_BOX(&fastlstm::lstm_cell_training_backward));
+  m.impl("lstm_cell_weight_gradients", TORCH_BOX(&fastlstm::lstm_cell_weight_gradients));
+}

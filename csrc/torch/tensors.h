@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "cpu/recurrence.h"
@@ -28,6 +29,12 @@
 namespace fastlstm {
 
 using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+using ForwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // output, h_n, c_n, cells, gates
+using BackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;         // dgates_x, dh0, dc0, dhidden
+
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 

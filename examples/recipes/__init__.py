@@ -1,1 +1,1 @@
-"""Libraries that use nn.LSTM, with FastLSTM in its place: a program for each, on made-up data."""
+"""Libraries that use nn.LSTM, with FastLSTM instead: a program for each, on synthetic data."""

@@ -1,4 +1,4 @@
-"""Two ways to do the same by turns, and what is printed of them."""
+"""Runs two implementations of the same work in turns, and prints their times and difference."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import fastlstm
 
 @dataclass
 class Outcome:
-    """Results of the last turn of both ways, and the ratio of times of each round."""
+    """The last results of both implementations, and the ratio of their times in each round."""
 
     results: tuple[torch.Tensor, torch.Tensor]
     ratios: list[float]
 
     @property
     def ratio(self) -> float:
-        """How many times as fast the second way was: the median over rounds."""
+        """Time of the first over that of the second: the median over rounds."""
         return statistics.median(self.ratios)
 
     @property
     def apart(self) -> float:
-        """The largest difference between the results, of the largest result."""
+        """The largest difference between the results, relative to the largest result."""
         plain, fast = (result.double() for result in self.results)
         return float((plain - fast).abs().max() / plain.abs().max().clamp(min=1e-30))
 
@@ -36,10 +36,10 @@ class Outcome:
 def by_turns(
     plain: Callable[[], torch.Tensor], fast: Callable[[], torch.Tensor], rounds: int
 ) -> Outcome:
-    """Both, once each untimed and then by turns, from the same seed each time.
+    """Runs both, first once each untimed and then in turns, with the same seed each time.
 
     Args:
-        plain, fast: do the work and give a result, the same but for rounding.
+        plain, fast: do the work and return a result, the same except for rounding.
     """
     ways, results, ratios = (plain, fast), [None, None], []
     for k in range(rounds + 1):
@@ -68,7 +68,7 @@ def main(run: Callable[[bool], Outcome], what: str, argv: Sequence[str] | None =
     """The command line of a recipe; 1 where the library that it is for is not installed.
 
     Args:
-        run: takes whether only to see that it runs.
+        run: takes whether this is only a smoke test.
     """
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")

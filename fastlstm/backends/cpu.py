@@ -1,7 +1,9 @@
-"""What the CPU's kernels ask Python for: torch's float32 settings, which LibTorch's stable ABI does
-not show. They ask at every call that multiplies on AMX, so that a compiled model follows the
-settings as an eager one does. And the backward of the variants, of which they have the loop over
-steps.
+"""Registers the CPU's kernels that need Python: torch's float32 settings, which LibTorch's stable
+ABI does not expose, and the backward of the variants, of which only the loop over steps is
+compiled.
+
+The kernels read the settings at every call that multiplies on AMX, so that a compiled model follows
+them as an eager one does.
 """
 
 from .. import precision
@@ -15,6 +17,6 @@ declare("cpu_parts", None, int)
 library.impl("cpu_parts", precision.cpu_parts, "CompositeExplicitAutograd")
 
 if native.load() is None:
-    # The forward registers itself (csrc/torch/variant.cpp).
+    # csrc/torch/variant.cpp registers the forward.
     declare("lstm_variant_loop", variant_ops.VariantLoop, Arrived)
     variant_ops.register("lstm", None, op("lstm_variant_loop"), "CPU")

@@ -1,10 +1,9 @@
-"""The GPU kernels behind the recurrence ops, the variants' too: compiled CUDA for `lstm_*`, Triton
-for `triton_*`.
+"""Registers the GPU kernels of the recurrence ops and the variants': compiled CUDA for `lstm_*`,
+Triton for `triton_*`.
 
-Both take one more argument than the ops, whether float32 may be rounded to tf32; the ops of a whole
-stack (csrc/torch/cuda_stack_forward.cpp) ask for it, by the op `cuda_tf32`. It is read from torch's
+Both take one argument more than the ops, whether float32 may be rounded to TF32; the ops of a whole
+stack (csrc/torch/cuda_stack_forward.cpp) get it by the op `cuda_tf32`. It is read from torch's
 settings at every call, so that a compiled or captured model follows them as an eager one does.
-Where no kernels are registered for a device, these ops are the reference.
 """
 
 import contextlib
@@ -23,9 +22,9 @@ from . import triton as triton_kernels
 
 
 def compiled(name: str):
-    """(forward, backward) with the ops' arguments, from the compiled ops `<name>_forward` and
-    `<name>_backward`, whose schemas this defines; and that of `<name>_choice`, which says what they
-    would choose for a call (csrc/torch/cuda.cpp)."""
+    """(forward, backward) with the recurrence ops' arguments, by the compiled ops `<name>_forward`
+    and `<name>_backward`. Defines the schemas of these and of `<name>_choice`, which tells the
+    kernels that they would choose for a call (csrc/torch/cuda.cpp)."""
     library.define(f"{name}_choice(int[] call, bool backward) -> int[]")
     declare(f"{name}_forward", recurrence.Forward, recurrence.Results, tf32=bool)
     declare(f"{name}_backward", recurrence.Backward, recurrence.Grads, tf32=bool)
@@ -44,8 +43,8 @@ def compiled(name: str):
 
 @contextlib.contextmanager
 def torch_errors(allocate, call):
-    """Raises torch's own error where memory runs out: inside the compiled library a failed
-    allocation loses its type and text, so `allocate(call)` makes the same one again."""
+    """Raises torch's own error where memory runs out: LibTorch's stable ABI loses the type and text
+    of a failed allocation, so `allocate(call)` repeats it in Python."""
     try:
         yield
     except RuntimeError as error:
@@ -69,16 +68,15 @@ def _triton_backward(*args):
     return triton_kernels.backward(*given, precision.allows_tf32())
 
 
-def register(family: str, forward, backward, device: str) -> None:
-    """Have the recurrence ops of `family` run by these functions on a device, such as "CUDA"."""
+def register(prefix: str, forward, backward, device: str) -> None:
+    """Registers kernels for the recurrence ops of `prefix` on a device, such as "CUDA"."""
     for which, function in (("forward", forward), ("backward", backward)):
-        library.impl(f"{family}_{which}", outside_autocast(function), device)
+        library.impl(f"{prefix}_{which}", outside_autocast(function), device)
 
 
 def compiled_variants(name: str):
-    """(forward, loop) for `variant_ops.register`, from the compiled ops `<name>_variant_forward`
-    and `<name>_variant_loop`, whose schemas this defines: with one more argument than the CPU's,
-    whether float32 may be rounded to tf32."""
+    """(forward, loop) for `variant_ops.register`, by the compiled ops `<name>_variant_forward` and
+    `<name>_variant_loop`, whose schemas this defines."""
     declare(f"{name}_variant_forward", variant_ops.VariantForward, recurrence.Results, tf32=bool)
     declare(f"{name}_variant_loop", variant_ops.VariantLoop, Arrived, tf32=bool)
     run_forward, run_loop = (op(f"{name}_variant_{which}") for which in ("forward", "loop"))
@@ -95,7 +93,7 @@ def compiled_variants(name: str):
 
 
 def _loop_results(call: variant_ops.VariantLoop):
-    """Tensors as large as the largest of a loop's results."""
+    """Tensors of the size of a loop's largest results."""
     return [torch.empty_like(call.gates, dtype=call.candidates.dtype) for _ in range(2)]
 
 

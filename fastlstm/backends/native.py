@@ -1,8 +1,7 @@
-"""Loads the compiled library, once, and says what it holds.
+"""Loads the compiled library, once, and tells what it contains.
 
-The library has no Python in it: it is one file for all Python versions, loaded as torch loads an
-extension of its ops. A package that was installed without a compiler has none, and everything runs
-on the reference.
+It uses no Python API, so one file serves all Python versions; torch.ops.load_library loads it. A
+package that was installed without a compiler has no library, and runs on the reference.
 """
 
 import json
@@ -13,7 +12,7 @@ import torch
 
 
 def library_path() -> Path | None:
-    """Where the compiled library lies, or None where none was built."""
+    """The path of the compiled library, or None where none was built."""
     package = Path(__file__).parents[1]
     found = sorted(package.glob("_C*.so")) + sorted(package.glob("_C*.pyd"))
     return found[0] if found else None
@@ -32,18 +31,18 @@ def _load() -> str | None:
     return None
 
 
-# At import, so that for torch.compile it is a constant.
+# At import, so that it is a constant for torch.compile.
 _reason = _load()
 
 
 def load() -> str | None:
-    """None where the compiled library is loaded, else the reason why it is not."""
+    """None where the compiled library is loaded, otherwise the reason why it is not."""
     return _reason
 
 
 def _in_child() -> None:
-    """In a forked child whose first thread cannot have torch's threads any more (where they could
-    not be ended before the fork: csrc/cpu/openmp.cpp), nobody is to wait for them."""
+    """After a fork: if torch's threads could not be ended before it (csrc/cpu/openmp.cpp), they do
+    not exist in the child, and its main thread must not wait for them."""
     if torch.ops.fastlstm.cpu_without_workers():
         torch.set_num_threads(1)
 
@@ -53,21 +52,21 @@ if _reason is None and hasattr(os, "register_at_fork"):
 
 
 def cpu_isa() -> str:
-    """The instruction set that the CPU kernels run on here: 'generic', 'avx2', 'avx512' or 'amx';
-    with products of bytes, for 8-bit weights, 'avxvnni' and 'avx512vnni'; or 'avx512bf16' (on AMD,
-    or where FASTLSTM_CPU_ISA names it), or 'amx-emulated' where that names it. Needs `load()` to be
-    None.
+    """The instruction set of the CPU kernels on this machine: 'generic', 'avx2', 'avx512' or 'amx';
+    'avxvnni' and 'avx512vnni', which have products of bytes for 8-bit weights; 'avx512bf16' (on
+    AMD, or if FASTLSTM_CPU_ISA asks for it); 'amx-emulated' if FASTLSTM_CPU_ISA asks for it. Needs
+    `load()` to be None.
 
     Raises:
-        RuntimeError: FASTLSTM_CPU_ISA names one that this machine does not have.
+        RuntimeError: FASTLSTM_CPU_ISA asks for one that this machine does not have.
     """
     return torch.ops.fastlstm.cpu_isa()
 
 
 def cpu_choice() -> dict:
-    """Which kernels the CPU runs and why, as `csrc/cpu/isa/dispatch.cpp` says: isa, why, l2_bytes
-    (a core's second-level cache, by which work is cut), and products: how those of each dtype are
-    made. Needs `load()` to be None; raises as `cpu_isa`.
+    """The CPU kernels that were chosen (csrc/cpu/isa/dispatch.cpp): isa; why; l2_bytes, a core's
+    second-level cache, which blocks are sized for; products, the instructions for the products of
+    each dtype. Needs `load()` to be None; raises as `cpu_isa`.
     """
     return json.loads(torch.ops.fastlstm.cpu_choice())
 

@@ -1,4 +1,4 @@
-"""What is installed here, and which backend serves which device and dtype; `python -m fastlstm`."""
+"""`python -m fastlstm`: what is installed, and which backend serves which device and dtype."""
 
 import importlib.metadata
 import importlib.util
@@ -45,10 +45,10 @@ def _serving(device: str, dtype: torch.dtype) -> dict:
 def collect() -> dict:
     """The report as plain data, as `--json` prints it.
 
-    Keys: fastlstm, torch, python, machine, threads, cpu_capability (torch's own kernels'),
-    library (name, or None; loaded; reason, if not; cpu_isa; cpu: `native.cpu_choice`), triton
-    (version or None), gpu (name or None), backends: one entry per device and dtype, with the
-    backend that "auto" chooses and, for each that refuses, the reason.
+    Keys: fastlstm, torch, python, machine, threads, cpu_capability (that of torch's own kernels),
+    library (name or None; loaded; the reason if it is not; cpu_isa; cpu: `native.cpu_choice`),
+    triton (version or None), gpu (name or None), backends: for each device and dtype the backend
+    that "auto" chooses, and why the others refuse.
     """
     reason = native.load()
     path = native.library_path()
@@ -117,7 +117,7 @@ _HEADINGS = ("device", "dtype", "backend", "why not another")
 
 
 def show(report: dict) -> None:
-    """Print the report for reading: with rich where it is installed, else as plain text."""
+    """Prints the report: with rich where it is installed, otherwise as plain text."""
     if importlib.util.find_spec("rich") is None:
         _show_plain(report)
         return

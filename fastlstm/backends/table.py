@@ -1,9 +1,9 @@
-"""The one table of backends: which of them serves a call, and for each that does not, the reason.
+"""The table of backends: which of them serves a call, and why the others do not.
 
-A row is (name, family of ops, reject). `reject(call)` returns None where the backend serves the
-call and else a sentence; it makes the choice, the error text and `python -m fastlstm`. A new
-backend is a row here, a folder with its kernels, and, where it does not own its device's `lstm_*`
-ops, a family of its own (gpu.py).
+`reject(call)` of a row returns None where the backend serves the call, otherwise a sentence that
+says why not; the choice, the error message and `python -m fastlstm` all use it. A new backend is a
+row here, a folder with its kernels, and, where another backend's kernels are registered for
+`lstm_*` on its device, a prefix of ops of its own (gpu.py).
 """
 
 import logging
@@ -24,17 +24,17 @@ LEAST_CAPABILITY = (8, 0)
 
 
 class Call(NamedTuple):
-    """What the choice of a backend may depend on."""
+    """What the choice of a backend depends on."""
 
     device: str  # device type, such as "cpu"
     dtype: torch.dtype
     # Of a "cuda" device: its compute capability, such as (9, 0), or None where there is no GPU.
     capability: tuple[int, int] | None = None
-    hip: bool = False  # a torch for ROCm, which calls its devices "cuda" too
+    hip: bool = False  # torch for ROCm, whose devices are "cuda" too
 
     @classmethod
     def of(cls, device: torch.device | str, dtype: torch.dtype) -> "Call":
-        """The call with tensors on `device`, which for "cuda" may leave out the index."""
+        """A call with tensors on `device`; "cuda" without an index is the current device."""
         device = torch.device(device)
         if device.type != "cuda":
             return cls(device.type, dtype)
@@ -42,8 +42,8 @@ class Call(NamedTuple):
 
 
 def _constant_in_graphs(function):
-    """Have torch.compile call `function` while it traces, and keep the result: what
-    torch.compiler.assume_constant_result does, which would import all of the compiler here."""
+    """Marks `function` for torch.compile to evaluate while tracing, as
+    torch.compiler.assume_constant_result does, which would import the whole compiler here."""
     function._dynamo_marked_constant = True
     return function
 
@@ -62,6 +62,8 @@ def _capability(index: int | None) -> tuple[int, int] | None:
 
 
 class Backend(NamedTuple):
+    """family: the prefix of its ops (ops/recurrence.py). reject: why it does not serve a call."""
+
     name: str
     family: str
     reject: Callable[[Call], str | None]
@@ -74,7 +76,7 @@ def _reject_dtype(call: Call) -> str | None:
 
 
 def _reject_gpu(call: Call) -> str | None:
-    """What rules out both GPU backends."""
+    """The reasons that hold for both GPU backends."""
     if call.device != "cuda":
         return f"the tensors are on {call.device!r}, not on a GPU"
     if call.capability is None:
@@ -91,7 +93,7 @@ def _text(capability: tuple[int, int]) -> str:
 def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
     """Whether the library's code for an architecture such as "80" or "90a" runs on a GPU."""
     least = divmod(int(re.sub(r"\D", "", architecture)), 10)
-    # What is built for "90a" runs on 9.0 alone; for "80" there is code that later GPUs take too.
+    # Code for "90a" runs on 9.0 only; that for "80" includes PTX for later GPUs.
     return capability == least if architecture.endswith("a") else capability >= least
 
 
@@ -135,7 +137,7 @@ def _reject_reference(call: Call) -> str | None:
     return None
 
 
-# "auto" takes the first that does not reject the call.
+# "auto" is the first that does not reject the call.
 TABLE = (
     Backend("cpu", "lstm", _reject_cpu),
     Backend("cuda", "lstm", _reject_cuda),
@@ -148,18 +150,17 @@ _warned: set[Call] = set()
 
 
 def check_name(backend: str) -> str:
-    """`backend` itself if the table knows it, else a ValueError."""
+    """Returns `backend`; raises ValueError if the table does not have it."""
     if backend not in NAMES:
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(map(repr, NAMES))}")
     return backend
 
 
 def select(backend: str, call: Call) -> Backend:
-    """The row that serves `call`: the one named, or with "auto" the first that does not reject it.
+    """The row that serves `call`: that of `backend`, with "auto" the first that does not reject it.
 
     Raises:
-        ValueError: no such backend. RuntimeError: the named backend rejects the call; the text says
-        why.
+        ValueError: there is no such backend. RuntimeError: it rejects the call; the text says why.
     """
     check_name(backend)
     reasons = []

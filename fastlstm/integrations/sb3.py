@@ -4,9 +4,9 @@ known to RecurrentPPO::
     import fastlstm.integrations.sb3
     model = RecurrentPPO("FastMlpLstmPolicy", env)
 
-Same parameters, results and checkpoints as the policies without "Fast" in their names. Where those
-go through a minibatch in a loop of single steps of nn.LSTM, since an episode begins in it, these
-make one call, and leave out its padding; a step of a rollout is `FastLSTM.step`.
+Same parameters, results and checkpoints as the policies without "Fast" in their names. If an
+episode begins within a minibatch, those run nn.LSTM in a loop over single steps; these make one
+call, without the padding. A step of a rollout is `FastLSTM.step`.
 """
 
 import functools
@@ -38,12 +38,12 @@ __all__ = ["FastCnnLstmPolicy", "FastLstmPolicy", "FastMlpLstmPolicy", "FastMult
 
 
 class FastLstmPolicy:
-    """What makes a policy of sb3-contrib fast, to be named before it among the bases::
+    """A mixin for policies of sb3-contrib, to be the first base::
 
         class MyFastPolicy(FastLstmPolicy, MyPolicy): ...
 
     MyPolicy is a RecurrentActorCriticPolicy. Its LSTMs become FastLSTMs with the same Parameter
-    objects, which the optimizer goes on holding, and sequences go through them in one call.
+    objects, which its optimizer has, and a sequence is one call.
     """
 
     def __init__(self, *args, **options) -> None:
@@ -57,7 +57,7 @@ class FastLstmPolicy:
         episode_starts: Tensor,
         lstm: FastLSTM,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Rows of T steps each through the LSTM.
+        """Runs the LSTM on rows of T steps each.
 
         Args:
             features: (N*T, I), row by row.
@@ -65,16 +65,17 @@ class FastLstmPolicy:
             episode_starts: (N*T,), not 0 where an episode begins.
 
         Returns:
-            outputs (N*T, H), row by row, and the states after the last step. Where the rollout
-            buffer says how long the rows of a minibatch are (`_tell_lengths`), the outputs behind
-            are 0, which the algorithm leaves out, and the states those of the last step there is.
+            outputs (N*T, H), row by row, and the states after the last step. If the rollout buffer
+            gives the lengths of the rows (`_tell_lengths`), outputs in the padding are 0, which the
+            algorithm ignores, and the states are those after each row's last step.
         """
         N = lstm_states[0].shape[1]
         x = features.reshape(N, -1, lstm.input_size)
         starts = episode_starts.reshape(N, -1)
         T = starts.shape[1]
         if starts.is_cpu and (T == 1 or not starts[:, 1:].any()):
-            # Then the states can be reset beforehand, and there are shorter ways for the rest.
+            # Only first steps are reset: reset the states before, and use faster calls without
+            # masks.
             keep = (1 - starts[:, 0]).view(1, N, 1)
             lstm_states, reset_mask = tuple(keep * state for state in lstm_states), None
         else:
@@ -101,9 +102,10 @@ class FastMultiInputLstmPolicy(FastLstmPolicy, RecurrentMultiInputActorCriticPol
 
 
 def _tell_lengths(buffer: type) -> None:
-    """Have a minibatch of this class of rollout buffer say how long its rows are: it pads them to
-    the longest, and half of it may be padding, for rows end with their episodes. The lengths (N,)
-    are an attribute `sequence_lengths` of its `episode_starts`, of which no one else knows.
+    """Makes minibatches of this class of rollout buffer have the lengths of their rows. It pads
+    rows, which end with their episodes, to the longest, so that half of a minibatch may be padding.
+    The lengths (N,) are an attribute `sequence_lengths` of `episode_starts`, which only this file
+    uses.
     """
     get_samples = buffer._get_samples
     if hasattr(get_samples, "tells_lengths"):

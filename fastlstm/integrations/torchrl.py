@@ -3,8 +3,8 @@
     from fastlstm.integrations.torchrl import FastLSTMModule
     lstm = FastLSTMModule(input_size=3, hidden_size=64, in_key="observation", out_key="features")
 
-Where episodes begin within the rows of a batch, LSTMModule cuts the rows there, pads the pieces and
-packs them; here a layer is one call with `is_init` as its reset_mask.
+If episodes begin within the rows of a batch, LSTMModule splits the rows there, pads and packs the
+parts; here each layer is one call with `is_init` as its reset_mask.
 """
 
 import torch
@@ -30,14 +30,14 @@ __all__ = ["FastLSTMModule"]
 class FastLSTMModule(LSTMModule):
     """TorchRL's LSTMModule, with its arguments, parameters and results; `lstm` is a FastLSTM.
 
-    One call for each layer serves batches in recurrent mode in which episodes begin within rows,
-    with `recurrent_backend` "pad" (the default) or "auto", where the states that the batch has for
-    these steps are 0, as TensorDictPrimer has them. With other states there, or such as want a
-    gradient, two directions, dropout in training, a FastLSTM with options of its own, or under
-    torch.compile, it is LSTMModule's own way, through FastLSTM.
+    Each layer is one call for batches in recurrent mode in which episodes begin within rows, with
+    `recurrent_backend` "pad" (the default) or "auto", if the batch's states at these steps are 0,
+    as from TensorDictPrimer. With other states, states that require a gradient, two directions,
+    dropout in training, a FastLSTM with options of its own, or under torch.compile, it is
+    LSTMModule's own forward with FastLSTM.
 
     Args:
-        lstm: also an nn.LSTM, which becomes a FastLSTM in place.
+        lstm: may be an nn.LSTM, which is converted to a FastLSTM in place.
     """
 
     def __init__(self, *args, **options) -> None:
@@ -62,7 +62,7 @@ class FastLSTMModule(LSTMModule):
         ):
             return super().forward(tensordict)
         value, *states = (tensordict.get(key, None) for key in self.in_keys[:3])
-        # (N, T), whatever batch dimensions there are: the rows' starts, without the first steps.
+        # (N, T) for any batch dimensions: where episodes begin, except at the rows' first steps.
         T = tensordict.shape[-1]
         starts = tensordict.get("is_init").reshape(-1, T).clone()
         starts[:, :1] = False

@@ -1,9 +1,9 @@
-"""The ops of fastlstm as torch's own, ATen's: for converters that take an exported program and know
-no other ops.
+"""The ops of fastlstm in terms of ATen's, for converters of exported programs that support no other
+ops.
 
-`decompositions` is a table for `torch.export.ExportedProgram.run_decompositions`. What an op is
-made of stands elsewhere: a layer's products in ops/layer.py, the recurrences in reference/. Here is
-how they loop over the steps.
+`decompositions` is a table for `torch.export.ExportedProgram.run_decompositions`. It uses the
+definitions in plain torch, a layer's products in ops/layer.py and the recurrences in reference/;
+this file adds the loops over steps.
 """
 
 import functools
@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from ..ops import layer as layer_ops
-from ..ops.recurrence import FAMILIES
+from ..ops.recurrence import PREFIXES
 from ..reference import lstm as reference
 from ..reference import variant as variant_reference
 from ..stack.checkpoint import ops as checkpoint_ops
+from ..stack.checkpoint import passes
 from ..stack.checkpoint.calls import CheckpointedForward, CheckpointedResults
 from ..stack.wavefront.calls import StackForward, StackResults, apply_dropout, dropout_mask
 from ..weights import LSTMWeights
@@ -25,26 +26,26 @@ LOOPS = ("auto", "unrolled", "scan")
 
 
 def decompositions(loop: str = "auto") -> dict[Any, Callable[..., Any]]:
-    """`torch.export.default_decompositions()` and, for every op that an exported FastLSTM,
-    FastLSTMCell or `functional.lstm` has, what it is in ops of ATen.
+    """`torch.export.default_decompositions()` and a decomposition to ATen for every op of an
+    exported FastLSTM, FastLSTMCell or `functional.lstm`.
 
-    ExecuTorch, Core ML, LiteRT, TensorRT and others refuse ops that they do not know. The program
-    that comes of this has none but ATen's, and needs no fastlstm where it is loaded. It gives the
-    numbers of the op it replaces but for the order in which a product is summed, for every option.
+    ExecuTorch, Core ML, LiteRT, TensorRT and others refuse ops that they do not know. The
+    decomposed program has ATen's ops only, and does not need fastlstm where it is loaded. With
+    every option its results are those of the replaced ops, except for the order in which products
+    are summed.
 
     Args:
-        loop: "unrolled" writes each step out, which every converter takes, and is for a static
-            number of steps T; "scan" makes one `torch.ops.higher_order.scan` a direction, which
-            ExecuTorch, ONNX and Inductor take, for T of 1 and more, static or not; "auto" is
-            "unrolled" where T is static and "scan" where it is not.
+        loop: "unrolled" repeats the ops of a step T times, which every converter supports, for a
+            static number of steps T; "scan" makes one `torch.ops.higher_order.scan` for each
+            direction, which ExecuTorch, ONNX and Inductor support, for a static or dynamic T of at
+            least 1; "auto" is "unrolled" for a static T, otherwise "scan".
 
     Returns:
         A new table, to which others may be added.
 
     Raises:
-        ValueError: `loop` is none of these; while a program is decomposed, T is not static and
-            "unrolled" was asked for, or a backward that is to be traced has to come after the
-            decomposition.
+        ValueError: `loop` is none of these. While a program is decomposed: T is dynamic and `loop`
+            is "unrolled", or the program contains the backward of layers with checkpoint_every.
 
     Example::
 
@@ -56,13 +57,13 @@ def decompositions(loop: str = "auto") -> dict[Any, Callable[..., Any]]:
         raise ValueError(f"loop: got {loop!r}, expected one of {', '.join(map(repr, LOOPS))}")
     table = torch.export.default_decompositions()
     ops = torch.ops.fastlstm
-    for family in FAMILIES:
-        table[getattr(ops, f"{family}_layer_forward").default] = functools.partial(_layer, family)
+    for prefix in PREFIXES:
+        table[getattr(ops, f"{prefix}_layer_forward").default] = functools.partial(_layer, prefix)
         for name, recurrence in (
             ("forward", reference.lstm_forward),
             ("variant_forward", variant_reference.variant_forward),
         ):
-            table[getattr(ops, f"{family}_{name}").default] = functools.partial(
+            table[getattr(ops, f"{prefix}_{name}").default] = functools.partial(
                 _recurrence, recurrence, loop
             )
     table[ops.stack_forward.default] = _stack
@@ -72,7 +73,7 @@ def decompositions(loop: str = "auto") -> dict[Any, Callable[..., Any]]:
 
 
 def _unrolled(asked: str, T) -> bool:
-    """Whether the steps are written out."""
+    """Whether to unroll the steps."""
     static = isinstance(T, int)
     if asked == "unrolled" and not static:
         raise ValueError(
@@ -83,8 +84,8 @@ def _unrolled(asked: str, T) -> bool:
 
 
 def _recurrence(recurrence, asked: str, *args):
-    """A recurrence's op, whose first argument has the steps and whose last are the tape's
-    switches."""
+    """An op of the recurrence. Its first argument is a sequence (T, ...), its last are save_tape
+    and save_cells."""
     *args, save_tape, save_cells = args
     loop = reference.unrolled
     if not _unrolled(asked, args[0].shape[0]):
@@ -101,8 +102,8 @@ def _recurrence(recurrence, asked: str, *args):
 
 
 def scanned(count: int, step, carry, sequences, constants, reverse: bool):
-    """`reference.unrolled` as one higher-order op. Of what is kept, only the first `count`
-    sequences are made; the others are empty."""
+    """`reference.unrolled` as one higher-order op. Only the first `count` of the results of all
+    steps are computed; the others are empty."""
     given = [s if not reverse else s.flip(0) for s in sequences if s is not None]
     fixed = tuple(c for c in constants if c is not None)
     unwanted = []
@@ -115,10 +116,10 @@ def scanned(count: int, step, carry, sequences, constants, reverse: bool):
         )
         new, kept = step(old, at, of_all)
         unwanted[:] = [k.dtype for k in kept[count:]]
-        # An op's results must not share memory, as h and the output do.
+        # clone: scan's results must not share memory, but h and the output do.
         return [*(n.clone() for n in new), *kept[:count]]
 
-    # Nor must its arguments, as states of zeros do.
+    # Nor may its arguments, but initial states of zeros do.
     first = [c.clone() for c in carry]
     results = torch.ops.higher_order.scan(combine, first, given, fixed)
     carry, kept = results[: len(carry)], results[len(carry) :]
@@ -127,12 +128,11 @@ def scanned(count: int, step, carry, sequences, constants, reverse: bool):
     return carry, [*kept, *(carry[0].new_empty((0, 0, 0), dtype=d) for d in unwanted)]
 
 
-def _layer(family: str, *args):
-    return tuple(layer_ops.plain_forward(family, layer_ops.LayerForward(*args)))
+def _layer(prefix: str, *args):
+    return tuple(layer_ops.plain_forward(prefix, layer_ops.LayerForward(*args)))
 
 
 def _stack(*args):
-    """The layers one after the other."""
     call = StackForward(*args)
     x, states, hidden, cells, gates = call.x, [], [], [], []
     nothing, layers = LSTMWeights(None, None), call.layers()
@@ -160,8 +160,8 @@ def _stack(*args):
 
 def _checkpointed(*args):
     call = CheckpointedForward(*args)
-    # The states that are kept are the backward's alone, which is refused below.
-    kept = checkpoint_ops.kept_states(call)
+    # The saved states are only for the backward, which is refused below.
+    kept = passes.kept_states(call)
     return tuple(CheckpointedResults(*checkpoint_ops.plain(call), *kept))
 
 

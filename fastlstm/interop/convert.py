@@ -1,4 +1,4 @@
-"""convert: a model with a FastLSTM in the place of every nn.LSTM."""
+"""convert: replaces every nn.LSTM of a model by a FastLSTM."""
 
 import logging
 import warnings
@@ -23,10 +23,10 @@ _FAST_CLASSES = tuple(_FAST.values())
 
 
 class Converted(NamedTuple):
-    """One LSTM that `convert` found.
+    """An LSTM that `convert` found.
 
-    name: the module's path in the model, "" for the model itself. kind: its class before.
-    reason: why it was left as it is; None where it was converted.
+    name: the module's path in the model, "" for the model itself. kind: its class before the call.
+    reason: why it was not converted; None where it was.
     """
 
     name: str
@@ -44,32 +44,35 @@ def convert(
     report: list[Converted] | None = None,
     **variants: Any,
 ) -> nn.Module:
-    """Make every nn.LSTM in `model` a FastLSTM, and every nn.LSTMCell a FastLSTMCell, in place.
+    """Turns every nn.LSTM in `model` into a FastLSTM, and every nn.LSTMCell into a FastLSTMCell, in
+    place.
 
-    As with `Module.to`, the model given is the model returned. Each LSTM stays the same object with
-    the same Parameter objects (an optimizer goes on holding them), hooks, buffers, training flag,
-    parametrizations and names; its class alone changes. So modules used twice stay shared, and the
-    model itself may be an nn.LSTM. For an independent copy: `convert(copy.deepcopy(model))`.
+    Returns `model`, as `Module.to` does. Each LSTM stays the same object with the same Parameter
+    objects (which an optimizer may hold), hooks, buffers, training flag, parametrizations and
+    names; only its class changes. So shared modules stay shared, and the model itself may be an
+    nn.LSTM. For an independent copy: `convert(copy.deepcopy(model))`.
 
     torch's own dynamically quantised LSTMs and cells (`torch.ao.quantization.quantize_dynamic`,
-    int8) become int8 FastLSTMs of the same integers and scales, also the same objects.
+    int8) become int8 FastLSTMs with the same integers and scales, and stay the same objects too.
 
-    Left as they are: instances of other subclasses of nn.LSTM, whose forward may do anything;
-    modules whose forward was replaced on the instance; scripted modules; and what is a FastLSTM
-    already. All but the last are named in a UserWarning.
+    Not converted: instances of other subclasses of nn.LSTM, whose forward may do anything; modules
+    whose forward was replaced on the instance; scripted modules; and FastLSTMs. All but the last
+    are listed in a UserWarning.
 
     Args:
-        backend, checkpoint_every: for the modules made here; see `FastLSTM`.
-        weight_dtype, weight_only: for these, and where they are given for what is a FastLSTM or a
-            FastLSTMCell already; see `FastLSTM`.
+        backend, checkpoint_every: for the converted modules; see `FastLSTM`.
+        weight_dtype, weight_only: for the converted modules and, unless None, also for those that
+            are a FastLSTM or FastLSTMCell already; see `FastLSTM`.
         variants: layer_norm, recurrent_dropout, weight_dropout, zoneout, variational_dropout,
-            batch_first_states or return_layer_outputs for every FastLSTM made here, as for its
-            constructor. layer_norm adds parameters: an optimizer must be told of them.
-        report: takes one `Converted` for every LSTM found; then nothing is warned of.
+            batch_first_states or return_layer_outputs for every converted nn.LSTM, as for
+            FastLSTM's constructor. layer_norm adds parameters, which an existing optimizer does not
+            have.
+        report: a list to which a `Converted` is appended for every LSTM found; there is no warning
+            then.
 
     Raises:
-        TypeError: model is not a module, or there is no such argument. ValueError: no such
-        backend, or a value that the constructor refuses.
+        TypeError: model is not a module, or there is no such argument. ValueError: there is no such
+        backend, or FastLSTM's constructor refuses a value.
 
     Example::
 
@@ -78,7 +81,7 @@ def convert(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     backends.check_name(backend)
-    # Refuses what is wrong before anything is changed.
+    # Raises for wrong values before anything is changed.
     FastLSTM(1, 1, device="meta", checkpoint_every=checkpoint_every, **variants)
     if weight_only and weight_dtype is not torch.int8:
         raise ValueError(f"weight_only: it needs weight_dtype=torch.int8, got {weight_dtype}")
@@ -117,7 +120,7 @@ def _check_storage(model: nn.Module, weight_dtype: torch.dtype | None) -> None:
 
 
 def _kind(module: nn.Module) -> str | None:
-    """The name of an LSTM's class, or None for another module."""
+    """The class name of an LSTM or a cell, None for any other module."""
     if isinstance(module, torch.jit.ScriptModule):
         name = module.original_name
         return name if name in ("LSTM", "LSTMCell") else None
@@ -148,8 +151,8 @@ def _change_class(module: nn.Module, backend: str, checkpoint_every, variants: d
     if cls in _FAST:
         module.__class__ = _FAST[cls]
     elif cls not in _FAST.values():
-        # A parametrized module has a class of its own, which its copies share: make another one
-        # with the same properties over the fast class.
+        # A parametrized module has a class of its own, which its copies share: derive another one
+        # with the same properties from the fast class.
         fast = _FAST[parametrize.type_before_parametrizations(module)]
         body = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
         module.__class__ = type(f"Parametrized{fast.__name__}", (fast,), body)

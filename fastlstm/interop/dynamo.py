@@ -1,8 +1,9 @@
-"""torch.compile takes no RNN into a graph unless `torch._dynamo.config.allow_rnn` is set, which
-would unroll every other nn.LSTM of a model step by step. A FastLSTM is an op or two, so it is let
-in by itself: that setting holds while Dynamo wraps one of these modules, and for nothing else.
+"""Lets torch.compile trace a FastLSTM. Dynamo breaks the graph at every RNN module unless
+`torch._dynamo.config.allow_rnn` is set, which would unroll every nn.LSTM of a model step by step. A
+FastLSTM is one or two ops, so the setting is turned on only while Dynamo wraps a FastLSTM.
 
-Where torch has no such place any more, nothing is changed, and the graph breaks as for an nn.LSTM.
+If a torch version has no `wrap_module`, nothing is changed (late.py warns), and graphs break at a
+FastLSTM as at an nn.LSTM.
 """
 
 import functools
@@ -11,7 +12,7 @@ from ..nn.lstm import FastLSTM
 from .late import when_imported
 
 
-def _let_in(builder) -> None:
+def _allow_fast_lstm(builder) -> None:
     wrap = builder.VariableBuilder.wrap_module
 
     @functools.wraps(wrap)
@@ -25,4 +26,4 @@ def _let_in(builder) -> None:
 
 
 def tell_dynamo() -> None:
-    when_imported("torch._dynamo.variables.builder", _let_in)
+    when_imported("torch._dynamo.variables.builder", _allow_fast_lstm)

@@ -1,9 +1,9 @@
-"""What counters of floating-point operations are told of fastlstm's ops and modules: those of the
-matrix products, two for each multiply-add, as torch.utils.flop_counter counts torch's own.
+"""Formulas of fastlstm's ops for counters of floating-point operations: those of the matrix
+products, two for each multiply-add, as torch.utils.flop_counter counts torch's own.
 
-A product of `rows` = T * N rows with a matrix (A, B) is 2 * rows * A * B, and so are those with its
-transpose and for its gradient in the backward. Steps that `lengths` says do not exist are counted,
-as torch counts those of a padded batch.
+A product of T * N rows with a matrix (A, B) is 2 * T * N * A * B, and so are the products with its
+transpose and for its gradient in the backward. Steps that do not exist by `lengths` are counted, as
+torch counts padding.
 """
 
 from math import prod
@@ -13,7 +13,7 @@ import torch
 from ..nn.cell import FastLSTMCell
 from ..nn.lstm import FastLSTM
 from ..ops import layer, recurrence, variant
-from ..ops.recurrence import FAMILIES
+from ..ops.recurrence import PREFIXES
 from ..stack import step as step_ops
 from ..stack import step_training, whole
 from ..stack.checkpoint import calls as checkpoint
@@ -24,7 +24,8 @@ from .late import when_imported
 
 
 def _products(rows: int, *shapes) -> int:
-    """Of `rows` rows with matrices of these shapes, stacked or not; biases and None are none."""
+    """Products of `rows` rows with matrices of these shapes (also stacked); biases and None count
+    as 0."""
     return 2 * rows * sum(prod(s) for s in shapes if s is not None and len(s) > 1)
 
 
@@ -84,7 +85,7 @@ def whole_backward(call: whole.StackBackward) -> int:
 
 
 def int8_stack(x, h0, c0, weights, layers, bidirectional, *rest, **options) -> int:
-    """Of the matrices without the packed form's padding."""
+    """Without the padding of packed matrices."""
     directions = 2 if bidirectional else 1
     each = len(weights) // (layers * directions)
     (H4,), projected = weights[3], each >= 6
@@ -141,7 +142,7 @@ def checkpointed_forward(call: checkpoint.CheckpointedForward) -> int:
 
 
 def checkpointed_backward(call: checkpoint.CheckpointedBackward) -> int:
-    """The forward once more, and the backward."""
+    """The forward is run again before the backward."""
     T, N, _ = call.x
     found = _products(T * N, *call.weights)
     needs = checkpoint.weights_of_layers(call, call.need_dweights)
@@ -157,7 +158,8 @@ def checkpointed_backward(call: checkpoint.CheckpointedBackward) -> int:
 
 
 def _named(arguments: type, formula):
-    """A formula of an op's arguments as counters call it, with the results' shapes in options."""
+    """A formula with the signature of flop_counter: the shapes of the op's arguments; options has
+    those of the results."""
 
     def count(*args, **options) -> int:
         return formula(arguments(*args))
@@ -166,7 +168,7 @@ def _named(arguments: type, formula):
 
 
 def formulas() -> dict:
-    """The formula of each op, of the shapes of its arguments, with `out_shape` beside them."""
+    """The formula of each op, a function of the shapes of its arguments and `out_shape`."""
     by_arguments = {
         "lstm_stack_forward": (whole.StackForward, whole_forward),
         "lstm_stack_backward": (whole.StackBackward, whole_backward),
@@ -181,14 +183,14 @@ def formulas() -> dict:
         "checkpointed_backward": (checkpoint.CheckpointedBackward, checkpointed_backward),
         "lstm_variant_loop": (variant.VariantLoop, recurrence_backward),
     }
-    for family in FAMILIES:
+    for prefix in PREFIXES:
         by_arguments |= {
-            f"{family}_forward": (recurrence.Forward, recurrence_forward),
-            f"{family}_backward": (recurrence.Backward, recurrence_backward),
-            f"{family}_layer_forward": (layer.LayerForward, layer_forward),
-            f"{family}_layer_backward": (layer.LayerBackward, layer_backward),
-            f"{family}_variant_forward": (variant.VariantForward, recurrence_forward),
-            f"{family}_variant_backward": (variant.VariantBackward, variant_backward),
+            f"{prefix}_forward": (recurrence.Forward, recurrence_forward),
+            f"{prefix}_backward": (recurrence.Backward, recurrence_backward),
+            f"{prefix}_layer_forward": (layer.LayerForward, layer_forward),
+            f"{prefix}_layer_backward": (layer.LayerBackward, layer_backward),
+            f"{prefix}_variant_forward": (variant.VariantForward, recurrence_forward),
+            f"{prefix}_variant_backward": (variant.VariantBackward, variant_backward),
         }
     named = {"int8_stack": int8_stack, "int8_stack_reference": int8_stack}
     named |= {name: _named(*given) for name, given in by_arguments.items()}
@@ -209,7 +211,7 @@ def _tell_by_type(hooks: dict) -> None:
 
 
 def _tell_ptflops_of_ops(aten_ops) -> None:
-    """It counts multiply-adds, of the arguments themselves."""
+    """ptflops calls formulas with the arguments, not their shapes, and counts multiply-adds."""
 
     def counted(formula):
         def count(inputs, outputs):
@@ -228,7 +230,7 @@ def _tell_ptflops_of_ops(aten_ops) -> None:
 
 
 def tell_counters() -> None:
-    """Have torch's counter, thop's and ptflops' know us, as soon as they are imported."""
+    """Registers fastlstm with torch's counter, thop and ptflops as soon as they are imported."""
     when_imported("torch.utils.flop_counter", _tell_torch)
     when_imported("thop.profile", lambda module: _tell_by_type(module.register_hooks))
     when_imported("ptflops.pytorch_ops", lambda module: _tell_by_type(module.MODULES_MAPPING))

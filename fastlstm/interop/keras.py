@@ -16,24 +16,24 @@ def from_keras(
 
     `fastlstm.from_keras(*layer.get_weights())`; of a stack,
     `fastlstm.from_keras(*first.get_weights(), *second.get_weights())`. The layers' activations must
-    be Keras 3's defaults, tanh and (recurrent) sigmoid, which weights do not tell. For
-    return_sequences, go_backwards, masks and merge modes, docs/interchange.md has a few lines each.
+    be Keras 3's defaults, tanh and sigmoid (recurrent), which cannot be seen from the weights. For
+    return_sequences, go_backwards, masks and merge modes see docs/interchange.md.
 
     Args:
-        weights: layer by layer, and with bidirectional forward before backward, as Keras gives
-            them: kernel (I, 4H), recurrent_kernel (H, 4H), and bias (4H,) in all or none. Gate
+        weights: layer by layer, with bidirectional forward before backward, in Keras's order:
+            kernel (I, 4H), recurrent_kernel (H, 4H), and bias (4H,) in all layers or none. Gate
             order i, f, c, o. Arrays, tensors, or Keras variables.
-        bidirectional: they are those of `keras.layers.Bidirectional` with merge_mode="concat".
+        bidirectional: they are weights of `keras.layers.Bidirectional` with merge_mode="concat".
         batch_first: as in Keras; False for (T, N, I).
         options: further arguments of FastLSTM, such as dropout, device, dtype (by default that of
             the kernel) or backend.
 
     Returns:
-        A FastLSTM in training mode, as every new module. Its bias_hh is zero, for Keras has one
-        bias.
+        A FastLSTM in training mode, as any new module. Its bias_hh is zero, since Keras has a
+        single bias.
 
     Raises:
-        ValueError: shapes that do not fit each other; the text names the array.
+        ValueError: the shapes do not fit each other; the text names the array.
     """
     layers = _layers([_tensor(w) for w in weights], 2 if bidirectional else 1)
     kernel, recurrent = layers[0][0][:2]
@@ -68,8 +68,7 @@ def _tensor(weight) -> Tensor:
 
 
 def _layers(weights: list[Tensor], D: int) -> list[list[list[Tensor]]]:
-    """[layer][direction] -> [kernel (I, 4H), recurrent_kernel (H, 4H), bias (4H,) where there is
-    one]."""
+    """[layer][direction] -> [kernel (I, 4H), recurrent_kernel (H, 4H), bias (4H,) if any]."""
     each = 3 if any(w.dim() == 1 for w in weights) else 2
     if not weights or len(weights) % (D * each):
         direction = "kernel, recurrent_kernel" + ", bias" * (each == 3)

@@ -1,4 +1,4 @@
-"""What is to be done when a package that knows nn.LSTM is imported, if it ever is."""
+"""Hooks into other packages, run when (and only if) these are imported."""
 
 import importlib.abc
 import importlib.util
@@ -11,8 +11,8 @@ _waiting: dict[str, Callable[[ModuleType], None]] = {}
 
 
 def when_imported(name: str, action: Callable[[ModuleType], None]) -> None:
-    """Call `action` with the module of this name: now if it is there, else after it is imported. An
-    action that fails, for the package may have changed, is warned of."""
+    """Calls `action` with the module of this name: now if it is imported, otherwise after its
+    import. If the action fails, since the package may have changed, there is a warning."""
     if name in sys.modules:
         _act(sys.modules[name], action)
         return
@@ -31,7 +31,7 @@ def _act(module: ModuleType, action) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: has the others find what is waited for, and follows its execution."""
+    """Has the other finders find a module that is waited for, and acts after its execution."""
 
     def find_spec(self, name, path=None, target=None):
         action = _waiting.pop(name, None)

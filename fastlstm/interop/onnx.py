@@ -1,8 +1,8 @@
 """ONNX: each layer of a FastLSTM as one node of ONNX's LSTM operator.
 
-torch.onnx.export(dynamo=True) asks a table which ONNX operators stand for ops that are not torch's
-own; `translation_table` is that table for the ops of ops/layer.py. Without it, it decomposes them
-to torch's own, by `tell_exporter`.
+torch.onnx.export(dynamo=True) translates custom ops by a table; `translation_table` is that table
+for the ops of ops/layer.py. Without it the ops are decomposed to torch's own lstm, by
+`tell_exporter`.
 """
 
 import functools
@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-from ..ops.recurrence import FAMILIES
+from ..ops.layer import LayerForward
+from ..ops.recurrence import PREFIXES
+from ..weights import weights_of
 from . import onnx_int8
 from .late import when_imported
 
@@ -20,17 +22,17 @@ _ONNX_ORDER = (0, 3, 1, 2)
 
 
 class NotInOnnx(ValueError):
-    """A call that ONNX's LSTM operator cannot express; the text names the argument."""
+    """A call that cannot be expressed by ONNX's LSTM operator; the text names the argument."""
 
 
 def translation_table() -> dict[Any, Callable[..., Any]]:
-    """What torch.onnx.export takes as `custom_translation_table`, for models with a FastLSTM, a
+    """The `custom_translation_table` of torch.onnx.export for models with a FastLSTM, a
     FastLSTMCell or `functional.lstm`.
 
     Each layer becomes one LSTM node (https://onnx.ai/onnx/operators/onnx__LSTM.html) for all of its
-    directions and steps, projected ones too, with lengths as its sequence_lens. float32 and float64
-    are computed as they are; bfloat16 and float16 in float32 between casts, as by fastlstm's own
-    kernels. A layer with int8 weights becomes ONNX Runtime's DynamicQuantizeLSTM, one with a
+    directions and steps, also with a projection, with lengths as sequence_lens. float32 and float64
+    keep their dtype; bfloat16 and float16 are computed in float32 between casts, as by fastlstm's
+    own kernels. A layer with int8 weights becomes ONNX Runtime's DynamicQuantizeLSTM, or with a
     projection or weight_only an LSTM node whose weights are stored in int8.
 
     Needs the package onnxscript, as torch.onnx.export itself does: pip install fastlstm[onnx].
@@ -40,7 +42,7 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
 
     Raises (while exporting, as the cause of torch's error):
         NotInOnnx: reset_mask, return_cell_sequence, layer_norm, zoneout, or recurrent_dropout in
-            training, which ONNX's operator has not.
+            training, which ONNX's operator does not support.
 
     Example::
 
@@ -54,8 +56,8 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
             "fastlstm.onnx needs onnx and onnxscript: pip install onnx onnxscript"
         ) from error
 
-    # The arguments of `<family>_layer_forward`. The annotations tell the exporter that the last
-    # three are attributes.
+    # The arguments of `<prefix>_layer_forward`. By their annotations the exporter sees that the
+    # last three are attributes, not tensors.
     def lstm_layer(
         x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, weight_hr=None,
         weight_ih_reverse=None, weight_hh_reverse=None, bias_ih_reverse=None,
@@ -71,7 +73,7 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
             )  # fmt: skip
         nodes = _Nodes(onnxscript.opset18, x.dtype)
         results = _layer(nodes, x, h0, c0, directions, lengths)
-        # In the place of cells and gates, which nothing reads in inference.
+        # Cells and gates are not used in inference.
         return (*results, nodes.floats(0.0), nodes.floats(0.0))
 
     def variant(
@@ -96,43 +98,33 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
         return (*onnx_int8.stack(nodes, _layer, x, h0, c0, *given), nodes.floats(0.0))
 
     table = {torch.ops.fastlstm.int8_stack.default: int8_stack}
-    for family in FAMILIES:
-        table[getattr(torch.ops.fastlstm, f"{family}_layer_forward").default] = lstm_layer
-        table[getattr(torch.ops.fastlstm, f"{family}_variant_forward").default] = variant
+    for prefix in PREFIXES:
+        table[getattr(torch.ops.fastlstm, f"{prefix}_layer_forward").default] = lstm_layer
+        table[getattr(torch.ops.fastlstm, f"{prefix}_variant_forward").default] = variant
     return table
 
 
-def _by_torch(
-    x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ih_reverse,
-    weight_hh_reverse, bias_ih_reverse, bias_hh_reverse, weight_hr_reverse, lengths, reset_mask,
-    wide_products, save_tape, save_cells,
-):  # fmt: skip
-    """A layer by torch's own lstm: what an export without the table makes of an nn.LSTM."""
-    _refuse(reset_mask, save_cells)
-    for name, given in (("lengths", lengths), ("proj_size", weight_hr)):
+def _by_torch(*args):
+    """A layer (`LayerForward`) by torch's own lstm, as torch exports an nn.LSTM."""
+    call = LayerForward(*args)
+    _refuse(call.reset_mask, call.save_cells)
+    for name, given in (("lengths", call.lengths), ("proj_size", call.weight_hr)):
         if given is not None:  # torch's export of a projection does not run
             raise NotInOnnx(
                 f"{name}: torch.onnx.export needs custom_translation_table="
                 "fastlstm.onnx.translation_table()"
             )
-    directions = [(weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)]
-    if weight_ih_reverse is not None:
-        directions.append(
-            (weight_ih_reverse, weight_hh_reverse, bias_ih_reverse, bias_hh_reverse,
-             weight_hr_reverse)
-        )  # fmt: skip
-    weights = []
-    for ih, hh, *biases, _ in directions:
-        given = [b for b in biases if b is not None]
-        if len(given) == 1:  # torch takes both or neither
-            biases = [given[0], torch.zeros_like(given[0])]
-        weights += [w for w in (ih, hh, *biases) if w is not None]
-    has_biases = bias_ih is not None or bias_hh is not None
+    weights, D = [], 1 if call.weight_hh_reverse is None else 2
+    for w in (weights_of(call, reverse) for reverse in range(D)):
+        biases = [b for b in (w.bias_ih, w.bias_hh) if b is not None]
+        if len(biases) == 1:  # torch takes both or neither
+            biases.append(torch.zeros_like(biases[0]))
+        weights += [w.weight_ih, w.weight_hh, *biases]
     results = torch.ops.aten.lstm.input(
-        x, [h0, c0], weights, has_biases, 1, 0.0, False, len(directions) == 2, False
+        call.x, [call.h0, call.c0], weights, bool(biases), 1, 0.0, False, D == 2, False
     )
-    # In the place of cells and gates, which nothing reads in inference.
-    return (*results, x.new_zeros((0,)), x.new_zeros((0,)))
+    # Cells and gates are not used in inference.
+    return (*results, call.x.new_zeros((0,)), call.x.new_zeros((0,)))
 
 
 def _int8_by_torch(*args):
@@ -143,18 +135,18 @@ def _int8_by_torch(*args):
 
 
 def tell_exporter() -> None:
-    """Have torch.onnx.export make of a layer what it makes of nn.LSTM's, where no table is given
-    that has more for it."""
+    """Has torch.onnx.export treat a layer as it treats nn.LSTM, where it is given no translation of
+    the layer's op."""
 
     def register(exporter) -> None:
-        # Not in torch's global table of decompositions, of which others take what is there.
+        # Not in torch's global table of decompositions, which others use too.
         make = exporter.create_onnx_friendly_decomposition_table
 
         @functools.wraps(make)
         def with_ours(onnx_registered_ops):
             table = make(onnx_registered_ops)
-            for family in FAMILIES:
-                op = getattr(torch.ops.fastlstm, f"{family}_layer_forward").default
+            for prefix in PREFIXES:
+                op = getattr(torch.ops.fastlstm, f"{prefix}_layer_forward").default
                 if op not in onnx_registered_ops:
                     table.setdefault(op, _by_torch)
             if torch.ops.fastlstm.int8_stack.default not in onnx_registered_ops:
@@ -180,7 +172,7 @@ def _refuse(reset_mask, save_cells: bool) -> None:
 
 
 class _Nodes:
-    """Makes nodes; floating-point values are given and taken in `dtype`, and computed in `wide`."""
+    """Makes nodes. Floating-point inputs and results are in `dtype`, computed in `wide`."""
 
     gate_order = _ONNX_ORDER
 
@@ -211,24 +203,23 @@ class _Nodes:
         return parts[0] if len(parts) == 1 else self.op.Concat(*parts, axis=0)
 
     def in_onnx_order(self, weight, H):
-        """(4H, ...) with the gates as ONNX has them."""
-        # By one index of all rows, which the exporter folds into the weights where they are small.
+        """(4H, ...) with the gates in ONNX's order."""
+        # As a single Gather of rows, which the exporter folds into small weights.
         return self.op.Gather(
             weight, self.integers(*(k * H + unit for k in _ONNX_ORDER for unit in range(H))), axis=0
         )
 
     def results(self, y, h_n, c_n, h0, c0, lengths):
-        """output (T, N, D*P), h_n and c_n from a node's Y [T, D, N, P] and states."""
+        """output (T, N, D*P), h_n and c_n from a node's Y (T, D, N, P) and states."""
         op = self.op
         if lengths is not None:
-            # What a row without steps ends with is not defined there; here it is what it began
-            # with.
+            # ONNX does not define the final states of a row without steps; here they are h0, c0.
             some = op.Unsqueeze(op.Greater(lengths, self.integer(0)), [0, 2])
             h_n, c_n = op.Where(some, h_n, h0), op.Where(some, c_n, c0)
         return op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, -1]), h_n, c_n
 
     def first_steps(self, x, lengths, reverse: bool):
-        """(T, N) bool: where a direction begins."""
+        """(T, N) bool: whether a step is a direction's first."""
         op = self.op
         T, rows = op.Shape(x, start=0, end=1), op.Shape(x, start=1, end=2)
         steps = op.Unsqueeze(op.Range(self.integer(0), op.Squeeze(T, [0]), self.integer(1)), [1])
@@ -244,9 +235,9 @@ def _layer(op: _Nodes, x, h0, c0, directions, lengths, H=None):
     `directions` are D tuples weight_ih (4H, I), weight_hh (4H, P), bias_ih and bias_hh (4H,) or
     None, weight_hr (P, H) or None.
 
-    ONNX's operator has no projection h = W_hr u, but the recurrence of the unprojected u needs
-    none: W_hh h = (W_hh W_hr) u. What is left of h is h0, which enters a direction's first step as
-    further inputs, zeros at all others, with the weights W_hh.
+    ONNX's operator has no projection h = W_hr u. The recurrence of u alone has the weights W_hh
+    W_hr, since W_hh h = (W_hh W_hr) u. h0 cannot be written as W_hr u: it becomes further inputs
+    with the weights W_hh, which are zero at all but a direction's first step.
     """
     H, D = c0.shape[2] if H is None else H, len(directions)
     x, h0, c0 = op.widen(x), op.widen(h0), op.widen(c0)

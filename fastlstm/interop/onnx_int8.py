@@ -1,22 +1,22 @@
-"""ONNX: a stack with int8 weights, by layers, for onnx.py's table.
+"""ONNX: the layers of a stack with int8 weights, for onnx.py's table.
 
-A layer is one DynamicQuantizeLSTM of ONNX Runtime's (domain com.microsoft), which quantises inputs
-and states as it runs, though for all rows at once. It has no projection and no weights beside float
-inputs: these layers, and those with weight_only, are ONNX's own LSTM between DequantizeLinear, the
-weights stored in int8 and the arithmetic in float32. Runtimes fold what brings the packed weights
-into the operator's order when they load a model.
+A layer is one DynamicQuantizeLSTM of ONNX Runtime (domain com.microsoft), which quantises inputs
+and states at run time, with one scale for all rows. It supports no projection and no float inputs:
+layers with a projection or weight_only are ONNX's own LSTM after DequantizeLinear, with weights
+stored in int8 and arithmetic in float32. Runtimes fold the nodes that reorder the packed weights
+when they load a model.
 """
 
 import functools
 
 from ..int8 import TERMS, UNITS
 
-_ZERO = 128  # ONNX Runtime's kernels for signed weights saturate on AVX2; for unsigned ones not
+_ZERO = 128  # zero point: ONNX Runtime's AVX2 kernels saturate with signed weights, not unsigned
 
 
 @functools.cache
 def _operator():
-    """DynamicQuantizeLSTM, which the exporter has no schema for."""
+    """DynamicQuantizeLSTM, for which the exporter has no schema."""
     import onnx
     import onnxscript
 
@@ -52,7 +52,7 @@ def _operator():
 
 
 def _integers(op, packed, rows: int, K: int, gates: int):
-    """The matrix of a packed one: int8 (gates, rows, K)."""
+    """A packed matrix as int8 (gates, rows, K)."""
     blocks, quads = -(-rows // UNITS), -(-K // TERMS)
     q = op.Transpose(packed, perm=[2, 0, 3, 1, 4])
     q = op.Reshape(q, op.integers(gates, blocks * UNITS, quads * TERMS))
@@ -87,7 +87,7 @@ def stack(op, float_layer, x, h0, c0, weights, layers, bidirectional, lengths, w
                 (
                     _dequantised(op, w[0], w[1], H, K),
                     _dequantised(op, w[2], w[3], H, P),
-                    w[4],  # the sum of both
+                    w[4],  # the sum of both biases
                     None,
                     None if w[5] is None else _dequantised(op, w[5], w[6], P, H, 1),
                 )
@@ -106,10 +106,10 @@ def stack(op, float_layer, x, h0, c0, weights, layers, bidirectional, lengths, w
 
 
 def _quantised_layer(op, x, h0, c0, directions, lengths, K: int, H: int):
-    """A layer by DynamicQuantizeLSTM: as `onnx._layer` gives."""
+    """A layer by DynamicQuantizeLSTM; results as of the node: Y, Y_h, Y_c."""
     gates, to = op.integers(*op.gate_order), type(op.dtype)
 
-    def in_order(vector):  # (4H,) with the gates as ONNX has them
+    def in_order(vector):  # (4H,) with the gates in ONNX's order
         rows = op.Reshape(vector, op.integers(4, H))
         return op.Reshape(op.Gather(rows, gates, axis=0), op.integers(4 * H))
 

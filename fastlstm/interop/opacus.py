@@ -1,11 +1,11 @@
-"""opacus, where it is installed, trains a FastLSTM with differential privacy as it is: it gets the
-gradients of each sample, for every form of a call.
+"""Support for opacus, which trains with differential privacy and needs the gradients of each sample
+(row of the batch): for every form of a FastLSTM call.
 
-opacus' own hooks see a module's positional tensors, and of the gradients that of the first result.
-So a FastLSTM is watched by hooks of ours: they remember the whole call, wait for the gradients of
-all its results, and give opacus the samples' gradients, made by one `vmap(grad(...))` of the call,
-that is one call of the kernels a layer. opacus takes them as one tensor with the batch first, as
-any module's, scales them for the loss's mean, sums and stores them.
+opacus' own hooks see only positional tensors and the gradient of the first result. So a FastLSTM
+has other hooks: they store the arguments of the call, wait for the gradients of all its results,
+and compute the samples' gradients by one `vmap(grad(...))` of the call, which is one call of the
+kernels for each layer. opacus gets them as one tensor with the batch first, which it scales for the
+mean of the loss, sums and stores as for any module.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ _RANDOM = "dropout", "recurrent_dropout", "weight_dropout", "zoneout"
 
 
 class _Call(NamedTuple):
-    """A call with its rows apart: x (N, T, I), lengths (N,) or None, reset_mask (N, T) or None;
-    `rows` makes a result, or a gradient of it, (N, ...), for sequences and for states."""
+    """A call with rows first: x (N, T, I), lengths (N,) or None, reset_mask (N, T) or None. rows:
+    for each result a function that makes it, or its gradient, (N, ...)."""
 
     x: Tensor
     hx: tuple[Tensor, Tensor] | None
@@ -83,7 +83,7 @@ def _call(module, input, hx=None, *, lengths=None, reset_mask=None, return_cell_
 
 
 class _Forward(nn.Module):
-    """A module's forward without the hooks of a call."""
+    """A module's forward without its hooks."""
 
     def __init__(self, module) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ def _refuse_random(module) -> None:
 
 
 def _watch(hooks, loss_reduction: str, batch_first: bool):
-    """The forward hook of a FastLSTM; `hooks` are opacus'."""
+    """The forward hook of a FastLSTM. hooks: opacus' object."""
 
     def hook(module, args, options, results):
         trained = module.training and torch.is_grad_enabled() and _trained(module)
@@ -168,12 +168,12 @@ def _watch(hooks, loss_reduction: str, batch_first: bool):
             )
 
         results = _apart(results)
-        # Of layers below all that are trained, outputs have no gradient. (`take` must not hold the
-        # results, whose graph holds it.)
+        # Outputs of layers below all trained ones have no gradient. (`take` must not refer to the
+        # results: their graph refers to it.)
         flat = list(map(_tensor, _flat(results)))
         with_gradient = [r.requires_grad for r in flat]
         torch.autograd.graph.register_multi_grad_hook([r for r in flat if r.requires_grad], take)
-        # Of the call, opacus needs the size of the batch.
+        # opacus only needs the batch size of the activations.
         size = as_opacus_has(call.x.new_empty(call.x.shape[0], 1))
         hooks.capture_activations_hook(module, (size,), None)
         return results
@@ -182,8 +182,8 @@ def _watch(hooks, loss_reduction: str, batch_first: bool):
 
 
 def _apart(results):
-    """The results with the outputs of lower layers as tensors of their own: the gradient of what
-    the next layer takes would be that of both uses."""
+    """The results with views of the lower layers' outputs: the gradient of such an output itself
+    would include that of its use in the next layer."""
     output, states, *more = results
     for k, result in enumerate(more):
         if type(result) is tuple:
@@ -193,7 +193,7 @@ def _apart(results):
 
 
 def _flat(results) -> list:
-    """output, h_n, c_n, and what else there is, layer by layer."""
+    """output, h_n, c_n, and the optional results, layer by layer."""
     output, states, *more = results
     flat = [output, *states]
     for result in more:
@@ -207,7 +207,7 @@ def _tensor(result) -> Tensor:
 
 
 def _by_parameter(module, _, side_by_side: Tensor) -> dict[nn.Parameter, Tensor]:
-    """The grad sampler: of (N, all trained parameters) what each parameter's part is."""
+    """The grad sampler: splits (N, all trained parameters) by parameter."""
     parameters = list(_trained(module).values())
     parts = side_by_side.split([p.numel() for p in parameters], dim=1)
     return {p: part.unflatten(1, p.shape) for p, part in zip(parameters, parts, strict=True)}
@@ -215,7 +215,7 @@ def _by_parameter(module, _, side_by_side: Tensor) -> dict[nn.Parameter, Tensor]
 
 def _register(grad_sample) -> None:
     grad_sample.register_grad_sampler(FastLSTM)(_by_parameter)
-    # Older versions have no class for the hooks alone.
+    # Older versions have no separate class for hooks.
     owner = getattr(grad_sample, "GradSampleHooks", grad_sample.GradSampleModule)
     add = owner.add_hooks
 
@@ -233,7 +233,7 @@ def _register(grad_sample) -> None:
             for handle in model.autograd_grad_sample_hooks:
                 module._forward_hooks.pop(handle.id, None)
                 module._backward_hooks.pop(handle.id, None)
-            if force_functorch:  # which then takes this in the sampler's place
+            if force_functorch:  # then opacus calls this instead of the grad sampler
                 module.ft_compute_sample_grad = lambda parameters, _, samples, m=module: [
                     _by_parameter(m, _, samples).get(p) for p in parameters
                 ]

@@ -1,9 +1,9 @@
-"""patch: FastLSTM under the names torch.nn.LSTM and torch.nn.LSTMCell, for libraries that one does
-not own; unpatch puts torch's own classes back.
+"""patch: FastLSTM under the names torch.nn.LSTM and torch.nn.LSTMCell, for the code of other
+libraries; unpatch restores torch's own classes.
 
-What stands under these names meanwhile is neither torch's class nor ours but a subclass of torch's
-without instances: a call of it makes a FastLSTM, a class derived from it derives from FastLSTM, and
-isinstance asks for torch's class, so that modules made before the patch pass too.
+The names are bound to stand-ins: subclasses of torch's classes without instances. Calling one makes
+a FastLSTM, a class derived from one derives from FastLSTM, and isinstance checks for torch's class,
+so that modules made before the patch pass too.
 """
 
 import abc
@@ -19,19 +19,19 @@ from ..nn.lstm import FastLSTM
 from ..torch_classes import LSTM, LSTMCell
 
 _PACKAGE = __package__.partition(".")[0]
-# Of torch, the names that programs use. Its other modules tell LSTMs from other modules by these
-# classes, and torch.nn.modules.rnn is where pickle looks for the class of an nn.LSTM.
+# Modules of torch whose names programs use. Other modules of torch compare types with these
+# classes, and pickle looks for the class of an nn.LSTM in torch.nn.modules.rnn.
 _OF_TORCH = ("torch.nn", "torch.nn.modules")
 
 
 class _DerivedLSTM(FastLSTM):
-    """The base of classes that are derived from torch.nn.LSTM under the patch."""
+    """The base of classes that derive from torch.nn.LSTM under the patch."""
 
     __module__ = "fastlstm"
 
     def __getstate__(self):
-        """With what nn.LSTM itself keeps: where there is no patch, the class that a pickle names
-        derives from nn.LSTM. Computed weights are left out, as they cannot be pickled."""
+        """Adds nn.LSTM's own `_flat_weights`: where a pickle is loaded without the patch, its class
+        derives from nn.LSTM. Not if weights are computed, which cannot be pickled."""
         state = super().__getstate__()
         names, parameters = self._flat_weights_names, self._parameters
         if all(name in parameters for name in names):
@@ -40,13 +40,13 @@ class _DerivedLSTM(FastLSTM):
 
 
 class _DerivedLSTMCell(FastLSTMCell):
-    """The base of classes that are derived from torch.nn.LSTMCell under the patch."""
+    """The base of classes that derive from torch.nn.LSTMCell under the patch."""
 
     __module__ = "fastlstm"
 
 
 class _Name(abc.ABCMeta):
-    """The class of the two stand-ins; an ABCMeta, so that an ABC can be a base beside them."""
+    """The metaclass of the stand-ins; an ABCMeta, so that a class can also derive from an ABC."""
 
     def __new__(mcls, name, bases, namespace, **options):
         if any(isinstance(base, _Name) for base in bases):
@@ -63,7 +63,8 @@ class _Name(abc.ABCMeta):
     def __subclasscheck__(cls, other):
         return issubclass(other, cls.__base__)
 
-    # Torch's class in all tables by type, and equal to ours too, for `type(module) == nn.LSTM`.
+    # Equal to torch's class, and found as it in tables by type; also equal to the fast class, for
+    # `type(module) == nn.LSTM`.
     def __eq__(cls, other):
         return other is cls or other is cls.__base__ or other is cls._fast
 
@@ -73,11 +74,11 @@ class _Name(abc.ABCMeta):
 
 def _stand_in(base: type[nn.Module], fast: type[nn.Module], derived: type[nn.Module]) -> type:
     def forward(self, *args, **options):
-        """That of torch's class or of ours, for classes that call `nn.LSTM.forward(self, ...)`."""
+        """For classes that call `nn.LSTM.forward(self, ...)`: that of the fast or torch's class."""
         return (fast if isinstance(self, fast) else base).forward(self, *args, **options)
 
     body = {"_fast": fast, "_derived": derived, "forward": forward, "__doc__": fast.__doc__}
-    # The name under which it stands: a pickle of the class itself is one of torch's.
+    # In torch.nn, so that a pickle of the class itself refers to torch's.
     return _Name(base.__name__, (base,), {**body, "__module__": "torch.nn"})
 
 
@@ -90,8 +91,8 @@ _holding: set["Patch"] = set()
 
 
 class Patch:
-    """What `patch` gives: `replaced` has the names that it replaced, such as "torch.nn.LSTM". As a
-    context manager it ends at the end of its block."""
+    """The result of `patch`: `replaced` has the replaced names, such as "torch.nn.LSTM". As a
+    context manager, the patch ends with the block."""
 
     def __init__(self) -> None:
         self.replaced: tuple[str, ...] = ()
@@ -118,24 +119,25 @@ class Patch:
 
 
 def patch() -> Patch:
-    """Have torch.nn.LSTM and torch.nn.LSTMCell make a FastLSTM and a FastLSTMCell, for all
+    """Makes torch.nn.LSTM and torch.nn.LSTMCell create a FastLSTM and a FastLSTMCell, for all
     libraries.
 
-    Libraries that are imported later find them there. In modules that are imported already, every
-    global variable that is one of the two classes, and every such value in a dict that is a global
-    variable, is replaced. A class attribute, a default argument or a variable of a function that
-    holds the class itself is not, nor what a library takes from torch.nn.modules.rnn later: call
+    Libraries that are imported later use the patched names. In modules that are imported already,
+    every global variable that is one of the two classes, and every such value in a dict that is a
+    global variable, is replaced. Class attributes, default arguments and variables of functions
+    that hold the class are not, nor what a library imports from torch.nn.modules.rnn later: call
     `patch` again after that import.
 
-    Instances and subclasses that exist stay as they are (`convert` changes models); isinstance and
-    issubclass against the names take them and the fast ones. A class derived from torch.nn.LSTM
-    under the patch derives from FastLSTM. Pickles made under the patch load without it.
+    Existing instances and subclasses do not change (`convert` changes models); isinstance and
+    issubclass with the patched names are true for them and for the fast classes. A class that
+    derives from torch.nn.LSTM under the patch derives from FastLSTM. Pickles made under the patch
+    load without it.
 
-    To call it again changes only what has come since, and `unpatch` ends all calls at once. Used as
-    a context manager, it ends with the block, unless another call still holds; threads share it.
+    Another call replaces only names that have come since; `unpatch` ends all calls at once. As a
+    context manager, the patch ends with the block, unless another call is active; threads share it.
 
     Returns:
-        A `Patch`, whose `replaced` are the names found, such as "torch.nn.LSTM".
+        A `Patch`, whose `replaced` has the names found, such as "torch.nn.LSTM".
 
     Example::
 
@@ -146,11 +148,11 @@ def patch() -> Patch:
 
 
 def unpatch() -> tuple[str, ...]:
-    """End `patch`: torch's own classes are put back wherever a stand-in is, also in modules that
-    were imported in between. What was made meanwhile stays as it is.
+    """Ends `patch`: restores torch's own classes wherever a stand-in is, also in modules that were
+    imported in between. Modules and classes made under the patch do not change.
 
     Returns:
-        The names put back, none where nothing was patched.
+        The restored names; empty if nothing was patched.
     """
     with _lock:
         _holding.clear()
@@ -158,7 +160,7 @@ def unpatch() -> tuple[str, ...]:
 
 
 def _exchange(classes: dict[type, type]) -> list[str]:
-    """Put `classes`' values in the place of their keys; the names of these places."""
+    """Replaces each key of `classes` by its value; returns the names that were replaced."""
     by_identity = {id(old): new for old, new in classes.items()}
     found = []
     for module, variables in _modules():
@@ -182,6 +184,6 @@ def _modules() -> Iterator[tuple[str, dict]]:
             continue
         if name.partition(".")[0] == "torch" and name not in _OF_TORCH:
             continue
-        # Not by vars or getattr, which a lazy module may answer by importing.
+        # Not by vars or getattr, on which a lazy module may import others.
         if isinstance(module, types.ModuleType):
             yield name, object.__getattribute__(module, "__dict__")

@@ -1,6 +1,6 @@
-"""torch.ao.quantization's dynamic quantisation and the fast modules: `quantize_dynamic` makes int8
-FastLSTMs of them (nn/torch_tools.py sees to it that they are asked), and `from_quantised` makes
-them of torch's own quantised modules."""
+"""torch.ao.quantization's dynamic quantisation: `quantize_dynamic` makes an int8 FastLSTM of a
+FastLSTM (with nn/torch_tools.quantization_config), and `from_quantised` makes one of torch's own
+quantised modules."""
 
 import sys
 
@@ -18,8 +18,8 @@ _DYNAMIC = "torch.ao.nn.quantized.dynamic.modules.rnn"
 
 
 def _from_fast(quantized: type[nn.Module]) -> type:
-    """In a mapping of quantize_dynamic: the same module in int8; in float16, which fastlstm has not
-    beside float32, torch's own `quantized` of to_torch()."""
+    """The entry of a fast class in quantize_dynamic's mapping: the same module in int8; for float16
+    weights, which fastlstm does not support beside float32, torch's own class `quantized`."""
 
     class FromFast:
         @staticmethod
@@ -46,8 +46,7 @@ def tell_quantization() -> None:
 
 
 def quantised_kind(module: nn.Module) -> type[nn.Module] | None:
-    """The fast class for one of torch's dynamically quantised LSTMs or cells; None for another
-    module."""
+    """The fast class for a dynamically quantised LSTM or cell of torch; None for other modules."""
     theirs = sys.modules.get(_DYNAMIC)
     if theirs is None:
         return None
@@ -55,7 +54,7 @@ def quantised_kind(module: nn.Module) -> type[nn.Module] | None:
 
 
 def reason_to_leave(module: nn.Module) -> str | None:
-    """Why one of torch's quantised modules cannot be made a fast one."""
+    """Why a quantised module of torch cannot be converted; None if it can."""
     dtype = module.dtype if hasattr(module, "dtype") else module.weight_dtype
     if dtype != torch.qint8:
         return f"its weights are {dtype}; quantise the float model to int8, or convert that"
@@ -65,8 +64,8 @@ def reason_to_leave(module: nn.Module) -> str | None:
 def from_quantised(module: nn.Module) -> nn.Module:
     """An int8 FastLSTM, or FastLSTMCell, with the integers and scales of torch's quantised module.
 
-    torch has -128 too, for which -127 stands here: one step of one weight. Integers with a zero
-    point are quantised again.
+    torch's -128 becomes -127, a change of one quantisation step. Integers with a zero point are
+    quantised again.
     """
     names = ["input_size", "hidden_size", "bias"]
     cls = quantised_kind(module)
@@ -101,7 +100,7 @@ def _rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def replace(module: nn.Module, by: nn.Module) -> None:
-    """Make `module` what `by` is, in place, with its own hooks."""
+    """Turns `module` into `by` in place; it keeps its own hooks."""
     own = {name: value for name, value in vars(module).items() if name.endswith("_hooks")}
     vars(module).clear()
     module.__class__ = type(by)

@@ -1,6 +1,4 @@
-"""What a FastLSTM brings to a call: its weights as they are now, and the states, checked against
-the input.
-"""
+"""The weights and states of a FastLSTM's call, checked against its input."""
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +14,12 @@ _is_compiling = torch.compiler.is_compiling
 def weights_of(
     module: nn.LSTM, x: Tensor, wanted: torch.dtype | None, values: list | None = None
 ) -> list[list[LSTMWeights]] | None:
-    """The weights, layer by layer; None where `x` does not fit them, which nn.LSTM's own call
-    then explains. Weights that do not fit each other are a ValueError: nn.LSTM would read on. Those
-    stored in int8 come as `Int8Weights`.
+    """The weights [layer][direction], `Int8Weights` where stored in int8; None if `x` does not fit
+    them, for which nn.LSTM's own call raises the error. Raises ValueError for weights that do not
+    fit each other: nn.LSTM would read out of bounds.
 
-    They are looked up by name once at every call, unless `values` has what came of that: wrappers,
-    parametrizations and functional_call put other tensors there.
+    They are looked up by name at every call, since wrappers, parametrizations and functional_call
+    replace them. values: the weights, if they have been looked up already.
     """
     H, D, inputs = module.hidden_size, 2 if module.bidirectional else 1, module.input_size
     P, dtype, device = module.proj_size or H, x.dtype, x.device
@@ -46,7 +44,7 @@ def weights_of(
         if k == 0 and first is not None:
             if first.device != device:
                 return None
-            # nn.LSTM checks this, but not while autocast is on for whichever device.
+            # nn.LSTM checks this too, but not while autocast is on for any device.
             fitting = first.dtype == dtype if stored is None else dtype == BESIDE
             if not fitting and not torch._C._is_any_autocast_enabled():
                 return None
@@ -64,14 +62,14 @@ def weights_of(
 
 _Module = nn.Module
 _getattribute = object.__getattribute__
-# Our own classes, which name no weight: of others it is looked up whether they do.
+# Classes without attributes of the weights' names, for which `reads_plainly` need not look.
 without_weight_names: set[type] = set()
 
 
 def reads_plainly(module: nn.Module, names) -> bool:
-    """Whether getattr gives of these names what is in `module._parameters`: nothing stands before
-    it, neither an attribute of the instance, such as pruning's, nor of its class, such as a
-    parametrization's, and the class looks attributes up as nn.Module does (Pyro's does not)."""
+    """Whether getattr returns what is in `module._parameters` for these names: there is no
+    attribute of the instance (as pruning sets) or of its class (as parametrizations define), and
+    the class looks up attributes as nn.Module does (Pyro's does not)."""
     cls = type(module)
     return (
         cls.__getattr__ is _Module.__getattr__
@@ -87,9 +85,9 @@ def reads_plainly(module: nn.Module, names) -> bool:
 
 
 def weights_by_name(module: nn.Module, names) -> list:
-    """The weights of these names as getattr gives them now, unchecked."""
+    """The weights of these names as getattr returns them, unchecked."""
     if not _is_compiling() and reads_plainly(module, names):
-        # nn.Module.__getattr__ takes several times as long.
+        # Faster than nn.Module.__getattr__ by several times.
         parameters = module._parameters
         try:
             return [parameters[name] for name in names]
@@ -99,7 +97,7 @@ def weights_by_name(module: nn.Module, names) -> list:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of the module runs more than its forward."""
+    """Whether a call of the module runs hooks besides its forward."""
     return bool(
         module._forward_pre_hooks
         or module._forward_hooks
@@ -127,7 +125,7 @@ def zero_states(module: nn.LSTM, x: Tensor, N: int) -> tuple[Tensor, Tensor]:
 def states_of(module: nn.LSTM, hx, x, N, wanted) -> tuple[Tensor, Tensor] | None:
     """hx as (L*D, N, P), (L*D, N, H); N is None for unbatched states.
 
-    None where it does not fit in a way that nn.LSTM's own call explains; else a ValueError.
+    None if it does not fit and nn.LSTM's own call raises the error; ValueError for other misfits.
     """
     if not isinstance(hx, (tuple, list)) or len(hx) != 2:
         return None

@@ -1,5 +1,5 @@
-"""What a call of FastLSTM does with its input: padded, packed or nested, made time-major for
-`stack.run.run_layers` and its results laid out as the input. `module` is the FastLSTM.
+"""The forms of a FastLSTM's input, padded, packed or nested: converts it to time-major tensors for
+`stack.run.run_layers`, and the results back to its layout. `module` is the FastLSTM.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from .variant_settings import refuse_variants, variant_of
 
 
 def call(module, input, hx, lengths, reset_mask, return_cell_sequence):
-    """What `FastLSTM.forward` gives for its arguments."""
+    """The result of `FastLSTM.forward`."""
     given = lengths, reset_mask, return_cell_sequence
     if not module.batch_first_states or proxies(input, hx):
         return _call(module, input, hx, *given)
@@ -44,7 +44,7 @@ def call(module, input, hx, lengths, reset_mask, return_cell_sequence):
 
 
 def _rows(module, input) -> int | None:
-    """N of a call, None where there is none."""
+    """N of a call, None if the input has no batch dimension."""
     if isinstance(input, PackedSequence):
         return int(input.batch_sizes[0])
     if nested.is_nested(input):
@@ -67,7 +67,7 @@ def _call(module, input, hx, lengths, reset_mask, return_cell_sequence):
 def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
     dims = input.dim()
     if dims == 2 and isinstance(hx, Tensor) and hx.dim() == 3 and len(hx) == 2:
-        hx = hx[0], hx[1]  # nn.LSTM takes such a tensor for unbatched input
+        hx = hx[0], hx[1]  # nn.LSTM accepts such a tensor for unbatched input
     int8 = module.weight_dtype is torch.int8
     values = None if int8 else weights_by_name(module, module._flat_weights_names)
     if not int8 and dims in (2, 3) and not module.return_layer_outputs:
@@ -86,7 +86,7 @@ def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
         if result is not None:
             return result
     if dims not in (2, 3) or (plain and torch.jit.is_tracing() and not int8):
-        # A trace then holds torch's own op, which runs and exports without fastlstm.
+        # So that a trace has torch's own op, which runs and exports without fastlstm.
         return _as_torch(module, input, hx, plain)
     wanted = int8_calls.wanted_dtype(module, input.device)
     x = input if wanted is None else to_autocast(input, wanted)
@@ -134,7 +134,7 @@ def _call_packed(module, input, hx, lengths, reset_mask, return_cell_sequence):
         data = to_autocast(data, wanted)
     layers = weights_of(module, data, wanted)
     if layers is None or data.dim() != 2:
-        # nn.LSTM does not check this, and reads on for some of it.
+        # nn.LSTM does not check this, and for some of it reads out of bounds.
         module.check_input(data, batch_sizes)
         raise ValueError(
             f"input: got a PackedSequence of data on {data.device} and of {data.dtype}, "
@@ -173,7 +173,7 @@ def _call_packed(module, input, hx, lengths, reset_mask, return_cell_sequence):
 
 
 def _checked_states(module, hx, data, N, wanted):
-    """hx as tensors of the right shapes, or zeros, beside rows of data (S, I)."""
+    """hx, checked, or zeros, for data (S, I) of N rows."""
     if hx is None:
         return zero_states(module, data, N)
     if wanted is not None and isinstance(hx, (tuple, list)):
@@ -218,11 +218,11 @@ def _call_nested(module, input, hx, lengths, reset_mask, return_cell_sequence):
 
 
 def _laid_out(layout, output, states, cells, lower):
-    """The results of a call: every sequence as `layout` makes it, and these states.
+    """The results of a call, with `layout` applied to every sequence.
 
     Args:
         cells, lower: the last layer's cells, and the outputs of the layers below it, time-major;
-        None where they are not asked for.
+        None where not asked for.
     """
     output = layout(output)
     results = output, tuple(states)
@@ -234,8 +234,9 @@ def _laid_out(layout, output, states, cells, lower):
 
 
 def _run(module, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=None, order=None):
-    """`stack.run.run_layers` with this module's dropout and backend, outside of autocast; all
-    is time-major. order: which of the user's rows is which of x's, None where they are the same.
+    """`stack.run.run_layers` with this module's dropout and backend, outside autocast, on
+    time-major tensors. order: (N,), the user's row for each row of x; None if the order is the
+    same.
     """
     between = None
     if module.training and module.dropout and len(layers) > 1:
@@ -245,8 +246,7 @@ def _run(module, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=
                 return variational(y, module.dropout, order)
             if packing is None:
                 return F.dropout(y, module.dropout)
-            # nn.LSTM draws its mask for the packed rows, and the same seed is to give the same
-            # mask.
+            # nn.LSTM draws its mask for the packed rows; the same seed must give the same mask.
             return packing.pad(F.dropout(packing.pack(y), module.dropout))
 
     guard = (
@@ -268,7 +268,7 @@ def _run(module, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=
             variant=variant_of(module, x, wanted),
             checkpoint_every=module.checkpoint_every,
             layer_outputs=lower,
-            own_output=packing is None or packing.index is None,  # else packing copies them
+            own_output=packing is None or packing.index is None,  # otherwise packing copies them
             weight_only=module.weight_only,
         )
     return output, (h_n, c_n), cells, lower
@@ -283,11 +283,11 @@ def _refuse_lengths(lengths, beside: str) -> None:
 
 
 def _as_torch(module, input, hx, plain: bool):
-    """What does not fit is refused by nn.LSTM's own call, in its own words; should it fit there,
-    that is the result.
+    """Calls nn.LSTM's own forward, which raises its own error for arguments that do not fit; if it
+    accepts them, returns its result.
     """
     if hx is not None and input.dim() in (2, 3):
-        # On a trace's way torch's op is next, and it counts on a pair of tensors.
+        # While tracing, torch's op comes next, which relies on a pair of tensors.
         check_pair("hx", hx)
     result = LSTM.forward(module, input, hx)
     if module.weight_dtype is torch.int8:
@@ -297,7 +297,7 @@ def _as_torch(module, input, hx, plain: bool):
         )
     if plain:
         if module.training or module.layer_norm or any(module.zoneout):
-            # States are swapped around torch's op.
+            # batch_first_states is possible: states are transposed before and after torch's op.
             refuse_variants(module, "torch.jit.trace", but="batch_first_states")
         return result
     raise ValueError(

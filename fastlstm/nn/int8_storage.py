@@ -1,11 +1,11 @@
 """Weight matrices stored in int8 (fastlstm/int8.py): `weight_dtype=torch.int8` of FastLSTM and
 FastLSTMCell.
 
-Such a module has no parameters of nn.LSTM's names, but buffers: weight_ih_l0_packed and
-weight_ih_l0_scale (and so of every matrix), and with biases bias_sum_l0; a cell's without the l0.
-They are the only copy. Its state dict has nn.LSTM's names: weight_ih_l0 as int8 (4H, I) and
-weight_ih_l0_scale (4H,), the sum of both biases as bias_ih_l0, zeros as bias_hh_l0. State dicts of
-floats and of int8 load into modules of either kind, and are converted.
+Such a module has buffers instead of nn.LSTM's parameters: weight_ih_l0_packed and
+weight_ih_l0_scale (and the same for every matrix), and with biases bias_sum_l0; a cell's names have
+no l0. There is no other copy of the weights. Its state dict has nn.LSTM's names: weight_ih_l0 as
+int8 (4H, I) and weight_ih_l0_scale (4H,), the sum of both biases as bias_ih_l0, zeros as
+bias_hh_l0. State dicts of float and of int8 modules load into either, and are converted.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ def checked_weight_only(module: nn.Module, value: bool) -> bool:
 
 
 def _suffixes(module: nn.Module) -> list[str]:
-    """Of the names of the weights, layer by layer, forward before reverse."""
+    """The suffixes of the weights' names, layer by layer, forward before reverse."""
     if not isinstance(module, RNNBase):
         return [""]
     directions = ("", "_reverse") if module.bidirectional else ("",)
@@ -74,7 +74,7 @@ def _gates(name: str) -> int:
 
 
 def _set_buffer(module: nn.Module, name: str, value: Tensor) -> None:
-    # Not persistent: the state dict has them by other names.
+    # Not persistent: the state dict has them under other names.
     module.register_buffer(name, value, persistent=False)
 
 
@@ -91,7 +91,7 @@ def buffer_names(module: nn.Module) -> list[str]:
 
 
 def known_names(module: nn.Module) -> tuple[str, ...]:
-    """`buffer_names`, made once."""
+    """`buffer_names`, cached."""
     key = "_int8_names"
     names = module.__dict__.get(key)
     if names is None:
@@ -100,10 +100,10 @@ def known_names(module: nn.Module) -> tuple[str, ...]:
 
 
 def store(module: nn.Module) -> None:
-    """Quantise the float32 parameters, and drop them.
+    """Replaces the float32 parameters by quantised buffers.
 
     Raises:
-        ValueError: a matrix has NaN or infinity; nothing has been changed then.
+        ValueError: a matrix has NaN or infinity; the module is not changed then.
     """
     parameters = module._parameters
     made = {}
@@ -120,7 +120,7 @@ def store(module: nn.Module) -> None:
 
 
 def widen(module: nn.Module) -> None:
-    """Make float32 parameters of the buffers, and drop these."""
+    """Replaces the buffers by float32 parameters."""
     values = widened(module)
     for name in buffer_names(module):
         delattr(module, name)
@@ -128,13 +128,13 @@ def widen(module: nn.Module) -> None:
     module._parameters.clear()
     for name in _weight_names(module):
         module.register_parameter(name, nn.Parameter(values[name]) if name in values else None)
-    for name, value in rest.items():  # as in nn.LSTM, those of the weights come first
+    for name, value in rest.items():  # the weights come first, as in nn.LSTM
         module._parameters.setdefault(name, value)
 
 
 @contextlib.contextmanager
 def as_floats(module: nn.Module):
-    """Its weights as float32 parameters while the block runs, and int8 again after it."""
+    """The weights are float32 parameters during the block, and int8 again after it."""
     stored, weight_only = is_int8(module), getattr(module, "weight_only", False)
     if stored:
         module.weight_dtype = None
@@ -145,7 +145,7 @@ def as_floats(module: nn.Module):
 
 
 def copy(source: nn.Module, target: nn.Module) -> None:
-    """The buffers of one int8 module for another of the same sizes."""
+    """Copies the buffers of an int8 module to another of the same sizes."""
     for name in buffer_names(source):
         _set_buffer(target, name, getattr(source, name).clone())
 
@@ -157,7 +157,7 @@ def _weight_names(module: nn.Module) -> list[str]:
 
 
 def widened(module: nn.Module) -> dict[str, Tensor]:
-    """The float32 weights that an int8 module computes with, by nn.LSTM's names."""
+    """The weights of an int8 module in float32, by nn.LSTM's names."""
     found = {}
     for name, q in _integers(module).items():
         found[name] = dequantise_rows(q, getattr(module, name + _SCALE))
@@ -182,7 +182,7 @@ def _biases(module: nn.Module) -> dict[str, Tensor]:
 
 
 def layers_of(module: nn.Module) -> list[list[Int8Weights]]:
-    """The weights as `stack.run.run_layers` takes them."""
+    """The weights [layer][direction] for `stack.run.run_layers`."""
     shapes, entries = _matrices(module), []
     for suffix in _suffixes(module):
         kinds = {}
@@ -202,7 +202,7 @@ def layers_of(module: nn.Module) -> list[list[Int8Weights]]:
 
 
 def layers_for(module: nn.Module, x: Tensor) -> list[list[Int8Weights]] | None:
-    """`layers_of`; None where `x` does not fit them, which nn.LSTM's own call then explains."""
+    """`layers_of`; None if `x` does not fit, for which nn.LSTM's own call raises the error."""
     if x.shape[-1] != module.input_size or x.dtype != BESIDE:
         return None
     layers = layers_of(module)
@@ -210,8 +210,8 @@ def layers_for(module: nn.Module, x: Tensor) -> list[list[Int8Weights]] | None:
 
 
 def casts(fn) -> torch.dtype | None:
-    """The dtype that `fn`, which `Module._apply` was given, makes of floating-point tensors; None
-    where it leaves theirs: `.float()` beside `.to("cpu")`."""
+    """The dtype to which `fn`, an argument of `Module._apply`, casts floating-point tensors (as for
+    `.float()`); None if it does not cast them (as for `.to("cpu")`)."""
     for dtype in (torch.bfloat16, torch.float16):
         made = fn(torch.empty(0, dtype=dtype)).dtype
         if made != dtype:
@@ -220,7 +220,7 @@ def casts(fn) -> torch.dtype | None:
 
 
 def add_state(module: nn.Module, destination: dict, prefix: str) -> None:
-    """What an int8 module has in a state dict."""
+    """Adds the weights of an int8 module to a state dict."""
     for name, q in _integers(module).items():
         destination[prefix + name] = q
         destination[prefix + name + _SCALE] = getattr(module, name + _SCALE).detach()
@@ -229,14 +229,14 @@ def add_state(module: nn.Module, destination: dict, prefix: str) -> None:
 
 
 def take_state(module: nn.Module, state: dict, prefix: str, assign: bool, missing, errors) -> dict:
-    """Load what is an int8 module's from a state dict of floats or of int8.
+    """Loads an int8 module's weights from a state dict of floats or of int8.
 
     Args:
-        missing, errors: take the keys that are not there, and what is wrong, as those of
+        missing, errors: lists for missing keys and error texts, as of
         `Module._load_from_state_dict`.
 
     Returns:
-        The state dict without what has been taken.
+        The state dict without the entries that were loaded.
     """
     state, made = dict(state), {}
     for name, shape in _matrices(module).items():
@@ -304,8 +304,8 @@ def _scale_fits(key: str, q: Tensor, scale: Tensor | None, errors: list) -> bool
 
 
 def widened_state(module: nn.Module, state: dict, prefix: str, errors: list) -> dict:
-    """A state dict with floats in the place of int8 matrices, for a module of floats; itself where
-    there are none."""
+    """The state dict with int8 matrices replaced by floats, for a float module; itself if it has no
+    int8 matrices."""
     names = [name for name in _weight_names(module) if name.startswith("weight_")]
     keys = [prefix + name for name in names]
     keys = [key for key in keys if getattr(state.get(key), "dtype", None) == INT8]

@@ -1,9 +1,9 @@
 """A jagged NestedTensor as the padded batch that the recurrence takes, and back.
 
-A jagged tensor (N, j, I) has its rows' steps one after the other in `values` (S, I), row n from
-offsets[n] on; the recurrence takes (T, N, I) and the rows' lengths. T is the longest row, which
-torch keeps beside a jagged tensor that was made of rows; of one made of values and offsets, torch
-looks it up once, which waits for the GPU.
+A jagged tensor (N, j, I) has the steps of its rows one after the other in `values` (S, I), row n
+from offsets[n] on; the recurrence takes (T, N, I) and the rows' lengths. T is the longest row,
+which torch stores with a jagged tensor that was made of rows; for one made of values and offsets,
+torch computes it once, which waits for the GPU.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Jagged(NamedTuple):
-    """Where the S rows of values lie in the padded layout; pads and packs as `packing.Packing`.
+    """The places of the S rows of values in the padded layout; pads and packs as `packing.Packing`.
 
     index: (S,) int64, positions in the flattened (T*N,), and T*N for values that are in no row.
     lengths: (N,) int64 on the values' device.
@@ -37,12 +37,12 @@ class Jagged(NamedTuple):
 
 
 def is_nested(value) -> bool:
-    """Whether this is a NestedTensor of either layout. (Who has a jagged one has its module.)"""
+    """Whether this is a NestedTensor of either layout."""
     return isinstance(value, Tensor) and value.is_nested
 
 
 def jagged_of(input: Tensor) -> Jagged:
-    """Where the values of a jagged (N, j, I) lie.
+    """The places of the values of a jagged (N, j, I).
 
     Raises:
         ValueError: the layout is another, or another dimension than the second is jagged.
@@ -70,10 +70,10 @@ def jagged_of(input: Tensor) -> Jagged:
 
 
 def mask_values(reset_mask, input: Tensor) -> Tensor:
-    """The values of a jagged reset_mask (N, j) of `input`'s rows.
+    """The values of a jagged reset_mask (N, j) with the rows of `input`.
 
     Raises:
-        ValueError: it is not bool, or its rows are others (not made with `input.offsets()`).
+        ValueError: it is not bool, or has other rows (was not made with `input.offsets()`).
     """
     same = reset_mask.dim() == 2 and reset_mask.layout == torch.jagged
     if not same or reset_mask.shape[:2] != input.shape[:2]:
@@ -88,7 +88,7 @@ def mask_values(reset_mask, input: Tensor) -> Tensor:
 
 
 def like(input: Tensor, values: Tensor) -> Tensor:
-    """A jagged tensor of `values` with the rows of `input`: of the same symbolic shape."""
+    """A jagged tensor of `values` with the rows, and the symbolic shape, of `input`."""
     make = torch.nested.nested_tensor_from_jagged if torch.compiler.is_compiling() else _Made.apply
     return make(values, input.offsets(), input.lengths())
 

@@ -1,8 +1,8 @@
 """A PackedSequence as the padded batch that the recurrence takes, and back.
 
-A packed sequence holds the rows' valid steps alone, step by step, longest row first; the
-recurrence takes (T, N, I) and the rows' lengths. Both ways are one indexed copy, differentiable to
-any order.
+A packed sequence has only the valid steps of the rows, step by step, longest row first; the
+recurrence takes (T, N, I) and the rows' lengths. Packing and padding are one indexed copy each,
+differentiable to any order.
 """
 
 from typing import NamedTuple
@@ -13,11 +13,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 
 class Packing(NamedTuple):
-    """Where a packed batch's S rows of data lie in its padded layout.
+    """The places of a packed batch's S rows of data in its padded layout.
 
-    index: (S,) int64, positions in the flattened (T*N,); None where every row has T steps, so that
-    S = T*N.
-    lengths: (N,) int64 on the CPU, descending; None where index is.
+    index: (S,) int64, positions in the flattened (T*N,); None if every row has T steps, S = T*N.
+    lengths: (N,) int64 on the CPU, descending; None if index is.
     """
 
     T: int
@@ -42,7 +41,7 @@ def packing_of(packed: PackedSequence) -> Packing:
     """The packing that `packed.batch_sizes` describes.
 
     Raises:
-        ValueError: batch_sizes are not descending, or do not add up to the rows of data (a
+        ValueError: batch_sizes are not descending, or do not add up to the rows of data (as in a
         PackedSequence made by hand).
     """
     data, batch_sizes = packed.data, packed.batch_sizes

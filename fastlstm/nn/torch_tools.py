@@ -1,5 +1,5 @@
-"""Between the classes of fastlstm and those of torch.nn: the same settings and weights under the
-other class, and what the parts of torch need that treat torch.nn's own classes by their names.
+"""Conversion between fastlstm's and torch.nn's classes, and support for the parts of torch that
+recognise torch.nn's classes by their types: torch.jit, torch.fx and quantization.
 """
 
 import sys
@@ -35,13 +35,13 @@ def rebuild(
 ) -> nn.Module:
     """An instance of `cls` with the settings, weights and training flag of `source`.
 
-    The weights are those that `source` computes with now: a parametrization or a pruning mask is
-    in them, not on them. Hooks stay behind. With `share` the very tensors are used, else copies.
+    The weights are those that `source` computes with: parametrizations and pruning masks are
+    applied, not copied. Hooks are not copied. share: use the same tensors instead of copies.
     """
     storage, int8 = {}, int8_storage.is_int8(source)
     with warnings.catch_warnings():
-        # What there was to warn of was said when `source` was made. On meta, for a constructor
-        # elsewhere would draw from the caller's stream of random numbers.
+        # `source`'s constructor has warned already. On meta, since another device's constructor
+        # would draw from the caller's random numbers.
         warnings.simplefilter("ignore")
         if cls not in (LSTM, LSTMCell):
             names = "checkpoint_every", "weight_dtype"
@@ -79,13 +79,13 @@ def rebuild(
     for name, value in storage.items():
         setattr(twin, name, value)
     if storage and int8:
-        int8_storage.copy(source, twin)  # not rounded again
+        int8_storage.copy(source, twin)  # without quantising again
     return twin.train(source.training)
 
 
 def complete_state(state: dict) -> dict:
-    """A pickled LSTM's state with the names of its weights, which torch writes since 1.4; before,
-    nn.LSTM itself derived them at each call."""
+    """A pickled LSTM's state with the names of its weights, which pickles from before torch 1.4 do
+    not have."""
     state = dict(state)
     state.pop("_flat_weights", None)  # a property in FastLSTM
     state.setdefault("proj_size", 0)
@@ -105,13 +105,14 @@ def complete_state(state: dict) -> dict:
 
 
 def for_torchscript(cls: type[nn.Module], module: nn.Module) -> nn.Module:
-    """What torch.jit.script takes in place of `module`: a `cls` of torch.nn with its parameters.
+    """The replacement of `module` for torch.jit.script: a `cls` of torch.nn with its parameters.
 
-    TorchScript finds nn.LSTM's two forwards by the name of its class: no subclass can be scripted.
+    TorchScript finds nn.LSTM's overloads of forward by the name of its class, so no subclass can be
+    scripted.
 
     Raises:
-        ValueError: nn.LSTM cannot be what this module, or another of the model that is scripted,
-        is. Then nothing in that model has been replaced.
+        ValueError: this module, or another of the scripted model, has options that nn.LSTM does not
+        have. No module of the model has been replaced then.
     """
     fast = type(module).__name__
     for name, other in _scripted_model(module).named_modules():
@@ -133,15 +134,15 @@ def for_torchscript(cls: type[nn.Module], module: nn.Module) -> nn.Module:
     twin = rebuild(cls, module, share=True)
     for kind in _HOOKS:
         for key, hook in getattr(module, kind).items():
-            # Those that compute weights have done so: their weights are parameters of the twin.
+            # Not hooks that compute weights: the twin's parameters are the computed weights.
             if not type(hook).__module__.startswith("torch.nn.utils."):
                 getattr(twin, kind)[key] = hook
     return twin
 
 
 def _scripted_model(module: nn.Module) -> nn.Module:
-    """The model that torch.jit.script was given and now prepares, `module` in it. It replaces each
-    module as it comes to it, and only its frames say of which model."""
+    """The model that torch.jit.script is preparing, which contains `module`. torch.jit.script
+    replaces one module at a time, and only its stack frames tell the model."""
     frame, model = sys._getframe(1), module
     while frame is not None:
         if frame.f_code.co_name == "call_prepare_scriptable_func_impl":
@@ -161,8 +162,9 @@ def _refuse_own_forward(name: str, module: nn.Module) -> None:
 
 
 def refuse_script_method(module: nn.Module):
-    """Says to TorchScript's compiler, which alone asks for `__overloads__` so, that it cannot have
-    `module` itself: torch.jit.ScriptModule compiles what it holds without having it prepared."""
+    """Raises an error if TorchScript's compiler, recognised by its stack frame, asks for
+    `__overloads__`: torch.jit.ScriptModule compiles its modules without `__prepare_scriptable__`.
+    """
     if sys._getframe(2).f_code.co_name == "infer_methods_to_compile":
         name = type(module).__name__
         raise RuntimeError(
@@ -174,10 +176,10 @@ def refuse_script_method(module: nn.Module):
 
 
 def quantization_config(module: nn.Module, config):
-    """What torch.ao.quantization, which is about to give `module` its `config`, would give to an
-    nn.LSTM: it goes by exact types. Says where it is going to leave the module in float.
+    """The qconfig that torch.ao.quantization, which is setting `config` on `module`, would set on
+    an nn.LSTM, since it compares exact types. Warns if the module is going to stay in float.
 
-    Only its frames say what it was asked for: quantize_dynamic of which types, by which mapping.
+    Only its stack frames tell the arguments of quantize_dynamic: types and mapping.
     """
     frame, wanted, mapping = sys._getframe(2), {}, {}
     while frame is not None:
@@ -193,7 +195,7 @@ def quantization_config(module: nn.Module, config):
         config = wanted.get(base)
         if mapping and config is None:
             return None  # not asked for
-    # nn.LSTM, which is what becomes float16, has no variants.
+    # float16 weights mean conversion to nn.LSTM, which has no variants.
     takes = quantised_to(config) == torch.qint8 or not variants_of(module)
     if type(module) in mapping and takes:
         return config
@@ -202,7 +204,7 @@ def quantization_config(module: nn.Module, config):
 
 
 def quantised_to(config) -> torch.dtype:
-    """What a qconfig makes of weights: torch.qint8, torch's default, or torch.float16."""
+    """The dtype of weights by a qconfig: torch.qint8, torch's default, or torch.float16."""
     observer = getattr(config, "weight", None)
     return torch.qint8 if observer is None else observer().dtype
 
@@ -217,7 +219,7 @@ def _tell_quantization(module: nn.Module) -> None:
 
 
 def proxies(*args) -> list[Proxy]:
-    """The stand-ins of torch.fx's tracer among these arguments of a forward, states included."""
+    """The proxies of torch.fx's tracer among these arguments of a forward, states included."""
     flat = [a for arg in args for a in (arg if isinstance(arg, (tuple, list)) else (arg,))]
     return [a for a in flat if isinstance(a, Proxy)]
 
@@ -225,7 +227,7 @@ def proxies(*args) -> list[Proxy]:
 def trace_as_leaf(module: nn.Module, args: tuple, options: dict) -> Proxy:
     """One call_module node for `module` in the graph that torch.fx is tracing.
 
-    The tracer makes leaves of the classes under torch.nn, and would trace into this one.
+    The tracer's leaves are torch.nn's classes; it would trace into this one.
     """
     tracer = proxies(*args)[0].tracer
     if tracer.root is module:

@@ -1,5 +1,5 @@
-"""What a FastLSTM has beyond nn.LSTM, as its attributes and parameters: `layer_norm`,
-`recurrent_dropout`, `weight_dropout` and `zoneout`, and what a call takes and gives otherwise."""
+"""Attributes and parameters of a FastLSTM for what nn.LSTM does not have: `layer_norm`,
+`recurrent_dropout`, `weight_dropout`, `zoneout`, and other arguments and results of a call."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from ..checks import check_tensor, probability, zoneout_pair
 from ..precision import to_autocast
 from ..weights import LayerNormWeights, Variant
 
-# The constructor's arguments that nn.LSTM has not, and what they are where nothing is asked for.
+# The constructor's arguments that nn.LSTM does not have, with their defaults.
 PLAIN = {
     "layer_norm": False,
     "recurrent_dropout": 0.0,
@@ -21,13 +21,13 @@ PLAIN = {
 
 
 def variants_of(module: nn.Module) -> dict:
-    """What `module` has beyond an nn.LSTM: arguments of FastLSTM's constructor."""
+    """The arguments of FastLSTM's constructor in which `module` differs from an nn.LSTM."""
     found = {name: getattr(module, name, plain) for name, plain in PLAIN.items()}
     return {name: value for name, value in found.items() if value != PLAIN[name]}
 
 
 def refuse_variants(module: nn.Module, what: str, but: str | None = None) -> None:
-    """A ValueError where nn.LSTM cannot be what `module` is; `but`: which of it does not matter."""
+    """Raises ValueError if `module` has options that nn.LSTM does not have. but: one to ignore."""
     variants = {name: value for name, value in variants_of(module).items() if name != but}
     if variants:
         names = ", ".join(f"{name}={value!r}" for name, value in variants.items())
@@ -51,8 +51,8 @@ def norm_names(module: nn.LSTM) -> list[str]:
 def norms_of(
     module: nn.LSTM, x: Tensor, wanted: torch.dtype | None
 ) -> list[list[LayerNormWeights]]:
-    """The gains and biases of layer normalisation, laid out as the weights; a ValueError where they
-    do not fit `x`."""
+    """Gains and biases of layer normalisation, [layer][direction]. Raises ValueError if they do not
+    fit `x`."""
     H, D = module.hidden_size, 2 if module.bidirectional else 1
     shapes = {"ln_weight_ih": 4 * H, "ln_weight_hh": 4 * H, "ln_weight_c": H}
     if module.bias:
@@ -71,7 +71,7 @@ def norms_of(
 
 
 def checked(name: str, value):
-    """The value of one of these settings as the module keeps it; see `take_variants`."""
+    """The checked value of one of these settings; see `take_variants` for errors."""
     if isinstance(PLAIN[name], bool):
         if not isinstance(value, bool):
             raise TypeError(f"{name}: got {type(value).__name__}, expected a bool")
@@ -80,10 +80,10 @@ def checked(name: str, value):
 
 
 def take_variants(module: nn.LSTM, **variants) -> None:
-    """Set these on a FastLSTM, the others to nothing, and make the parameters of layer_norm.
+    """Sets these on a FastLSTM, the others to their defaults, and creates layer_norm's parameters.
 
     Raises:
-        TypeError: what is on or off is not a bool. ValueError: a number is not a probability.
+        TypeError: a flag is not a bool. ValueError: a number is not a probability.
     """
     for name, plain in PLAIN.items():
         setattr(module, name, variants.get(name, plain))
@@ -102,19 +102,18 @@ def reset_norms(module: nn.LSTM) -> None:
 
 
 def recurs_plainly(module: nn.LSTM) -> bool:
-    """Whether the layers of a call of `module` are plain LSTMs, with or without dropout between
-    them."""
+    """Whether the layers of a call of `module` are plain LSTMs; dropout between them is allowed."""
     drops = module.training and (module.recurrent_dropout or module.weight_dropout)
     return not (module.layer_norm or drops or any(module.zoneout))
 
 
 def is_plain(module: nn.LSTM) -> bool:
-    """Whether a call of `module` is a plain LSTM's, without dropout of any kind."""
+    """Whether a call of `module` is a plain LSTM without any dropout."""
     return recurs_plainly(module) and not (module.dropout and module.training)
 
 
 def variant_of(module: nn.LSTM, x: Tensor, wanted: torch.dtype | None) -> Variant | None:
-    """What a call of `module` has beyond the plain LSTM, None for nothing."""
+    """What a call of `module` has beyond the plain LSTM, None if nothing."""
     if recurs_plainly(module):
         return None
     training = module.training

@@ -1,9 +1,9 @@
-"""Weight matrices stored in bfloat16 beside float32 tensors, for inference: `weight_dtype` of
-FastLSTM and FastLSTMCell. For int8 int8_storage.py does the storing.
+"""Weight matrices stored in bfloat16, with all other tensors in float32, for inference:
+`weight_dtype` of FastLSTM and FastLSTMCell. int8 is in int8_storage.py.
 
-With few rows a step takes as long as its weights take to arrive, and so they are half the bytes.
-The CPU's ops take them as they are stored; wherever else they go, or a gradient is wanted, they are
-widened for the call, which is exact.
+With few rows a step is bound by reading its weights, and bfloat16 halves their bytes. The CPU's ops
+read bfloat16; for other ops, or if a gradient is wanted, the weights are converted to float32 for
+the call, which is exact.
 """
 
 import torch
@@ -23,12 +23,12 @@ def matrix_names(module: nn.Module) -> list[str]:
 
 
 def store(module: nn.Module, value: torch.dtype | None) -> None:
-    """Round the module's matrices to bfloat16 in place, quantise them to int8 (int8_storage.py), or
-    with None widen them to float32 if they are so stored.
+    """Rounds the module's matrices to bfloat16 in place, quantises them to int8 (int8_storage.py),
+    or with None converts stored ones back to float32.
 
     Raises:
-        ValueError: `value` is another dtype, or the module's weights are not float32 parameters, or
-        not finite for int8.
+        ValueError: `value` is another dtype, the module's weights are not float32 parameters, or,
+        for int8, they are not finite.
     """
     check(module, value)
     if int8_storage.is_int8(module):
@@ -50,8 +50,8 @@ def store(module: nn.Module, value: torch.dtype | None) -> None:
 
 
 def check(module: nn.Module, value: torch.dtype | None, where: str = "") -> None:
-    """A ValueError where the module's matrices cannot be stored as `value`; `where` says in it
-    which module that is."""
+    """Raises ValueError if the module's matrices cannot be stored as `value`. where: a prefix of
+    their names in the text."""
     if value is None:
         return
     if value not in (STORED, int8_storage.INT8):
@@ -82,7 +82,7 @@ def check_dtype(name: str, weight: Tensor) -> None:
 
 
 def still_stored(module: nn.Module) -> bool:
-    """Whether the matrices are as `weight_dtype` says, after something cast the parameters."""
+    """Whether the matrices still have `weight_dtype` after parameters were cast."""
     matrices = set(matrix_names(module))
     return all(
         weight is None or weight.dtype == (STORED if name in matrices else BESIDE)
@@ -91,8 +91,8 @@ def still_stored(module: nn.Module) -> bool:
 
 
 def after_cast(module: nn.Module, fn, cast) -> None:
-    """`Module._apply` of a module whose matrices are stored: `cast()` does what `fn` says, and what
-    casts floating-point tensors (`.float()`, `.half()`) ends the storing."""
+    """`Module._apply` of a module with stored matrices. cast: applies `fn`. Casts of floating-point
+    tensors (`.float()`, `.half()`) reset weight_dtype to None."""
     if int8_storage.is_int8(module):
         if int8_storage.casts(fn) is not None:
             module.weight_dtype = None
@@ -104,8 +104,8 @@ def after_cast(module: nn.Module, fn, cast) -> None:
 
 
 def fits(module: nn.Module, x: Tensor, weight: Tensor | None) -> bool:
-    """Whether an op may take x beside the weight: what it would take for stored so may be a
-    mistake."""
+    """Whether the dtypes of x and a weight fit. An op would accept bfloat16 weights with float32 x
+    also if that is a mistake, not `weight_dtype`."""
     if weight is None:
         return False
     if module.weight_dtype is None:

@@ -1,9 +1,9 @@
 """`define_op`: an op of the namespace `fastlstm::`, declared by a NamedTuple of its arguments and
 one of its results.
 
-The fields' names and types give the schema. What runs the op, its fake kernel, its derivative and
-its vmap rule are functions of these NamedTuples, so that none of them counts arguments. Torch
-itself gets and gives plain tuples.
+The fields' names and types give the schema. The op's kernel, its fake kernel, its derivative and
+its vmap rule are functions of these NamedTuples, so that none of them refers to an argument by its
+position. Between torch and the op they are plain tuples.
 """
 
 import operator
@@ -44,8 +44,8 @@ def schema(name: str, arguments: type | None, results: type, **more: type) -> st
     """The schema of an op.
 
     Args:
-        arguments: a NamedTuple, or None for no arguments. results: a NamedTuple, or the type of a
-        single result. more: types of the arguments after those.
+        arguments: a NamedTuple type, or None for no arguments. results: a NamedTuple type, or the
+        type of a single result. more: names and types of further arguments.
     """
 
     def text(kinds) -> str:
@@ -63,10 +63,10 @@ def declare(name: str, arguments: type | None, results: type, **more: type) -> N
 
 
 class _Saved:
-    """What a call keeps for its derivative.
+    """Saves a call's tape for its derivative.
 
-    `tape` is a NamedTuple type; each of its fields is an argument or a result of the op, or a
-    property of the NamedTuple of its arguments.
+    `tape` is a NamedTuple type; each of its fields has the name of an argument or a result of the
+    op, or of a property of `arguments`.
     """
 
     def __init__(self, arguments: type, results: type | None, tape: type) -> None:
@@ -118,8 +118,8 @@ class _Saved:
 
 
 def _through_plain(arguments: type, results: type, plain: Callable):
-    """keep, kept and derive (`Op`) of a backward op. Its derivative is taken by autograd through
-    `plain`, the same function of the arguments in plain torch, and can be differentiated again."""
+    """keep, kept and derive (`Op`) of a backward op: autograd through `plain`, the same function of
+    the arguments in plain torch, which can be differentiated again."""
     saved, listed, listed_results = (
         _Saved(arguments, None, arguments),
         _listed(arguments),
@@ -135,7 +135,7 @@ def _through_plain(arguments: type, results: type, plain: Callable):
         flat, lengths = lists.flatten(saved.kept(ctx), listed)
         needed, _ = lists.flatten(needs, listed)
         with torch.enable_grad():
-            # New views, so that autograd.grad below stops at them, not at what made the tensors.
+            # New views as leaves: autograd.grad must not go further, to what made the tensors.
             leaves = [
                 v.view_as(v) if isinstance(v, Tensor) and v.requires_grad else v for v in flat
             ]
@@ -196,10 +196,12 @@ def _through_tape(
 
 
 class Op(typing.NamedTuple):
-    """A defined op: its overload, the NamedTuple types of its arguments and results, and its
-    derivative, None where it has none: keep(ctx, arguments, results), torch's setup_context;
-    kept(ctx), the tape; and derive(ctx, needs, *gradients of the results), the gradients of the
-    arguments; needs: for which of these."""
+    """A defined op: its overload and the NamedTuple types of its arguments and results.
+
+    Its derivative, None where it has none: keep(ctx, arguments, results) saves the tape, as torch's
+    setup_context; kept(ctx) gives it back; derive(ctx, needs, *gradients of the results) gives the
+    gradients of the arguments, None for those for which `needs` is False.
+    """
 
     overload: Callable
     arguments: type
@@ -209,7 +211,7 @@ class Op(typing.NamedTuple):
     derive: Callable | None
 
     def backward(self, ctx, *grads) -> tuple:
-        """The derivative, as torch asks for it."""
+        """The derivative with the signature of autograd.Function.backward."""
         return self.derive(ctx, ctx.needs_input_grad, *grads)
 
 
@@ -231,20 +233,18 @@ def define_op(
 
     Args:
         arguments, results: see `schema`.
-        fake: arguments -> results of the right shapes, uninitialised. That all arguments are on one
-        device is checked before.
-        run: arguments -> results, on devices without kernels of their own; outside autocast.
-        tape, gradients: the derivative. `tape` is a NamedTuple of what it keeps (see `_Saved`);
-        gradients(tape, gradients of the results, needs) gives the gradients of the arguments, the
-        last two and what it gives as `results` and `arguments` filled with gradients or None, and
-        with bools.
-        constants: results that have no derivative.
-        plain: in the place of these, for a backward op: arguments -> results in plain torch, which
-        its derivative goes through.
-        vmap: (overload, info, in_dims, arguments) -> results and their dims, as
-        torch.library.register_vmap describes; in_dims as `arguments`.
-        or_nothing: the op gives a list of its results, and an empty one where its arguments do not
-        fit each other, be it in their devices alone.
+        fake: arguments -> uninitialised results; called with all arguments on one device.
+        run: arguments -> results, outside autocast, on devices for which no kernel is registered.
+        tape, gradients: the derivative. `tape` is the NamedTuple type of what it needs (`_Saved`).
+        gradients(tape, grads, needs) returns the gradients of the arguments as `arguments`; grads
+        are those of the results, as `results`, None where zero; needs has a bool for each argument.
+        constants: names of the results that have no derivative.
+        plain: instead of tape and gradients, for a backward op: arguments -> results in plain
+        torch, through which autograd differentiates.
+        vmap: (overload, info, in_dims, arguments) -> results and their dims, as for
+        torch.library.register_vmap, with in_dims as `arguments`.
+        or_nothing: the op returns a list of its results, which is empty where its arguments do not
+        fit each other (also where only their devices differ).
     """
     declare(name, arguments, list[Tensor] if or_nothing else results)
     overload = op(name)
@@ -252,7 +252,7 @@ def define_op(
     def plainly(made):
         if or_nothing:
             return list(made)
-        # Torch's compiler takes a tuple apart and makes one of the same type.
+        # Not a NamedTuple: torch.compile rebuilds a tuple from its elements as the same type.
         return tuple(made) if isinstance(made, tuple) else made
 
     def run_fake(*args):
@@ -291,13 +291,12 @@ def define_op(
     return defined
 
 
-def short_way(defined: Op):
-    """`defined.overload` and its derivative as one autograd.Function: a function of the op's
-    arguments.
+def as_function(defined: Op):
+    """`defined.overload` and its derivative as an autograd.Function, for calls outside compilation
+    and transforms; returns a function of the op's arguments.
 
-    The autograd that torch registers for an op reads its schema once for each argument at each
-    call: about 0.2 ms with 18 of them, as much as a short sequence takes. Outside compilation and
-    transforms a Function with the same formula gives the same.
+    register_autograd's node reads the schema at each call, once for every argument: about 0.2 ms
+    for 18 arguments, which is as long as a short sequence takes.
     """
     overload, keep, derive = defined.overload, defined.keep, defined.derive
     listed, listed_results = _listed(defined.arguments), _listed(defined.results)
@@ -331,7 +330,7 @@ def short_way(defined: Op):
             found = derive(ctx, needs, *lists.unflatten(grads, ctx.lengths_of["results"]))
             return None, *lists.flatten(found, listed)[0]
 
-    # Its node's name in graphs and messages: "LstmLayerBackward".
+    # The node's name in autograd graphs and messages, such as "LstmLayerBackward".
     name = "".join(part.title() for part in overload.name().split("::")[1].split(".")[0].split("_"))
     for function in (Flat, WithLists):
         function._backward_cls.__name__ = name.removesuffix("Forward") + "Backward"

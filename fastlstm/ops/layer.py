@@ -1,17 +1,17 @@
 """The custom ops of a whole layer: input product, recurrence, and in the backward all of the
 layer's gradients.
 
-`<family>_layer_forward` and `<family>_layer_backward` are by default what stands here: torch's own
-matrix products around the recurrence ops of the family (recurrence.py), so a backend that brings a
-recurrence has a layer. A backend may register its own for a device where that is faster: the CPU's
-(csrc/torch/layer_forward.cpp) makes the gates of a chunk of steps at a time and never holds those
-of all.
+By default `<prefix>_layer_forward` and `<prefix>_layer_backward` are torch's own matrix products
+around the recurrence ops of that prefix (recurrence.py), so a backend only has to bring the
+recurrence. A backend may register kernels for the whole layer where these are faster: the CPU's
+(csrc/torch/layer_forward.cpp) computes the gate inputs of one chunk of steps at a time, and never
+holds those of all steps.
 
 Arguments, T steps, N rows, I inputs, D directions, H units, P outputs: x (T, N, I), h0 (D, N, P),
 c0 (D, N, H), then for the forward and, where it is not None, the reverse direction weight_ih (4H,
 I), weight_hh (4H, P), bias_ih and bias_hh (4H,) or None, weight_hr (P, H) or None; lengths (N,)
-int64; reset_mask (T, N) bool. `wide_products` asks for the matrix products outside the recurrence
-in the accumulation dtype.
+int64; reset_mask (T, N) bool; wide_products: whether matrix products outside the recurrence are in
+the accumulation dtype.
 """
 
 import contextlib
@@ -22,14 +22,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..fields import joined
 from ..precision import accumulation_dtype
 from ..reference import backward as reference_backward
 from ..reference import lstm as reference
+from ..reference.backward import ResultGrads
 from ..weights import LSTMWeights, weights_of
 from . import recurrence, transforms
-from .define import define_op, short_way
+from .define import as_function, define_op
 from .library import below_autograd, op, outside_autocast
-from .recurrence import FAMILIES, Results
+from .recurrence import PREFIXES, Results
 from .weight_gradients import Wanted, weight_gradients
 
 
@@ -74,35 +76,17 @@ class LayerTape(NamedTuple):
     wide_products: bool
 
 
-class LayerBackward(NamedTuple):
-    """Gradients of the forward's first four results, None where zero; `LayerTape`; and whether the
-    gradients of x, and of the weights, are wanted."""
+@joined(ResultGrads, LayerTape)
+class LayerBackward:
+    """need_dx, need_dweights: whether the gradients of x, and of the weights, are wanted."""
 
-    doutput: Tensor | None
-    dh_n: Tensor | None
-    dc_n: Tensor | None
-    dcells: Tensor | None
-    x: Tensor
-    h0: Tensor
-    c0: Tensor
-    weight_ih: Tensor
-    weight_hh: Tensor
-    weight_hr: Tensor | None
-    weight_ih_reverse: Tensor | None
-    weight_hh_reverse: Tensor | None
-    weight_hr_reverse: Tensor | None
-    output: Tensor
-    cells: Tensor
-    gates: Tensor
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    wide_products: bool
     need_dx: bool
     need_dweights: bool
 
 
 class LayerGrads(NamedTuple):
-    """The weights' are (D, ...), dbias that of each bias. Without elements where not wanted."""
+    """Gradients of weights are (D, ...); dbias is that of bias_ih and that of bias_hh. What is not
+    wanted has no elements."""
 
     dx: Tensor
     dh0: Tensor
@@ -120,7 +104,7 @@ _NO_GRADIENTS = (None,) * len(("lengths", "reset_mask", "wide_products", "save_t
 
 
 def _stacked(forward: Tensor | None, reverse: Tensor | None) -> Tensor | None:
-    """One tensor (D, ...) of what each direction has."""
+    """(D, ...) from the tensor of each direction."""
     if forward is None:
         return None
     return forward.unsqueeze(0) if reverse is None else torch.stack([forward, reverse])
@@ -131,8 +115,8 @@ def _product_dtype(dtype: torch.dtype, wide_products: bool) -> torch.dtype:
 
 
 def input_weights(weights_ih, biases, dtype: torch.dtype, product: torch.dtype):
-    """What `input_product` takes of a layer: its W_ih (4H, I), transposed and in the dtype
-    `product`, and its bias in the accumulation dtype of `dtype`, or None.
+    """A layer's operands of `input_product`: W_ih transposed (I, D*4H) in the dtype `product`, and
+    the sum of both biases (D*4H,) in the accumulation dtype of `dtype`, or None.
 
     weights_ih: of each direction, None where there is none. biases: (forward, reverse) of bias_ih
     and of bias_hh.
@@ -144,7 +128,7 @@ def input_weights(weights_ih, biases, dtype: torch.dtype, product: torch.dtype):
 
 
 def input_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """gates_x (T, N, D*4H) of x (T, N, I), in the dtype of `weight`; with a bias in the bias's."""
+    """gates_x (T, N, D*4H) from x (T, N, I), in the dtype of `bias`, or without it of `weight`."""
     rows = x.to(weight.dtype).flatten(0, 1)
     if bias is None:
         gates_x = rows @ weight
@@ -155,8 +139,8 @@ def input_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return gates_x.view(*x.shape[:2], weight.shape[1])
 
 
-def plain_forward(family: str, call: LayerForward) -> Results:
-    """A layer's forward by torch's products around the family's recurrence op."""
+def plain_forward(prefix: str, call: LayerForward) -> Results:
+    """A layer's forward by torch's products around the op `<prefix>_forward`."""
     x, h0 = call.x, call.h0
     weights = call.weight_ih, call.weight_ih_reverse
     biases = (call.bias_ih, call.bias_ih_reverse), (call.bias_hh, call.bias_hh_reverse)
@@ -173,7 +157,7 @@ def plain_forward(family: str, call: LayerForward) -> Results:
         call.save_tape,
         call.save_cells,
     )
-    return Results(*op(f"{family}_forward")(*recurrent))
+    return Results(*op(f"{prefix}_forward")(*recurrent))
 
 
 def plain_backward(
@@ -200,34 +184,21 @@ def plain_backward(
     )  # fmt: skip
     dx = None
     if call.need_dx:
-        # reshape, for flatten has no rule under the vmap that batches gradients of gradients.
+        # flatten has no batching rule under the vmap that batches second derivatives; reshape has.
         T, N, D, H4 = dgates_x.shape
         weight = _stacked(call.weight_ih, call.weight_ih_reverse).reshape(D * H4, x.shape[2])
         product = _product_dtype(x.dtype, call.wide_products)
         dx = (dgates_x.reshape(T, N, D * H4) @ weight.to(product)).to(x.dtype)
-        dx = reference.existing(dx, lengths)  # for what arrives there from a second derivative
+        dx = reference.existing(dx, lengths)  # so that a second derivative is 0 at other steps too
     needed = call.need_dweights
     dweights = weight_gradients(
         dgates_x, dhidden, x, call.output, call.h0, call.cells, call.gates, lengths,
         call.reset_mask, Wanted(needed, needed, needed, needed and call.weight_hr is not None),
         samples=samples,
     )  # fmt: skip
-    # Each its own where empty: an op's results must not share memory.
+    # A separate empty tensor for each: an op's results must not share memory.
     dx, *dweights = (x.new_empty((0,)) if r is None else r for r in (dx, *dweights))
     return LayerGrads(dx, dh0, dc0, *dweights)
-
-
-def _forward_fake(call: LayerForward) -> Results:
-    (T, N, _), h0, c0 = call.x.shape, call.h0, call.c0
-    D, H, P, wide = h0.shape[0], c0.shape[2], h0.shape[2], accumulation_dtype(h0.dtype)
-    save_cells = call.save_tape or call.save_cells
-    return Results(
-        h0.new_empty((T, N, D * P)),
-        h0.new_empty(h0.shape),
-        c0.new_empty(c0.shape),
-        h0.new_empty((T, N, D, H) if save_cells else (0,), dtype=wide),
-        h0.new_empty((T, N, D, 4 * H) if call.save_tape else (0,)),
-    )
 
 
 def _backward_fake(call: LayerBackward) -> LayerGrads:
@@ -245,28 +216,27 @@ def _backward_fake(call: LayerBackward) -> LayerGrads:
     )
 
 
-def _gradients(family: str, tape: LayerTape, grads: Results, needs: LayerForward) -> LayerForward:
-    """The derivative of `<family>_layer_forward`: the gradients of its arguments, None where not
+def _gradients(prefix: str, tape: LayerTape, grads: Results, needs: LayerForward) -> LayerForward:
+    """The derivative of `<prefix>_layer_forward`: the gradients of its arguments, None where not
     needed.
 
     Args:
-        tape: what the forward got and gave. grads: of its results, None where zero. needs: of each
-        argument, whether its gradient is needed; False for what is not there.
+        grads: gradients of the results, None where zero. needs: for each argument whether its
+        gradient is needed; False where the argument is None.
     """
     doutput, dh_n, dc_n, dcells, dgates = grads
     call = LayerBackward(doutput, dh_n, dc_n, dcells, *tape, needs.x, True in _parameters(needs))
     transformed = transforms.active()
     if dgates is not None:
-        # Only a backward that was itself differentiated has a gradient for the gates; compiled
-        # kernels leave that one to the reference.
+        # The gates have a gradient only in a second derivative, which has no compiled kernels.
         recurrence_backward = (
             reference_backward.lstm_backward if transformed else op("reference_backward")
         )
         results = plain_backward(recurrence_backward, call, dgates)
     elif transformed:
-        results = transforms.backwards[family](call)
+        results = transforms.backwards[prefix](call)
     else:
-        run = _backwards[family]
+        run = _backwards[prefix]
         with contextlib.nullcontext() if torch.is_grad_enabled() else below_autograd():
             results = run(*call)
     dx, dh0, dc0, *dweights = results
@@ -289,12 +259,12 @@ gradients = outside_autocast(_gradients)
 def _of_direction(
     needs: LSTMWeights, d: int, dweight_ih, dweight_hh, dbias, dweight_hr
 ) -> LSTMWeights:
-    """The gradients of a direction's weights, as far as needed, from those of all."""
+    """The gradients that direction d needs, from those of all directions (D, ...)."""
     return LSTMWeights(
         dweight_ih[d] if needs.weight_ih else None,
         dweight_hh[d] if needs.weight_hh else None,
         dbias[d] if needs.bias_ih else None,
-        # Both biases have the same gradient; they must not have the same memory.
+        # Both biases have the same gradient, but an op's results must not share memory.
         dbias[d].clone() if needs.bias_hh else None,
         dweight_hr[d] if needs.weight_hr else None,
     )
@@ -304,32 +274,32 @@ def _reference_backward(call: LayerBackward, samples: int | None = None) -> Laye
     return plain_backward(reference_backward.lstm_backward, call, samples=samples)
 
 
-# family -> the forward's op; the forward by `short_way`; the backward's op.
+# By prefix: the forward's op, the same op as an autograd.Function, the backward's op.
 _forwards: dict = {}
-_short_ways: dict = {}
+_functions: dict = {}
 _backwards: dict = {}
 
 
 def layer(
-    family: str, args: tuple, save_tape: bool
+    prefix: str, args: tuple, save_tape: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`<family>_layer_forward` by the shortest way: `args` are its arguments, `save_tape` is the
-    one of them."""
+    """`<prefix>_layer_forward` with the least overhead that the call allows. args: the op's
+    arguments. save_tape: the value of `save_tape` among them."""
     if transforms.active():
         if torch.compiler.is_compiling():
-            transforms.allow_in_graph(family)
-        return transforms.layers[family](*args)
+            transforms.allow_in_graph(prefix)
+        return transforms.layers[prefix](*args)
     if torch.compiler.is_compiling():
-        return _forwards[family](*args)
+        return _forwards[prefix](*args)
     if save_tape:
-        return _short_ways[family](*args)
+        return _functions[prefix](*args)
     with below_autograd():
-        return _forwards[family](*args)
+        return _forwards[prefix](*args)
 
 
-def define(family: str) -> None:
-    """The layer ops of a family whose recurrence ops are defined."""
-    recurrence_backward = op(f"{family}_backward")
+def define(prefix: str) -> None:
+    """Defines the layer ops of a prefix, after its recurrence ops."""
+    recurrence_backward = op(f"{prefix}_backward")
 
     def backward(call: LayerBackward, samples: int | None = None) -> LayerGrads:
         return plain_backward(recurrence_backward, call, samples=samples)
@@ -340,17 +310,17 @@ def define(family: str) -> None:
         return backward(call, samples)
 
     forward_op = define_op(
-        f"{family}_layer_forward",
+        f"{prefix}_layer_forward",
         LayerForward,
         Results,
-        run=functools.partial(plain_forward, family),
-        fake=_forward_fake,
+        run=functools.partial(plain_forward, prefix),
+        fake=recurrence.forward_results,
         tape=LayerTape,
-        gradients=functools.partial(_gradients, family),
+        gradients=functools.partial(_gradients, prefix),
         vmap=lambda op, *of_call: transforms.batch_forward(lambda call: op(*call), *of_call),
     )
     backward_op = define_op(
-        f"{family}_layer_backward",
+        f"{prefix}_layer_backward",
         LayerBackward,
         LayerGrads,
         run=backward,
@@ -358,10 +328,10 @@ def define(family: str) -> None:
         plain=_reference_backward,
         vmap=lambda _, *of_call: transforms.batch_backward(backward_of_samples, *of_call, None),
     )
-    _forwards[family], _backwards[family] = forward_op.overload, backward_op.overload
-    _short_ways[family] = short_way(forward_op)
-    transforms.define(family, forward_op, backward_op, backward_of_samples, _reference_backward)
+    _forwards[prefix], _backwards[prefix] = forward_op.overload, backward_op.overload
+    _functions[prefix] = as_function(forward_op)
+    transforms.define(prefix, forward_op, backward_op, backward_of_samples, _reference_backward)
 
 
-for _family in FAMILIES:
-    define(_family)
+for _prefix in PREFIXES:
+    define(_prefix)

@@ -1,4 +1,4 @@
-"""The namespace `fastlstm::` of torch ops, and what their definitions share."""
+"""The namespace `fastlstm::` of torch ops, and helpers to define them."""
 
 import functools
 
@@ -11,12 +11,12 @@ below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
 def outside_autocast(function):
-    """`function` run without autocast, which would cast torch's own products in it when a backward
-    is called under autocast."""
+    """`function` without autocast: a backward that is called under autocast would else have the
+    products in it cast."""
 
     @functools.wraps(function)
     def run(*args):
-        if not torch._C._is_any_autocast_enabled():  # entering the guard takes longer than to ask
+        if not torch._C._is_any_autocast_enabled():  # cheaper than to enter the guard
             return function(*args)
         with torch._C._DisableAutocast():
             return function(*args)
@@ -29,12 +29,12 @@ def on_one_device(*tensors: Tensor | None) -> bool:
 
 
 def check_one_device(*tensors: Tensor | None) -> None:
-    """For the fake kernels, which torch also runs when a real tensor stands beside a meta one."""
+    """For fake kernels, which torch also runs if only some arguments are on the meta device."""
     devices = sorted({str(t.device) for t in tensors if t is not None})
     if len(devices) > 1:
         raise RuntimeError(f"fastlstm: arguments on {' and '.join(devices)}, expected one device")
 
 
 def op(name: str):
-    """The op `fastlstm::<name>`, without the choice among overloads at each call."""
+    """The only overload of `fastlstm::<name>`, so that a call does not choose among overloads."""
     return getattr(torch.ops.fastlstm, name).default

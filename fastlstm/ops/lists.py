@@ -1,12 +1,17 @@
-"""Arguments and results of ops, lists of tensors among them, as the flat sequences that autograd
+"""Arguments and results of ops that include lists of tensors, as the flat sequences that autograd
 takes."""
 
 from collections.abc import Sequence
 
 
+def where_needed(grads: Sequence, needs: Sequence[bool]) -> list:
+    """The gradients, with None for those that are not needed."""
+    return [g if need else None for g, need in zip(grads, needs, strict=True)]
+
+
 def flatten(values: Sequence, listed: Sequence[bool]) -> tuple[list, list[int | None]]:
-    """The values in their order, the entries of lists one by one; and of each value its length,
-    None where it is no list.
+    """The values with each list replaced by its entries, and the length of each list, None for
+    values that are not lists.
 
     Args:
         listed: which of the values are lists of tensors.
@@ -19,7 +24,7 @@ def flatten(values: Sequence, listed: Sequence[bool]) -> tuple[list, list[int | 
 
 
 def unflatten(flat: Sequence, lengths: Sequence[int | None]) -> tuple:
-    """The values again."""
+    """Undoes `flatten`."""
     entries, found = iter(flat), []
     for length in lengths:
         found.append(next(entries) if length is None else [next(entries) for _ in range(length)])

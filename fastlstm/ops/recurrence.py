@@ -1,16 +1,16 @@
 """The custom ops of the recurrence of one layer (all directions, all steps).
 
-Each family of ops is a pair with one schema, `<family>_forward` and `<family>_backward`; layer.py
-puts the input product around it:
+There is a pair of ops for each prefix in PREFIXES, `<prefix>_forward` and `<prefix>_backward`, all
+with the same two schemas; layer.py adds the input product:
 
-* `fastlstm::lstm_*` is what runs by default. A device's compiled kernels register themselves for it
-  (csrc/torch/bindings.cpp for the CPU, backends/gpu.py for CUDA); a device without any runs the
-  reference.
-* `fastlstm::reference_*` is always the recurrence in reference/.
-* A backend that shares its devices with another has a family of its own, such as
-  `fastlstm::triton_*` (backends/gpu.py).
+* `fastlstm::lstm_*` runs by default. Compiled kernels are registered for it by device
+  (csrc/torch/recurrence.cpp for the CPU, backends/gpu.py for CUDA); a device without kernels runs
+  the reference.
+* `fastlstm::reference_*` always runs the recurrence in reference/.
+* A backend that shares a device with another has a prefix of its own, such as `fastlstm::triton_*`
+  (backends/gpu.py).
 
-The tape (cells, gates) is the same for all, so a forward of one family can be differentiated by
+The tape (cells, gates) is the same for all, so the backward of one prefix can follow the forward of
 another. Argument shapes are those of `reference.lstm_forward` and `reference.lstm_backward`.
 """
 
@@ -19,24 +19,20 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..fields import joined
 from ..precision import accumulation_dtype
 from ..reference import backward as reference_backward
 from ..reference import lstm as reference
+from ..reference.backward import Backward, Masks, States
 from .define import define_op
 from .library import op
 from .weight_gradients import Wanted, weight_gradients
 
-FAMILIES: list[str] = []  # those defined so far
+PREFIXES: list[str] = []  # defined so far
 
 
-class Forward(NamedTuple):
-    gates_x: Tensor
-    h0: Tensor
-    c0: Tensor
-    weight_hh: Tensor
-    weight_hr: Tensor | None
-    lengths: Tensor | None
-    reset_mask: Tensor | None
+@joined({"gates_x": Tensor}, States, Masks)
+class Forward:
     save_tape: bool
     save_cells: bool
 
@@ -46,30 +42,13 @@ class Forward(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Of every op of a layer or its recurrence; also their gradients."""
+    """Results of every op of a layer or its recurrence; also the gradients of these results."""
 
     output: Tensor
     h_n: Tensor
     c_n: Tensor
     cells: Tensor
     gates: Tensor
-
-
-class Backward(NamedTuple):
-    doutput: Tensor | None
-    dh_n: Tensor | None
-    dc_n: Tensor | None
-    dcells: Tensor | None
-    dgates_out: Tensor | None
-    h0: Tensor
-    c0: Tensor
-    weight_hh: Tensor
-    weight_hr: Tensor | None
-    cells: Tensor
-    gates: Tensor
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    wide_gates: bool
 
 
 class Grads(NamedTuple):
@@ -79,15 +58,8 @@ class Grads(NamedTuple):
     dhidden: Tensor
 
 
-class Tape(NamedTuple):
-    h0: Tensor
-    c0: Tensor
-    weight_hh: Tensor
-    weight_hr: Tensor | None
-    cells: Tensor
-    gates: Tensor
-    lengths: Tensor | None
-    reset_mask: Tensor | None
+@joined(States, {"cells": Tensor, "gates": Tensor}, Masks)
+class Tape:
     wide_gates: bool
     output: Tensor
 
@@ -103,7 +75,7 @@ def _forward(call: Forward) -> Results:
 
 
 def without_tape(call, results) -> Results:
-    """A reference's results with nothing in the place of what `call` does not save."""
+    """The reference's results, with empty tensors for what `call` does not save."""
     results = Results(*results)
     if call.save_tape:
         return results
@@ -117,22 +89,22 @@ def _backward(call: Backward) -> Grads:
 
 
 def forward_results(call) -> Results:
-    """Tensors of the forward's shapes, uninitialised: also its fake kernel. call: `Forward`, or
-    the variants'."""
-    (T, N, D, H4), h0, c0 = call.gates_x.shape, call.h0, call.c0
-    H, P, wide = c0.shape[-1], h0.shape[-1], accumulation_dtype(h0.dtype)
+    """Uninitialised tensors of the forward's shapes; also its fake kernel. call: the arguments of
+    any op whose results are `Results`; the first of them is a sequence (T, N, ...)."""
+    (T, N, *_), h0, c0 = call[0].shape, call.h0, call.c0
+    (D, _, P), H, wide = h0.shape, c0.shape[-1], accumulation_dtype(h0.dtype)
     save_cells = call.save_tape or call.save_cells
     return Results(
         h0.new_empty((T, N, D * P)),
         h0.new_empty(h0.shape),
         c0.new_empty(c0.shape),
         h0.new_empty((T, N, D, H) if save_cells else (0,), dtype=wide),
-        h0.new_empty((T, N, D, H4) if call.save_tape else (0,)),
+        h0.new_empty((T, N, D, 4 * H) if call.save_tape else (0,)),
     )
 
 
 def backward_results(call: Backward) -> Grads:
-    """Tensors of the backward's shapes, as `forward_results`."""
+    """Uninitialised tensors of the backward's shapes; also its fake kernel."""
     gates, h0, c0 = call.gates, call.h0, call.c0
     (T, N, D, _), wide = gates.shape, accumulation_dtype(h0.dtype)
     projected = call.weight_hr is not None
@@ -144,14 +116,13 @@ def backward_results(call: Backward) -> Grads:
     )
 
 
-def _gradients(family: str, tape: Tape, grads: Results, needs: Forward) -> Forward:
+def _gradients(prefix: str, tape: Tape, grads: Results, needs: Forward) -> Forward:
     nothing = Forward(*(None,) * len(Forward._fields))
     of_recurrence = needs.gates_x, needs.h0, needs.c0, needs.weight_hh, needs.weight_hr
     if not any(of_recurrence):
         return nothing
-    # A gradient for the gates comes from a backward that was itself differentiated; compiled
-    # kernels leave it to the reference.
-    rule = "reference" if grads.gates is not None else family
+    # The gates have a gradient only in a second derivative, which has no compiled kernels.
+    rule = "reference" if grads.gates is not None else prefix
     *of_op, output = tape
     found = Grads(*op(f"{rule}_backward")(*grads, *of_op))
     of_weights = weight_gradients(
@@ -167,21 +138,21 @@ def _gradients(family: str, tape: Tape, grads: Results, needs: Forward) -> Forwa
     )
 
 
-def define(family: str) -> None:
-    """The ops `<family>_forward` and `<family>_backward`: the reference, wherever no kernels are
-    registered for a device."""
-    FAMILIES.append(family)
+def define(prefix: str) -> None:
+    """Defines `<prefix>_forward` and `<prefix>_backward`, which run the reference on devices for
+    which no kernels are registered."""
+    PREFIXES.append(prefix)
     define_op(
-        f"{family}_forward",
+        f"{prefix}_forward",
         Forward,
         Results,
         run=_forward,
         fake=forward_results,
         tape=Tape,
-        gradients=functools.partial(_gradients, family),
+        gradients=functools.partial(_gradients, prefix),
     )
     define_op(
-        f"{family}_backward",
+        f"{prefix}_backward",
         Backward,
         Grads,
         run=_backward,
@@ -190,5 +161,5 @@ def define(family: str) -> None:
     )
 
 
-for _family in ("lstm", "reference"):
-    define(_family)
+for _prefix in ("lstm", "reference"):
+    define(_prefix)

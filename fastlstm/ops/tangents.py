@@ -1,4 +1,4 @@
-"""Forward-mode derivatives of a layer, from the tape that its forward leaves.
+"""Forward-mode derivatives of a layer, from the tape of its forward.
 
 The recurrence of reference/lstm.py, differentiated. With a' the tangent of a, and at step t the
 gates i, f, g, o and the cell c_t of the tape::
@@ -9,8 +9,8 @@ gates i, f, g, o and the cell c_t of the tape::
     h'_t = o' tanh(c_t) + o (1 - tanh(c_t)^2) c'_t
            or, with a projection, W_hr times that, + W_hr' (o tanh(c_t))
 
-All but W_hh h'_{t-1} and the three lines below it is one product for all steps. It is plain torch,
-so it can be differentiated and batched again.
+All terms of z' but W_hh h'_{t-1} are computed for all steps at once. All of it is plain torch, so
+it can be differentiated and batched again.
 """
 
 import torch
@@ -22,18 +22,18 @@ from ..weights import LSTMWeights, weights_of
 
 
 def _product(value: Tensor | None, factor: Tensor | None) -> Tensor | float:
-    """value @ factor^T, or 0 where either is not there."""
+    """value @ factor^T, or 0 where either is None."""
     return 0.0 if value is None or factor is None else value @ factor.t()
 
 
 def _direction(
     z, h, c, weight_hh, weight_hr, projected, c0, cells, gates, lengths, reset_mask, reverse
 ):
-    """The loop of one direction, from its tape: the tangents of its outputs, last h, last c, cells
-    and gates.
+    """The loop over steps of one direction: the tangents of its outputs, last h, last c, cells and
+    gates.
 
-    z (T, N, 4H): z' without W_hh h'. h (N, P), c (N, H): tangents of the states it begins with.
-    projected: W_hr' (o tanh(c)) for all steps, or 0.
+    z (T, N, 4H): z' without W_hh h'. h (N, P), c (N, H): tangents of its first states. projected:
+    W_hr' (o tanh(c)) for all steps, or 0.
     """
     T, H = z.shape[0], c.shape[-1]
     valid = reference.valid_steps(T, lengths)
@@ -41,7 +41,7 @@ def _direction(
     i, f, g, o = gates.chunk(4, dim=-1)
     tanh_c = cells.tanh()
     slopes = torch.cat([i * (1 - i), f * (1 - f), 1 - g * g, o * (1 - o)], dim=-1)
-    if valid is not None:  # the tape is 0 at steps that do not exist, and g's slope is to be too
+    if valid is not None:  # at steps that do not exist g is 0, so its slope would be 1
         slopes = slopes.masked_fill(~valid, 0)
     before = reference.entering_states(cells, c0, reset_mask, lengths, reverse)
     factors = torch.cat([g, before, i], dim=-1)  # of i', f', g' in c'
@@ -72,11 +72,11 @@ def layer_tangents(call, changes, results) -> tuple[Tensor, Tensor, Tensor, Tens
     """The tangents of a layer's results.
 
     Args:
-        call: its arguments (`layer.LayerForward`). changes: their tangents, None for zeros.
+        call: its arguments (`layer.LayerForward`). changes: their tangents, None where zero.
         results: `recurrence.Results` of the forward, with a tape.
 
     Returns:
-        the tangents of output, h_n, c_n, cells and gates, in the shapes and dtypes of these.
+        the tangents of output, h_n, c_n, cells and gates, with their shapes and dtypes.
     """
     output, cells, gates, (D, _, P) = results.output, results.cells, results.gates, call.h0.shape
     T, dtype, wide = call.x.shape[0], call.h0.dtype, accumulation_dtype(call.h0.dtype)

@@ -1,16 +1,16 @@
 """A layer under torch.func's transforms (grad, vjp, jvp, vmap and all made of these) and under
 forward-mode AD.
 
-torch.func takes an autograd.Function that says what vmap and jvp do to it; an op with a registered
-autograd formula it does not take. So there is a pair of Functions for each family of ops, around
-its layer's forward and backward (layer.py), and all transforms compose from their rules:
+torch.func supports an autograd.Function with rules for vmap and jvp, but not an op whose autograd
+formula is registered. So each prefix has a pair of Functions around its layer's forward and
+backward ops (layer.py), and all transforms compose from their rules:
 
-* Derivatives are the ops' own: the compiled kernels run, and a derivative of the backward is the
-  reference's.
-* vmap over inputs, states and masks folds the batch into the rows N: one call of the kernels, also
-  in the backward, where the weights' gradients, sums over rows, stay apart for each sample.
-* vmap over weights (an ensemble) is a call for each member: a call has one set of weights.
-* Forward-mode tangents: tangents.py. What follows in a backward under forward mode is plain torch.
+* First derivatives are the ops' own, by the compiled kernels; the derivative of a backward is that
+  of the reference.
+* vmap over inputs, states and masks folds the batch into the rows N: one call of the kernels. So
+  does the backward, where the gradients of weights, sums over rows, are kept apart for each sample.
+* vmap over weights (an ensemble) makes a call for each member, since a call has one set of weights.
+* Forward-mode tangents are in tangents.py. A backward under forward mode is plain torch.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from .define import Op
 from .library import below_autograd, outside_autocast
 
 _FUNCTIONALIZE = torch._C._functorch.TransformType.Functionalize
-# Where the rows N stand in the arguments of a layer's ops that have rows.
+# The dimension of the rows N in those arguments of a layer's ops that have rows.
 _ROWS = {
     **dict.fromkeys(("doutput", "dh_n", "dc_n", "dcells", "x", "h0", "c0"), 1),
     **dict.fromkeys(("output", "cells", "gates", "reset_mask"), 1),
@@ -33,20 +33,20 @@ _ROWS = {
 
 
 def forward_mode() -> bool:
-    """Whether forward-mode AD may be under way, torch.func's or torch.autograd's own."""
+    """Whether forward-mode AD may be active, torch.func's or torch.autograd's."""
     return forward_ad._current_level >= 0
 
 
 def active() -> bool:
-    """Whether a call is to go by the Functions of this file."""
-    # Asked at every call, so without `forward_mode()`.
+    """Whether a call has to use the Functions of this file."""
+    # `forward_mode()` is inlined: every call asks this.
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def functionalized() -> bool:
-    """Whether one of torch.func's transforms under way is `functionalize`, which takes none of the
-    Functions of this file, but plain torch."""
-    # Dynamo does not trace the question, nor `functionalize`.
+    """Whether `functionalize` is among torch.func's active transforms: it supports plain torch, but
+    no autograd.Function."""
+    # Dynamo can trace neither this question nor `functionalize`.
     if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
         return False
     stack = torch._C._functorch.get_interpreter_stack() or ()
@@ -54,7 +54,7 @@ def functionalized() -> bool:
 
 
 def _for_each(run, info, in_dims, call):
-    """`run` for each member by itself."""
+    """`run` for one member of the batch at a time."""
     results = []
     for k in range(info.batch_size):
         member = (
@@ -66,7 +66,7 @@ def _for_each(run, info, in_dims, call):
 
 
 def _folded(info, in_dims, call):
-    """The arguments with the batch and the rows as one dimension, batch first."""
+    """The arguments with the batch folded into the rows: (batch * N), the batch varying slowest."""
     folded = {}
     for name, row in _ROWS.items():
         value, dim = getattr(call, name, None), getattr(in_dims, name, None)
@@ -82,8 +82,8 @@ def _folded(info, in_dims, call):
 
 
 def _unfold(results, rows, batch_size: int):
-    """Results with the batch again by itself, and where it is; `rows` has N's place in each, None
-    for a result without elements, which is of no batch."""
+    """Undoes `_folded` in the results; returns them and the batch's dimension in each. rows: the
+    dimension of N in each. Results without elements have no batch (None)."""
     rows = tuple(row if r.dim() > 1 else None for r, row in zip(results, rows, strict=True))
     out = tuple(
         r if row is None else r.unflatten(row, (batch_size, r.shape[row] // batch_size))
@@ -101,7 +101,7 @@ def _weights_batched(in_dims) -> bool:
 
 
 def batch_forward(run: Callable, info, in_dims, call):
-    """What vmap does to the forward of a layer; `run` is that of a call, one level further out."""
+    """The vmap rule of a layer's forward. run: the forward of a call, one transform further out."""
     if _weights_batched(in_dims):
         return _for_each(run, info, in_dims, call)
     results = run(_folded(info, in_dims, call))
@@ -109,7 +109,7 @@ def batch_forward(run: Callable, info, in_dims, call):
 
 
 def batch_backward(run: Callable, info, in_dims, call, samples: int | None):
-    """What vmap does to the backward of a layer, as `batch_forward`; `run` takes the samples
+    """The vmap rule of a layer's backward, as `batch_forward`. run: takes the number of samples
     (`weight_gradients`) too."""
     if _weights_batched(in_dims):
         return _for_each(lambda member: run(member, samples), info, in_dims, call)
@@ -118,7 +118,7 @@ def batch_backward(run: Callable, info, in_dims, call, samples: int | None):
     of_inputs, of_weights = (1, 1, 1), (0, 0, 0, 0)
     results, dims = _unfold(results, (*of_inputs, *of_weights), info.batch_size)
     if samples is None:
-        # Of one sample each, which has no dimension of its own.
+        # Each member of the batch is one sample: remove the dimension of samples.
         count = len(of_inputs)
         of_weights = (r.squeeze(1) if r.dim() > 1 else r for r in results[count:])
         results = *results[:count], *of_weights
@@ -127,8 +127,8 @@ def batch_backward(run: Callable, info, in_dims, call, samples: int | None):
 
 @outside_autocast
 def _pull_back(call, needs, grads, rule):
-    """The gradients of a backward's arguments by torch.func.vjp through `rule`, the same in plain
-    torch; `define_op`'s own way is for autograd without transforms."""
+    """The gradients of a backward's arguments, by torch.func.vjp through `rule`, the same function
+    in plain torch. (`define._through_plain` is for autograd without transforms.)"""
     wanted = {
         name: value
         for name, value, need in zip(call._fields, call, needs, strict=True)
@@ -144,18 +144,18 @@ def _pull_back(call, needs, grads, rule):
     return tuple(found.get(name) for name in call._fields)
 
 
-# family -> a layer's forward, which takes its op's arguments, and its backward, which takes a
-# `LayerBackward`, under whatever transforms there are.
+# By prefix, under any transforms: a layer's forward, of its op's arguments, and its backward, of a
+# `LayerBackward`.
 layers: dict = {}
 backwards: dict = {}
 
 
-def define(family: str, forward_op: Op, backward_op: Op, run_backward, plain_backward) -> None:
-    """Makes `layers[family]` and `backwards[family]`, where the family's layer ops are defined.
+def define(prefix: str, forward_op: Op, backward_op: Op, run_backward, plain_backward) -> None:
+    """Defines `layers[prefix]` and `backwards[prefix]` from the layer ops.
 
     Args:
-        run_backward, plain_backward: the layer's backward of a call and samples (see
-        `weight_gradients`), by kernels and in plain torch.
+        run_backward, plain_backward: (a call, samples as for `weight_gradients`) -> the layer's
+        backward, by kernels and in plain torch.
     """
     op, Forward, Backward = forward_op.overload, forward_op.arguments, backward_op.arguments
 
@@ -214,36 +214,34 @@ def define(family: str, forward_op: Op, backward_op: Op, run_backward, plain_bac
             # Torch turns forward AD off here. Re-enable it for outer levels, and strip this level's
             # tangents of what was saved.
             with forward_ad._set_fwd_grad_enabled(True):
-                saved = [t if t is None else _primal(t) for t in ctx.saved_tensors]
+                saved = [
+                    t if t is None else forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors
+                ]
                 count = len(Forward._fields)
                 results = forward_op.results(*saved[count:])
                 return _tangents(Forward(*saved[:count]), Forward(*changes), results)
 
     def layer(*args):
         call = Forward(*args)
-        # In a transform a tensor's requires_grad says nothing of the levels further out.
+        # Inside a transform, requires_grad does not tell what the outer transforms need.
         save_tape = call.save_tape or torch.is_grad_enabled() or forward_mode()
         return LayerForward.apply(*call._replace(save_tape=save_tape))
 
     def backward(call):
         return plain_backward(call) if forward_mode() else LayerBackward.apply(None, *call)
 
-    layers[family], backwards[family] = layer, backward
+    layers[prefix], backwards[prefix] = layer, backward
 
 
 _tangents = outside_autocast(tangents.layer_tangents)
 
 
-def _primal(value: Tensor) -> Tensor:
-    return forward_ad.unpack_dual(value).primal
+def allow_in_graph(prefix: str) -> None:
+    """Have torch.compile treat `layers[prefix]` as one node, which it traces after the transforms
+    have been applied, down to ops. Must come before torch.compile first sees that function."""
+    torch.compiler.allow_in_graph(layers[prefix])
 
 
-def allow_in_graph(family: str) -> None:
-    """Have torch.compile take `layers[family]` as one node and trace into it with the transforms
-    done, where it finds ops only. Comes before torch.compile first sees that function."""
-    torch.compiler.allow_in_graph(layers[family])
-
-
-# torch.compile then calls it, for real, while it traces: torch.compiler.assume_constant_result
-# would say so too, but import all of the compiler here.
+# So that torch.compile runs it while tracing: as torch.compiler.assume_constant_result, which would
+# import the whole compiler here.
 allow_in_graph._dynamo_marked_constant = True

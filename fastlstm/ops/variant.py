@@ -1,10 +1,10 @@
 """The custom ops of a layer's recurrence with zoneout, recurrent dropout and layer normalisation:
-`<family>_variant_forward` and `<family>_variant_backward`, beside the plain ones of recurrence.py.
+`<prefix>_variant_forward` and `<prefix>_variant_backward`, beside the plain ones of recurrence.py.
 
-What the forward's arguments are stands at `reference.variant.variant_forward`. The reference runs
-wherever no kernels are registered for a device; kernels take the place of the forward and of the
-backward's loop over steps (`register`), between what is made for all steps at once: before it
-`reference.backward.prepare`, after it the weights' gradients.
+`reference.variant.variant_forward` describes the arguments. A device without kernels runs the
+reference. Kernels replace the forward and the backward's loop over steps (`register`). What is
+computed for all steps at once is shared: `reference.backward.prepare` before the loop, and the
+weights' gradients after it.
 """
 
 import functools
@@ -13,10 +13,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..fields import joined
 from ..precision import accumulation_dtype
 from ..reference import backward as reference_backward
 from ..reference import variant as variant_reference
-from ..reference.backward import Arrived, VariantBackward
+from ..reference.backward import (
+    Arrived,
+    Prepared,
+    ResultGrads,
+    VariantBackward,
+    VariantMasks,
+    VariantStates,
+    VariantTape,
+)
 from . import recurrence
 from .define import define_op
 from .library import library, op, outside_autocast
@@ -24,51 +33,14 @@ from .recurrence import Results, without_tape
 from .weight_gradients import Wanted, weight_gradients
 
 
-class VariantForward(NamedTuple):
-    gates_x: Tensor
-    h0: Tensor
-    c0: Tensor
-    weight_hh: Tensor
-    weight_hr: Tensor | None
-    h_mask: Tensor | None
-    norm_hh: Tensor | None
-    norm_c: Tensor | None
-    bias_c: Tensor | None
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    seed: Tensor | None
-    zoneout_h: float
-    zoneout_c: float
-    stream: int
-    first_step: int
+@joined({"gates_x": Tensor}, VariantStates, VariantMasks)
+class VariantForward:
     save_tape: bool
     save_cells: bool
 
     @property
     def wide_gates(self) -> bool:
         return self.gates_x.dtype != self.h0.dtype
-
-
-class VariantTape(NamedTuple):
-    h0: Tensor
-    c0: Tensor
-    weight_hh: Tensor
-    weight_hr: Tensor | None
-    h_mask: Tensor | None
-    norm_hh: Tensor | None
-    norm_c: Tensor | None
-    bias_c: Tensor | None
-    output: Tensor
-    cells: Tensor
-    gates: Tensor
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    seed: Tensor | None
-    zoneout_h: float
-    zoneout_c: float
-    stream: int
-    first_step: int
-    wide_gates: bool
 
 
 class VariantNeeds(NamedTuple):
@@ -83,7 +55,7 @@ _of_weights = operator.attrgetter(*VariantNeeds._fields)
 
 
 class VariantGrads(NamedTuple):
-    """The weights' are without elements where they are None or not wanted."""
+    """Gradients of weights that are None or not wanted have no elements."""
 
     dgates_x: Tensor
     dh0: Tensor
@@ -95,45 +67,20 @@ class VariantGrads(NamedTuple):
     dbias_c: Tensor
 
 
-class VariantLoop(NamedTuple):
-    """The arguments of a kernel of the backward's loop: those of the backward, and `Prepared`."""
+@joined(ResultGrads, VariantStates, {"cells": Tensor, "gates": Tensor}, Prepared, VariantMasks)
+class VariantLoop:
+    """The arguments of a kernel for the backward's loop over steps."""
 
-    doutput: Tensor | None
-    dh_n: Tensor | None
-    dc_n: Tensor | None
-    dcells: Tensor | None
-    h0: Tensor
-    c0: Tensor
-    weight_hh: Tensor
-    weight_hr: Tensor | None
-    h_mask: Tensor | None
-    norm_hh: Tensor | None
-    norm_c: Tensor | None
-    bias_c: Tensor | None
-    cells: Tensor
-    gates: Tensor
-    candidates: Tensor
-    product_hat: Tensor | None
-    product_scale: Tensor | None
-    cell_hat: Tensor | None
-    cell_scale: Tensor | None
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    seed: Tensor | None
-    zoneout_h: float
-    zoneout_c: float
-    stream: int
-    first_step: int
     wide_gates: bool
 
 
 def _forward(call: VariantForward) -> Results:
-    *given, _, _ = call  # but for the tape's switches
+    *given, _save_tape, _save_cells = call
     return without_tape(call, variant_reference.variant_forward(*given))
 
 
 def backward(loop, call: VariantBackward) -> VariantGrads:
-    """All gradients of the forward; loop: `reference.backward.loop`, or a kernel in its place."""
+    """All gradients of the forward. loop: `reference.backward.loop`, or a kernel in its place."""
     h0, options, needs = call.h0, call.options, VariantNeeds(*call.needs)
     if call.lengths is not None:
         call = call._replace(lengths=call.lengths.clamp(0, call.gates.shape[0]))
@@ -184,11 +131,10 @@ _reference_backward = functools.partial(backward, reference_backward.loop)
 
 
 def _gradients(
-    family: str, tape: VariantTape, grads: Results, needs: VariantForward
+    prefix: str, tape: VariantTape, grads: Results, needs: VariantForward
 ) -> VariantForward:
-    # A gradient for the gates comes from a backward that was itself differentiated; compiled
-    # kernels leave it to the reference.
-    rule = "reference" if grads.gates is not None else family
+    # The gates have a gradient only in a second derivative, which has no compiled kernels.
+    rule = "reference" if grads.gates is not None else prefix
     wanted = list(_of_weights(needs))
     found = VariantGrads(*op(f"{rule}_variant_backward")(*grads, *tape, wanted))
     given = {
@@ -205,19 +151,19 @@ def _gradients(
     return nothing._replace(**{k: v for k, v in given.items() if getattr(needs, k)})
 
 
-def define(family: str) -> None:
-    """The ops `<family>_variant_forward` and `<family>_variant_backward`."""
+def define(prefix: str) -> None:
+    """The ops `<prefix>_variant_forward` and `<prefix>_variant_backward`."""
     define_op(
-        f"{family}_variant_forward",
+        f"{prefix}_variant_forward",
         VariantForward,
         Results,
         run=_forward,
         fake=recurrence.forward_results,
         tape=VariantTape,
-        gradients=functools.partial(_gradients, family),
+        gradients=functools.partial(_gradients, prefix),
     )
     define_op(
-        f"{family}_variant_backward",
+        f"{prefix}_variant_backward",
         VariantBackward,
         VariantGrads,
         run=_reference_backward,
@@ -226,20 +172,24 @@ def define(family: str) -> None:
     )
 
 
-def register(family: str, forward, loop, device: str) -> None:
-    """Have the variant ops of `family` run by these functions on a device, such as "CUDA": of the
-    forward's arguments, or None where it is registered already; and of those of `VariantLoop`."""
+def register(prefix: str, forward, loop, device: str) -> None:
+    """Register kernels for the variant ops of `prefix` on a device, such as "CUDA".
+
+    Args:
+        forward: takes the forward's arguments; None where it is registered already. loop: takes the
+        fields of `VariantLoop`.
+    """
 
     def run_backward(*args):
         return tuple(backward(functools.partial(_loop, loop), VariantBackward(*args)))
 
     if forward is not None:
-        library.impl(f"{family}_variant_forward", outside_autocast(forward), device)
-    library.impl(f"{family}_variant_backward", outside_autocast(run_backward), device)
+        library.impl(f"{prefix}_variant_forward", outside_autocast(forward), device)
+    library.impl(f"{prefix}_variant_backward", outside_autocast(run_backward), device)
 
 
 def _loop(run, call: VariantBackward, prepared) -> Arrived:
-    """`reference.backward.loop` by a kernel that takes the arguments of `VariantLoop`."""
+    """`reference.backward.loop` by a kernel that takes the fields of `VariantLoop`."""
     if call.dgates_out is not None:
         raise RuntimeError(
             "fastlstm: a gradient of the gates is the reference's to take: call "
@@ -250,5 +200,5 @@ def _loop(run, call: VariantBackward, prepared) -> Arrived:
     return Arrived(*run(*found))
 
 
-for _family in recurrence.FAMILIES:
-    define(_family)
+for _prefix in recurrence.PREFIXES:
+    define(_prefix)

@@ -20,8 +20,8 @@ class Wanted(NamedTuple):
 
 
 class WeightGradients(NamedTuple):
-    """(D, 4H, I), (D, 4H, P), (D, 4H), (D, P, H), with the samples before D where they are asked
-    for; None where not wanted."""
+    """(D, 4H, I), (D, 4H, P), (D, 4H), (D, P, H), with samples (samples, D, ...); None where not
+    wanted."""
 
     ih: Tensor | None = None
     hh: Tensor | None = None
@@ -34,7 +34,7 @@ def product_of_steps(dy: Tensor, x: Tensor, samples: int | None = None) -> Tenso
     samples, each N // samples of the rows, (samples, A, B). In dy's dtype."""
     x = x.to(dy.dtype)
     if samples is None:
-        # reshape: see layer.py
+        # reshape, since flatten has no batching rule here: see layer.plain_backward
         rows = dy.shape[0] * dy.shape[1]
         return dy.reshape(rows, dy.shape[2]).t() @ x.reshape(rows, x.shape[2])
     dy, x = (
@@ -49,7 +49,7 @@ def _recurrent(dgates, output, first, lengths, reset_mask, reverse: bool, mask, 
     from output (T, N, P) and the first h (N, P)."""
     T = dgates.shape[0]
     if T and lengths is None and reset_mask is None and mask is None and samples is None:
-        # The entering states are the output shifted by a step, so views do, but for the first step.
+        # The states that enter are the output of the step before, of which views can be multiplied.
         start, rest = (T - 1, slice(0, T - 1)) if reverse else (0, slice(1, T))
         before = slice(1, T) if reverse else slice(0, T - 1)
         grad = dgates[start].t() @ first.to(dgates.dtype)
@@ -80,16 +80,15 @@ def weight_gradients(
     """The gradients of a layer's weights, in h0's dtype.
 
     Args:
-        dgates: (T, N, D, 4H), of the gates before activation. dhidden: (T, N, D, P), of the
-        projection's output, with a projection. x: (T, N, I), read for weight_ih alone. output:
-        (T, N, D*P). h0: (D, N, P). gates: (T, N, D, 4H) of the tape. lengths: (N,); reset_mask:
-        (T, N).
-        shown: (T, N, D, H), what the cell's tanh took: the cells of the plain LSTM.
-        wanted: `hr` without a projection is no matter.
-        dproducts: (T, N, D, 4H), of W_hh's product, where that is not the gates' own. h_mask: (D,
-        N, P), recurrent dropout's mask of h. reverse: which directions run backwards.
-        samples: the rows belong to so many samples, N // samples to each, and the gradients of each
-        stay apart; None for one sum.
+        dgates: (T, N, D, 4H), gradients of the gates before activation. dhidden: with a projection
+        (T, N, D, P), those of its output. x: (T, N, I), used for weight_ih only. output: (T, N,
+        D*P). h0: (D, N, P). gates: (T, N, D, 4H) of the tape. lengths: (N,); reset_mask: (T, N).
+        shown: (T, N, D, H), the argument of the cell's tanh: the cells of a plain LSTM.
+        wanted: `hr` is ignored without a projection.
+        dproducts: (T, N, D, 4H), gradients of the product with W_hh, where they are not `dgates`.
+        h_mask: (D, N, P), recurrent dropout's mask of h. reverse: which directions run backwards.
+        samples: number of samples whose gradients stay apart, each of N // samples rows; None for
+        one sum over all rows.
     """
     T, _, D, H4 = gates.shape
     P, dtype = h0.shape[-1], h0.dtype
@@ -98,7 +97,8 @@ def weight_gradients(
     dproducts = dgates if dproducts is None else dproducts
     found = {}
     if wanted.ih:
-        # dgates is 0 where x does not exist, but 0 * NaN is not. Copies x where there are lengths.
+        # At steps that do not exist dgates is 0, but x may be NaN, and 0 * NaN is NaN. Copies x if
+        # there are lengths.
         x = reference.existing(x, lengths)
         found["ih"] = [product_of_steps(dgates[:, :, d], x, samples) for d in range(D)]
     if wanted.hh:

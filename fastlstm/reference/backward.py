@@ -1,14 +1,14 @@
-"""The backward of the recurrence, plain (lstm.py) and with the variants (variant.py), from the tape
-(output, cells, gates) that the forward leaves. In plain, differentiable torch.
+"""The backward of the recurrence, plain (lstm.py) and with the variants (variant.py), from the
+forward's tape (output, cells, gates). In plain, differentiable torch.
 
-`prepare` makes, for all steps at once, what the loop of a variant needs and the tape does not hold;
-`loop` goes back through the steps, and is what kernels take the place of. The plain LSTM is the
-variant that has none, and needs nothing prepared. The weights' gradients are made of what the loop
-gives (ops/weight_gradients.py).
+`prepare` computes, for all steps at once, what the loop of a variant needs beyond the tape. `loop`
+goes back through the steps; kernels replace it. The plain LSTM is the case without variants, and
+needs no preparation. The gradients of weights are computed from the loop's results
+(ops/weight_gradients.py).
 
-The candidates c~ are made again from the gates and the cells that entered, the normalised products
-from the h that entered: one large matrix product in the place of a tape twice as long. With a
-hat for what LN gives, s for 1 / sqrt(var + epsilon) and an overline for the mean over a row::
+The candidates c~ are recomputed from the gates and the cells that entered each step, the normalised
+products from the h that entered: one large matrix product instead of a tape twice as long. With v^
+for LN(v) without gain and s for 1 / sqrt(var(v) + epsilon)::
 
     v^ = s (v - mean(v))   and   dv = s (dv^ - mean(dv^) - v^ mean(dv^ * v^))
 """
@@ -18,46 +18,74 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..fields import joined
 from ..precision import accumulation_dtype
 from . import lstm as reference
 from .lstm import part
 from .variant import Options, normalise, zones
 
 
-class VariantBackward(NamedTuple):
-    """What a backward gets. Sizes as in lstm.py.
-
-    doutput to dgates_out: gradients of the forward's five results, each None where zero. With c0 in
-    the accumulation dtype, dh_n and dc_n are too. h0 to bias_c, lengths to first_step: the
-    forward's arguments (`variant_forward`); output, cells, gates: its results.
-    wide_gates: whether gates_x came, and dgates_x is wanted, in the accumulation dtype. needs: of
-    weight_hh, weight_hr, norm_hh, norm_c and bias_c, whether a gradient is wanted.
-    """
+class ResultGrads(NamedTuple):
+    """Gradients of a forward's first four results, None where zero. dh_n and dc_n are in c0's dtype
+    if that is the accumulation dtype."""
 
     doutput: Tensor | None
     dh_n: Tensor | None
     dc_n: Tensor | None
     dcells: Tensor | None
-    dgates_out: Tensor | None
+
+
+# The gradient of a forward's fifth result, the gates: not None only in a second derivative.
+GATES_GRAD = {"dgates_out": Tensor | None}
+
+
+class Masks(NamedTuple):
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+
+
+class States(NamedTuple):
+    """The initial states, and the weights of the recurrence."""
+
     h0: Tensor
     c0: Tensor
     weight_hh: Tensor
     weight_hr: Tensor | None
+
+
+@joined(States)
+class VariantStates:
     h_mask: Tensor | None
     norm_hh: Tensor | None
     norm_c: Tensor | None
     bias_c: Tensor | None
-    output: Tensor
-    cells: Tensor
-    gates: Tensor
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    seed: Tensor | None
-    zoneout_h: float
-    zoneout_c: float
-    stream: int
-    first_step: int
+
+
+@joined(Masks, {"seed": Tensor | None}, Options)
+class VariantMasks:
+    """The masks of the recurrence, and zoneout (`variant.Options`)."""
+
+
+@joined(ResultGrads, GATES_GRAD, States, {"cells": Tensor, "gates": Tensor}, Masks)
+class Backward:
+    """The arguments of `lstm_backward`. wide_gates: whether gates_x was, and dgates_x is wanted, in
+    the accumulation dtype."""
+
     wide_gates: bool
+
+
+@joined(VariantStates, {"output": Tensor, "cells": Tensor, "gates": Tensor}, VariantMasks)
+class VariantTape:
+    """What a backward needs of the forward's arguments and results. wide_gates: see `Backward`."""
+
+    wide_gates: bool
+
+
+@joined(ResultGrads, GATES_GRAD, VariantTape)
+class VariantBackward:
+    """The arguments of a backward with variants. needs: whether the gradients of weight_hh,
+    weight_hr, norm_hh, norm_c and bias_c are wanted."""
+
     needs: list[bool]
 
     @property
@@ -66,9 +94,9 @@ class VariantBackward(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """candidates: c~ (T, N, D, H), the cells themselves without zoneout on c. With layer
-    normalisation LN(a) (T, N, D, 4H) and LN(c~) (T, N, D, H) with their s (T, N, D, 1), else None.
-    All in the accumulation dtype."""
+    """candidates: c~ (T, N, D, H), equal to the cells without zoneout on c. product_hat, cell_hat:
+    with layer normalisation LN(a) (T, N, D, 4H) and LN(c~) (T, N, D, H); product_scale, cell_scale:
+    their s (T, N, D, 1); else None. All in the accumulation dtype."""
 
     candidates: Tensor
     product_hat: Tensor | None = None
@@ -78,10 +106,10 @@ class Prepared(NamedTuple):
 
 
 class Arrived(NamedTuple):
-    """What a loop gives: dgates_x (T, N, D, 4H), dh0 (D, N, P), dc0 (D, N, H); with a projection
-    dhidden (T, N, D, P), what arrived at y~, wide; with layer normalisation dproducts (T, N, D,
-    4H), what arrived at a_t, in dgates_x's dtype, and dshown (T, N, D, H), what arrived at the
-    argument of tanh, wide. What is not there has no elements."""
+    """A loop's results: dgates_x (T, N, D, 4H), dh0 (D, N, P), dc0 (D, N, H); with a projection
+    dhidden (T, N, D, P), the gradient of y~_t; with layer normalisation dproducts (T, N, D, 4H),
+    that of a_t, and dshown (T, N, D, H), that of tanh's argument. Otherwise these have no elements.
+    dproducts is in dgates_x's dtype, dhidden and dshown in the accumulation dtype."""
 
     dgates_x: Tensor
     dh0: Tensor
@@ -92,7 +120,7 @@ class Arrived(NamedTuple):
 
 
 def prepare(call: VariantBackward) -> Prepared:
-    """What the loop needs beside the tape; lengths clamped."""
+    """What the loop needs beside the tape. call.lengths must be in 0..T."""
     (D, _, P), wide, options = call.h0.shape, call.cells.dtype, call.options
     masks = call.reset_mask, call.lengths
 
@@ -118,7 +146,7 @@ def prepare(call: VariantBackward) -> Prepared:
 
 
 def _normalised(x: Tensor) -> tuple[Tensor, Tensor]:
-    # torch warns of a variance of nothing.
+    # Without steps torch's var_mean would warn.
     return normalise(x) if x.shape[0] else (x, x[..., :1])
 
 
@@ -135,7 +163,7 @@ def shown(prepared: Prepared, norm_c: Tensor | None, bias_c: Tensor | None) -> T
 
 
 def _split(zone, t: int, grad: Tensor) -> tuple[Tensor | None, Tensor]:
-    """The gradients of old and new value, None for zeros, where zoneout mixed them."""
+    """The gradients of the old value, None for zero, and of the new one, which zoneout mixed."""
     if zone is None:
         return None, grad
     if isinstance(zone, float):
@@ -151,7 +179,8 @@ def _direction(
     dy, dh, dc, dcells, dgates_out, c0, weight_hh, weight_hr, h_mask, norm_hh, norm_c, cells, gates,
     shown, prepared, lengths, reset_mask, zone_h, zone_c, reverse,
 ):  # fmt: skip
-    """The loop of one direction: dh0, dc0, and for all steps dgates, dhidden, dproducts, dshown."""
+    """The loop of one direction: dh0, dc0, and for all steps dgates, dhidden, dproducts, dshown,
+    named as in `Arrived`."""
     T = gates.shape[0]
     valid = reference.valid_steps(T, lengths)
     cut = reference.entering_cuts(T, reset_mask, lengths, reverse)
@@ -189,18 +218,15 @@ def _direction(
         if cut is not None:
             dh_in, dc_in = (reference.entered(d, cut[t]) for d in (dh_in, dc_in))
         found = dgates, dhidden, dproducts, dshown
-        (dh, dc), found = reference.left((dh, dc), (dh_in, dc_in), found, _at(valid, t))
+        at_step = None if valid is None else valid[t]
+        (dh, dc), found = reference.left((dh, dc), (dh_in, dc_in), found, at_step)
         for row, x in zip(rows, found, strict=True):
             row[t] = x
     return dh, dc, *(torch.stack(row) for row in rows)
 
 
-def _at(sequence, t: int):
-    return None if sequence is None else sequence[t]
-
-
 def loop(call: VariantBackward, prepared: Prepared) -> Arrived:
-    """The backward over steps, all directions; lengths clamped."""
+    """The backward over the steps of all directions. call.lengths must be in 0..T."""
     gates, h0, c0, lengths, options = call.gates, call.h0, call.c0, call.lengths, call.options
     (T, N, D, _), P, H = gates.shape, h0.shape[-1], c0.shape[-1]
     dtype, wide = h0.dtype, accumulation_dtype(h0.dtype)
@@ -258,34 +284,24 @@ def loop(call: VariantBackward, prepared: Prepared) -> Arrived:
     )
 
 
-def lstm_backward(
-    doutput: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
-    dcells: Tensor | None,
-    dgates_out: Tensor | None,
-    h0: Tensor,
-    c0: Tensor,
-    weight_hh: Tensor,
-    weight_hr: Tensor | None,
-    cells: Tensor,
-    gates: Tensor,
-    lengths: Tensor | None,
-    reset_mask: Tensor | None,
-    wide_gates: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The backward of `lstm_forward`; the arguments are described at `VariantBackward`.
+# The values of the variants' arguments for a plain LSTM.
+_PLAIN = {
+    **dict.fromkeys(("h_mask", "norm_hh", "norm_c", "bias_c", "output", "seed")),
+    **Options(0.0, 0.0, 0, 0)._asdict(),
+    "needs": [],
+}
+
+
+def lstm_backward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The backward of `lstm_forward`; takes the fields of `Backward`.
 
     Returns:
         dgates_x (T, N, D, 4H), dh0 (D, N, P) and dc0 (D, N, H), both in c0's dtype, and with a
-        projection dhidden (T, N, D, P), the whole gradient that arrived at each h_t (what W_hr's
-        gradient needs; accumulation dtype), else an empty tensor.
+        projection dhidden (T, N, D, P), the total gradient of each h_t in the accumulation dtype
+        (for W_hr's gradient), else an empty tensor.
     """
-    if lengths is not None:
-        lengths = lengths.clamp(0, gates.shape[0])
-    call = VariantBackward(
-        doutput, dh_n, dc_n, dcells, dgates_out, h0, c0, weight_hh, weight_hr, None, None, None,
-        None, None, cells, gates, lengths, reset_mask, None, 0.0, 0.0, 0, 0, wide_gates, [],
-    )  # fmt: skip
-    arrived = loop(call, Prepared(cells))
+    call = VariantBackward(**Backward(*args)._asdict(), **_PLAIN)
+    if call.lengths is not None:
+        call = call._replace(lengths=call.lengths.clamp(0, call.gates.shape[0]))
+    arrived = loop(call, Prepared(call.cells))
     return arrived.dgates_x, arrived.dh0, arrived.dc0, arrived.dhidden

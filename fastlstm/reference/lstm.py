@@ -1,9 +1,9 @@
 """The recurrence of one LSTM layer in plain, differentiable torch: the definition that every
-backend is held to.
+backend is tested against.
 
 Equations (Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000; projection of Sak
-et al. 2014), as in `torch.nn.LSTM`. For one direction, with gates_x[t] = W_ih x_t + b_ih + b_hh
-given from outside::
+et al. 2014), as in `torch.nn.LSTM`. For one direction, with gates_x[t] = W_ih x_t + b_ih + b_hh as
+an input::
 
     (i, f, g, o) = gates_x[t] + W_hh h_{t-1}
     i, f, o = sigmoid(i), sigmoid(f), sigmoid(o);   g = tanh(g)
@@ -12,23 +12,22 @@ given from outside::
 
 Sizes: T steps, N rows, D directions, H hidden units, P outputs (H, or the projection's size).
 
-Two masks cut the recurrence, in both directions and in the same way for every backend:
+Two masks act on both directions, with the same meaning for every backend:
 
 * `lengths` (N,): steps t >= lengths[n] do not exist for row n. Their output, cell and gates are 0,
   the forward direction's final state is that of step lengths[n] - 1, and the reverse direction
   starts there with h0, c0.
 * `reset_mask` (T, N): no state crosses the boundary between t - 1 and t where reset_mask[t] is
   True. The forward direction enters step t with zeros (at t = 0 that drops h0, c0); the reverse
-  direction enters step t - 1 with zeros. A boundary into the padding (t = lengths[n]) is none, so
-  the reverse direction keeps its h0, c0 there.
+  direction enters step t - 1 with zeros. The boundary to the padding (t = lengths[n]) is not reset,
+  so the reverse direction starts there with h0, c0.
 
-What does not exist touches nothing, whatever numbers stand there: x and the gradients that arrive
-at such steps, the states of a row without steps, states behind a cut. Since 0 * NaN is NaN, zeros
-take their place before anything is multiplied, in what is differentiated here too.
+Values that do not exist have no effect, even if they are NaN or infinite: x and gradients at steps
+that do not exist, the states of a row without steps, states that a reset drops. Since 0 * NaN is
+NaN, they are replaced by zeros before anything is multiplied, and so in every derivative.
 
-Low precision: bfloat16 and float16 tensors are computed in float32; h is rounded to the tensors'
-dtype once a step (it is the output, and what the next step multiplies), c stays float32 from the
-first step to the last.
+Low precision: bfloat16 and float16 are computed in float32. h is rounded to the tensors' dtype once
+a step (it is the output, and a factor of the next step's product); c stays float32 over all steps.
 """
 
 import torch
@@ -38,16 +37,14 @@ from ..precision import accumulation_dtype
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Every matrix product of the recurrence; tests put one that rounds its factors in its
-    place."""
+    """Every matrix product of the recurrence; tests replace it by one that rounds its factors."""
     return a @ b
 
 
 def entering_cuts(
     T: int, reset_mask: Tensor | None, lengths: Tensor | None, reverse: bool
 ) -> Tensor | None:
-    """Where a direction enters a step with zeros instead of the state it carries: (T, N) bool, or
-    None for nowhere."""
+    """At which steps a reset makes a direction enter with zeros: (T, N) bool, or None for none."""
     if reset_mask is None:
         return None
     if not reverse:
@@ -61,7 +58,7 @@ def entering_cuts(
 def entering_zeros(
     T: int, reset_mask: Tensor | None, lengths: Tensor | None, reverse: bool
 ) -> Tensor | None:
-    """`entering_cuts`, and the steps that do not exist."""
+    """`entering_cuts` or the step does not exist: (T, N) bool, or None for none."""
     cut = entering_cuts(T, reset_mask, lengths, reverse)
     if lengths is None:
         return cut
@@ -79,13 +76,13 @@ def entering_states(
     """The state with which one direction enters each step: (T, N, X) from its states (T, N, X) and
     its first (N, X).
 
-    Values at steps that do not exist (t >= lengths[n]) are of no meaning, but those of others.
+    Values at steps that do not exist (t >= lengths[n]) are some of the sequence's others.
     """
     T = sequence.shape[0]
     if T == 0:
         return sequence
     if lengths is not None:
-        # It enters no step of a row without steps, so let it not be a factor of a product either.
+        # A row without steps: its initial state may be NaN and must not become a product's factor.
         initial = initial.masked_fill((lengths <= 0).unsqueeze(-1), 0)
     if reverse:
         entering = torch.cat([sequence[1:], initial.unsqueeze(0)])
@@ -119,12 +116,12 @@ def unrolled(step, carry, sequences, constants, reverse: bool):
     """The loop over the steps of one direction.
 
     Args:
-        step: (carry, what the sequences have at t, constants) -> (carry, what is kept of t); it
-        sees no other tensor. carry: tensors. sequences, constants: tensors, None for what is not
-        there; a sequence has the steps first.
+        step: (carry, the sequences' elements at t, constants) -> (carry, results of step t); it
+        must use no other tensor, since other loops (interop/aten.py) trace it. carry: tensors.
+        sequences: tensors (T, ...) or None. constants: tensors or None.
 
     Returns:
-        The last carry, and the sequences of what was kept.
+        The last carry, and the results of all steps stacked.
     """
     T = sequences[0].shape[0]
     kept = [None] * T
@@ -135,13 +132,13 @@ def unrolled(step, carry, sequences, constants, reverse: bool):
 
 
 def entered(state: Tensor, cut: Tensor | None) -> Tensor:
-    """A state (N, X) as it enters a step: zeros where `cut` (N,)."""
+    """The state (N, X) that enters a step: zeros where `cut` (N,)."""
     return state if cut is None else state.masked_fill(cut.unsqueeze(-1), 0)
 
 
 def left(old: tuple, new: tuple, kept: tuple, valid: Tensor | None):
-    """The states with which a step ends, and what is kept of it: where it does not exist, not
-    `valid` (N, 1), the old states and zeros."""
+    """The states after a step, and its results: where the step does not exist (`valid` (N, 1) is
+    False) the old states, and zeros."""
     if valid is None:
         return new, kept
     states = tuple(torch.where(valid, n, o) for n, o in zip(new, old, strict=True))
@@ -179,9 +176,9 @@ def lstm_forward(
     Args:
         gates_x: (T, N, D, 4H), W_ih x + b_ih + b_hh in gate order i, f, g, o; in h0's dtype or its
         accumulation dtype.
-        h0: (D, N, P). c0: (D, N, H), in h0's dtype, or in its accumulation dtype: then c_n is too,
-        and a sequence may be cut in chunks without rounding c between them. weight_hh: (D, 4H,
-        P). weight_hr: (D, P, H) or None.
+        h0: (D, N, P). c0: (D, N, H), in h0's dtype or its accumulation dtype. In the latter c_n is
+        too, so that c is not rounded between the chunks of a sequence. weight_hh: (D, 4H, P).
+        weight_hr: (D, P, H) or None.
         lengths: (N,) int64 or None; clamped to 0..T. reset_mask: (T, N) bool or None.
         loop: runs the steps, as `unrolled`.
 
@@ -205,14 +202,14 @@ def forward(
     is_reverse=lambda d: d == 1,
     zones=lambda d: (),
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What all recurrences share: `lstm_forward` with the equations of a step in `cell`.
+    """`lstm_forward` with the equations of a step in `cell`: for the plain LSTM and the variants.
 
     Args:
-        cell: (h, c, gates_x[t], *of the step's zones, *matrices transposed, *parameters), in the
-        accumulation dtype and as they enter the step -> h, c, and the gates i, f, g, o.
-        matrices, parameters: (D, ...) or None each.
-        is_reverse: whether a direction runs backwards. zones: of a direction, what `cell` takes
-        of each step: (T, ...) tensors, or numbers or None, the same at all steps.
+        cell: (h, c, gates_x[t], *zones at step t, *transposed matrices, *parameters), all in the
+        accumulation dtype -> h, c, and the gates i, f, g, o. h, c: the states that enter the step.
+        matrices, parameters: each (D, ...) or None.
+        is_reverse: d -> whether direction d runs backwards. zones: d -> further arguments of
+        `cell`: tensors (T, ...), one element for each step, or numbers or None, for all steps.
     """
     T, N, D, _ = gates_x.shape
     H, P = c0.shape[-1], h0.shape[-1]

@@ -1,7 +1,7 @@
 """The recurrence of one LSTM layer with zoneout, recurrent dropout and layer normalisation, in
-plain, differentiable torch: the definition that every backend is held to.
+plain, differentiable torch: the definition that every backend is tested against.
 
-To the equations of lstm.py this adds, each where it is asked for::
+The equations of lstm.py with these additions, each of which is optional::
 
     a_t = W_hh (m * h_{t-1})                               m: recurrent dropout
     (i, f, g, o) = gates_x[t] + norm_hh * LN(a_t)          layer normalisation, else + a_t
@@ -13,17 +13,17 @@ To the equations of lstm.py this adds, each where it is asked for::
 
 * Recurrent dropout (Gal & Ghahramani 2016, "A theoretically grounded application of dropout in
   recurrent neural networks"): m has one entry for each row and unit, 0 or 1 / (1 - p), the same at
-  all steps and for all four gates. It acts on h on its way into the product alone, not on the
+  all steps and for all four gates. It is applied to h only as the product's factor, not to the
   output.
 * Layer normalisation (Ba, Kiros & Hinton 2016, "Layer normalization", equations 20 to 22 of the
-  supplement): LN(v) = (v - mean(v)) / sqrt(var(v) + 1e-5), over all 4H numbers of a_t, and over the
-  H of c~_t. The paper's LN(W_ih x_t) and its gain, and all biases of the gates, are in gates_x.
+  supplement): LN(v) = (v - mean(v)) / sqrt(var(v) + 1e-5), over all 4H elements of a_t and the H of
+  c~_t. gates_x contains the paper's LN(W_ih x_t) with its gain, and the biases of the gates.
 * Zoneout (Krueger et al. 2017, "Zoneout: regularizing RNNs by randomly preserving hidden
   activations"): z^h and z^c are 0 or 1 for each step, row and unit, 1 with the probability given
   (zoneout_masks.py). Without a seed, in evaluation, they are the probabilities themselves. The
   output gate sees c~_t, the cell before zoneout. With a projection, z^h has its P units.
 
-h_{t-1} and c_{t-1} are what enters the step: zeros where reset_mask cuts. Low precision is as in
+h_{t-1} and c_{t-1} are the states that enter the step: zeros after a reset. Low precision is as in
 lstm.py; m * h_{t-1} is rounded to the tensors' dtype too, since it is a factor of a product.
 """
 
@@ -40,11 +40,10 @@ EPSILON = 1e-5
 
 
 class Options(NamedTuple):
-    """What a call has besides tensors: the probabilities of zoneout, and the place of its masks in
-    their stream (zoneout_masks.py).
+    """Zoneout's probabilities, and the counters of its masks (zoneout_masks.py).
 
-    stream: of direction 0; that of direction d is stream + d. An odd one runs in reverse: a call of
-    one direction may be of the reverse one.
+    stream: that of direction 0; direction d has stream + d. An odd stream is a reverse direction,
+    so a call with D = 1 may be one.
     """
 
     zoneout_h: float
@@ -64,8 +63,8 @@ def normalise(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def zones(seed: Tensor | None, T: int, N: int, P: int, H: int, d: int, options: Options):
-    """What h and c keep of their old value at every step: a mask (T, N, P or H), a number, or None
-    for nothing."""
+    """How much h and c keep of their old value at every step: a mask (T, N, P or H), a probability,
+    or None for nothing."""
     probabilities = options.zoneout_h, options.zoneout_c
     if not any(probabilities):
         return None, None
@@ -87,7 +86,7 @@ def _cell(
     h_in, c_in, gates_x, zone_h, zone_c, weight_hh, weight_hr, h_mask, norm_hh, norm_c, bias_c,
     *, dtype,
 ):  # fmt: skip
-    """One step, as lstm.py's; dtype: the tensors'."""
+    """One step, as `lstm._cell`. dtype: that of the call's tensors."""
     factor = h_in if h_mask is None else (h_in * h_mask).to(dtype).to(h_in.dtype)
     a = reference.product(factor, weight_hh)
     if norm_hh is not None:
@@ -124,14 +123,14 @@ def variant_forward(
 
     Args:
         gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask: as for `reference.lstm_forward`.
-        h_mask: (D, N, P), the m above, in the accumulation dtype; or None.
+        h_mask: (D, N, P), m in the equations, in the accumulation dtype; or None.
         norm_hh: (D, 4H); norm_c, bias_c: (D, H); in h0's dtype. All None without layer
         normalisation; bias_c may be None alone.
-        seed: (1,) int64 for zoneout's masks, or None for their probabilities in their place.
+        seed: (1,) int64 for zoneout's masks, or None to use the probabilities instead of masks.
         options: `Options`. loop: as for `reference.lstm_forward`.
 
     Returns:
-        What `reference.lstm_forward` returns, with h_t and c_t after zoneout.
+        As `reference.lstm_forward`, with h_t and c_t after zoneout.
     """
     options = Options(*options)
     (T, N), P, H = gates_x.shape[:2], h0.shape[-1], c0.shape[-1]

@@ -1,16 +1,15 @@
-"""Zoneout's masks: a counter-based generator, so that a backward, a recomputed chunk or another
-backend draws the very same masks again, and nothing is stored.
+"""Zoneout's masks from a counter-based generator: a backward, a recomputed chunk or another backend
+draws the same masks again, so none are stored.
 
 Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3"). The
 key is the call's 64-bit seed, low word first. The counter is::
 
     (unit, row n, first_step + t, stream)
 
-with t counted from the start of the input also in the reverse direction, first_step the place of
-the input in a longer sequence that is taken in chunks, and stream twice the layer, + 1 for the
-reverse direction. Of the four words of
-32 bits that a counter gives, the first decides about h, the second about c: a unit keeps its old
-value where the word's upper 24 bits are below round(probability * 2^24).
+with t counted from the start of the input in both directions, first_step the input's first step in
+a longer sequence that is processed in chunks, and stream = 2 * layer + (1 in the reverse
+direction). Of the four 32-bit words of a counter the first is for h, the second for c: a unit keeps
+its old value where the word's upper 24 bits are below round(probability * 2^24).
 """
 
 import torch
@@ -23,17 +22,17 @@ _ROUNDS = 10
 
 
 def threshold(probability: float) -> int:
-    """What the upper 24 bits of a word are below with this probability."""
+    """The number that the upper 24 bits of a random word are below with this probability."""
     return int(probability * 2**24 + 0.5)
 
 
 def philox(counter: tuple[Tensor | int, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Four words for each counter of four, all of 32 bits in int64, broadcast; the counter's first
-    and third must be tensors."""
+    """Four random words for each counter of four words, all of 32 bits in int64 and broadcast; the
+    counter's first and third words must be tensors."""
     a, b, c, d = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
-        # Signed 64-bit products wrap around, and have the bits of the unsigned ones.
+        # Signed 64-bit products wrap around to the same bits as unsigned ones.
         first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
         a, b, c, d = (
             (second >> 32 & _WORD) ^ b ^ k0,
@@ -54,8 +53,8 @@ def zoneout_masks(
     stream: int,
     first_step: int,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Where h (T, N, P) and c (T, N, H) of a direction keep their old value: bool, None for
-    probability 0.
+    """Where h (T, N, P) and c (T, N, H) of a direction keep their old value: bool, or None where
+    the probability is 0.
 
     Args:
         seed: (1,) int64. units: (P, H). probabilities: of h and of c.

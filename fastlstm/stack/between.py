@@ -1,8 +1,8 @@
-"""What may stand between the layers of a stack: dropout, and a list of the layers' outputs.
+"""Functions between the layers of a stack: dropout, and collecting the layers' outputs.
 
-Torch's dropout scales what it keeps in float32 on a GPU; on the CPU it multiplies by numbers of the
-tensor's dtype, where 1 / (1 - p) is rounded, in bfloat16 by 0.16 % for p = 0.1. So does what is
-here.
+On a GPU torch's dropout scales what it keeps in float32; on the CPU it multiplies by numbers of the
+tensor's dtype, where 1 / (1 - p) is rounded, in bfloat16 by 0.16 % for p = 0.1. The functions here
+do the same.
 """
 
 import functools
@@ -35,7 +35,7 @@ def variational(y: Tensor, p: float, order: Tensor | None = None) -> Tensor:
     dropout of AWD-LSTM, Merity et al. 2018): one call of torch's dropout on ones.
 
     Args:
-        order: (N,), which row of the mask is for which row of y; None where each has its own.
+        order: (N,), the row of the mask for each row of y; None for the same order.
     """
     mask = F.dropout(y.new_ones(y.shape[1:]), p)
     if order is not None:
@@ -44,14 +44,14 @@ def variational(y: Tensor, p: float, order: Tensor | None = None) -> Tensor:
 
 
 def dropping(dropout: float, one_for_all_steps: bool) -> Callable[[Tensor], Tensor]:
-    """The dropout of a layer's output (T, N, X), anew at each call."""
+    """The dropout of a layer's output (T, N, X), with a new mask at each call."""
     return functools.partial(variational if one_for_all_steps else F.dropout, p=dropout)
 
 
 def noises(between: Callable[[Tensor], Tensor], ones: Tensor, count: int, p: float) -> list[Tensor]:
-    """What `count` calls of `between`, dropout of a share p, multiply a layer's output with, for
-    ones of the output's shape. Where dropout scales in the accumulation dtype: their masks, bool,
-    and then the scale of all, a float64 number on the CPU."""
+    """The factors by which `count` calls of `between`, a dropout of probability p, multiply a
+    layer's output. ones: ones of the output's shape. Where dropout scales in the accumulation
+    dtype: bool masks, followed by the scale of all of them, a float64 scalar on the CPU."""
     drawn = [between(ones) for _ in range(count)]
     if not scales_wide(ones):
         return drawn
@@ -66,7 +66,7 @@ def times(y: Tensor, noise: list[Tensor], k: int) -> Tensor:
 
 
 def collecting(between: Callable[[Tensor], Tensor] | None, outputs: list[Tensor]):
-    """`between`, which also appends what it is given to `outputs`."""
+    """`between`, which also appends its argument to `outputs`."""
 
     def collect(y: Tensor) -> Tensor:
         outputs.append(y)

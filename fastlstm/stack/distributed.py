@@ -1,9 +1,9 @@
-"""Layers on DTensors (torch.distributed.tensor): rows of the batch may lie on different devices.
+"""Layers on DTensors (torch.distributed.tensor): rows of the batch may be on different devices.
 
-A recurrence is sequential in time and mixes all units at every step; its rows alone are
-independent. So each device runs the layers on the rows it has, with whole weights, and what comes
-is laid out for that first: a batch that is sharded otherwise is gathered, sharded weights are
-gathered, and plain tensors count as replicated. Gradients go back the same way.
+A recurrence is sequential in time and mixes all units at every step; only its rows are independent.
+So each device runs the layers on its own rows, with all weights, and arguments are redistributed
+for that: a batch with another sharding is gathered, sharded weights are gathered, and plain tensors
+are taken as replicated. Gradients are redistributed back.
 """
 
 import sys
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 
 def is_distributed(tensor: Tensor) -> bool:
-    # Who has a DTensor has imported its module, which takes too long to be imported here.
+    # If there is a DTensor, its module is imported already; importing it here would take too long.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
@@ -31,7 +31,7 @@ def run_layers(
     layer_outputs: list[Tensor] | None,
     **options,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """`stack.run.run_layers`, which is `run`, where x (T, N, I) is a DTensor; so are the results,
+    """`stack.run.run_layers`, which is `run`, for a DTensor x (T, N, I). The results are DTensors,
     sharded over N as x is.
     """
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
@@ -55,7 +55,7 @@ def run_layers(
             return None
         return distributed(tensor).redistribute(mesh, placements(dim)).to_local()
 
-    # Of what is on all devices, each has the gradient of its own rows.
+    # The gradient of a replicated tensor is the sum over the devices' rows.
     sums = [Partial() if rows else Replicate() for rows in by_rows]
 
     def local_weight(tensor):
@@ -78,9 +78,8 @@ def run_layers(
     def back(tensor):
         if tensor is None:
             return None
-        first, _, last = (
-            tensor.shape
-        )  # N of this device; the sizes of all devices need not be equal
+        # N is that of all devices, which need not have the same number of rows.
+        first, _, last = tensor.shape
         shape, stride = (first, N, last), (N * last, last, 1)
         return DTensor.from_local(
             tensor, mesh, placements(1), run_check=False, shape=shape, stride=stride

@@ -1,7 +1,8 @@
-"""The layers of a call one after the other, and what runs them.
+"""Runs the layers of a call by the ops that support it.
 
-Per layer it is one op for all directions and steps (ops/layer.py); on a GPU, where the layers of a
-stack can run beside each other, one op for all layers (wavefront/ops.py).
+These are, in this order: one op for the whole stack (whole.py); the variants' (variant.py); on a
+GPU one op for layers that run concurrently (wavefront/ops.py); one op for each layer
+(ops/layer.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ _NO_WEIGHTS = (None,) * 5
 
 
 def _changes(variant: Variant) -> bool:
-    """Whether the plain LSTM's ops do not do."""
+    """Whether the plain LSTM's ops do not support the variant."""
     return variant.changes_recurrence() or bool(variant.training and variant.weight_dropout)
 
 
@@ -56,19 +57,20 @@ def run_layers(
     own_output: bool = True,
     weight_only: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The layers one after the other on checked, time-major arguments; `lstm` and the module end
-    here.
+    """Runs all layers on checked, time-major arguments: for `functional.lstm` and FastLSTM.
 
     Args:
         x: (T, N, I). h0: (L*D, N, P). c0: (L*D, N, H). layers: L sequences of D weights, all of
         them `LSTMWeights` or all `Int8Weights`.
-        between_layers: dropout of each layer's output but the last, or None. dropout: its share.
-        variant: what there is beyond the plain LSTM, or None.
-        checkpoint_every: steps from one kept state to the next, True or None (`checkpoint`).
-        layer_outputs: takes each layer's output (T, N, D*P) but the last, before dropout.
-        own_output: whether output and cells are to be the caller's own; False where none writes
-        into them.
-        weight_only: of `Int8Weights`: whether what they are multiplied by stays as it is.
+        between_layers: dropout of each layer's output but the last, or None. dropout: its
+        probability.
+        variant: what the call has beyond the plain LSTM, or None.
+        checkpoint_every: steps between saved states, True or None (`checkpoint`).
+        layer_outputs: a list to append each layer's output (T, N, D*P) to, before dropout, but not
+        the last.
+        own_output: whether output and cells must not share memory with the tape; False if nobody
+        writes to them.
+        weight_only: with `Int8Weights`, whether inputs and states are not quantised.
 
     Returns:
         output (T, N, D*P), h_n like h0, c_n like c0, and the last layer's cells (T, N, D*H) or
@@ -81,29 +83,18 @@ def run_layers(
                 "rows, or widen the weights: weight_dtype = None"
             )
         return distributed.run_layers(
-            run_layers,
-            x,
-            h0,
-            c0,
-            layers,
-            lengths=lengths,
-            reset_mask=reset_mask,
-            return_cells=return_cells,
-            between_layers=between_layers,
-            dropout=dropout,
-            backend=backend,
-            variant=variant,
-            checkpoint_every=checkpoint_every,
-            layer_outputs=layer_outputs,
-            own_output=own_output,
-        )
+            run_layers, x, h0, c0, layers, lengths=lengths, reset_mask=reset_mask,
+            return_cells=return_cells, between_layers=between_layers, dropout=dropout,
+            backend=backend, variant=variant, checkpoint_every=checkpoint_every,
+            layer_outputs=layer_outputs, own_output=own_output,
+        )  # fmt: skip
     if layer_outputs is not None:
         between_layers = collecting(between_layers, layer_outputs)
     D = len(layers[0])
     wide = wide_products(x)
     call = backends.Call.of(x.device, x.dtype)
     row = backends.select(backend, call)
-    family = row.family
+    prefix = row.family
     if isinstance(layers[0][0], Int8Weights):
         if row.name in ("cpu", "reference") and (variant is None or not _changes(variant)):
             return int8.run_layers(
@@ -114,7 +105,7 @@ def run_layers(
         int8.refuse_gradients(input=x, h0=h0, c0=c0, **int8.norms_by_name(variant))
         layers = int8.widened(layers)
     if layers[0][0].weight_hh.dtype != x.dtype and not (
-        family == "lstm"
+        prefix == "lstm"
         and x.device.type == "cpu"
         and variant is None
         and not transforms.active()
@@ -136,46 +127,46 @@ def run_layers(
     }
     every = checkpointing.steps_of(checkpoint_every, x.shape[1])
     if checkpointing.serves(every, x, h0, c0, layers, variant):
-        return checkpointing.run_layers(family, x, h0, c0, layers, variant, every, **rest)
+        return checkpointing.run_layers(prefix, x, h0, c0, layers, variant, every, **rest)
     if variant is None and layer_outputs is None:
         results = _run_whole(
-            family, x, h0, c0, layers, backend, dropout=dropout, own_output=own_output, **rest
+            prefix, x, h0, c0, layers, backend, dropout=dropout, own_output=own_output, **rest
         )
         if results is not None:
             return results
     stackable = D == 1 and layer_outputs is None
     if variant is not None:
-        results = variant_layers.run_layers(family, x, h0, c0, layers, variant, **rest)
-    elif stackable and _beside_each_other(family, x, layers):
+        results = variant_layers.run_layers(prefix, x, h0, c0, layers, variant, **rest)
+    elif stackable and _beside_each_other(prefix, x, layers):
         results = _run_stack(
-            family, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
+            prefix, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
         )
     else:
-        results = _run_each(family, x, h0, c0, layers, **rest)
+        results = _run_each(prefix, x, h0, c0, layers, **rest)
     return _beside_the_tape(*results) if own_output else results
 
 
-def _beside_each_other(family, x, layers) -> bool:
-    """Whether layers of one direction go by one op that runs them beside each other."""
-    if not stack_ops.takes(family, x.device, [layer[0] for layer in layers]):
+def _beside_each_other(prefix, x, layers) -> bool:
+    """Whether layers of one direction are one op that runs them concurrently."""
+    if not stack_ops.takes(prefix, x.device, [layer[0] for layer in layers]):
         return False
     if torch.compiler.is_compiling():
         return True  # the op decides when it runs
     T, N, _ = x.shape
     first = layers[0][0]
     sizes = T, N, len(layers), first.weight_hh.shape[0] // 4
-    return plan.chunk_steps(family, x.device, x.dtype, sizes, first.weight_hr is not None) < T
+    return plan.chunk_steps(prefix, x.device, x.dtype, sizes, first.weight_hr is not None) < T
 
 
 def _beside_the_tape(output, h_n, c_n, cells):
-    """The results with output and cells copied where the tape holds them: the caller may write into
-    them (`output += x`), and a backward still finds its own.
+    """The results with copies of output and cells where the tape has them: the caller may write to
+    its own (`output += x`).
 
-    A copy of the output is a sixth of what the tape holds beside it, and its time is that of one
-    pass. Made again from gates and cells it would be rounded otherwise in 16 bits, take a product
-    with a projection, and with zoneout a loop.
+    A copy of the output is a sixth of the rest of the tape, and takes one pass over memory.
+    Computed again from gates and cells, the output would be rounded differently in 16 bits, need a
+    product with a projection, and a loop over steps with zoneout.
     """
-    # In a transform a tensor's requires_grad says nothing of the levels further out.
+    # Inside a transform, requires_grad does not tell what the outer transforms need.
     taped = torch.is_grad_enabled() and (output.requires_grad or transforms.active())
     if taped and not torch.compiler.is_exporting():
         output = _copied(output)
@@ -190,7 +181,7 @@ def _copied(tensor: Tensor) -> Tensor:
     return tensor.clone()
 
 
-# A clone that torch.compile's Inductor does not leave out.
+# A clone that Inductor does not optimise away.
 library.define("copied(Tensor x) -> Tensor")
 library.impl("copied", torch.clone, "CompositeExplicitAutograd")
 torch.library.register_fake("fastlstm::copied", torch.clone, lib=library)
@@ -198,12 +189,12 @@ torch.library.register_autograd("fastlstm::copied", lambda ctx, grad: grad, lib=
 
 
 def _run_whole(
-    family, x, h0, c0, layers, backend, *, dropout, own_output, lengths, reset_mask, return_cells,
+    prefix, x, h0, c0, layers, backend, *, dropout, own_output, lengths, reset_mask, return_cells,
     between_layers, wide_products,
 ):  # fmt: skip
-    """`run_layers` by one op; None where none serves."""
+    """`run_layers` by one op for the whole stack; None if it does not support the call."""
     pair = pair_for(x, backend)
-    if pair is None or pair.family != family:
+    if pair is None or pair.family != prefix:
         return None
     first = layers[0][0]
     if (first.bias_ih is None) != (first.bias_hh is None):
@@ -229,7 +220,7 @@ def _run_whole(
 
 
 def _run_each(
-    family, x, h0, c0, layers, *, lengths, reset_mask, return_cells, between_layers, wide_products
+    prefix, x, h0, c0, layers, *, lengths, reset_mask, return_cells, between_layers, wide_products
 ):
     """`run_layers` by an op for each layer."""
     D = len(layers[0])
@@ -243,7 +234,7 @@ def _run_each(
             a is not None and a.requires_grad for a in inputs
         )
         args = (*inputs, lengths, reset_mask, wide_products, save_tape, return_cells and last)
-        x, h, c, cells, _ = layer_ops.layer(family, args, save_tape)
+        x, h, c, cells, _ = layer_ops.layer(prefix, args, save_tape)
         h_n.append(h)
         c_n.append(c)
         if between_layers is not None and not last:
@@ -254,24 +245,24 @@ def _run_each(
 
 
 def _run_stack(
-    family, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
+    prefix, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
 ):
-    """`run_layers` by one op."""
-    # To torch, what may be absent is in no list.
+    """`run_layers` by one op that runs the layers concurrently."""
+    # A list of tensors in a schema cannot contain None.
     weights = [
         [w for w in of_kind if w is not None]
         for of_kind in zip(*(layer[0] for layer in layers), strict=True)
     ]
     masks = []
     if between_layers is not None:
-        # Layer by layer, as dropout between them would draw.
+        # Drawn layer by layer, in the order of dropout between layers.
         ones = x.new_ones((*x.shape[:2], h0.shape[2]))
         masks = [between_layers(ones) != 0 for _ in layers[1:]]
     inputs = (x, h0, c0, *(w for of_kind in weights for w in of_kind))
     save_tape = torch.is_grad_enabled() and any(a.requires_grad for a in inputs)
     output, h_n, c_n, cells = stack_ops.forward(
         (
-            family, x, h0, c0, *weights, lengths, reset_mask, masks, dropout, save_tape,
+            prefix, x, h0, c0, *weights, lengths, reset_mask, masks, dropout, save_tape,
             return_cells,
         ),
         save_tape,

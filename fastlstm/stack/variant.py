@@ -1,7 +1,7 @@
-"""The layers of an LSTM that has more than torch.nn.LSTM, one after the other.
+"""Layers with layer normalisation, recurrent dropout or zoneout, one after the other.
 
-Around the recurrence op (ops/variant.py) all is ordinary differentiable torch: the input product,
-its layer normalisation, the dropped weights.
+The recurrence is an op (ops/variant.py); everything else is plain differentiable torch: the input
+product, its layer normalisation, weight dropout.
 """
 
 from collections.abc import Callable
@@ -21,21 +21,20 @@ from ..weights import LayerNormWeights, Variant
 
 
 def dropped(layers, p: float):
-    """The layers with each weight_hh behind a dropout mask of its own: one for all steps and rows
-    (DropConnect; Merity, Keskar & Socher 2018, "Regularizing and optimizing LSTM language
-    models")."""
+    """The layers with dropout of each weight_hh, one mask for all steps and rows (DropConnect;
+    Merity, Keskar & Socher 2018, "Regularizing and optimizing LSTM language models")."""
     return [[w._replace(weight_hh=F.dropout(w.weight_hh, p)) for w in layer] for layer in layers]
 
 
 def draw_seed(variant: Variant, device: torch.device) -> Tensor | None:
-    """The seed (1,) of the call's masks of zoneout, where it draws any."""
+    """The seed (1,) of a call's zoneout masks, None if it needs none."""
     if not (variant.training and any(variant.zoneout)):
         return None
     return torch.randint(2**63 - 1, (1,), device=device)
 
 
 def draw_h_mask(variant: Variant, h: Tensor) -> Tensor | None:
-    """Recurrent dropout's mask of h, wide, or None."""
+    """Recurrent dropout's mask of h in the accumulation dtype, or None."""
     if not (variant.training and variant.recurrent_dropout):
         return None
     ones = torch.ones_like(h, dtype=accumulation_dtype(h.dtype))
@@ -43,13 +42,13 @@ def draw_h_mask(variant: Variant, h: Tensor) -> Tensor | None:
 
 
 def _stacked(directions, name: str) -> Tensor | None:
-    """(D, ...) of the weights that the directions have under a name."""
+    """(D, ...) from the directions' weights of this name; None if these are None."""
     tensors = [getattr(weights, name) for weights in directions]
     return None if tensors[0] is None else torch.stack(tensors)
 
 
 def _gates_x(x: Tensor, weights, norms, wide_products: bool) -> Tensor:
-    """(T, N, D, 4H): W_ih x, normalised where there are gains, and the biases."""
+    """(T, N, D, 4H): W_ih x, normalised if there are gains, plus the biases."""
     wide = accumulation_dtype(x.dtype)
     product = wide if wide_products else x.dtype
     matrix = torch.cat([w.weight_ih for w in weights]).to(product)
@@ -62,24 +61,24 @@ def _gates_x(x: Tensor, weights, norms, wide_products: bool) -> Tensor:
     return gates_x + sum(biases) if biases else gates_x
 
 
-def _run(family: str, call: VariantForward) -> Results:
+def _run(prefix: str, call: VariantForward) -> Results:
     if transforms.active():
-        # Plain torch, which torch.func and forward-mode AD take as it is.
-        *given, _, _ = call  # but for the tape's switches
+        # The reference: torch.func and forward-mode AD support plain torch.
+        *given, _save_tape, _save_cells = call
         return Results(*variant_forward(*given))
-    return Results(*op(f"{family}_variant_forward")(*call))
+    return Results(*op(f"{prefix}_variant_forward")(*call))
 
 
 def run_layer(
-    family, x, h, c, weights, norms, h_mask, lengths, reset_mask, seed, zoneout, layer: int,
+    prefix, x, h, c, weights, norms, h_mask, lengths, reset_mask, seed, zoneout, layer: int,
     first_step: int, wide_products: bool, save_cells: bool,
 ) -> Results:  # fmt: skip
     """One layer, all its directions.
 
     weights, norms: `LSTMWeights` and `LayerNormWeights` of each direction, the norms all None
-    without normalisation. layer: its number in the stack.
+    without normalisation. layer: its index in the stack.
     """
-    if layer == 0:  # those over it get outputs, which are 0 where they do not exist
+    if layer == 0:  # the outputs that other layers get are 0 at steps that do not exist
         x = reference.existing(x, lengths)
     inputs = (
         _gates_x(x, weights, norms, wide_products), h, c, _stacked(weights, "weight_hh"),
@@ -90,11 +89,11 @@ def run_layer(
     call = VariantForward(
         *inputs, lengths, reset_mask, seed, *zoneout, 2 * layer, first_step, save_tape, save_cells
     )
-    return _run(family, call)
+    return _run(prefix, call)
 
 
 def run_layers(
-    family: str,
+    prefix: str,
     x: Tensor,
     h0: Tensor,
     c0: Tensor,
@@ -113,7 +112,7 @@ def run_layers(
 
     Args:
         seed: (1,) int64, of zoneout's masks; drawn from torch's generator where None.
-        first_step: the place of x's first step in the sequence that these masks are for.
+        first_step: the index of x's first step in the sequence that the masks are for.
     """
     D = len(layers[0])
     if seed is None:
@@ -126,7 +125,7 @@ def run_layers(
             norms = variant.norms[k]
         h, c = h0[k * D : (k + 1) * D], c0[k * D : (k + 1) * D]
         results = run_layer(
-            family, x, h, c, weights, norms, draw_h_mask(variant, h), lengths, reset_mask, seed,
+            prefix, x, h, c, weights, norms, draw_h_mask(variant, h), lengths, reset_mask, seed,
             variant.zoneout, k, first_step, wide_products, return_cells and last,
         )  # fmt: skip
         x = results.output

@@ -1,5 +1,5 @@
-"""The backward of a whole stack's tape layer by layer, by the ops of ops/layer.py: for what
-differentiates it again, or maps it by vmap."""
+"""The backward of a whole stack layer by layer, by the ops of ops/layer.py: for second derivatives,
+and under vmap."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ from .between import times
 
 
 class Saved(NamedTuple):
-    """What a forward (whole.py) keeps, as the backward's op takes it, of the layers from `lowest`
-    on. each: weights of a layer's direction."""
+    """The tape of a forward (whole.py) as the backward's op takes it, of the layers from `lowest`
+    on. each: the number of weights of one layer and direction."""
 
     x: Tensor | None
     h0: Tensor | None
@@ -26,7 +26,7 @@ class Saved(NamedTuple):
 
 
 class _Layout:
-    """Sequences and states as the caller has them, and as the ops of a layer take them."""
+    """Converts sequences and states between the caller's layout and that of the layers' ops."""
 
     def __init__(self, options, output: Tensor):
         self.layers, self.batch_first = options.layers, options.batch_first
@@ -53,14 +53,14 @@ class _Layout:
         return states if self.batched else states.squeeze(1)
 
 
-def by_layers(family: str, options, needs, grads, dtape, saved: Saved) -> list:
-    """The gradients of x, h0, c0 and the weights, None where not wanted, by what autograd and vmap
-    take.
+def by_layers(prefix: str, options, needs, grads, dtape, saved: Saved) -> list:
+    """The gradients of x, h0, c0 and the weights, None where not wanted, by ops that autograd and
+    vmap support.
 
     Args:
-        family: of the layers' ops. options: `whole.Options`. grads: doutput, dh_n, dc_n, dcells.
-        dtape: gradients of the tape, from a backward that was itself differentiated. None where
-        zero.
+        prefix: that of the layers' ops. options: `whole.Options`. grads: doutput, dh_n, dc_n,
+        dcells, None where zero. dtape: gradients of the tape, which only a second derivative has;
+        None where zero.
     """
     x, h0, c0, matrices, output, tape, lowest, each = saved
     layout = _Layout(options, output)
@@ -79,7 +79,7 @@ def by_layers(family: str, options, needs, grads, dtape, saved: Saved) -> list:
     if reset_mask is not None:
         reset_mask = layout.time_major(reset_mask).view(T, N)
     present = [True, True, each >= 4, each >= 4, projected]
-    places = [i for i in range(5) if present[i]]  # of a direction's weights in the layer's five
+    places = [i for i in range(5) if present[i]]  # indices in LSTMWeights
     absent = [False] * 5 * (2 - D)
     found, dh0, dc0 = [None] * len(needs), [], []
     for k in range(L - 1, lowest - 1, -1):
@@ -114,7 +114,7 @@ def by_layers(family: str, options, needs, grads, dtape, saved: Saved) -> list:
         )
         of_states = (layout.states_of(k, g) for g in (dh_n, dc_n))
         of_results = Results(dy, *of_states, dcells, dgates)
-        dx, dh, dc, *dweights = layer_ops.gradients(family, layer_tape, of_results, needed)
+        dx, dh, dc, *dweights = layer_ops.gradients(prefix, layer_tape, of_results, needed)
         for d in range(D):
             at = 3 + (k * D + d) * each
             found[at : at + each] = [dweights[5 * d + i] for i in places]

@@ -12,7 +12,7 @@ from pairs import needs_library, pair
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastlstm import FastLSTM, functional
-from fastlstm.ops.recurrence import FAMILIES
+from fastlstm.ops.recurrence import PREFIXES
 
 pytestmark = needs_library
 
@@ -83,7 +83,7 @@ def test_opcheck_of_the_reference(entry, which):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PREFIXES)
 @pytest.mark.parametrize("which", ["forward", "backward"])
 def test_fake_tensors_have_the_shapes_of_real_ones(case, family, which):
     called, given = call_of(case, family, which, requires_grad=False)

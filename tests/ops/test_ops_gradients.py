@@ -9,7 +9,7 @@ from op_cases import Case, backward, check, draw, forward, op, tape_of, to
 from pairs import needs_library
 from torch.autograd import gradcheck, gradgradcheck
 
-from fastlstm.ops.recurrence import FAMILIES
+from fastlstm.ops.recurrence import PREFIXES
 
 pytestmark = needs_library
 
@@ -59,7 +59,7 @@ def test_third_derivative(case):
     """By the chain: the gradient of a gradient's gradient, against the reference's."""
     arguments, leaves, places = leaves_of(case)
     found = []
-    for family in FAMILIES:
+    for family in PREFIXES:
         value = sum(r.cos().sum() for r in function_of(case, family, arguments, places)(*leaves))
         for _ in range(2):
             grads = torch.autograd.grad(value, leaves, create_graph=True)
@@ -74,7 +74,7 @@ def test_families_mix(case):
     """The forward of one family and the backward of another: one tape."""
     arguments, gradients = (to(torch.float64, part) for part in draw(case))
     found = {}
-    for first, second in itertools.product(FAMILIES, repeat=2):
+    for first, second in itertools.product(PREFIXES, repeat=2):
         results = forward(case, first, arguments)
         found[first, second] = backward(case, second, arguments, gradients, tape_of(results))
     expected = found["reference", "reference"]

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from fastlstm.backends import native
-from fastlstm.ops.recurrence import FAMILIES
+from fastlstm.ops.recurrence import PREFIXES
 from fastlstm.precision import accumulation_dtype
 from fastlstm.reference import lstm as reference
 
@@ -158,7 +158,7 @@ def to(dtype: torch.dtype | None, tensors, device: torch.device | str = "cpu") -
 
 def op(entry: str, family: str, which: str):
     """The op fastlstm::<family>[_layer]_<which>."""
-    assert family in FAMILIES
+    assert family in PREFIXES
     return getattr(torch.ops.fastlstm, f"{family}{'_layer' * (entry == 'layer')}_{which}").default
 
 

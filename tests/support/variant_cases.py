@@ -10,7 +10,7 @@ from op_cases import Measured, judge, rounded_products, threads, to
 
 from fastlstm.ops import weight_gradients
 from fastlstm.precision import accumulation_dtype
-from fastlstm.stack.checkpoint.chunks import Way
+from fastlstm.stack.checkpoint.chunks import Chunks
 
 FORWARD = ("output", "h_n", "c_n", "cells", "gates")
 BACKWARD = ("dgates_x", "dh0", "dc0", "dweight_hh", "dweight_hr", "dnorm_hh", "dnorm_c", "dbias_c")
@@ -140,15 +140,15 @@ def check_chunks(case: Case, family: str, every: int = 3) -> None:
     whole = forward(case, family, arguments)
     tape = [whole[name] for name in ("output", "cells", "gates")]
     whole |= backward(case, family, arguments, gradients, tape)
-    way = Way(case.T, every, case.reverse, lengths, reset_mask, reversing=False)
+    chunks = Chunks(case.T, every, case.reverse, lengths, reset_mask, reversing=False)
     found, states = {name: {} for name in ("output", "cells", "gates", "dgates_x")}, {}
 
     def part(chunk, h, c):
         inputs = [gates_x[chunk.steps], h, c, *weights, *chunk.masks, seed]
         return inputs, (*options(case)[:-1], options(case)[-1] + chunk.steps.start)
 
-    for begin in way.starts:
-        chunk = way.chunk(begin)
+    for begin in chunks.starts:
+        chunk = chunks.chunk(begin)
         h, c = h.clone(), c.clone()
         chunk.cut(h, c)
         states[begin] = h, c
@@ -160,8 +160,8 @@ def check_chunks(case: Case, family: str, every: int = 3) -> None:
     assert torch.equal(h, whole["h_n"]) and torch.equal(c, whole["c_n"])
 
     doutput, dh, dc, dcells = gradients
-    for begin in reversed(way.starts):
-        chunk = way.chunk(begin)
+    for begin in reversed(chunks.starts):
+        chunk = chunks.chunk(begin)
         inputs, at = part(chunk, *states[begin])
         steps = (None if g is None else g[chunk.steps] for g in (doutput, dcells))
         of_output, of_cells = steps

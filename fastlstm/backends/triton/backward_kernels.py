@@ -1,13 +1,13 @@
-"""Kernels of the backward: a tile of one step, and two ways to run the steps.
+"""Kernels of the backward: tiles of rows x units of one step, launched step by step or in a loop.
 
-The steps go back from each direction's last to its first. Step number s of direction d is time step
-t = T - 1 - s (d = 0) or s (d = 1); s = T stands for what is left when all steps are done, dh0.
+The s-th step of direction d is time step t = T - 1 - s (d = 0) or s (d = 1), from each direction's
+last step to its first; dh0 is computed after all of them.
 
-What arrives at h_t from the step that followed it in the forward is that step's dgates times W_hh
-(`arriving_dh`). dgates pass from step to step through two buffers (D, N, 4H), as h does in the
-forward. Without a projection the cell's gradient (`cell_tile`) takes what arrives as it is; with
-one, all of the gradient at h_t goes to dhidden, and rounded for the product to `arrived` (D, N, P)
-from where W_hr takes it back to the units. dc stays where it is, in (D, N, H).
+The gradient that h_t receives through the recurrence is W_hh times dgates of the step that came
+after it in the forward (`arriving_dh`). dgates is passed between steps in two buffers (D, N, 4H),
+as h is in the forward. Without a projection `cell_tile` uses that gradient directly. With one the
+gradient of h_t, with all its terms, is stored in dhidden, and rounded as a product's factor in
+`arrived` (D, N, P), which W_hr multiplies. dc is updated in place in (D, N, H).
 
 Tiles and arrays as in forward_kernels; dgates (T, N, D, 4H); dcells (T, N, D, H); doutput, dhidden
 (T, N, D, P). Rows of the buffers, W_hh and W_hr are padded to 4 H_ROW, P_ROW and H_ROW.
@@ -29,11 +29,11 @@ def arriving_dh(
     H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The gradient at h_t from later steps and from h_n: [rows, outputs]. t = -1 (d = 0) or T
-    (d = 1): at h0."""
+    """The gradient of h_t from the recurrence or, at a row's last step, from h_n: [rows, outputs].
+    For t = -1 (d = 0) or T (d = 1) that of h0."""
     live_rows = rows < (N - row0).to(tl.int32)
     ends = row_ends(lengths, row0, rows, live_rows, T)
-    # The step that followed in the forward; from the padding, the reverse direction's first.
+    # The step that came next in the forward; from the padding the reverse direction's first step.
     after = tl.where(d == 0, t + 1, tl.minimum(t, ends) - 1)  # [rows]
     exists = (after >= 0) & (after < ends)
     dh = product(
@@ -56,7 +56,7 @@ def arriving_dh(
 def with_doutput(
     dh, doutput, t, d, row0, rows, output0, outputs, live, N, D: tl.constexpr, P: tl.constexpr
 ):
-    """dh [rows, outputs] and the gradient of step t's output."""
+    """dh [rows, outputs] plus the gradient of step t's output."""
     if doutput is not None:
         p = doutput + ((t.to(tl.int64) * N + row0) * D + d) * P + output0
         at = rows[:, None] * (D * P) + outputs[None, :]
@@ -70,7 +70,7 @@ def arrival_tile(
     output0, outputs, T, N, D: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
     H_ROW: tl.constexpr, P_ROW: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """With a projection: all of the gradient at h_t, to dhidden and `arrived`."""
+    """With a projection: stores the gradient of h_t in dhidden and `arrived`."""
     live_rows = rows < (N - row0).to(tl.int32)
     live = live_rows[:, None] & (outputs < (P - output0).to(tl.int32))[None, :]
     dh = arriving_dh(
@@ -95,7 +95,7 @@ def cell_tile(
     D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Step t of direction d for some rows and units: dgates, and dc for the step before."""
+    """Step t of direction d for some rows and units: dgates, and dc of the step before."""
     WIDE: tl.constexpr = dc_state.dtype.element_ty
     live_rows, live_units = rows < (N - row0).to(tl.int32), units < (H - unit0).to(tl.int32)
     live = live_rows[:, None] & live_units[None, :]
@@ -105,11 +105,12 @@ def cell_tile(
     cells_at = rows[:, None] * (D * H) + units[None, :]
     ends = row_ends(lengths, row0, rows, live_rows, T)
 
-    # What does not wait for the product is asked for before it.
+    # Loads that do not depend on the product come first, to overlap with it.
     i, f, g, o = load_gates(gates, step_row, unit0, rows, units, live, D, H)
     c = tl.load(cells + step_row * H + unit0 + cells_at, live, 0.0)
     dc_old = tl.load(dc_state + state + state_at, live, 0.0)
-    # The cell that entered: c0 at the direction's first step, else that of the step before it.
+    # The cell that entered step t: c0 at the direction's first step, otherwise that of the step
+    # before.
     cut = cut_rows(reset_mask, t + d, ends, row0, rows, live_rows, N)
     first = t == tl.where(d == 0, 0, ends - 1)
     from_cells = (~first & ~cut)[:, None] & live
@@ -146,7 +147,7 @@ def cell_tile(
     if reset_mask is not None:
         dc = tl.where(cut[:, None], 0.0, dc)
     if lengths is not None:
-        # A row that has ended, or not begun, passes on what it has.
+        # Rows for which step t does not exist pass their gradients on unchanged.
         valid = (t < ends)[:, None]
         old = dgates_in + factors
         fi = tl.where(valid, fi, tl.load(old + factors_at, live, 0.0))
@@ -171,7 +172,7 @@ def start_tile(
     H: tl.constexpr, P: tl.constexpr, H_ROW: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """After all steps: dh0 for some rows and outputs."""
+    """dh0 for some rows and outputs, after all steps."""
     dh = arriving_dh(
         dgates_in, weight_hh, dh_n, lengths, reset_mask, tl.where(d == 0, -1, T), d, row0, rows,
         output0, outputs, T, N, H, P, H_ROW, P_ROW, BLOCK_K, PRECISION,
@@ -189,7 +190,7 @@ def lstm_backward_kernel_step(
     H_ROW: tl.constexpr, P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Step number s of each direction: grid (row tiles, tiles of H, D)."""
+    """The s-th step of each direction: grid (row tiles, tiles of H, D)."""
     row0, unit0 = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.program_id(1).to(tl.int64) * BLOCK_H
     d = tl.program_id(2).to(tl.int64)
     if s % 2 == 0:
@@ -245,9 +246,8 @@ def lstm_backward_kernel_sequence(
     P: tl.constexpr, H_ROW: tl.constexpr, P_ROW: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """All steps of some rows of one direction: grid (row tiles, 1, D). dgates and `arrived` pass
-    from step to step through global memory, as h does in `lstm_forward_kernel_sequence`, and it is
-    safe for the same reasons."""
+    """All steps of some rows of one direction: grid (row tiles, 1, D). dgates and `arrived` are
+    exchanged as h is in `lstm_forward_kernel_sequence`, which is safe for the same reasons."""
     row0, rows = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.arange(0, BLOCK_N)
     units = tl.arange(0, BLOCK_H)
     d = tl.program_id(2).to(tl.int64)

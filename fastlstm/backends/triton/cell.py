@@ -1,10 +1,9 @@
-"""The LSTM cell for Triton, once: functions, one step forward, one step backward, element by
-element.
+"""The elementwise LSTM cell in Triton, forward and backward, for all kernels.
 
-All tiles are [rows, units] in the dtype of accumulation (float32, or float64). The equations stand
-in `fastlstm.reference.lstm`. Only the exponential of a number <= 0 is taken, which cannot overflow;
-NaN goes through, and infinities give the limits. No libdevice and no inline assembly: the same
-source runs on CUDA, on HIP and in Triton's interpreter.
+All tiles are [rows, units] in the accumulation dtype (float32 or float64). The equations are in
+`fastlstm.reference.lstm`. exp is taken of numbers <= 0 only, so it cannot overflow; NaN propagates,
+and infinities give the limits. No libdevice and no inline assembly: the same source runs on CUDA,
+on HIP and in Triton's interpreter.
 """
 
 import triton
@@ -20,13 +19,13 @@ def sigmoid(x):
 
 @triton.jit
 def tanh(x):
-    """tanh(x); in float32 absolute error about 1e-7, and near 0 a relative one of as much."""
+    """tanh(x); in float32 an absolute error of about 1e-7, near 0 a relative one of that size."""
     e = tl.exp(-2.0 * tl.abs(x))
     y = (1.0 - e) / (1.0 + e)
     y = tl.where(x >= 0, y, -y)
     if x.dtype == tl.float32:
-        # 1 - e has lost its digits where x is small; four terms of the series are exact to a
-        # rounding there.
+        # Cancellation in 1 - e for small x, where four terms of the Taylor series are exact to a
+        # rounding.
         s = x * x
         series = x + x * s * (-1.0 / 3.0 + s * (2.0 / 15.0 - s * (17.0 / 315.0)))
         y = tl.where(s < 0.04, series, y)
@@ -35,8 +34,8 @@ def tanh(x):
 
 @triton.jit
 def cell_forward(i, f, g, o, c):
-    """One step from the gates before activation and the entering c: the gates after it, the new c,
-    and o * tanh(c), which is h or what a projection takes to h."""
+    """One step from the gates before activation and the previous c: the gates after activation, the
+    new c, and o * tanh(c), which is h, or with a projection h before it."""
     i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
     c = f * c + i * g
     return i, f, g, o, c, o * tanh(c)
@@ -44,8 +43,9 @@ def cell_forward(i, f, g, o, c):
 
 @triton.jit
 def cell_backward(dh, dc, i, f, g, o, c, c_in):
-    """The gradients of the four gates before activation and of the entering c, from dh and dc, all
-    that arrives at o * tanh(c) and at c from elsewhere, and from the step's gates, c and c_in."""
+    """The gradients of the four gates before activation and of c_in, the previous c. dh: the total
+    gradient of o * tanh(c). dc: that of c from elsewhere. i, f, g, o: the gates after activation.
+    """
     tanh_c = tanh(c)
     dc += dh * o * (1.0 - tanh_c * tanh_c)
     di = dc * g * i * (1.0 - i)

@@ -1,9 +1,9 @@
-"""Which kernel configuration serves a layer: one fixed table, by dtype, rows and units.
+"""The kernel configuration of a layer: one fixed table, by dtype, rows and units.
 
-There is no tuning at run time, and nothing here depends on T, so a new T or N compiles nothing
-beyond the two heights of tiles below. `python -m fastlstm.backends.triton.tune` measures other
-configurations on a GPU and prints a new table. The rows that stand here were chosen by reckoning
-(registers, shared memory, bytes under way from the cache) and have not been tuned.
+There is no tuning at run time, and nothing depends on T, so a new T or N compiles at most the
+second of the tile heights below. `python -m fastlstm.backends.triton.tune` measures other
+configurations on a GPU and prints a new table. The rows below were estimated (registers, shared
+memory, bytes in flight from the cache) and have not been tuned.
 """
 
 import os
@@ -17,14 +17,14 @@ ANY = 1 << 62  # no limit
 
 
 class Config(NamedTuple):
-    """How a pass runs.
+    """The configuration of a pass.
 
-    way: "resident", one launch in which each program takes some rows through all steps with the
-    weights on chip; "sequence", the same with the weights streamed at every step; or "step", a
-    launch (with a projection, two) for each step.
-    block_n, block_h, block_k: rows and units of a tile, and how much of a product's sum is loaded
-    at a time (not for "resident", whose one tile holds all units); powers of two, and 16 at least
-    where the matrix unit multiplies.
+    way: "resident", one launch in which each program runs all steps of some rows with the weights
+    on chip; "sequence", the same with the weights read again at every step; or "step", a launch for
+    each step (two with a projection).
+    block_n, block_h, block_k: rows and units of a tile, and the depth of a product that is loaded
+    at a time (unused by "resident", whose single tile has all units); powers of two, at least 16
+    for tensor cores.
     """
 
     way: str
@@ -36,10 +36,10 @@ class Config(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The configuration for up to max_n rows and max_h units (or outputs, if there are more).
+    """The configuration for up to max_n rows, and up to max_h units and outputs.
 
-    shared: KiB of shared memory that a program takes at most. projected: whether it serves layers
-    with a projection.
+    shared: KiB of shared memory that a program needs at most. projected: whether layers with a
+    projection may use it.
     """
 
     max_n: int
@@ -49,9 +49,9 @@ class Row(NamedTuple):
     projected: bool = True
 
 
-# (pass, arithmetic) -> rows; the first that fits serves. "resident" ends where W_hh leaves no room
-# in shared memory, "sequence" where streaming all of W_hh to each program takes longer than
-# launching a kernel that shares it out over the GPU. The last row fits any GPU.
+# (pass, arithmetic) -> rows; the first that fits is used. "resident" ends where W_hh does not fit
+# in shared memory, "sequence" where reading all of W_hh in each program takes longer than launching
+# a kernel that divides it over the GPU. The last row fits any GPU.
 TABLE = {
     ("forward", "16bit"): (
         Row(ANY, 32, Config("resident", 16, 32, 32, 4, 1), 16),
@@ -111,7 +111,7 @@ TABLE = {
 
 
 def arithmetic(dtype: torch.dtype, tf32: bool) -> str:
-    """The table's name for what products are made of: "16bit", "tf32", "ieee" or "float64"."""
+    """The table's key for the precision of products: "16bit", "tf32", "ieee" or "float64"."""
     if dtype in (torch.bfloat16, torch.float16):
         return "16bit"
     if dtype == torch.float64:
@@ -120,10 +120,10 @@ def arithmetic(dtype: torch.dtype, tf32: bool) -> str:
 
 
 def forced_way() -> str | None:
-    """What the environment variable FASTLSTM_TRITON_WAY asks for, None for the table's choice.
+    """The value of the environment variable FASTLSTM_TRITON_WAY, None for the table's choice.
 
     Raises:
-        ValueError: it is set to something else than a way.
+        ValueError: it is not one of WAYS.
     """
     way = os.environ.get(WAY_VARIABLE) or None
     if way is not None and way not in WAYS:
@@ -144,8 +144,8 @@ def choose(
     """The configuration of pass `which` ("forward", "backward") for arithmetic `kind`.
 
     N: rows. width: the larger of H and P. projected: whether there is a projection. shared: KiB of
-    shared memory that a program may take. way: if one fits at all, a configuration of this way,
-    where need be one that is meant for narrower layers.
+    shared memory that a program may use. way: prefer configurations of this way, even one meant for
+    narrower layers; another is used only where none of them fits.
     """
     rows = [row for row in TABLE[which, kind] if row.shared <= shared] or TABLE[which, kind][-1:]
     for asked in (way, None):

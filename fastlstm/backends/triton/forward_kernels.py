@@ -1,18 +1,18 @@
-"""Kernels of the forward: a tile of rows x units of one step, and two ways to run the steps.
+"""Kernels of the forward: tiles of rows x units of one step, launched step by step or in a loop.
 
-One direction d of one step: the gates' products and the cell of a tile (`cell_tile`), and with a
-projection, after all of the step's units, the projection of a tile (`projection_tile`).
-h passes from step to step through two buffers (D, N, P), rounded as the products take it: a step
-reads all of one and writes its tile of the other, so tiles need no order within a step. c stays
-where it is, in (D, N, H): only the tile that owns an element touches it. h_n begins as h0, and each
+A step of direction d computes the gates' products and the cell of each tile (`cell_tile`), and with
+a projection, after all units of the step, the projection of each tile (`projection_tile`).
+h is passed between steps in two buffers (D, N, P), rounded as a product's factor: a step reads all
+of one and writes its tile of the other, so the tiles of a step need no order. c is updated in place
+in (D, N, H), each element by the same tile at every step. h_n is initialised with h0, and each
 row's last step writes it.
 
-A tile is its first row and unit, row0 and unit0 (64 bits), and the numbers from there, `rows` and
-`units` (32 bits). Arrays: gates_x, gates (T, N, D, 4H); cells (T, N, D, H); output (T, N, D, P);
-hidden (D, N, H), with a projection o * tanh(c) of the step, rounded for the product, else None. All
-contiguous, but what a product reads has its rows at multiples of 16 bytes, or the loads could not
-be wide: h and W_hh are P_ROW >= P elements a row, hidden and W_hr H_ROW >= H, the rest zeros. What
-is None is not there.
+A tile is given by its first row and unit, row0 and unit0 (64 bits), and offsets from there, `rows`
+and `units` (32 bits). Arrays: gates_x, gates (T, N, D, 4H); cells (T, N, D, H); output (T, N, D,
+P); hidden (D, N, H): with a projection o * tanh(c) of the step, rounded as a product's factor,
+otherwise None. All are contiguous, except that a product's factors have rows that start at
+multiples of 16 bytes, for wide loads: h and W_hh have P_ROW >= P elements a row, hidden and W_hr
+H_ROW >= H, padded with zeros. Optional arrays are None where absent.
 """
 
 import triton
@@ -52,8 +52,8 @@ def store_h(
     h, h_in, h_out, h_n, output, t, d, ends, row0, rows, unit0, units, live, masked, N,
     D: tl.constexpr, P: tl.constexpr, P_ROW: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Store a tile of h_t: as the step's output, as the state that the next step reads, and of rows
-    that end here as h_n."""
+    """Stores a tile of h_t in the output, in the state that the next step reads, and for rows whose
+    last step this is in h_n."""
     DTYPE: tl.constexpr = output.dtype.element_ty
     valid = (t < ends)[:, None]
     last = (t == tl.where(d == 0, ends - 1, 0))[:, None]
@@ -85,7 +85,7 @@ def cell_tile(
     step_row = (t.to(tl.int64) * N + row0) * D + d  # a tile's first row in arrays (T, N, D, ...)
     ends = row_ends(lengths, row0, rows, live_rows, T)
 
-    # What does not wait for the product is asked for before it.
+    # Loads that do not depend on the product come first, to overlap with it.
     xi, xf, xg, xo = load_gates(gates_x, step_row, unit0, rows, units, live, D, H)
     c_at = c_state + (d * N + row0) * H + unit0 + rows[:, None] * H + units[None, :]
     c_old = tl.load(c_at, live, 0.0)
@@ -98,7 +98,7 @@ def cell_tile(
     )  # fmt: skip
     c_in = c_old
     if reset_mask is not None:
-        # A row of h that is cut is zeros, and so is its row of the product.
+        # Where a reset zeroes a row of h, its row of the product is zero.
         i, f = tl.where(cut, 0.0, i), tl.where(cut, 0.0, f)
         g, o = tl.where(cut, 0.0, g), tl.where(cut, 0.0, o)
         c_in = tl.where(cut, 0.0, c_old)
@@ -157,7 +157,7 @@ def lstm_forward_kernel_step(
     P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Step number s of each direction: grid (row tiles, tiles of H, D)."""
+    """The s-th step of each direction: grid (row tiles, tiles of H, D)."""
     row0, unit0 = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.program_id(1).to(tl.int64) * BLOCK_H
     rows, units = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_H)
     d = tl.program_id(2).to(tl.int64)
@@ -179,7 +179,7 @@ def lstm_forward_kernel_step_projection(
     P_ROW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The projection of step number s, after `lstm_forward_kernel_step`: grid (row tiles, tiles of
+    """The projection of the s-th step, after `lstm_forward_kernel_step`: grid (row tiles, tiles of
     P, D)."""
     row0, unit0 = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.program_id(1).to(tl.int64) * BLOCK_H
     rows, units = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_H)
@@ -204,13 +204,12 @@ def lstm_forward_kernel_sequence(
 ):  # fmt: skip
     """All steps of some rows of one direction: grid (row tiles, 1, D).
 
-    Rows do not depend on each other, so a program exchanges h and `hidden` with itself alone: what
-    its threads stored to global memory, they load after the barrier. That is safe: a barrier of
-    the block orders what each of its threads wrote before it, global memory included, before what
-    each of them reads after it (CUDA's memory model; on AMD the barrier waits for the stores and
-    orders the workgroup's loads behind them), and all of a block's threads go through one L1. The
-    loop over the steps must not be pipelined, which would load h for the next step before this one
-    has stored it: hence num_stages=1; loops inside begin after the barrier.
+    Rows are independent, so only the threads of one program exchange h and `hidden`, through global
+    memory with a barrier in between. A block's barrier orders all its threads' earlier writes,
+    global memory included, before their later reads (CUDA's memory model; on AMD the barrier waits
+    for the stores, and the workgroup's loads come after it), and a block uses one L1. The loop over
+    steps must not be pipelined, which would load h of the next step before this one stores it:
+    hence num_stages=1. The inner loops start after the barrier.
     """
     row0, rows = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.arange(0, BLOCK_N)
     units = tl.arange(0, BLOCK_H)

@@ -1,7 +1,7 @@
-"""The host's side: results, scratch memory, grids, and the loop of launches.
+"""Host code: allocates results and scratch memory, chooses grids, and loops over launches.
 
-Nothing here reads a tensor's values, so nothing waits for the device, and what a CUDA graph
-captures is launches alone: all memory is taken before the first of them.
+It reads no tensor's values, so it never waits for the device, and allocates all memory before the
+first launch, so a CUDA graph captures launches only.
 """
 
 import functools
@@ -16,8 +16,8 @@ from .configs import ANY, Config, arithmetic, choose, forced_way
 
 
 def _plain(*tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors contiguous and at multiples of 16 bytes, as new ones from torch are: Triton would
-    compile kernels of their own for others, with narrow loads."""
+    """The tensors contiguous and aligned to 16 bytes, as new tensors are: for others Triton would
+    compile further kernels, with narrow loads."""
     return [
         x if x is None or (x.is_contiguous() and x.data_ptr() % 16 == 0) else _copy(x, x, x.dtype)
         for x in tensors
@@ -25,20 +25,20 @@ def _plain(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def _copy(x: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """A new contiguous tensor of `like`'s shape with x, or zeros for None."""
+    """A new contiguous tensor of `like`'s shape: x, or zeros for None."""
     if x is None:
         return torch.zeros(like.shape, dtype=dtype, device=like.device)
     return torch.empty(like.shape, dtype=dtype, device=like.device).copy_(x)
 
 
 def _row(size: int, dtype: torch.dtype) -> int:
-    """`size` elements rounded up to 16 bytes: what a GPU loads at once."""
+    """`size` elements rounded up to 16 bytes, a thread's widest load."""
     least = 16 // dtype.itemsize
     return -(-size // least) * least
 
 
 def _rounded(x: Tensor, precision: str) -> Tensor:
-    """x as a product takes it: `rounding.factor` for what the host makes."""
+    """x as the factor of a product: `rounding.factor` on the host."""
     if precision != "tf32":
         return x
     bits = (x.contiguous().view(torch.int32) + 0x1000) & -0x2000
@@ -46,7 +46,7 @@ def _rounded(x: Tensor, precision: str) -> Tensor:
 
 
 def _factor(weight: Tensor | None, precision: str) -> Tensor | None:
-    """Weights as a product takes them, zeros at the end of rows up to a multiple of 16 bytes."""
+    """Weights as factors of a product, their rows padded with zeros to a multiple of 16 bytes."""
     if weight is None:
         return None
     weight = _rounded(weight, precision)
@@ -60,36 +60,37 @@ def _tiles(size: int, block: int) -> int:
 
 @functools.cache
 def _shared_memory(device: torch.device) -> int:
-    """KiB of shared memory that one program may take."""
+    """KiB of shared memory that one program may use."""
     if device.type != "cuda":
         return ANY
     properties = torch.cuda.get_device_properties(device)
-    # AMD's 64 KiB of local memory are not told.
+    # On AMD torch does not report the 64 KiB of local memory.
     return (getattr(properties, "shared_memory_per_block_optin", 0) or 64 << 10) >> 10
 
 
+def _choice(
+    which: str, h0: Tensor, c0: Tensor, projected: bool, tf32: bool, way: str | None
+) -> tuple[Config, str]:
+    """The table's configuration for a pass, and the kernels' PRECISION (products.dot)."""
+    kind = arithmetic(h0.dtype, tf32 and torch.version.hip is None)
+    width, shared = max(h0.shape[-1], c0.shape[-1]), _shared_memory(h0.device)
+    config = choose(which, kind, h0.shape[1], width, projected=projected, shared=shared, way=way)
+    return config, "ieee" if kind == "16bit" else kind
+
+
 class _Plan:
-    """How a pass is launched: its configuration, the grids, and what every kernel gets last."""
+    """How a pass is launched: its configuration, the grids, and every kernel's last arguments."""
 
     def __init__(self, which, h0, c0, T, projected, tf32, config: Config | None):
         D, N, P = h0.shape
         H, dtype = c0.shape[-1], h0.dtype
-        kind = arithmetic(dtype, tf32 and torch.version.hip is None)
-        config = config or choose(
-            which,
-            kind,
-            N,
-            max(H, P),
-            projected=projected,
-            shared=_shared_memory(h0.device),
-            way=forced_way(),
-        )
+        chosen, self.precision = _choice(which, h0, c0, projected, tf32, forced_way())
+        config = config or chosen
         self.way, self.steps = config.way, T
         rows = _tiles(N, config.block_n)
         self.over_rows = (rows, 1, D)
         self.over_units = (rows, _tiles(H, config.block_h), D)
         self.over_outputs = (rows, _tiles(P, config.block_h), D)
-        self.precision = "ieee" if kind == "16bit" else kind
         self.sizes = (T, N, D, H, P)
         if config.way == "resident":
             if config.block_h < max(H, P):
@@ -104,7 +105,7 @@ class _Plan:
         self.options = {
             "num_warps": config.num_warps,
             "num_stages": config.num_stages,
-            "enable_fp_fusion": True,  # Triton is about to change its default
+            "enable_fp_fusion": True,  # explicit, since Triton may change its default
         }
 
     def run(self, kernel, grid, *args) -> None:
@@ -113,9 +114,9 @@ class _Plan:
     def step(self, kernel, grid, *args) -> Callable[[int], None]:
         """A function of s that launches the kernel with `args`, s, and the sizes.
 
-        The first call compiles, or finds what was compiled, by the arguments' types and alignment.
-        Nothing but s changes afterwards, and s is not specialised on, so the later calls go
-        straight to the compiled kernel, which saves most of a launch's time in Python.
+        The first call compiles the kernel for the arguments' types and alignment, or finds it
+        compiled. Afterwards only s changes, which kernels are not specialised on, so later calls
+        launch the compiled kernel directly, which saves most of a launch's time in Python.
         """
         compiled = None
 
@@ -145,7 +146,7 @@ def forward(
     *,
     config: Config | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See `fastlstm.backends.triton.forward`. config: instead of the table's."""
+    """See `fastlstm.backends.triton.forward`. config: replaces the table's."""
     T, N, D, H4 = gates_x.shape
     H, P = H4 // 4, h0.shape[-1]
     dtype, wide = h0.dtype, accumulation_dtype(h0.dtype)
@@ -185,7 +186,7 @@ def _run_forward(
     D, N, P = h0.shape
     H = c0.shape[-1]
     weight_hh, weight_hr = (_factor(w, plan.precision) for w in (weight_hh, weight_hr))
-    even = h0.new_zeros((D, N, _row(P, h0.dtype)))  # the state that even steps enter with
+    even = h0.new_zeros((D, N, _row(P, h0.dtype)))  # h that enters steps of even s
     odd = torch.zeros_like(even)
     even[..., :P] = _rounded(h0, plan.precision)
     h_n = _copy(h0, h0, h0.dtype)
@@ -235,7 +236,7 @@ def backward(
     *,
     config: Config | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `fastlstm.backends.triton.backward`. config: instead of the table's."""
+    """See `fastlstm.backends.triton.backward`. config: replaces the table's."""
     T, N, D, H4 = gates.shape
     P, dtype, wide = h0.shape[-1], h0.dtype, accumulation_dtype(h0.dtype)
     with torch.cuda.device_of(h0):
@@ -270,7 +271,7 @@ def _run_backward(
     D, N, H = c0.shape
     P, dtype = dh0.shape[-1], gates.dtype
     weight_hh, weight_hr = (_factor(w, plan.precision) for w in (weight_hh, weight_hr))
-    even = gates.new_zeros((D, N, 4 * _row(H, dtype)))  # the dgates that even steps enter with
+    even = gates.new_zeros((D, N, 4 * _row(H, dtype)))  # dgates that enter steps of even s
     odd = torch.zeros_like(even)
     arrived = None if weight_hr is None else gates.new_zeros((D, N, _row(P, dtype)))
     dc_state = _copy(dc_n, c0, accumulation_dtype(dtype))

@@ -1,7 +1,7 @@
-"""lengths and reset_mask inside the kernels, as `fastlstm.reference.lstm` defines them.
+"""lengths and reset_mask in the kernels, as `fastlstm.reference.lstm` defines them.
 
-Boundary b lies between steps b - 1 and b. The forward direction (d = 0) crosses boundary t when it
-enters step t, the reverse direction (d = 1) boundary t + 1: in both, t + d.
+Boundary b is between steps b - 1 and b. To enter step t, the forward direction (d = 0) crosses
+boundary t, the reverse direction (d = 1) boundary t + 1: both t + d.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def row_ends(lengths, row0, rows, live_rows, T):
-    """How many steps each row has, 0..T: int32 [rows]."""
+    """The number of steps of each row, 0..T: int32 [rows]."""
     if lengths is None:
         return tl.zeros(rows.shape, dtype=tl.int32) + T
     else:
@@ -20,9 +20,9 @@ def row_ends(lengths, row0, rows, live_rows, T):
 
 @triton.jit
 def cut_rows(reset_mask, boundary, ends, row0, rows, live_rows, N):
-    """Whether no state crosses `boundary`, a step number >= 0 or one per row: bool [rows].
+    """Whether reset_mask cuts at `boundary`, one number >= 0 or one for each row: bool [rows].
 
-    A boundary at or after a row's end is none: the reverse direction begins there with h0, c0.
+    Boundaries at or after a row's end do not cut: the reverse direction starts there with h0, c0.
     """
     if reset_mask is None:
         return rows < 0

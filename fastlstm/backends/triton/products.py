@@ -1,10 +1,10 @@
-"""Matrix products of one tile: loops over K in blocks, operands streamed from global memory.
+"""Matrix products of one tile: loops over slabs of K, with operands read from global memory.
 
-Operands are in the tensors' dtype and rounded for the product (rounding.factor); sums are made in
-the dtype of accumulation.
+Operands are in the tensors' dtype, rounded for the product (rounding.factor); sums are in the
+accumulation dtype.
 
-Offsets, here and in all kernels: where a tile begins is a scalar of 64 bits, so that no array is
-too large; inside a tile 32 bits do, and they cost half the registers.
+Offsets, here and in all kernels: the start of a tile is a 64-bit scalar, so that arrays may have
+any size; offsets within a tile are 32-bit, which takes half the registers.
 """
 
 import triton
@@ -17,9 +17,9 @@ from .rounding import INTERPRETED
 def dot(a, b, acc, PRECISION: tl.constexpr):
     """acc + a @ b for a [rows, K], b [K, columns].
 
-    PRECISION: "ieee" or "tf32", what float32 operands are rounded to, or "float64", for which
-    there is no matrix unit in Triton: a sum of products, slow and right. The interpreter multiplies
-    16-bit tiles wrongly (bfloat16 as its bit pattern), but such products are exact in float32.
+    PRECISION: "ieee" or "tf32", the rounding of float32 operands, or "float64", for which Triton
+    has no tensor cores: an explicit, slow sum of products. The interpreter multiplies 16-bit tiles
+    wrongly (bfloat16 as its bit pattern), so there they are converted to float32, which is exact.
     """
     if PRECISION == "float64":
         acc += tl.sum(a[:, :, None] * b[None, :, :], axis=1)
@@ -32,7 +32,7 @@ def dot(a, b, acc, PRECISION: tl.constexpr):
 
 @triton.jit
 def zeros(rows, columns, PRECISION: tl.constexpr):
-    """[rows, columns] in the dtype of accumulation."""
+    """Zeros [rows, columns] in the accumulation dtype."""
     if PRECISION == "float64":
         return tl.zeros([rows.shape[0], columns.shape[0]], dtype=tl.float64)
     else:
@@ -55,9 +55,9 @@ def product(
 ):
     """sum over k of a[row, k] weight[k, column]: [rows, columns].
 
-    a: pointers to the rows' first elements [rows], K elements, then zeros up to A_ROW. weight:
-    pointer to the element for k = 0 of column 0; STRIDE elements between those of one column,
-    COLUMN between columns. Rows and columns that are not live count as zeros.
+    a: pointers to the rows' first elements [rows]; K elements, then zeros up to A_ROW. weight:
+    pointer to weight[0, 0], with strides STRIDE for k and COLUMN for columns. Rows and columns that
+    are not live are zeros.
     """
     acc = zeros(live_rows, live_columns, PRECISION)
     ks = tl.arange(0, BLOCK_K)
@@ -89,7 +89,7 @@ def gate_products(
     """h W_hh^T for the four gates of some units: i, f, g, o, each [rows, units].
 
     h: pointers to the rows' first elements [rows], K elements each. weight: pointer to the row of
-    W_hh for gate i of unit 0, K elements a row; the next gate's are GATE elements further on.
+    W_hh of gate i and unit 0; rows have K elements, and gates are GATE elements apart.
     """
     i = zeros(live_rows, live_units, PRECISION)
     f, g, o = i, i, i

@@ -1,8 +1,8 @@
-"""Kernels for few units: one program takes some rows of one direction through all steps and keeps
-h, c and the weights on chip. Nothing passes through global memory from step to step, so there is
-no barrier; what the next step needs of the inputs is loaded a step ahead.
+"""Kernels for few units: one program runs all steps of some rows of one direction, with h, c and
+the weights on chip. Steps exchange nothing through global memory, so there are no barriers; inputs
+are loaded one step ahead.
 
-All units fit one tile, BLOCK_H >= H and P. Tiles and arrays as in forward_kernels and
+All units are one tile, BLOCK_H >= H and P. Tiles and arrays as in forward_kernels and
 backward_kernels, without padding; grid (row tiles, 1, D).
 """
 
@@ -101,8 +101,8 @@ def step_inputs(
     doutput, dcells, cells, gates, c0, t, d, row0, rows, units, live, live_outputs, ends, N,
     D: tl.constexpr, H: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """What a step of the backward reads: its gates and cell, the cell that entered it before any
-    cut, doutput and dcells (zeros where there are none)."""
+    """The inputs of a step of the backward: its gates and cell, the cell of the step before (before
+    any reset), doutput and dcells (zeros where None)."""
     step_row = (t.to(tl.int64) * N + row0) * D + d
     cells_at = rows[:, None] * (D * H) + units[None, :]
     i, f, g, o = load_gates(gates, step_row, 0, rows, units, live, D, H)

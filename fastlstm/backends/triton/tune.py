@@ -1,12 +1,12 @@
-"""Measures configurations on the GPU that is there, and prints a table for configs.py.
+"""Measures configurations on this machine's GPU, and prints a table for configs.py.
 
-    python -m fastlstm.backends.triton.tune                       all of it, some minutes each
+    python -m fastlstm.backends.triton.tune                       everything: minutes for each part
     python -m fastlstm.backends.triton.tune --arithmetic 16bit --passes forward
     python -m fastlstm.backends.triton.tune --dry-run             lists the candidates: needs no GPU
 
-The table goes to standard output, what is measured to standard error. Put it into configs.py, say
-there what it was measured on, and run FASTLSTM_TEST_AOT=all pytest tests/backends/triton: the
-column of shared memory is that of the layers measured, which have no masks and no projection.
+The table goes to standard output, each measurement to standard error. Put the table into
+configs.py, with the name of the GPU, and run FASTLSTM_TEST_AOT=all pytest tests/backends/triton:
+shared memory was measured for layers without masks and projection, and may be more with them.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from .configs import ANY, TABLE, Config, Row
 PASSES = ("forward", "backward")
 DTYPES = {"16bit": torch.bfloat16, "tf32": torch.float32, "ieee": torch.float32}
 WIDTHS = (32, 64, 128, 192, 256, 512, 1024, 2048)
-ROWS = {32: 16, ANY: 256}  # max_n of a row: the N that is measured for it
+ROWS = {32: 16, ANY: 256}  # max_n of a row: the N at which it is measured
 STEPS, RUNS = 64, 15
-SHARED = (
-    220 << 10
-)  # what candidates may take in bytes, roughly: who takes more fails and is left out
+# Roughly the bytes of shared memory of a candidate; one that needs more than there are fails, and
+# is left out.
+SHARED = 220 << 10
 
 
 def candidates(which: str, kind: str, width: int) -> Iterator[Config]:
@@ -71,7 +71,7 @@ def problem(which: str, kind: str, N: int, width: int) -> tuple:
 
 
 class _Noted:
-    """A kernel that notes how much shared memory it takes once compiled."""
+    """A kernel that records how much shared memory it uses."""
 
     def __init__(self, kernel, shared: list[int]):
         self.kernel, self.shared = kernel, shared
@@ -133,8 +133,8 @@ def best(which: str, kind: str, N: int, width: int) -> Row | None:
 
 
 def rows(which: str, kind: str, widths=WIDTHS) -> list[Row]:
-    """The rows of TABLE[which, kind]: for each width the fastest, one row for all N where it is the
-    same. The last row stays what it is, the one that fits any GPU."""
+    """The rows of TABLE[which, kind]: the fastest for each width, one row for all N where it is the
+    same for all. The last row, which fits any GPU, is not changed."""
     table = []
     for width in widths:
         max_h = ANY if width == widths[-1] else width
@@ -151,7 +151,7 @@ def rows(which: str, kind: str, widths=WIDTHS) -> list[Row]:
 
 
 def text(which: str, kind: str, table: list[Row]) -> str:
-    """The rows as they stand in configs.py."""
+    """The rows as source text for configs.py."""
     lines = [f'    ("{which}", "{kind}"): (']
     for row in table:
         max_n, max_h = ("ANY" if n == ANY else str(n) for n in row[:2])

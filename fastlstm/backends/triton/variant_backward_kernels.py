@@ -1,8 +1,9 @@
-"""The variants' backward, a program for each row and direction of a step, as the forward.
+"""The variants' backward: a program for each row and direction of a step, as in the forward.
 
-factor_state (D, N, FOUR_ROW) holds what arrived at W_hh h of the later step, rounded for the
-product, and zeros where a reset cut; sums (D, N, P) its product; kept (D, N, P) what zoneout passes
-on to the h before; dc_state (D, N, H). All wait through the steps that a row does not have.
+factor_state (D, N, FOUR_ROW) is the gradient of W_hh h at the later step, rounded as a product's
+factor, zeros after a reset; sums (D, N, P) is W_hh times it; kept (D, N, P) is the gradient that
+zoneout passes to the earlier h directly; dc_state (D, N, H) is the gradient of c. They do not
+change at steps that a row does not have.
 """
 
 import triton
@@ -10,12 +11,21 @@ import triton.language as tl
 
 from .cell import tanh
 from .rounding import factor, rounded
-from .variant_rows import all_if, crossing, gates_of, lane_sum, put_gates, row_end, way_of, zoned
+from .variant_rows import (
+    all_if,
+    crossing,
+    gates_of,
+    is_reverse,
+    lane_sum,
+    put_gates,
+    row_end,
+    zoned,
+)
 
 
 @triton.jit
 def from_later(sums, kept, h_mask, row, units, live, P: tl.constexpr):
-    """What arrives at h from the later step, or at h0."""
+    """The gradient of h_t, or h0, from the later step."""
     dh = tl.load(sums + row * P + units, live, 0.0)
     if h_mask is not None:
         dh *= tl.load(h_mask + row * P + units, live, 0.0)
@@ -27,7 +37,7 @@ def arrive(
     doutput, dh_n, sums, kept, h_mask, seed, crosses, last, t, d, n, units, stream, first_step, N,
     D: tl.constexpr, P: tl.constexpr, ZONEOUT: tl.constexpr, THRESHOLD: tl.constexpr,
 ):  # fmt: skip
-    """What arrives at y~_t of a row; what zoneout passes by goes to `kept`."""
+    """The gradient of y~_t of a row; stores the part that zoneout passes to h_{t-1} in `kept`."""
     live = units < P
     row = d * N + n
     dh = from_later(sums, kept, h_mask, row, units, live, P)
@@ -48,17 +58,17 @@ def lstm_variant_kernel_arrive(
     first_step, s, T, N, D: tl.constexpr, P: tl.constexpr, P_ROW: tl.constexpr,
     BLOCK: tl.constexpr, ZONEOUT: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """With a projection: the gradient at y~ of the s-th step back, to dhidden, and rounded for the
-    product to `arrived` (D, N, P_ROW): grid (N, D)."""
+    """With a projection: stores the gradient of y~ of the s-th step in dhidden, and rounded as a
+    product's factor in `arrived` (D, N, P_ROW): grid (N, D)."""
     n, d = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     units = tl.arange(0, BLOCK)
-    way = way_of(d, stream)
-    t = tl.where(way == 0, T - 1 - s, s)
+    reverse = is_reverse(d, stream)
+    t = tl.where(reverse == 0, T - 1 - s, s)
     end = row_end(lengths, n, T)
     at = ((t.to(tl.int64) * N + n) * D + d) * P + units
     if t < end:
-        crosses = crossing(reset_mask, t + way, end, n, N, units)
-        last = all_if(t == tl.where(way == 0, end - 1, 0), units)
+        crosses = crossing(reset_mask, t + reverse, end, n, N, units)
+        last = all_if(t == tl.where(reverse == 0, end - 1, 0), units)
         dy = arrive(
             doutput, dh_n, sums, kept, h_mask, seed, crosses, last, t, d, n, units, stream,
             first_step,
@@ -80,22 +90,22 @@ def lstm_variant_kernel_cell_backward(
     ZONEOUT_H: tl.constexpr, ZONEOUT_C: tl.constexpr, THRESHOLD_H: tl.constexpr,
     THRESHOLD_C: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The s-th step back: gradients at its gates, its cell and its product; `unprojected` (D, N, H)
-    is what arrived at h~ through a projection: grid (N, D)."""
+    """The s-th step from the last: gradients of its gates, its cell and its product. unprojected
+    (D, N, H): with a projection the gradient of h~. Grid (N, D)."""
     WIDE: tl.constexpr = dc_state.dtype.element_ty
     GATES: tl.constexpr = dgates_x.dtype.element_ty
     DTYPE: tl.constexpr = factor_state.dtype.element_ty
     n, d = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     units = tl.arange(0, BLOCK)
     live = units < H
-    way = way_of(d, stream)
-    t = tl.where(way == 0, T - 1 - s, s)
+    reverse = is_reverse(d, stream)
+    t = tl.where(reverse == 0, T - 1 - s, s)
     end = row_end(lengths, n, T)
     row, step = d * N + n, (t.to(tl.int64) * N + n) * D + d
     if t < end:
-        crosses = crossing(reset_mask, t + way, end, n, N, units)
+        crosses = crossing(reset_mask, t + reverse, end, n, N, units)
         if unprojected is None:
-            last = all_if(t == tl.where(way == 0, end - 1, 0), units)
+            last = all_if(t == tl.where(reverse == 0, end - 1, 0), units)
             dh = arrive(
                 doutput, dh_n, sums, kept, h_mask, seed, crosses, last, t, d, n, units, stream,
                 first_step, N, D, P, ZONEOUT_H, THRESHOLD_H,
@@ -128,8 +138,8 @@ def lstm_variant_kernel_cell_backward(
         dcandidate += zoned(
             nothing, dc, seed, units, n, t, d, stream, first_step, 1, ZONEOUT_C, THRESHOLD_C
         )
-        first = all_if(t == tl.where(way == 0, 0, end - 1), units)
-        before = (step + (2 * way - 1) * D * N) * H
+        first = all_if(t == tl.where(reverse == 0, 0, end - 1), units)
+        before = (step + (2 * reverse - 1) * D * N) * H
         c_in = tl.load(cells + before + units, live & ~first & crosses, 0.0)
         c_in += tl.load(c0 + row * H + units, live & first & crosses, 0.0).to(WIDE)
         dc_in = dcandidate * f + dc_kept
@@ -186,7 +196,7 @@ def lstm_variant_kernel_initial(
     row = d * N + n
     dh = from_later(sums, kept, h_mask, row, units, live, P)
     if dh_n is not None:
-        # dh_n of a row without steps has not been added anywhere.
+        # A row without steps: its h_n is h0, so dh_n is added here.
         empty = all_if(row_end(lengths, n, T) == 0, units)
         dh += tl.load(dh_n + row * P + units, live & empty, 0.0).to(dh.dtype)
     tl.store(dh0 + row * P + units, rounded(dh, dh0.dtype.element_ty), live)

@@ -1,9 +1,9 @@
-"""The variants' forward: what follows a step's product, a program for each row and direction.
+"""The variants' forward after the product of a step: a program for each row and direction.
 
-h_state (D, N, P), which ends as h_n, and c_state (D, N, H), wide, hold what a row left its last
-step with; factor_state (D, N, P_ROW) holds h masked and rounded for the product. A row that does
-not have a step is left alone. Where a reset cuts, a step takes zeros in their place, and in that of
-the product.
+h_state (D, N, P), finally h_n, and c_state (D, N, H), in the accumulation dtype, are the states
+after a row's latest step; factor_state (D, N, P_ROW) is h times its mask, rounded as a product's
+factor. They do not change at steps that a row does not have. After a reset, a step uses zeros
+instead of the states and of the product.
 """
 
 import triton
@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .cell import cell_forward, tanh
 from .rounding import factor, rounded
-from .variant_rows import crossing, gates_of, lane_sum, put_gates, row_end, way_of, zoned
+from .variant_rows import crossing, gates_of, is_reverse, lane_sum, put_gates, row_end, zoned
 
 
 @triton.jit
@@ -20,7 +20,7 @@ def emit(
     D: tl.constexpr, P: tl.constexpr, P_ROW: tl.constexpr, ZONEOUT: tl.constexpr,
     THRESHOLD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """h_t of a row from y~: to the output and to the next step."""
+    """h_t of a row from y~_t, stored in the output and the states."""
     DTYPE: tl.constexpr = output.dtype.element_ty
     live = units < P
     row = d * N + n
@@ -45,17 +45,17 @@ def lstm_variant_kernel_cell(
     THRESHOLD_H: tl.constexpr, THRESHOLD_C: tl.constexpr, EPSILON: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Step number s: gates, c, and h or, for a projection, `hidden` (D, N, H_ROW): grid (N, D)."""
+    """The s-th step: gates, c, and h or, for a projection, `hidden` (D, N, H_ROW): grid (N, D)."""
     WIDE: tl.constexpr = c_state.dtype.element_ty
     n, d = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     units = tl.arange(0, BLOCK)
     live = units < H
-    way = way_of(d, stream)
-    t = tl.where(way == 0, s, T - 1 - s)
+    reverse = is_reverse(d, stream)
+    t = tl.where(reverse == 0, s, T - 1 - s)
     end = row_end(lengths, n, T)
     row, step = d * N + n, (t.to(tl.int64) * N + n) * D + d
     if t < end:
-        crosses = crossing(reset_mask, t + way, end, n, N, units)
+        crosses = crossing(reset_mask, t + reverse, end, n, N, units)
         i, f, g, o = gates_of(products + row * 4 * H, units, live & crosses, H, WIDE)
         if norm_hh is not None:
             mean = (
@@ -112,14 +112,14 @@ def lstm_variant_kernel_emit(
     s, T, N, D: tl.constexpr, P: tl.constexpr, P_ROW: tl.constexpr, BLOCK: tl.constexpr,
     ZONEOUT: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """h of step number s from its projection (D, N, P), wide: grid (N, D)."""
+    """h of the s-th step from `projected` (D, N, P), in the accumulation dtype: grid (N, D)."""
     n, d = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     units = tl.arange(0, BLOCK)
-    way = way_of(d, stream)
-    t = tl.where(way == 0, s, T - 1 - s)
+    reverse = is_reverse(d, stream)
+    t = tl.where(reverse == 0, s, T - 1 - s)
     end = row_end(lengths, n, T)
     if t < end:  # else the output is already 0
-        crosses = crossing(reset_mask, t + way, end, n, N, units)
+        crosses = crossing(reset_mask, t + reverse, end, n, N, units)
         y = tl.load(projected + (d * N + n) * P + units, units < P, 0.0)
         emit(
             y, h_state, factor_state, h_mask, output, seed, crosses, t, d, n, units, stream,

@@ -1,7 +1,5 @@
-"""The host's side of the variants: results, scratch memory and the loop of launches, a product and
-a row kernel for each step, and as much again with a projection.
-
-As launch.py, this reads no tensor's values.
+"""Host code of the variants, as launch.py: for each step it launches a product and a row kernel,
+and with a projection another product and row kernel.
 """
 
 import torch
@@ -12,8 +10,7 @@ from ...precision import accumulation_dtype
 from ...reference.variant import EPSILON
 from ...reference.zoneout_masks import threshold
 from . import variant_backward_kernels, variant_forward_kernels, variant_rows
-from .configs import arithmetic, choose
-from .launch import _copy, _factor, _plain, _rounded, _row, _shared_memory, _tiles
+from .launch import _choice, _copy, _factor, _plain, _rounded, _row, _tiles
 
 
 class _Plan:
@@ -21,25 +18,14 @@ class _Plan:
 
     def __init__(self, which, h0, c0, projected, tf32):
         D, N, P = h0.shape
-        H = c0.shape[-1]
-        kind = arithmetic(h0.dtype, tf32 and torch.version.hip is None)
-        self.config = choose(
-            which,
-            kind,
-            N,
-            max(H, P),
-            projected=projected,
-            shared=_shared_memory(h0.device),
-            way="step",
-        )
-        self.precision = "ieee" if kind == "16bit" else kind
+        self.config, self.precision = _choice(which, h0, c0, projected, tf32, "step")
         self.D, self.N = D, N
-        self.rows = N, D, 1  # a compiled kernel wants all three
-        self.block = triton.next_power_of_2(max(H, P))
+        self.rows = N, D, 1  # a compiled kernel takes three dimensions
+        self.block = triton.next_power_of_2(max(c0.shape[-1], P))
 
     def product(self, state, weight, out, K, *, transposed):
-        """A launch of out (D, N, units) = state (D, N, rows of K) times the weights: (D, units, K),
-        or, transposed, (D, K, units), rows padded."""
+        """Launches of out (D, N, units) = state (D, N, K) times the weights (D, units, K), or
+        transposed (D, K, units); rows of state and weights are padded."""
         c, units = self.config, out.shape[-1]
         strides = (weight.shape[-1], 1) if transposed else (1, weight.shape[-1])
         grid = _tiles(self.N, c.block_n), _tiles(units, c.block_h), self.D
@@ -57,7 +43,7 @@ class _Plan:
 
 def _launch(kernel, grid, before, after, options):
     """A function that launches the kernel with `before`, its own arguments, and `after`. The first
-    call compiles; the later ones go straight to what that gave (launch._Plan.step)."""
+    call compiles the kernel; later ones launch it directly (see launch._Plan.step)."""
     compiled = None
 
     def launch(*between: int) -> None:

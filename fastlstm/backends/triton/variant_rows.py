@@ -1,7 +1,7 @@
-"""What the variants' kernels share: zoneout, layer normalisation, a product into memory.
+"""Shared by the variants' kernels: zoneout, sums over a row, gates of a row, a product to memory.
 
-A program of the row kernels takes one row n of one direction d through one step, all units at once:
-BLOCK >= H and P. The equations stand in `fastlstm.reference.variant`, zoneout's counters in
+A program of the row kernels computes one step of one row n and direction d, all units at once:
+BLOCK >= H and P. The equations are in `fastlstm.reference.variant`, zoneout's counters in
 `fastlstm.reference.zoneout_masks`.
 """
 
@@ -16,7 +16,7 @@ def zoned(
     old, new, seed, units, n, t, d, stream, first_step, WORD: tl.constexpr,
     PROBABILITY: tl.constexpr, THRESHOLD: tl.constexpr,
 ):  # fmt: skip
-    """Zoneout between old and new values of units: by masks, or without a seed their mean."""
+    """Zoneout of old and new values: by random masks, without a seed their expected value."""
     if PROBABILITY == 0.0:
         return new
     elif seed is None:
@@ -31,14 +31,14 @@ def zoned(
 
 
 @triton.jit
-def way_of(d, stream):
-    """0 if the call's direction d goes forward, 1 if it goes in reverse."""
+def is_reverse(d, stream):
+    """0 for a forward direction, 1 for a reverse one: a call with D = 1 may be either (stream)."""
     return d + stream % 2
 
 
 @triton.jit
 def row_end(lengths, n, T):
-    """How many steps the row has, 0..T."""
+    """The number of steps of the row, 0..T."""
     if lengths is None:
         return T
     else:
@@ -47,13 +47,13 @@ def row_end(lengths, n, T):
 
 @triton.jit
 def all_if(condition, units):
-    """bool for all units, from one for the row: the interpreter mixes no numbers with vectors."""
+    """A row's bool as a vector over units: the interpreter cannot combine scalars with vectors."""
     return units < tl.where(condition, units.shape[0], 0)
 
 
 @triton.jit
 def crossing(reset_mask, boundary, end, n, N, units):
-    """Whether the row's state crosses `boundary` (masks.py): bool, the same for all units."""
+    """Whether the row's state crosses `boundary` (masks.py): bool [units], all equal."""
     if reset_mask is None:
         return units >= 0
     else:
@@ -69,7 +69,7 @@ def lane_sum(x, live):
 
 @triton.jit
 def gates_of(pointer, units, live, H: tl.constexpr, WIDE: tl.constexpr):
-    """Four rows of H numbers that follow each other."""
+    """Four consecutive rows of H elements, in the accumulation dtype."""
     i, f = tl.load(pointer + units, live, 0.0), tl.load(pointer + H + units, live, 0.0)
     g, o = tl.load(pointer + 2 * H + units, live, 0.0), tl.load(pointer + 3 * H + units, live, 0.0)
     return i.to(WIDE), f.to(WIDE), g.to(WIDE), o.to(WIDE)
@@ -89,8 +89,8 @@ def lstm_variant_kernel_product(
     WEIGHT: tl.constexpr, STRIDE: tl.constexpr, COLUMN: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """out (D, N, UNITS) = the rows of state (D, N, A_ROW), K numbers each, times a direction's
-    weights, WEIGHT elements (products.product): grid (row tiles, tiles of UNITS, D)."""
+    """out (D, N, UNITS) = state (D, N, A_ROW), with K elements a row, times a direction's weights,
+    WEIGHT elements with strides as in products.product: grid (row tiles, tiles of UNITS, D)."""
     row0, unit0 = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.program_id(1).to(tl.int64) * BLOCK_H
     rows, units = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_H)
     d = tl.program_id(2).to(tl.int64)

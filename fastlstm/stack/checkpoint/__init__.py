@@ -1,1 +1,1 @@
-"""Layers that keep states every so many steps instead of a tape of all."""
+"""Layers that save their states every few steps instead of a tape of all steps."""

@@ -1,21 +1,23 @@
-"""The arguments and results of the ops of layers with checkpoints (ops.py), and the layers in
-them.
+"""The arguments and results of the ops of layers with checkpoints (ops.py).
 
-Of L layers and D directions: weights and norms, those of a layer and direction together, without
-what is not there (`weights.flat`); biases, a mask of bits, 1 with bias_ih and 2 with bias_hh;
-norms and h_mask (L*D, N, P) as the variants' (stack/variant.py), empty and None for plain layers;
-seed (1,) or None; layer: the number of the first among the stack's; every: the steps from one kept
-state to the next.
+For L layers and D directions: weights and norms are flat lists, layer by layer and direction by
+direction, without those that are None (`weights.flat`); biases is a bit mask, 1 for bias_ih and 2
+for bias_hh; norms and h_mask (L*D, N, P) are the variants' (stack/variant.py), empty and None for
+plain layers; seed (1,) or None; layer is the first layer's index in its stack; every is the number
+of steps between saved states. family is the ops' prefix (ops/recurrence.py): exported programs have
+the argument under that name.
 """
 
 from typing import NamedTuple
 
 from torch import Tensor
 
+from ...fields import joined
+from ...reference.backward import ResultGrads
 from ...weights import LayerNormWeights, LSTMWeights, nested
 
 
-class CheckpointedForward(NamedTuple):
+class _Layers(NamedTuple):
     x: Tensor
     h0: Tensor
     c0: Tensor
@@ -33,12 +35,16 @@ class CheckpointedForward(NamedTuple):
     zoneout_c: float
     layer: int
     wide_products: bool
+
+
+@joined(_Layers)
+class CheckpointedForward:
     save_cells: bool
     every: int
 
 
 class CheckpointedResults(NamedTuple):
-    """kept_h, kept_c: (chunks, L*D, N, ...), the states that enter each chunk of steps."""
+    """kept_h, kept_c: (chunks, L*D, N, P or H), the states that enter each chunk of steps."""
 
     output: Tensor
     h_n: Tensor
@@ -48,52 +54,16 @@ class CheckpointedResults(NamedTuple):
     kept_c: Tensor
 
 
-class CheckpointedTape(NamedTuple):
-    x: Tensor
-    h0: Tensor
-    c0: Tensor
-    weights: list[Tensor]
-    norms: list[Tensor]
-    h_mask: Tensor | None
-    seed: Tensor | None
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    family: str
-    directions: int
-    biases: int
-    projected: bool
-    zoneout_h: float
-    zoneout_c: float
-    layer: int
-    wide_products: bool
+@joined(_Layers)
+class CheckpointedTape:
     save_cells: bool
     kept_h: Tensor
     kept_c: Tensor
     every: int
 
 
-class CheckpointedBackward(NamedTuple):
-    doutput: Tensor | None
-    dh_n: Tensor | None
-    dc_n: Tensor | None
-    dcells: Tensor | None
-    x: Tensor
-    h0: Tensor
-    c0: Tensor
-    weights: list[Tensor]
-    norms: list[Tensor]
-    h_mask: Tensor | None
-    seed: Tensor | None
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    family: str
-    directions: int
-    biases: int
-    projected: bool
-    zoneout_h: float
-    zoneout_c: float
-    layer: int
-    wide_products: bool
+@joined(ResultGrads, _Layers)
+class CheckpointedBackward:
     kept_h: Tensor
     kept_c: Tensor
     every: int
@@ -104,7 +74,7 @@ class CheckpointedBackward(NamedTuple):
 
 
 class CheckpointedGrads(NamedTuple):
-    """Without elements where not wanted."""
+    """Gradients that are not wanted have no elements."""
 
     dx: Tensor
     dh0: Tensor
@@ -117,7 +87,7 @@ class CheckpointedGrads(NamedTuple):
 
 
 def biases_of(weights: LSTMWeights) -> int:
-    """The ops' argument `biases` of layers that have the weights that `weights` has."""
+    """The argument `biases`, from the weights of any layer and direction."""
     return (weights.bias_ih is not None) + 2 * (weights.bias_hh is not None)
 
 
@@ -126,14 +96,14 @@ def is_variant(call) -> bool:
 
 
 def weights_of_layers(call, values=None) -> list[list[LSTMWeights]]:
-    """Of each layer and direction the weights, or what stands in the places of the flat list."""
+    """[layer][direction] -> the weights, or the corresponding entries of another flat list."""
     has_bias_ih, has_bias_hh = bool(call.biases & 1), bool(call.biases & 2)
     there = LSTMWeights(True, True, has_bias_ih, has_bias_hh, call.projected)
     return nested(call.weights if values is None else values, there, call.directions)
 
 
 def norms_of_layers(call, values=None) -> list[list[LayerNormWeights]]:
-    """The norms so; without normalisation all None."""
+    """As `weights_of_layers` for the norms; all None without normalisation."""
     layers = call.h0.shape[0]
     values = call.norms if values is None else values
     if not call.norms:

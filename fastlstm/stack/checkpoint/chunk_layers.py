@@ -1,9 +1,9 @@
-"""The layers that run through a chunk (chunks.py), one direction of each: by the ops of whole
-layers (ops/layer.py), or by the variants' recurrence (ops/variant.py) with what is around it.
+"""Layers on one chunk of steps (chunks.py), one direction of each: by the ops of whole layers
+(ops/layer.py), or by the variants' recurrence (ops/variant.py) with the products around it.
 
-Both give the same: `forward` a layer's results (of D = 1) and a tape, of which only `backward`
-knows what it has; `backward` the gradients of x, of the states (1, N, ...), and of the weights and
-norms, None for what is not wanted.
+Both classes have the same methods: `forward` returns a layer's results (with D = 1) and a tape for
+`backward`, which returns the gradients of x, of the states (1, N, ...), and of the weights and
+norms, None where not wanted.
 """
 
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class Gradients(NamedTuple):
 
 
 class PlainLayers:
-    """call: a call of the ops of layers with checkpoints. weights: of each layer."""
+    """call: `CheckpointedForward` or `CheckpointedBackward`. weights: of each layer."""
 
     def __init__(self, call, weights: list[LSTMWeights]) -> None:
         self.call, self.weights = call, weights
@@ -54,8 +54,8 @@ class PlainLayers:
         return results, results
 
     def backward(self, k: int, grads, x, h, c, tape: Results, chunk: Chunk, need_dx: bool, needs):
-        """grads: of output, h_n, c_n and cells. needs: (`LSTMWeights`, `LayerNormWeights`) of
-        whether their gradients are wanted."""
+        """grads: of output, h_n, c_n and cells. needs: (`LSTMWeights`, `LayerNormWeights`) with a
+        bool for each gradient."""
         w, (wanted, _) = self.weights[k], needs
         found = layer_ops.LayerGrads(
             *self.run_backward(
@@ -79,7 +79,7 @@ class PlainLayers:
 
 
 class _Normalised(NamedTuple):
-    """What the normalisation of the input product leaves for its backward."""
+    """The tape of the input product's normalisation."""
 
     product: Tensor
     mean: Tensor
@@ -108,13 +108,13 @@ class VariantLayers:
             self.parameters.append([None if p is None else p[None] for p in of_recurrence])
 
     def _place(self, k: int, chunk: Chunk):
-        """Of the chunk's masks: seed, zoneout_h, zoneout_c, stream and first step."""
+        """The arguments of zoneout's masks: seed, zoneout_h, zoneout_c, stream, first_step."""
         call = self.call
         stream = 2 * (call.layer + k) + self.direction
         return call.seed, call.zoneout_h, call.zoneout_c, stream, chunk.steps.start
 
     def _existing(self, k: int, x, chunk: Chunk):
-        """x, or zeros where it does not exist; the layers over the first get outputs, 0 there."""
+        """x with zeros at steps that do not exist, where the outputs of lower layers have them."""
         return reference.existing(x, chunk.lengths) if self.call.layer + k == 0 else x
 
     def forward(self, k: int, x, h, c, chunk: Chunk, save_tape: bool, save_cells: bool):
@@ -134,7 +134,7 @@ class VariantLayers:
         return results, (results, normed, call.wide_gates)
 
     def backward(self, k: int, grads, x, h, c, tape, chunk: Chunk, need_dx: bool, needs):
-        """As of `PlainLayers`."""
+        """As `PlainLayers.backward`."""
         wanted, of_norms = needs
         weight, bias, gain = self.inputs[k]
         results, normed, wide_gates = tape
@@ -166,7 +166,7 @@ class VariantLayers:
         if wanted.weight_ih:
             dweight_ih = product_of_steps(dgates, self._existing(k, x, chunk))
 
-        def made(grad):  # without elements where nothing is wanted
+        def made(grad):  # a gradient that is not wanted has no elements
             return grad[0] if grad.numel() else None
 
         return Gradients(

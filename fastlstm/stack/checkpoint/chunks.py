@@ -1,8 +1,8 @@
-"""A sequence cut in chunks of K steps, as one direction goes through it.
+"""A sequence in chunks of K steps, in the order of one direction.
 
-The plain ops get chunks that run forward: those of a reverse direction are reversed in time, each
-row by itself where it ends within the chunk. The variants' ops take the reverse direction by
-itself, since zoneout's masks depend on step and direction: its chunks stay as they are.
+The plain ops run a single direction forward only, so the chunks of a reverse direction are reversed
+in time, each row over the steps it has in the chunk. The variants' ops run a reverse direction
+alone, since zoneout's masks depend on step and direction, and get its chunks unchanged.
 """
 
 from typing import NamedTuple
@@ -14,13 +14,12 @@ from ...reference import lstm as reference
 
 
 class Chunk(NamedTuple):
-    """Some steps of a sequence, in the order in which the ops take them.
+    """Consecutive steps of a sequence, in the order in which the ops process them.
 
-    reversed: whether the last step comes first. order: (steps, N), which step is at each place,
-    where rows end at different ones; its own inverse. lengths and reset_mask: of the steps in
-    this order.
-    entering: (N,) bool, where a reset cuts what enters the chunk and reset_mask does not say so, or
-    None.
+    reversed: whether that is from the last step to the first. order: (steps, N), the step at each
+    place, if rows have different lengths; it is its own inverse. lengths, reset_mask: in that
+    order. entering: (N,) bool, the rows whose states are reset before they enter the chunk, where
+    reset_mask does not contain that boundary; or None.
     """
 
     steps: slice
@@ -31,7 +30,7 @@ class Chunk(NamedTuple):
     entering: Tensor | None
 
     def ordered(self, part: Tensor | None) -> Tensor | None:
-        """The chunk's steps (steps, N, ...) from time's order to the ops', or back."""
+        """The chunk's steps (steps, N, ...) from order of time to that of the ops, or back."""
         if part is None or not self.reversed:
             return part
         if self.order is None:
@@ -40,11 +39,11 @@ class Chunk(NamedTuple):
         return part.gather(0, index)
 
     def of(self, sequence: Tensor | None) -> Tensor | None:
-        """The chunk's part of a sequence, in the ops' order."""
+        """The chunk's part of a sequence, in the order of the ops."""
         return None if sequence is None else self.ordered(sequence[self.steps])
 
     def cut(self, *states: Tensor) -> None:
-        """Zeros in states (..., N, X), or in their gradients, where a reset cuts what enters."""
+        """Zeroes the rows of states (..., N, X), or of their gradients, that are reset."""
         if self.entering is not None:
             for state in states:
                 state.masked_fill_(self.entering[:, None], 0)
@@ -54,9 +53,9 @@ class Chunk(NamedTuple):
         return self.lengths, self.reset_mask
 
 
-class Way:
-    """One direction's way through a sequence of T steps, in chunks of `every` steps, in its own
-    order; reversing: whether a reverse direction's chunks are reversed in time."""
+class Chunks:
+    """The chunks of `every` steps of T, in the order of one direction. reversing: whether those of
+    a reverse direction are reversed in time."""
 
     def __init__(self, T: int, every: int, reverse: bool, lengths, reset_mask, reversing: bool):
         self.T, self.every = T, every

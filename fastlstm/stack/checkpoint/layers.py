@@ -1,10 +1,10 @@
-"""Layers whose backward keeps no tape: states are kept every K steps, and the backward runs the
-forward of K steps again, with a tape, before it goes back through them.
+"""Layers without a tape of all steps: the forward saves the states every K steps, and the backward
+runs the forward of K steps again, with a tape, before it goes back through them.
 
-What is kept of L layers of one direction is x, which is the caller's, and (h, c) of each layer at
-every K-th step; of two directions it is the same, a layer at a time. Between chunks c and the
-gradients of both states are in the accumulation dtype, so the numbers are those of a call for all
-steps.
+L layers of one direction are one op, which saves x (the caller's own) and each layer's (h, c) at
+every K-th step; of two directions each layer is one. Between chunks c and the gradients of both
+states are in the accumulation dtype, so that nothing is rounded that a call without chunks would
+not round.
 """
 
 import torch
@@ -17,8 +17,8 @@ from .. import variant as variant_layers
 from . import ops  # noqa: F401  (registers its ops)
 from .calls import CheckpointedForward, CheckpointedResults, biases_of
 
-DEFAULT = 64  # steps from one kept state to the next
-ROWS = 256  # of all steps of a chunk: with fewer, the cost of reading the weights shows
+DEFAULT = 64  # steps between saved states
+ROWS = 256  # steps * N that a chunk should have: with fewer, reading the weights takes long
 
 
 def check_every(every: int | bool | None) -> int | bool | None:
@@ -38,8 +38,8 @@ def check_every(every: int | bool | None) -> int | bool | None:
 
 
 def steps_of(every: int | bool | None, N: int) -> int | None:
-    """The steps from one kept state to the next, of N rows: where that is left to us, `DEFAULT`, or
-    so many times it that the steps have `ROWS` rows."""
+    """The number of steps between saved states, for N rows: if `every` is True `DEFAULT`, or with
+    few rows a multiple of it for which a chunk has about `ROWS` rows."""
     if every is not True:
         return every
     if torch.compiler.is_compiling():  # one graph for any N
@@ -48,8 +48,8 @@ def steps_of(every: int | bool | None, N: int) -> int | None:
 
 
 def serves(every: int | None, x: Tensor, h0: Tensor, c0: Tensor, layers, variant) -> bool:
-    """Whether `every` is asked for, and there is a longer tape to do without. Transforms of
-    torch.func and forward-mode derivatives have tapes of their own."""
+    """Whether checkpoints are asked for and would replace a longer tape. Not under torch.func's
+    transforms and forward-mode AD, which keep tapes of their own."""
     if every is None or x.shape[0] <= every or not torch.is_grad_enabled() or transforms.active():
         return False
     norms = [] if variant is None or variant.norms is None else variant.norms
@@ -58,7 +58,7 @@ def serves(every: int | None, x: Tensor, h0: Tensor, c0: Tensor, layers, variant
 
 
 def run_layers(
-    family: str,
+    prefix: str,
     x: Tensor,
     h0: Tensor,
     c0: Tensor,
@@ -72,11 +72,11 @@ def run_layers(
     between_layers,
     wide_products: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """As `run.run_layers`, with states kept every `every` steps in the place of tapes.
-    variant: one that changes the recurrence, or None.
+    """As `run.run_layers`, with states saved every `every` steps instead of tapes. variant: one
+    that changes the recurrence, or None.
 
-    Layers of one direction without dropout run together, chunk by chunk, and nothing is kept
-    between them; others keep their outputs.
+    Layers of one direction without dropout between them are one op, chunk by chunk, which saves
+    nothing between layers; otherwise each layer's output is saved.
     """
     D = len(layers[0])
     first, variant = layers[0][0], variant or Variant()
@@ -86,11 +86,11 @@ def run_layers(
         last = k + together == len(layers)
         part, here = slice(k * D, (k + together) * D), slice(k, k + together)
         h, c = h0[part], c0[part]
-        # In the order in which the layers draw them without checkpoints.
+        # In the same order as without checkpoints, so that the masks are the same.
         masks = [variant_layers.draw_h_mask(variant, s) for s in h.split(D)]
         call = CheckpointedForward(
             x, h, c, flat(layers[here]), flat((variant.norms or [])[here]),
-            None if masks[0] is None else torch.cat(masks), seed, lengths, reset_mask, family, D,
+            None if masks[0] is None else torch.cat(masks), seed, lengths, reset_mask, prefix, D,
             biases_of(first), first.weight_hr is not None, *variant.zoneout, k, wide_products,
             return_cells and last, every,
         )  # fmt: skip

@@ -1,12 +1,12 @@
-"""The custom ops of layers with checkpoints; calls.py has their arguments, passes.py what they
-compute."""
+"""The custom ops of layers with checkpoints; calls.py describes their arguments, passes.py computes
+them."""
 
 import torch
-from torch import Tensor
 
 from ...ops.define import define_op
 from ...ops.layer import LayerForward
 from ...ops.library import op
+from ...ops.lists import where_needed
 from ...ops.recurrence import Results
 from ...precision import accumulation_dtype
 from ...weights import LSTMWeights
@@ -21,13 +21,6 @@ from .calls import (
 )
 
 
-def kept_states(call: CheckpointedForward) -> tuple[Tensor, Tensor]:
-    """kept_h and kept_c, uninitialised."""
-    chunks, wide = -(-call.x.shape[0] // call.every), accumulation_dtype(call.x.dtype)
-    h0, c0 = call.h0, call.c0
-    return h0.new_empty((chunks, *h0.shape)), c0.new_empty((chunks, *c0.shape), dtype=wide)
-
-
 def _forward_fake(call: CheckpointedForward) -> CheckpointedResults:
     x, h0, c0, D = call.x, call.h0, call.c0, call.directions
     (T, N, _), wide = x.shape, accumulation_dtype(x.dtype)
@@ -36,7 +29,7 @@ def _forward_fake(call: CheckpointedForward) -> CheckpointedResults:
         h0.new_empty(h0.shape),
         c0.new_empty(c0.shape),
         x.new_empty((T, N, D, c0.shape[2]) if call.save_cells else (0,), dtype=wide),
-        *kept_states(call),
+        *passes.kept_states(call),
     )
 
 
@@ -73,22 +66,18 @@ def _gradients(
         **given,
     )  # fmt: skip
     found = CheckpointedGrads(*op("checkpointed_backward")(*call))
-
-    def wanted(of_kind, need):
-        return [g if n else None for g, n in zip(of_kind, need, strict=True)]
-
     return nothing._replace(
         x=found.dx if needs.x else None,
         h0=found.dh0,
         c0=found.dc0,
-        weights=wanted(found.dweights, need_dweights),
-        norms=wanted(found.dnorms, need_dnorms),
+        weights=where_needed(found.dweights, need_dweights),
+        norms=where_needed(found.dnorms, need_dnorms),
     )
 
 
 def _again(tape: CheckpointedTape, grads) -> dict:
-    """The gradients by autograd through the forward with the tape of all steps kept, so that they
-    can be differentiated again."""
+    """The gradients by autograd through the forward with a tape of all steps, so that they can be
+    differentiated again."""
 
     def view(t):
         return t.view_as(t) if t.requires_grad else t
@@ -119,7 +108,7 @@ def _again(tape: CheckpointedTape, grads) -> dict:
 
 
 def plain(call: CheckpointedForward | CheckpointedTape):
-    """output, h_n, c_n and cells of the same forward with the tape of all steps kept."""
+    """output, h_n, c_n and cells of the same forward, by ops that keep a tape of all steps."""
     x, D, states = call.x, call.directions, []
     nothing = LSTMWeights(None, None)
     layers = zip(calls.weights_of_layers(call), calls.norms_of_layers(call), strict=True)

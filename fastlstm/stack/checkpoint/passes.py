@@ -1,11 +1,10 @@
-"""What the ops of checkpointed layers (ops.py) compute: the forward through a sequence in chunks of
-steps (chunks.py), keeping the states that enter each, and the backward, which runs the forward of a
-chunk again, with a tape, before it goes back through it.
+"""The passes of layers with checkpoints (ops.py): the forward goes through the sequence in chunks
+of steps (chunks.py) and saves the states that enter each; the backward runs the forward of a chunk
+again, with a tape, before it goes back through it.
 
-The chunks are calls of one direction's layers (chunk_layers.py). A training step holds the tape of
-one chunk at a time, and its gradients are sums over chunks. Nothing but these outlives its chunk:
-what is freed in one is what the next takes, where small tensors kept in between would leave the
-allocator holes.
+Each chunk is a call of one direction's layers (chunk_layers.py). Gradients are sums over chunks.
+The tape of a chunk, and every other tensor that it allocates, is freed before the next chunk: it
+then takes the same memory, where a small tensor that lived on would fragment it.
 """
 
 import contextlib
@@ -25,34 +24,34 @@ from .calls import (
     CheckpointedResults,
 )
 from .chunk_layers import PlainLayers, VariantLayers
-from .chunks import Chunk, Way
+from .chunks import Chunk, Chunks
 
 
 @contextlib.contextmanager
 def _alone(device: str):
-    """Ops run as they are called: not cast again by autocast, and without their autograd, whose
-    look at every argument takes as long as a short chunk."""
+    """Runs ops without autocast, and below autograd, whose handling of every argument takes as long
+    as a short chunk."""
     with torch.autocast(device, enabled=False), torch._C._AutoDispatchBelowAutograd():
         yield
 
 
 class Part(NamedTuple):
-    """Layers that go through a sequence together, one direction of each: of one direction all
-    layers, of two there is one layer."""
+    """Layers that go through a sequence together, one direction of each: all layers of a stack of
+    one direction, or one direction of a single layer."""
 
     direction: int
-    rows: slice  # of the layers, among those of the states
+    rows: slice  # of these layers in the states (L*D, ...)
     layers: PlainLayers | VariantLayers
-    way: Way
+    chunks: Chunks
 
 
 def _flat_rows(layers) -> list:
-    """What `layers`, a sequence of directions each, has for each row of the states."""
+    """[layer][direction] flattened: one entry for each row of the states (L*D, ...)."""
     return [direction for layer in layers for direction in layer]
 
 
 def _parts(call) -> list[Part]:
-    """call: a forward's or a backward's."""
+    """call: `CheckpointedForward` or `CheckpointedBackward`."""
     weights, norms = (
         _flat_rows(of_layers(call))
         for of_layers in (calls.weights_of_layers, calls.norms_of_layers)
@@ -69,23 +68,29 @@ def _parts(call) -> list[Part]:
         else:
             layers = PlainLayers(call, weights[rows])
         masks = lengths, call.reset_mask
-        way = Way(call.x.shape[0], call.every, d == 1, *masks, reversing=not is_variant)
-        parts.append(Part(d, rows, layers, way))
+        chunks = Chunks(call.x.shape[0], call.every, d == 1, *masks, reversing=not is_variant)
+        parts.append(Part(d, rows, layers, chunks))
     return parts
+
+
+def kept_states(call: CheckpointedForward) -> tuple[Tensor, Tensor]:
+    """kept_h and kept_c, uninitialised."""
+    chunks, wide = -(-call.x.shape[0] // call.every), accumulation_dtype(call.x.dtype)
+    h0, c0 = call.h0, call.c0
+    return h0.new_empty((chunks, *h0.shape)), c0.new_empty((chunks, *c0.shape), dtype=wide)
 
 
 def forward(call: CheckpointedForward) -> CheckpointedResults:
     x, h0, c0, wide = call.x, call.h0, call.c0, accumulation_dtype(call.x.dtype)
     (T, N, _), D, H, P = x.shape, call.directions, c0.shape[2], h0.shape[2]
-    # From chunk to chunk c is in the accumulation dtype.
+    # Between chunks c is in the accumulation dtype.
     output, h_n, c_n = x.new_empty(T, N, D * P), h0.clone(), c0.to(wide, copy=True)
     cells = x.new_empty((T, N, D, H) if call.save_cells else (0,), dtype=wide)
-    chunks = -(-T // call.every)
-    kept_h, kept_c = h0.new_empty(chunks, *h0.shape), c_n.new_empty(chunks, *c0.shape)
+    kept_h, kept_c = kept_states(call)
     with _alone(x.device.type):
-        for d, rows, layers, way in _parts(call):
-            for begin in way.starts:
-                chunk, at = way.chunk(begin), begin // call.every
+        for d, rows, layers, chunks in _parts(call):
+            for begin in chunks.starts:
+                chunk, at = chunks.chunk(begin), begin // call.every
                 chunk.cut(h_n[rows], c_n[rows])
                 kept_h[at, rows], kept_c[at, rows] = h_n[rows], c_n[rows]
                 y = chunk.of(x)
@@ -102,9 +107,9 @@ def forward(call: CheckpointedForward) -> CheckpointedResults:
 
 
 class Back(NamedTuple):
-    """The way back through chunks: the layers at `rows` of the states, from the last down to
-    `lowest`. sums: for each layer where the gradients of its weights and norms go, None for those
-    that have none."""
+    """The backward through chunks of the layers at `rows` of the states, from the last down to
+    `lowest`. sums: for each layer the sums of its weights' and norms' gradients, None where not
+    wanted."""
 
     layers: PlainLayers | VariantLayers
     rows: Sequence[int]
@@ -113,8 +118,8 @@ class Back(NamedTuple):
     sums: list[tuple[LSTMWeights, LayerNormWeights]]
 
     def through(self, chunk: Chunk, x, kept_h, kept_c, dy, dcells, dh, dc) -> Tensor | None:
-        """The gradient of x. dh, dc in place: gradients of the states that leave the chunk in, of
-        those that enter it out."""
+        """The gradient of x. dh, dc: on entry gradients of the states that leave the chunk, on
+        return, in place, those of the states that enter it."""
         inputs, tapes = [x], []
         for k, r in enumerate(self.rows):
             states = kept_h[r : r + 1], kept_c[r : r + 1]
@@ -150,7 +155,7 @@ def backward(call: CheckpointedBackward) -> CheckpointedGrads:
     x, h0, c0, P = call.x, call.h0, call.c0, call.h0.shape[2]
     wide = accumulation_dtype(x.dtype)
     dx = x.new_empty(x.shape if call.need_dx else (0,))
-    # From chunk to chunk the gradients of both states are in the accumulation dtype.
+    # Between chunks the gradients of both states are in the accumulation dtype.
     dh0, dc0 = (
         torch.zeros_like(s, dtype=wide)
         if g is None
@@ -176,17 +181,17 @@ def backward(call: CheckpointedBackward) -> CheckpointedGrads:
         )
     )
     with _alone(x.device.type):
-        for d, part_rows, layers, way in _parts(call):
+        for d, part_rows, layers, chunks in _parts(call):
             part = sums[part_rows]
             wanted = [any(s is not None for kind in kinds for s in kind) for kinds in part]
             if not (call.need_dx or call.need_dstates or any(wanted)):
                 continue
-            # The layers below the first of which anything is asked are only run forward.
+            # Layers below the first with a wanted gradient only run forward.
             lowest = 0 if call.need_dx or call.need_dstates else wanted.index(True)
             rows = range(part_rows.start, part_rows.stop)
             back = Back(layers, rows, lowest, call.need_dx, part)
-            for begin in reversed(way.starts):
-                chunk, at = way.chunk(begin), begin // call.every
+            for begin in reversed(chunks.starts):
+                chunk, at = chunks.chunk(begin), begin // call.every
                 dy = of_cells = None
                 if call.doutput is not None:
                     dy = chunk.ordered(call.doutput[chunk.steps, :, d * P : (d + 1) * P])

@@ -1,1 +1,1 @@
-"""All layers of one direction as one op on a GPU, where they run beside each other."""
+"""All layers of one direction as one op on a GPU, where they run concurrently."""

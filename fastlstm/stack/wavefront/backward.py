@@ -1,6 +1,4 @@
-"""The way back through a stack: what the op `stack_backward` computes. Sizes, chunks and lanes as
-in forward.py.
-"""
+"""The backward of a stack, `fastlstm::stack_backward`. Sizes, chunks and lanes as in forward.py."""
 
 import torch
 
@@ -14,14 +12,14 @@ from .forward import Masks, sweep
 
 
 class _BackwardLayer:
-    """A layer on its way back; its chunks are in time's order, so `chunk(0)` is the last one."""
+    """The backward of a layer: `chunk(k)` goes back through the k-th chunk from the end."""
 
     def __init__(
         self, run, call: StackBackward, masks: Masks, k: int, weights: LSTMWeights, above,
         results: StackGrads,
     ) -> None:  # fmt: skip
-        """run: the recurrence's backward. above: the layer above, None for the last. results: where
-        the gradients go."""
+        """run: the recurrence's backward. above: the layer above, None for the last. results: the
+        gradients to write."""
         self.run, self.call, self.masks, self.k, self.results = run, call, masks, k, results
         self.weights = weights
         self.whole = len(masks.spans) == 1
@@ -100,11 +98,7 @@ class _BackwardLayer:
 
 
 def backward(run, call: StackBackward, chunk: int) -> StackGrads:
-    """What the op gives.
-
-    Args:
-        run: the backward op of the family's recurrence. chunk: as for `forward`.
-    """
+    """All layers' backward. run: the recurrence's backward op. chunk: as for `forward`."""
     results = empty_gradients(call)
     if call.lowest:
         results.dh0.zero_()
@@ -119,7 +113,7 @@ def backward(run, call: StackBackward, chunk: int) -> StackGrads:
 
 
 def empty_gradients(call: StackBackward) -> StackGrads:
-    """Tensors of the backward's shapes, uninitialised; also its fake kernel."""
+    """Uninitialised tensors of the backward's shapes; also its fake kernel."""
     x, h0, c0 = call.x, call.h0, call.c0
 
     def of_weights(like):
@@ -141,12 +135,12 @@ def empty_gradients(call: StackBackward) -> StackGrads:
 
 
 def plain_backward(layer_backward, call: StackBackward, of_tape=None) -> StackGrads:
-    """As `backward`, layer by layer, by what autograd and vmap take.
+    """As `backward`, layer by layer, by calls that autograd and vmap support.
 
     Args:
-        layer_backward: (a `LayerBackward`, the gradient of its gates or None) -> `LayerGrads`.
-        of_tape: gradients of the tape's lists hidden, lower_cells and gates, entries None where
-        zero; None where all are.
+        layer_backward: (`LayerBackward`, the gradient of its gates or None) -> `LayerGrads`.
+        of_tape: gradients of the tape's lists hidden, lower_cells and gates, with None for zero;
+        None if all are zero.
     """
     weights = call.layers()
     L, doutput = len(weights), call.doutput

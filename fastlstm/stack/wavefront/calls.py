@@ -1,10 +1,11 @@
 """The arguments and results of the ops of a stack of layers of one direction (ops.py).
 
 T steps, N rows, I inputs, L layers, H units, P outputs: x (T, N, I), h0 (L, N, P), c0 (L, N, H);
-of each layer weight_ih (4H, I or P) and weight_hh (4H, P), and in lists that may be empty bias_ih
-and bias_hh (4H,), weight_hr (P, H); lengths (N,) int64; reset_mask (T, N) bool; dropout_masks, for
-each layer but the last or none, (T, N, P) bool, True where a number is kept; dropout, the share
-that is dropped.
+lists with one entry a layer: weights_ih (4H, I or P) and weights_hh (4H, P), and, or empty,
+biases_ih and biases_hh (4H,), weights_hr (P, H); lengths (N,) int64; reset_mask (T, N) bool;
+dropout_masks, for each layer but the last, or empty: (T, N, P) bool, True where an element is kept;
+dropout, the probability that an element is dropped. family is the ops' prefix (ops/recurrence.py):
+exported programs have the argument under that name.
 """
 
 from typing import NamedTuple
@@ -12,17 +13,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...fields import joined
+from ...reference.backward import ResultGrads
 from ...weights import LSTMWeights, by_layer
 
 
 def dropout_mask(call, k: int) -> Tensor | None:
-    """Of what layer k takes in."""
+    """The mask of layer k's input, or None."""
     return call.dropout_masks[k - 1] if k and call.dropout_masks else None
 
 
 def apply_dropout(y: Tensor, mask: Tensor | None, share: float) -> Tensor:
-    """y after dropout of a share; also the gradient of that. Bit by bit what torch's own dropout
-    gives: on a GPU that scales in float32, on the CPU it multiplies with numbers of y's dtype."""
+    """Dropout of y; also the gradient of dropout. Bit for bit torch's own dropout, which on a GPU
+    scales in float32 and on the CPU multiplies by numbers of y's dtype. share: the probability."""
     if mask is None:
         return y
     kept = 1 - share or 1.0
@@ -55,8 +58,8 @@ class StackForward(NamedTuple):
 
 
 class StackResults(NamedTuple):
-    """output (T, N, P) and cells (T, N, 1, H) of the last layer; of each layer below it hidden, its
-    output before dropout, and its cells; of each layer gates (T, N, 1, 4H)."""
+    """output (T, N, P) and cells (T, N, 1, H) of the last layer; hidden, the outputs before
+    dropout, and lower_cells of the layers below it; gates (T, N, 1, 4H) of all layers."""
 
     output: Tensor
     h_n: Tensor
@@ -67,10 +70,9 @@ class StackResults(NamedTuple):
     gates: list[Tensor]
 
 
-class StackTape(NamedTuple):
+class _Kept(NamedTuple):
     """What the backward needs of the forward's arguments and results."""
 
-    family: str
     x: Tensor
     h0: Tensor
     c0: Tensor
@@ -88,31 +90,16 @@ class StackTape(NamedTuple):
     dropout: float
 
 
-class StackBackward(NamedTuple):
-    """Gradients of the forward's first four results, None where zero; `StackTape`; and what is
-    wanted: lowest, the first layer that has a gradient to give, below which nothing is computed;
-    and whether x's, and each layer's weights'."""
+@joined({"family": str}, _Kept)
+class StackTape:
+    """The forward op's tape (`define_op`)."""
 
-    family: str
-    doutput: Tensor | None
-    dh_n: Tensor | None
-    dc_n: Tensor | None
-    dcells: Tensor | None
-    x: Tensor
-    h0: Tensor
-    c0: Tensor
-    weights_ih: list[Tensor]
-    weights_hh: list[Tensor]
-    weights_hr: list[Tensor]
-    output: Tensor
-    cells: Tensor
-    hidden: list[Tensor]
-    lower_cells: list[Tensor]
-    gates: list[Tensor]
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    dropout_masks: list[Tensor]
-    dropout: float
+
+@joined({"family": str}, ResultGrads, _Kept)
+class StackBackward:
+    """lowest: the first layer with a wanted gradient, below which nothing is computed. need_dx,
+    need_dweights: whether the gradients of x, and of each layer's weights, are wanted."""
+
     lowest: int
     need_dx: bool
     need_dweights: list[bool]
@@ -121,7 +108,7 @@ class StackBackward(NamedTuple):
         return by_layer(self.weights_ih, self.weights_hh, [], [], self.weights_hr)
 
     def input_of(self, k: int) -> Tensor:
-        """What layer k takes in, before dropout."""
+        """The input of layer k before dropout."""
         return self.hidden[k - 1] if k else self.x
 
     def output_of(self, k: int) -> Tensor:
@@ -135,7 +122,7 @@ class StackBackward(NamedTuple):
 
 
 class StackGrads(NamedTuple):
-    """Without elements where not wanted; dbiases: that of each of a layer's biases."""
+    """Gradients that are not wanted have no elements. dbiases: of bias_ih, and of bias_hh."""
 
     dx: Tensor
     dh0: Tensor

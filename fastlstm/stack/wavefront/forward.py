@@ -1,10 +1,10 @@
-"""What the ops of a stack (ops.py) compute: all steps of L layers of one direction, as a
-wavefront where that gains (plan.py), on lanes (lanes.py).
+"""The forward of a stack, `fastlstm::stack_forward`: all steps of L layers of one direction, as a
+wavefront where that is faster (plan.py), on lanes (lanes.py).
 
-What a layer does with a chunk of steps is what ops/layer.py does with all of them. From chunk to
-chunk a layer carries h, and c and the gradients of both in the accumulation dtype, so that the
-numbers are those of an uncut sequence; only a matrix product of other sizes may sum in another
-order. Weight gradients are one large product a layer, after its last chunk.
+A layer computes a chunk of steps as ops/layer.py computes all of them. Between chunks it carries h,
+and c and the gradients of both in the accumulation dtype, so the numbers are those of an undivided
+sequence, except that a matrix product of another size may sum in another order. The gradients of
+weights are one large product for each layer, after its last chunk.
 
 Sizes: T steps, N rows, I inputs, L layers, H units, P outputs.
 """
@@ -21,11 +21,11 @@ from ...weights import LSTMWeights
 from . import lanes
 from .calls import StackForward, StackResults, apply_dropout, dropout_mask
 
-MOST_LANES = 8  # as many queues has a GPU by default
+MOST_LANES = 8  # the default number of a GPU's hardware queues (CUDA_DEVICE_MAX_CONNECTIONS)
 
 
 class Masks:
-    """lengths (N,) and reset_mask (T, N), each or None, as each chunk of steps sees them."""
+    """lengths (N,) or None and reset_mask (T, N) or None, for each chunk of steps."""
 
     def __init__(self, T: int, chunk: int, lengths: Tensor | None, reset_mask: Tensor | None):
         self.spans = [(t, min(t + chunk, T)) for t in range(0, T, max(chunk, 1))] or [(0, 0)]
@@ -45,8 +45,9 @@ class Masks:
 
 
 def sweep(device: torch.device, layers: list, chunks: int) -> None:
-    """Call `layer.chunk(k)` for all layers and all k in order, each after the same k of the layer
-    before it in the list; on lanes if there is more than one chunk."""
+    """Calls `layer.chunk(k)` for all layers and k: each layer's chunks in order, and each chunk
+    after the same chunk of the layer before it in the list; on lanes if there is more than one
+    chunk."""
     count = 1 if chunks == 1 else min(len(layers), MOST_LANES)
     with lanes.open_lanes(device, count) as queues:
         done = {}
@@ -61,14 +62,14 @@ def sweep(device: torch.device, layers: list, chunks: int) -> None:
 
 
 class _ForwardLayer:
-    """A layer on its way forward. What `chunk` makes is the lane's own, but for what it writes into
-    the arrays of the whole sequence."""
+    """The forward of a layer. Tensors that `chunk` allocates are used on its lane only; what it
+    writes to arrays of the whole sequence is for other lanes too."""
 
     def __init__(
         self, run, call: StackForward, masks: Masks, k: int, weights: LSTMWeights, below, h_n, c_n
     ) -> None:
         """run: the recurrence's forward. below: the layer below, None for the first. h_n (N, P),
-        c_n (N, H): where the last states go."""
+        c_n (N, H): the last states, to write."""
         self.run, self.call, self.masks = run, call, masks
         self.k, self.weights, self.below = k, weights, below
         self.h_n, self.c_n = h_n, c_n
@@ -92,7 +93,7 @@ class _ForwardLayer:
         if not self.whole:
             x = x[start:end]
         elif self.below is not None and not self.save_tape:
-            self.below.output = None  # nobody else wants it
+            self.below.output = None  # not needed any more: free it early
         mask = dropout_mask(self.call, self.k)
         x = apply_dropout(x, None if mask is None else mask[start:end], self.call.dropout)
         results = recurrence.Results(
@@ -126,12 +127,8 @@ class _ForwardLayer:
 
 
 def forward(run, call: StackForward, chunk: int) -> StackResults:
-    """What the op gives.
-
-    Args:
-        run: the forward op of the family's recurrence. chunk: steps of a chunk, T for layers one
-        after the other.
-    """
+    """All layers' forward. run: the recurrence's forward op. chunk: the steps of a chunk; T runs
+    the layers one after the other."""
     h_n, c_n = torch.empty_like(call.h0), torch.empty_like(call.c0)
     masks = Masks(call.x.shape[0], chunk, call.lengths, call.reset_mask)
     layers = []

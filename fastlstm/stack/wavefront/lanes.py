@@ -1,18 +1,18 @@
-"""Lanes: queues of one device's work that may run beside each other, for the length of one call.
+"""Lanes: queues of work on one device that may run concurrently, for the duration of one call.
 
-On a GPU a lane is a stream; elsewhere there is one queue, and it is the caller's. What is
-submitted to a lane runs in order; between lanes there is no order but that of marks waited for::
+On a GPU a lane is a stream; on other devices all lanes are the caller's own queue. Work on one lane
+runs in order; work on different lanes is ordered only by waiting for marks::
 
-    with open_lanes(device, 2) as lanes:  # what was submitted before comes before all lanes
+    with open_lanes(device, 2) as lanes:  # all lanes run after what was submitted before
         lanes.run(0, work)
-        lanes.wait(1, lanes.mark(0))  # lane 1 goes on when lane 0 has come to here
+        lanes.wait(1, lanes.mark(0))  # lane 1 continues when lane 0 has reached this point
         lanes.run(1, more)
-    # what is submitted from here on comes after all lanes
+    # what is submitted from here on runs after all lanes
 
-Memory. Torch's allocator gives memory that is freed back to the stream it was allocated on. So what
-a lane allocates, that lane alone may use; what lanes share, or outlives them, is allocated before
-they open. The caller waits for all lanes in the end, also when there was an error, so what it then
-frees no lane still uses.
+Memory: torch's allocator returns freed memory to the stream that allocated it. So only the lane
+that allocates a tensor may use it; tensors that lanes share, or that outlive them, are allocated
+before the lanes open. The caller's stream waits for all lanes at the end, also after an error, so
+no lane uses what is freed afterwards.
 """
 
 import threading
@@ -34,15 +34,15 @@ class OneLane:
         work()
 
     def mark(self, lane: int):
-        """The place that the lane has come to, for `wait`."""
+        """The lane's current end, for `wait`."""
 
     def wait(self, lane: int, mark) -> None:
         pass
 
 
 class StreamLanes:
-    """Lane 0 is the caller's stream, each other lane a stream of its own as long as there are any.
-    Nothing here waits on the host, and all of it can be captured into a CUDA graph."""
+    """Lane 0 is the caller's stream, every other lane a side stream. Never blocks the host, and can
+    be captured into a CUDA graph."""
 
     def __init__(self, device: torch.device, count: int) -> None:
         caller = torch.cuda.current_stream(device)
@@ -82,9 +82,9 @@ _keeping = threading.Lock()
 
 
 def _side_streams(caller: torch.cuda.Stream, count: int) -> list[torch.cuda.Stream]:
-    """Streams beside `caller`, the same for each of its calls. Callers share none, nor is one's
-    stream beside another: one may be capturing a graph, into which the other's work would come. A
-    stream that comes as a caller itself is given up by the one it was beside until then."""
+    """Side streams of `caller`, the same at each of its calls. Callers share none, and no caller's
+    stream is another's side stream: if one is capturing a graph, the other's work would be captured
+    too. A side stream that turns up as a caller is taken from the caller that it served."""
     with _keeping:
         of_callers = _kept.setdefault(caller.device, {})
         handle = caller.cuda_stream
@@ -98,7 +98,7 @@ def _side_streams(caller: torch.cuda.Stream, count: int) -> list[torch.cuda.Stre
 
 
 def _unshared(caller: torch.cuda.Stream, of_callers) -> torch.cuda.Stream:
-    """A stream of the pool that nobody of `of_callers` has; once there is none left, `caller`."""
+    """A stream of torch's pool that none of `of_callers` uses; `caller` if the pool is used up."""
     taken = {s.cuda_stream for streams in of_callers.values() for s in streams} | set(of_callers)
     for _ in range(_POOL):
         stream = torch.cuda.Stream(caller.device)

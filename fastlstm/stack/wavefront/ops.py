@@ -1,12 +1,12 @@
-"""The custom ops of a stack of layers of one direction: `fastlstm::stack_forward` and
-`stack_backward`, over the recurrence ops of the family they are given. calls.py has their
-arguments.
+"""The custom ops of a stack of layers of one direction, `fastlstm::stack_forward` and
+`stack_backward`; calls.py describes their arguments. They call the recurrence ops of the prefix
+that is an argument.
 
-They are for devices where layers gain by running beside each other (plan.py); elsewhere, and
-for two directions, there is an op for each layer (ops/layer.py), and on a GPU the pair of a whole
-stack (stack/whole.py). The numbers are those of the layers' ops, but for the order in which
-products of fewer rows may sum. The pair's differ in 16 bits: it has the biases' sum, and a gate's
-input with it, in the tensors' own dtype, where here they are in the accumulation dtype.
+They are used where layers are faster when run concurrently (plan.py); otherwise, and for two
+directions, each layer is an op (ops/layer.py), or on a GPU the whole stack (stack/whole.py). The
+results equal those of the layers' ops, but for the order in which products of fewer rows may sum.
+In 16-bit dtypes the whole stack's differ: it keeps the sum of the biases, and a gate's input, in
+the tensors' own dtype, these ops in the accumulation dtype.
 """
 
 import contextlib
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ...ops import layer as layer_ops
 from ...ops import transforms
-from ...ops.define import define_op, short_way
+from ...ops.define import as_function, define_op
 from ...ops.layer import LayerBackward, LayerGrads
 from ...ops.library import below_autograd, op
+from ...ops.lists import where_needed
 from ...precision import accumulation_dtype
 from ...reference.backward import lstm_backward
 from . import backward as stack_backward
@@ -61,21 +62,21 @@ def _forward_fake(call: StackForward) -> StackResults:
 
 
 def _batched(grads) -> bool:
-    """Whether vmap maps over any of them: torch.func's, or the older one of is_grads_batched."""
+    """Whether any is batched by vmap: torch.func's, or the older one behind is_grads_batched."""
     functorch = torch._C._functorch
     return torch._C._are_functorch_transforms_active() or any(
         functorch.is_legacy_batchedtensor(g) for g in grads if g is not None
     )
 
 
-def _by_ops(family: str):
-    """A layer's backward as one op, for `plain_backward`: vmap takes that, but no op with lists."""
-    run = op(f"{family}_layer_backward")
+def _by_ops(prefix: str):
+    """A layer's backward op, for `plain_backward`: vmap supports it, but not an op with lists."""
+    run = op(f"{prefix}_layer_backward")
     return lambda call, _: run(*call)
 
 
 def _by_products(recurrence_backward):
-    """A layer's backward in torch's products around a recurrence's."""
+    """A layer's backward by torch's products around the recurrence's, for `plain_backward`."""
 
     def run(call: LayerBackward, dgates_out: Tensor | None) -> LayerGrads:
         return layer_ops.plain_backward(recurrence_backward, call, dgates_out)
@@ -88,23 +89,19 @@ def _gradients(tape: StackTape, grads: StackResults, needs: StackForward) -> Sta
     kinds = needs.weights_ih, needs.weights_hh, needs.biases_ih, needs.biases_hh, needs.weights_hr
     need_dweights = [any(of_kind[k] for of_kind in kinds if of_kind) for k in range(L)]
     lowest = 0 if needs.x or needs.h0 or needs.c0 else need_dweights.index(True)
-    family, *rest = tape
+    prefix, *rest = tape
     of_results = grads.output, grads.h_n, grads.c_n, grads.cells
-    call = StackBackward(family, *of_results, *rest, lowest, needs.x, need_dweights)
+    call = StackBackward(prefix, *of_results, *rest, lowest, needs.x, need_dweights)
     of_tape = [given or [None] * L for given in (grads.hidden, grads.lower_cells, grads.gates)]
     if any(grad is not None for given in of_tape for grad in given):
-        # Only a backward that was itself differentiated has gradients for the tape; compiled
-        # kernels leave those to the reference.
+        # The tape has gradients only in a second derivative, which has no compiled kernels.
         rule = _by_products(op("reference_backward"))
         results = stack_backward.plain_backward(rule, call, of_tape)
     elif _batched(of_results):
-        results = stack_backward.plain_backward(_by_ops(family), call)
+        results = stack_backward.plain_backward(_by_ops(prefix), call)
     else:
         with contextlib.nullcontext() if torch.is_grad_enabled() else below_autograd():
             results = StackGrads(*_backward_op.overload(*call))
-
-    def wanted(of_kind, need):
-        return [g if n else None for g, n in zip(of_kind, need, strict=True)]
 
     has_bias_ih, has_bias_hh = bool(needs.biases_ih), bool(needs.biases_hh)
     return StackForward(
@@ -112,14 +109,14 @@ def _gradients(tape: StackTape, grads: StackResults, needs: StackForward) -> Sta
         x=results.dx if needs.x else None,
         h0=results.dh0 if needs.h0 else None,
         c0=results.dc0 if needs.c0 else None,
-        weights_ih=wanted(results.dweights_ih, needs.weights_ih),
-        weights_hh=wanted(results.dweights_hh, needs.weights_hh),
-        biases_ih=wanted(results.dbiases if has_bias_ih else [], needs.biases_ih),
-        # Both biases have the same gradient; they must not have the same memory.
-        biases_hh=wanted(
+        weights_ih=where_needed(results.dweights_ih, needs.weights_ih),
+        weights_hh=where_needed(results.dweights_hh, needs.weights_hh),
+        biases_ih=where_needed(results.dbiases if has_bias_ih else [], needs.biases_ih),
+        # Both biases have the same gradient, but an op's results must not share memory.
+        biases_hh=where_needed(
             [d.clone() for d in results.dbiases] if has_bias_hh else [], needs.biases_hh
         ),
-        weights_hr=wanted(results.dweights_hr, needs.weights_hr),
+        weights_hr=where_needed(results.dweights_hr, needs.weights_hr),
         lengths=None,
         reset_mask=None,
         dropout_masks=[None for _ in tape.dropout_masks],
@@ -146,20 +143,20 @@ _backward_op = define_op(
     fake=stack_backward.empty_gradients,
     plain=lambda call: stack_backward.plain_backward(_by_products(lstm_backward), call),
 )
-_short_way = short_way(_forward_op)
+_function = as_function(_forward_op)
 
 
-def takes(family: str, device: torch.device, weights: Sequence[Sequence[Tensor | None]]) -> bool:
-    """Whether layers of one direction go by these ops. Not the CPU's compiled kernels, which have a
-    layer's op of their own; not single layers, nor layers of which some lack a bias or a projection
-    that others have.
+def takes(prefix: str, device: torch.device, weights: Sequence[Sequence[Tensor | None]]) -> bool:
+    """Whether these ops support a stack of one direction. Not a single layer, not layers of which
+    only some have a bias or a projection, and not the CPU's compiled kernels, which are ops of
+    whole layers.
 
     Args:
-        weights: of each layer (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr).
+        weights: for each layer (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr).
     """
-    if len(weights) == 1 or (family == "lstm" and device.type == "cpu"):
+    if len(weights) == 1 or (prefix == "lstm" and device.type == "cpu"):
         return False
-    if not wavefront.possible(family, device):
+    if not wavefront.possible(prefix, device):
         return False
     if transforms.active():
         return False
@@ -171,12 +168,12 @@ def takes(family: str, device: torch.device, weights: Sequence[Sequence[Tensor |
 
 
 def forward(arguments: tuple, save_tape: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """output, h_n, c_n and cells of `stack_forward` by the shortest way: `arguments` are its
-    arguments, `save_tape` is the one of them."""
+    """output, h_n, c_n and cells of `stack_forward`, with the least overhead that the call allows.
+    arguments: the op's. save_tape: the value of `save_tape` among them."""
     if torch.compiler.is_compiling():
         results = _forward_op.overload(*arguments)
     elif save_tape:
-        results = _short_way(*arguments)
+        results = _function(*arguments)
     else:
         with below_autograd():
             results = _forward_op.overload(*arguments)
