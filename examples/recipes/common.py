@@ -13,13 +13,20 @@ import torch
 
 import fastlstm
 
+ROUNDS = 9
+
 
 @dataclass
 class Outcome:
-    """Results of the last turn of both ways, and the ratio of times of each round."""
+    """Results of the last turn of both ways, and the seconds of each round."""
 
     results: tuple[torch.Tensor, torch.Tensor]
-    ratios: list[float]
+    seconds: tuple[list[float], list[float]]
+
+    @property
+    def ratios(self) -> list[float]:
+        """How many times as long the first way took, round by round."""
+        return [plain / fast for plain, fast in zip(*self.seconds, strict=True)]
 
     @property
     def ratio(self) -> float:
@@ -41,17 +48,16 @@ def by_turns(
     Args:
         plain, fast: do the work and give a result, the same but for rounding.
     """
-    ways, results, ratios = (plain, fast), [None, None], []
+    ways, results, seconds = (plain, fast), [None, None], ([], [])
     for k in range(rounds + 1):
-        seconds = [0.0, 0.0]
         for which in (0, 1) if k % 2 == 0 else (1, 0):
             torch.manual_seed(0)
             start = time.perf_counter()
             results[which] = ways[which]().detach()
-            seconds[which] = time.perf_counter() - start
-        if k:
-            ratios.append(seconds[0] / seconds[1])
-    return Outcome((results[0], results[1]), ratios)
+            took = time.perf_counter() - start
+            if k:
+                seconds[which].append(took)
+    return Outcome((results[0], results[1]), seconds)
 
 
 def patched(work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
@@ -64,19 +70,20 @@ def patched(work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
     return run
 
 
-def main(run: Callable[[bool], Outcome], what: str, argv: Sequence[str] | None = None) -> int:
+def main(run: Callable[[bool, int], Outcome], what: str, argv: Sequence[str] | None = None) -> int:
     """The command line of a recipe; 1 where the library that it is for is not installed.
 
     Args:
-        run: takes whether only to see that it runs.
+        run: takes whether only to see that it runs, and the number of rounds.
     """
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (1)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each ({ROUNDS})")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     try:
-        outcome = run(args.smoke)
+        outcome = run(args.smoke, 1 if args.smoke else args.rounds)
     except ModuleNotFoundError as error:
         print(f"{what}: needs {error.name}, which is not installed")
         return 1
