@@ -43,7 +43,7 @@ def test_turns(capsys):
 
         return work
 
-    outcome = common.by_turns(way("a"), common.patched(way("b")), 2)
+    outcome = common.by_turns(way("a"), way("b"), 2, fastlstm.patch)
     assert "".join(order) == "abbaab" and len(outcome.ratios) == 2
     assert kinds == [name == "b" for name in order]
     assert outcome.apart == 0

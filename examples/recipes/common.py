@@ -41,33 +41,33 @@ class Outcome:
 
 
 def by_turns(
-    plain: Callable[[], torch.Tensor], fast: Callable[[], torch.Tensor], rounds: int
+    plain: Callable[[], torch.Tensor],
+    fast: Callable[[], torch.Tensor],
+    rounds: int,
+    around: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
 ) -> Outcome:
     """Both, once each untimed and then by turns, from the same seed each time.
 
     Args:
         plain, fast: do the work and give a result, the same but for rounding.
+        around: makes the context of `fast`, which is not timed: a program enters it once.
     """
     ways, results, seconds = (plain, fast), [None, None], ([], [])
     for k in range(rounds + 1):
         for which in (0, 1) if k % 2 == 0 else (1, 0):
             torch.manual_seed(0)
-            start = time.perf_counter()
-            results[which] = ways[which]().detach()
-            took = time.perf_counter() - start
+            with around() if which else contextlib.nullcontext():
+                start = time.perf_counter()
+                results[which] = ways[which]().detach()
+                took = time.perf_counter() - start
             if k:
                 seconds[which].append(took)
     return Outcome((results[0], results[1]), seconds)
 
 
-def patched(work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """`work` under fastlstm.patch()."""
-
-    def run():
-        with fastlstm.patch():
-            return work()
-
-    return run
+def patched_turns(work: Callable[[], torch.Tensor], rounds: int) -> Outcome:
+    """`by_turns` of `work` as it is and under fastlstm.patch()."""
+    return by_turns(work, work, rounds, fastlstm.patch)
 
 
 def main(run: Callable[[bool, int], Outcome], what: str, argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import torch
 
-from examples.recipes.common import LIGHTNING, Outcome, by_turns, main, patched, quiet_lightning
+from examples.recipes.common import LIGHTNING, Outcome, main, patched_turns, quiet_lightning
 
 LIBRARY, WHAT = "darts", "darts, RNNModel, fit and forecast"
 
@@ -41,7 +41,7 @@ def run(smoke: bool, rounds: int) -> Outcome:
         return torch.from_numpy(model.predict(26).values())
 
     with quiet_lightning():
-        return by_turns(fit_and_forecast, patched(fit_and_forecast), rounds)
+        return patched_turns(fit_and_forecast, rounds)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import torch
 
-from examples.recipes.common import LIGHTNING, Outcome, by_turns, main, patched, quiet_lightning
+from examples.recipes.common import LIGHTNING, Outcome, main, patched_turns, quiet_lightning
 
 LIBRARY, WHAT = "neuralforecast", "neuralforecast, LSTM, fit and forecast"
 HORIZON, PAST = 12, 52
@@ -47,7 +47,7 @@ def run(smoke: bool, rounds: int) -> Outcome:
         return torch.from_numpy(forecaster.predict()["LSTM"].to_numpy())
 
     with quiet_lightning():
-        return by_turns(fit_and_forecast, patched(fit_and_forecast), rounds)
+        return patched_turns(fit_and_forecast, rounds)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import nn
 
-from examples.recipes.common import Outcome, by_turns, main, patched
+from examples.recipes.common import Outcome, main, patched_turns
 
 LIBRARY, WHAT = "speechbrain", "speechbrain, bidirectional LSTM, training"
 FEATURES, LABELS = 80, 20
@@ -40,7 +40,7 @@ def run(smoke: bool, rounds: int) -> Outcome:
             optimizer.step()
         return scores
 
-    return by_turns(train, patched(train), rounds)
+    return patched_turns(train, rounds)
 
 
 if __name__ == "__main__":
