@@ -2,8 +2,9 @@
 
 docs/results.md has a line for each file of the core shapes, including those limited to an
 instruction set and those with poor results; docs/reinforcement-learning.md has the files of
-recurrent PPO; the README has four numbers and a picture. ``--write`` updates all of them. The
-figures are copied from the files.
+recurrent PPO, docs/nn-lstm.md those of the recipes; the README has a table of six lines and a
+picture, of the files named below. ``--write`` updates all of them. The figures are copied from the
+files.
 """
 
 from __future__ import annotations
@@ -11,21 +12,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.common.machine import RESULTS, ROOT
-from benchmarks.common.tables import markdown_line, markdown_table
+from benchmarks.common.tables import Table, markdown_line, markdown_table, threads_text
+from benchmarks.common.timing import geometric_mean
 from benchmarks.cpu.overview import save_overview
+from benchmarks.recipes.report import tables as recipe_tables
 from benchmarks.rl.report import tables as ppo_tables
 
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
-RL_PAGE = ROOT / "docs" / "reinforcement-learning.md"
+RL_PAGE, RECIPES_PAGE = ROOT / "docs" / "reinforcement-learning.md", ROOT / "docs" / "nn-lstm.md"
 PICTURE = ROOT / "docs" / "speed.png"
-# The results files of the README's numbers and picture.
-SPEED, PEERS = "intel-xeon-processor-bf528fe-full", "amd-epyc-3657186-peers"
+# The results files of the README's numbers, the newest of a kind on each CPU, and of its picture.
+SPEED, NEWER = "intel-xeon-processor-bf528fe-full", "amd-epyc-88937ec"
+PEERS, INT8, PPO = "amd-epyc-3657186-peers", "amd-epyc-0fed810-peers", "amd-epyc-20ac88e-rl"
 DRAWN = ("float32", 2)
-HEADLINES = (("float32", "infer"), ("float32", "train"), ("bfloat16", "train"))
+HEADLINES = (
+    ("float32", "infer", (SPEED, NEWER)),
+    ("float32", "train", (SPEED, NEWER)),
+    ("bfloat16", "train", (SPEED,)),
+)
 WORDS = {"infer": "inference", "train": "training"}
 BEGIN = "<!-- written by python -m benchmarks.machines --write -->\n"
 END = "<!-- end of the machines -->\n"
@@ -94,10 +102,10 @@ def table(folder: Path = RESULTS) -> str:
     return "".join(f"{markdown_line(line)}\n" for line in (header, ["---"] * len(header), *lines))
 
 
-def recurrent_ppo(folder: Path = RESULTS) -> str:
-    """A table in Markdown for every run of ``python -m benchmarks.rl``, headed by its machine."""
+def runs(kind: str, tables: Callable[[dict], list[Table]], folder: Path = RESULTS) -> str:
+    """The tables in Markdown of every file `*-<kind>.json`, each headed by its machine."""
     parts = []
-    for path in sorted(folder.glob("*-rl.json")):
+    for path in sorted(folder.glob(f"*-{kind}.json")):
         if path.name.startswith("latest"):
             continue
         result = json.loads(path.read_text())
@@ -105,13 +113,14 @@ def recurrent_ppo(folder: Path = RESULTS) -> str:
         loads = " to ".join(
             f"{machine[name]:.0f}" for name in ("load_average", "load_average_after")
         )
+        library = f", sb3-contrib {machine['sb3_contrib']}" if "sb3_contrib" in machine else ""
         parts.append(
             f"{machine['cpu']} ({last(machine['flags'])}), {machine['cores']} cores at a load "
-            f"average of {loads}, torch {machine['torch']}, sb3-contrib {machine['sb3_contrib']} "
+            f"average of {loads}, torch {machine['torch']}{library} "
             f"([{stem}](../{RESULTS.relative_to(ROOT)}/{stem}.md)):"
         )
-        parts += map(markdown_table, ppo_tables(result))
-    return "\n\n".join(parts) + "\n"
+        parts += map(markdown_table, tables(result))
+    return "\n\n".join(parts or ["No run has been saved yet."]) + "\n"
 
 
 def load(stem: str, folder: Path = RESULTS) -> dict:
@@ -119,36 +128,71 @@ def load(stem: str, folder: Path = RESULTS) -> dict:
 
 
 def headlines(folder: Path = RESULTS) -> str:
-    """The README's four numbers in Markdown: three of a full run, one beside other engines."""
-    speed, peers = load(SPEED, folder), load(PEERS, folder)
-    lines = [["CPU time of one layer", "beside", "ratio", "slower in", "least", "machine, file"]]
+    """The README's table in Markdown; where a line is of two machines or rivals, with both."""
+    lines = [["CPU time", "beside", "ratio", "slower in", "least", "machine, file"]]
     lines.append(["---"] * len(lines[0]))
-    threads = DRAWN[1]
-    for dtype, mode in HEADLINES:
-        config = {"dtype": dtype, "mode": mode, "threads": threads}
-        (entry,) = (e for e in speed["summary"] if config.items() <= e.items())
-        rows = [r for r in speed["rows"] if r["status"] == "ok" and config.items() <= r.items()]
-        what = f"{dtype} {WORDS[mode]}, {threads} threads"
-        ratios = [row["ratio"] for row in rows]
-        lines.append([what, "nn.LSTM", *judged(entry, ratios), link(SPEED, speed)])
-    entry = next(entry for entry in peers["summary"] if entry["lane"] == "FastLSTM")
-    ratios = [row["ratios"]["FastLSTM"]["ratio"] for row in peers["rows"] if row["status"] == "ok"]
-    what = f"float32 inference, {entry['threads']} thread"
+    ppo = load(PPO, folder)
+    updates = [row for row in ppo["rows"] if row["part"] == "update"]
+    sizes = ", ".join(str(row["H"]) for row in updates)
+    found = [row["ratios"]["fast policy"]["ratio"] for row in updates]
+    what = f"recurrent PPO's updates, H = {sizes}"
+    each = ", ".join(f"**{ratio:.2f}**" for ratio in found)
+    lines.append([what, "sb3-contrib's", each, *judged([found])[1:], link(PPO, ppo)])
+    for dtype, mode, stems in HEADLINES:
+        config = {"dtype": dtype, "mode": mode, "threads": DRAWN[1]}
+        files = {stem: load(stem, folder) for stem in stems}
+        ratios = [
+            [r["ratio"] for r in of["rows"] if r["status"] == "ok" and config.items() <= r.items()]
+            for of in files.values()
+        ]
+        what = f"{dtype} {WORDS[mode]}, {threads_text(DRAWN[1])}"
+        links = ", ".join(link(*each) for each in files.items())
+        lines.append([what, "nn.LSTM", *judged(ratios), links])
+    int8, peers = load(INT8, folder), load(PEERS, folder)
+    rivals = "torch, int8", "ONNX Runtime, int8"
+    ratios = [[beside(row, rival, "FastLSTM, int8") for row in ok(int8)] for rival in rivals]
+    others = "; ".join(f"{rival.partition(',')[0]}'s" for rival in rivals)
+    lines.append(["int8 inference, 1 thread", others, *judged(ratios), link(INT8, int8)])
+    ratios = [[row["ratios"]["FastLSTM"]["ratio"] for row in ok(peers)]]
     others = "best of nn.LSTM, ONNX Runtime, OpenVINO"
-    lines.append([what, others, *judged(entry, ratios), link(PEERS, peers)])
+    lines.append(["float32 inference, 1 thread", others, *judged(ratios), link(PEERS, peers)])
     return "".join(f"{markdown_line(line)}\n" for line in lines)
 
 
-def judged(entry: dict, ratios: list[float]) -> list[str]:
-    """Geometric mean, how many cells of how many are below 1, the least."""
-    lost = f"{sum(ratio < 1 for ratio in ratios)} of {len(ratios)} cells"
-    return [f"**{entry['geomean']:.2f}**", lost, f"{entry['least']:.2f}"]
+def ok(result: dict) -> list[dict]:
+    return [row for row in result["rows"] if row["status"] == "ok"]
+
+
+def beside(row: dict, rival: str, lane: str) -> float:
+    """How many times as fast `lane` was: the row's own ratio where it is beside this rival, the
+    best of all, else that of the medians."""
+    if row["ratios"][lane]["of"] == rival:
+        return row["ratios"][lane]["ratio"]
+    return row["times"][rival]["median_s"] / row["times"][lane]["median_s"]
+
+
+def judged(groups: Iterable[Sequence[float]]) -> list[str]:
+    """Geometric mean, how many cells of how many are below 1, the least; of each group."""
+    groups = list(groups)
+    means = ", ".join(f"**{geometric_mean(ratios):.2f}**" for ratios in groups)
+    lost = ", ".join(f"{sum(r < 1 for r in ratios)} of {len(ratios)}" for ratios in groups)
+    return [means, lost, ", ".join(f"{min(ratios):.2f}" for ratios in groups)]
 
 
 def link(stem: str, result: dict) -> str:
-    machine = result["machine"]
-    name = f"{machine['cpu'].replace('(R)', '')} ({last(machine['flags'])})"
+    """By the CPU's first two words, without the vendor's marks."""
+    name = " ".join(result["machine"]["cpu"].replace("(R)", "").split()[:2])
     return f"[{name}]({RESULTS.relative_to(ROOT)}/{stem}.md)"
+
+
+def made(folder: Path = RESULTS) -> dict[Path, str]:
+    """What stands between the marks of each page."""
+    return {
+        README: headlines(folder),
+        PAGE: table(folder),
+        RL_PAGE: runs("rl", ppo_tables, folder),
+        RECIPES_PAGE: runs("recipes", recipe_tables, folder),
+    }
 
 
 def between(text: str) -> str:
@@ -164,13 +208,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    names = ", ".join(str(path.relative_to(ROOT)) for path in (README, PAGE, RL_PAGE, PICTURE))
+    pages = made()
+    names = ", ".join(str(path.relative_to(ROOT)) for path in (*pages, PICTURE))
     parser.add_argument("--write", action="store_true", help=f"write them into {names}")
     args = parser.parse_args(argv)
-    made = {README: headlines(), PAGE: table(), RL_PAGE: recurrent_ppo()}
-    print(*made.values(), sep="\n", end="")
+    print(*pages.values(), sep="\n", end="")
     if args.write:
-        for page, part in made.items():
+        for page, part in pages.items():
             text = page.read_text()
             page.write_text(text.replace(BEGIN + between(text) + END, BEGIN + part + END))
         save_overview(load(SPEED), *DRAWN, PICTURE)

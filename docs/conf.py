@@ -24,6 +24,7 @@ include_patterns = [
     "benchmarks/log.md",
     "benchmarks/results/**.md",
     "examples/README.md",
+    "examples/recipes/README.md",
 ]
 exclude_patterns = [".*", "build", "dist", "csrc", "fastlstm", "tests", "**/__pycache__"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]

@@ -4,7 +4,7 @@ import sys
 
 from . import functional, init, int8
 from ._version import __version__
-from .interop import dynamo, flops, onnx, opacus, quantization
+from .interop import dynamo, late, onnx, quantization
 from .interop.aten import decompositions
 from .interop.convert import convert
 from .interop.keras import from_keras
@@ -39,7 +39,9 @@ for _name, _place in {
     sys.modules[f"{__name__}.{_name}"] = sys.modules[f"{__name__}.{_place}"]
 
 dynamo.tell_dynamo()
-flops.tell_counters()
 onnx.tell_exporter()
 quantization.tell_quantization()
-opacus.tell_opacus()
+# What programs rarely have is told of us by files that are imported with it.
+_COUNTERS = ("torch.utils.flop_counter", "thop.profile", "ptflops.pytorch_ops", "ptflops.aten_ops")
+late.tell_when_imported("flops", "tell_counters", *_COUNTERS)
+late.tell_when_imported("opacus", "tell_opacus", "opacus.grad_sample")

@@ -130,15 +130,17 @@ def test_import_brings_few_modules():
         "import json, sys, torch\n"
         "before = set(sys.modules)\n"
         "import fastlstm\n"
-        "print(json.dumps(sorted(set(sys.modules) - before)))\n"
+        "made = [of.__name__ for of in torch.autograd.Function.__subclasses__()]\n"
+        "print(json.dumps([sorted(set(sys.modules) - before), made]))\n"
     )
     assert found.returncode == 0, found.stderr
-    new = json.loads(found.stdout)
+    new, made = json.loads(found.stdout)
     own = [name for name in new if name.partition(".")[0] == "fastlstm"]
-    assert len(own) <= 90
-    assert not [
-        name for name in own if name.startswith(("fastlstm.integrations", "fastlstm.testing"))
-    ]
+    assert len(own) <= 86
+    late = ("integrations", "testing", "interop.flops", "interop.opacus", "backends.report")
+    assert not [name for name in own if name.startswith(tuple(f"fastlstm.{n}" for n in late))]
+    # Torch's classes of an op's derivative are made at its first call (ops/library.py).
+    assert len([name for name in made if name.startswith("GeneratedBackwardFor_fastlstm")]) <= 2
     others = {name.partition(".")[0] for name in set(new) - set(own)}
     assert others <= {"torch", *sys.stdlib_module_names}
     assert len(new) - len(own) <= 10

@@ -13,6 +13,7 @@ from fastlstm import torch_classes
 NEEDS = {
     "darts_forecast": ("darts", "pytorch_lightning"),
     "forecasting_tft": ("pytorch_forecasting",),
+    "neuralforecast_lstm": ("neuralforecast",),
     "speech_tagger": ("speechbrain",),
     "voice_activity": (),
     "atari_ppo": (),
@@ -24,7 +25,7 @@ NEEDS = {
 def test_both_ways_give_the_same(name):
     for library in NEEDS[name]:
         pytest.importorskip(library, exc_type=ImportError)
-    outcome = importlib.import_module(f"examples.recipes.{name}").run(True)
+    outcome = importlib.import_module(f"examples.recipes.{name}").run(True, 1)
     assert len(outcome.ratios) == 1 and outcome.ratio > 0
     torch.testing.assert_close(outcome.results[1], outcome.results[0])
     assert nn.LSTM is torch_classes.LSTM
@@ -42,14 +43,14 @@ def test_turns(capsys):
 
         return work
 
-    outcome = common.by_turns(way("a"), common.patched(way("b")), 2)
+    outcome = common.by_turns(way("a"), way("b"), 2, fastlstm.patch)
     assert "".join(order) == "abbaab" and len(outcome.ratios) == 2
     assert kinds == [name == "b" for name in order]
     assert outcome.apart == 0
-    assert common.main(lambda smoke: outcome, "what", ["--smoke"]) == 0
+    assert common.main(lambda smoke, rounds: outcome, "what", ["--smoke"]) == 0
     assert "what: " in capsys.readouterr().out
 
-    def missing(smoke):
+    def missing(smoke, rounds):
         raise ModuleNotFoundError("no", name="library")
 
     assert common.main(missing, "what", []) == 1

@@ -57,6 +57,8 @@ _RL_KEYS = {
     "mean_reward": dict,
     "same_rewards": dict,
 }
+_RECIPE_ROW_KEYS = {"recipe": str, "what": str, "library": str, "version": str, "threads": int}
+_RECIPE_ROW_KEYS |= {"status": str}
 _KINDS = {
     "speed": (_ROW_KEYS, _SPEED_KEYS),
     "memory": (_ROW_KEYS, _MEMORY_KEYS),
@@ -64,6 +66,7 @@ _KINDS = {
     "products": (_PRODUCT_ROW_KEYS, _PRODUCT_KEYS),
     "peers": (_ROW_KEYS, _PEER_KEYS),
     "rl": (_RL_ROW_KEYS, _RL_KEYS),
+    "recipes": (_RECIPE_ROW_KEYS, {"times": dict, "ratios": dict, "apart": float}),
     "errors": (_ERROR_ROW_KEYS, {"results": float, "worst": dict}),
 }
 _TOP_KEYS = {

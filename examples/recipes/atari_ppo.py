@@ -17,6 +17,7 @@ from torch import nn
 from examples.recipes.common import Outcome, by_turns, main
 from fastlstm import FastLSTM
 
+LIBRARY, WHAT = "", "PPO on pictures, updates"
 SIZE, ACTIONS = 84, 2
 DISCOUNT, LAMBDA, CLIP = 0.99, 0.95, 0.1
 
@@ -130,7 +131,7 @@ def update(agent: Agent, optimizer, before, batch, epochs: int, parts: int) -> N
             optimizer.step()
 
 
-def run(smoke: bool) -> Outcome:
+def run(smoke: bool, rounds: int) -> Outcome:
     T, N, H, epochs = (6, 2, 8, 1) if smoke else (128, 8, 128, 1)
     agents = [(Agent(nn.LSTM, H), ()), (FastAgent(FastLSTM, H), ())]
     (plain, _), (fast, _) = agents
@@ -148,8 +149,8 @@ def run(smoke: bool) -> Outcome:
 
         return once
 
-    return by_turns(train(plain), train(fast), 1 if smoke else 5)
+    return by_turns(train(plain), train(fast), rounds)
 
 
 if __name__ == "__main__":
-    sys.exit(main(run, "PPO on pictures, updates"))
+    sys.exit(main(run, WHAT))

@@ -13,13 +13,20 @@ import torch
 
 import fastlstm
 
+ROUNDS = 9
+
 
 @dataclass
 class Outcome:
-    """The last results of both implementations, and the ratio of their times in each round."""
+    """The last results of both implementations, and the seconds of each round."""
 
     results: tuple[torch.Tensor, torch.Tensor]
-    ratios: list[float]
+    seconds: tuple[list[float], list[float]]
+
+    @property
+    def ratios(self) -> list[float]:
+        """How many times as long the first way took, round by round."""
+        return [plain / fast for plain, fast in zip(*self.seconds, strict=True)]
 
     @property
     def ratio(self) -> float:
@@ -34,49 +41,49 @@ class Outcome:
 
 
 def by_turns(
-    plain: Callable[[], torch.Tensor], fast: Callable[[], torch.Tensor], rounds: int
+    plain: Callable[[], torch.Tensor],
+    fast: Callable[[], torch.Tensor],
+    rounds: int,
+    around: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
 ) -> Outcome:
     """Runs both, first once each untimed and then in turns, with the same seed each time.
 
     Args:
         plain, fast: do the work and return a result, the same except for rounding.
+        around: makes the context of `fast`, which is not timed: a program enters it once.
     """
-    ways, results, ratios = (plain, fast), [None, None], []
+    ways, results, seconds = (plain, fast), [None, None], ([], [])
     for k in range(rounds + 1):
-        seconds = [0.0, 0.0]
         for which in (0, 1) if k % 2 == 0 else (1, 0):
             torch.manual_seed(0)
-            start = time.perf_counter()
-            results[which] = ways[which]().detach()
-            seconds[which] = time.perf_counter() - start
-        if k:
-            ratios.append(seconds[0] / seconds[1])
-    return Outcome((results[0], results[1]), ratios)
+            with around() if which else contextlib.nullcontext():
+                start = time.perf_counter()
+                results[which] = ways[which]().detach()
+                took = time.perf_counter() - start
+            if k:
+                seconds[which].append(took)
+    return Outcome((results[0], results[1]), seconds)
 
 
-def patched(work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """`work` under fastlstm.patch()."""
-
-    def run():
-        with fastlstm.patch():
-            return work()
-
-    return run
+def patched_turns(work: Callable[[], torch.Tensor], rounds: int) -> Outcome:
+    """`by_turns` of `work` as it is and under fastlstm.patch()."""
+    return by_turns(work, work, rounds, fastlstm.patch)
 
 
-def main(run: Callable[[bool], Outcome], what: str, argv: Sequence[str] | None = None) -> int:
+def main(run: Callable[[bool, int], Outcome], what: str, argv: Sequence[str] | None = None) -> int:
     """The command line of a recipe; 1 where the library that it is for is not installed.
 
     Args:
-        run: takes whether this is only a smoke test.
+        run: takes whether this is only a smoke test, and the number of rounds.
     """
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (1)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each ({ROUNDS})")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     try:
-        outcome = run(args.smoke)
+        outcome = run(args.smoke, 1 if args.smoke else args.rounds)
     except ModuleNotFoundError as error:
         print(f"{what}: needs {error.name}, which is not installed")
         return 1

@@ -7,7 +7,9 @@ import sys
 import numpy as np
 import torch
 
-from examples.recipes.common import LIGHTNING, Outcome, by_turns, main, patched, quiet_lightning
+from examples.recipes.common import LIGHTNING, Outcome, main, patched_turns, quiet_lightning
+
+LIBRARY, WHAT = "darts", "darts, RNNModel, fit and forecast"
 
 
 def series(steps: int):
@@ -19,7 +21,7 @@ def series(steps: int):
     return TimeSeries.from_values(values.astype(np.float32))
 
 
-def run(smoke: bool) -> Outcome:
+def run(smoke: bool, rounds: int) -> Outcome:
     from darts.models import RNNModel
 
     past = series(200 if smoke else 400)
@@ -39,8 +41,8 @@ def run(smoke: bool) -> Outcome:
         return torch.from_numpy(model.predict(26).values())
 
     with quiet_lightning():
-        return by_turns(fit_and_forecast, patched(fit_and_forecast), 1 if smoke else 5)
+        return patched_turns(fit_and_forecast, rounds)
 
 
 if __name__ == "__main__":
-    sys.exit(main(run, "darts, RNNModel, fit and forecast"))
+    sys.exit(main(run, WHAT))

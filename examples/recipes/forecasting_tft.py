@@ -16,14 +16,15 @@ import torch
 import fastlstm
 from examples.recipes.common import LIGHTNING, Outcome, by_turns, main, quiet_lightning
 
-LIBRARY = "pytorch_forecasting"
+LIBRARY, WHAT = "pytorch-forecasting", "pytorch-forecasting, temporal fusion transformer, training"
+MODULE = "pytorch_forecasting"
 PAST, FUTURE = 48, 12
 
 
 def imported_anew() -> ModuleType:
-    for name in [n for n in sys.modules if n.partition(".")[0] == LIBRARY]:
+    for name in [n for n in sys.modules if n.partition(".")[0] == MODULE]:
         del sys.modules[name]
-    return importlib.import_module(LIBRARY)
+    return importlib.import_module(MODULE)
 
 
 def table(series: int, steps: int):
@@ -63,16 +64,14 @@ def train(library: ModuleType, data, smoke: bool) -> torch.Tensor:
         return model.eval()(x).prediction
 
 
-def run(smoke: bool) -> Outcome:
+def run(smoke: bool, rounds: int) -> Outcome:
     with quiet_lightning():
         plain = imported_anew()
         with fastlstm.patch():
             fast = imported_anew()
         data = table(4, 120 if smoke else 200)
-        return by_turns(
-            lambda: train(plain, data, smoke), lambda: train(fast, data, smoke), 1 if smoke else 5
-        )
+        return by_turns(lambda: train(plain, data, smoke), lambda: train(fast, data, smoke), rounds)
 
 
 if __name__ == "__main__":
-    sys.exit(main(run, "pytorch-forecasting, temporal fusion transformer, training"))
+    sys.exit(main(run, WHAT))

@@ -8,12 +8,13 @@ import sys
 import torch
 from torch import nn
 
-from examples.recipes.common import Outcome, by_turns, main, patched
+from examples.recipes.common import Outcome, main, patched_turns
 
+LIBRARY, WHAT = "speechbrain", "speechbrain, bidirectional LSTM, training"
 FEATURES, LABELS = 80, 20
 
 
-def run(smoke: bool) -> Outcome:
+def run(smoke: bool, rounds: int) -> Outcome:
     from speechbrain.nnet.linear import Linear
     from speechbrain.nnet.RNN import LSTM
 
@@ -39,8 +40,8 @@ def run(smoke: bool) -> Outcome:
             optimizer.step()
         return scores
 
-    return by_turns(train, patched(train), 1 if smoke else 7)
+    return patched_turns(train, rounds)
 
 
 if __name__ == "__main__":
-    sys.exit(main(run, "speechbrain, bidirectional LSTM, training"))
+    sys.exit(main(run, WHAT))

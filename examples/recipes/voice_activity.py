@@ -19,6 +19,7 @@ import fastlstm
 from examples.recipes.common import Outcome, by_turns, main
 from fastlstm import FastLSTM
 
+LIBRARY, WHAT = "", "voice activity, frame by frame"
 RATE, FRAME, BANDS = 16000, 512, 64  # 512 samples are 32 ms
 
 
@@ -79,7 +80,7 @@ def learned(H: int, updates: int) -> Detector:
     return model.eval()
 
 
-def run(smoke: bool, H: int = 64) -> Outcome:
+def run(smoke: bool, rounds: int, H: int = 64) -> Outcome:
     fast = learned(H, 1 if smoke else 25)
     plain = PlainDetector(H)
     plain.lstm = fast.lstm.to_torch()
@@ -97,7 +98,7 @@ def run(smoke: bool, H: int = 64) -> Outcome:
 
         return listen
 
-    outcome = by_turns(stream(plain), stream(fast), 1 if smoke else 9)
+    outcome = by_turns(stream(plain), stream(fast), rounds)
     right = ((outcome.results[1] > 0) == speech).float().mean()
     start = time.perf_counter()
     stream(fast)()
@@ -108,4 +109,4 @@ def run(smoke: bool, H: int = 64) -> Outcome:
 
 if __name__ == "__main__":
     print(f"fastlstm {fastlstm.__version__}")
-    sys.exit(main(run, "voice activity, frame by frame"))
+    sys.exit(main(run, WHAT))

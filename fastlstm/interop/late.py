@@ -1,5 +1,6 @@
 """Hooks into other packages, run when (and only if) these are imported."""
 
+import importlib
 import importlib.abc
 import importlib.util
 import sys
@@ -19,6 +20,17 @@ def when_imported(name: str, action: Callable[[ModuleType], None]) -> None:
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     _waiting[name] = action
+
+
+def tell_when_imported(file: str, function: str, *names: str) -> None:
+    """Call this function of a file of this folder, which is imported for it, once one of these
+    modules is."""
+
+    def tell(module: ModuleType) -> None:
+        getattr(importlib.import_module(f"{__package__}.{file}"), function)()
+
+    for name in names:
+        when_imported(name, tell)
 
 
 def _act(module: ModuleType, action) -> None:

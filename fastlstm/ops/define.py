@@ -6,7 +6,9 @@ its vmap rule are functions of these NamedTuples, so that none of them refers to
 position. Between torch and the op they are plain tuples.
 """
 
+import functools
 import operator
+import types
 import typing
 from collections.abc import Callable, Sequence
 
@@ -14,7 +16,15 @@ import torch
 from torch import Tensor
 
 from . import lists
-from .library import below_autograd, check_one_device, library, on_one_device, op, outside_autocast
+from .library import (
+    below_autograd,
+    check_one_device,
+    library,
+    on_one_device,
+    op,
+    outside_autocast,
+    register_autograd_later,
+)
 
 _KINDS = {
     Tensor: "Tensor",
@@ -30,9 +40,11 @@ _KINDS = {
 }
 
 
-def _kinds(fields: type) -> dict[str, str]:
-    """The schema's type of each field of a NamedTuple."""
-    return {name: _KINDS[kind] for name, kind in typing.get_type_hints(fields).items()}
+@functools.cache
+def _kinds(fields: type) -> types.MappingProxyType[str, str]:
+    """The schema's type of each field of a NamedTuple. Of its annotations as they stand:
+    typing.get_type_hints takes ten times as long, and all ops are defined at the import."""
+    return types.MappingProxyType({n: _KINDS[kind] for n, kind in fields.__annotations__.items()})
 
 
 def _listed(fields: type) -> list[bool]:
@@ -51,7 +63,7 @@ def schema(name: str, arguments: type | None, results: type, **more: type) -> st
     def text(kinds) -> str:
         return ", ".join(f"{kind} {field}" for field, kind in kinds.items())
 
-    given = {} if arguments is None else _kinds(arguments)
+    given = {} if arguments is None else dict(_kinds(arguments))
     given |= {field: _KINDS[kind] for field, kind in more.items()}
     made = _KINDS[results] if results in _KINDS else f"({text(_kinds(results))})"
     return f"{name}({text(given)}) -> {made}"
@@ -277,9 +289,7 @@ def define_op(
         derivative = _through_plain(arguments, results, plain)
     defined = Op(overload, arguments, results, *derivative)
     if defined.derive is not None:
-        torch.library.register_autograd(
-            f"fastlstm::{name}", defined.backward, setup_context=defined.keep, lib=library
-        )
+        register_autograd_later(name, defined.backward, defined.keep)
     if vmap is not None:
         torch.library.register_vmap(
             overload,
@@ -301,43 +311,47 @@ def as_function(defined: Op):
     overload, keep, derive = defined.overload, defined.keep, defined.derive
     listed, listed_results = _listed(defined.arguments), _listed(defined.results)
 
-    class Flat(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *args):
-            with below_autograd():
-                results = overload(*args)
-            keep(ctx, args, results)
-            return results
+    if True in (*listed, *listed_results):
 
-        @staticmethod
-        def backward(ctx, *grads):
-            return derive(ctx, ctx.needs_input_grad, *grads)
+        class Function(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, lengths, *flat):
+                args = lists.unflatten(flat, lengths["arguments"])
+                with below_autograd():
+                    results = overload(*args)
+                keep(ctx, args, results)
+                flat_results, lengths["results"] = lists.flatten(results, listed_results)
+                ctx.lengths_of = lengths
+                return tuple(flat_results)
 
-    class WithLists(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, lengths, *flat):
-            args = lists.unflatten(flat, lengths["arguments"])
-            with below_autograd():
-                results = overload(*args)
-            keep(ctx, args, results)
-            flat_results, lengths["results"] = lists.flatten(results, listed_results)
-            ctx.lengths_of = lengths
-            return tuple(flat_results)
+            @staticmethod
+            def backward(ctx, *grads):
+                needs = lists.unflatten(ctx.needs_input_grad[1:], ctx.lengths_of["arguments"])
+                found = derive(ctx, needs, *lists.unflatten(grads, ctx.lengths_of["results"]))
+                return None, *lists.flatten(found, listed)[0]
 
-        @staticmethod
-        def backward(ctx, *grads):
-            needs = lists.unflatten(ctx.needs_input_grad[1:], ctx.lengths_of["arguments"])
-            found = derive(ctx, needs, *lists.unflatten(grads, ctx.lengths_of["results"]))
-            return None, *lists.flatten(found, listed)[0]
+        def apply(*args):
+            flat, of_arguments = lists.flatten(args, listed)
+            lengths = {"arguments": of_arguments}
+            return lists.unflatten(Function.apply(lengths, *flat), lengths["results"])
+
+    else:
+
+        class Function(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, *args):
+                with below_autograd():
+                    results = overload(*args)
+                keep(ctx, args, results)
+                return results
+
+            @staticmethod
+            def backward(ctx, *grads):
+                return derive(ctx, ctx.needs_input_grad, *grads)
+
+        apply = Function.apply
 
     # The node's name in autograd graphs and messages, such as "LstmLayerBackward".
     name = "".join(part.title() for part in overload.name().split("::")[1].split(".")[0].split("_"))
-    for function in (Flat, WithLists):
-        function._backward_cls.__name__ = name.removesuffix("Forward") + "Backward"
-
-    def apply_with_lists(*args):
-        flat, of_arguments = lists.flatten(args, listed)
-        lengths = {"arguments": of_arguments}
-        return lists.unflatten(WithLists.apply(lengths, *flat), lengths["results"])
-
-    return apply_with_lists if True in (*listed, *listed_results) else Flat.apply
+    Function._backward_cls.__name__ = name.removesuffix("Forward") + "Backward"
+    return apply

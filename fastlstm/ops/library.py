@@ -1,6 +1,7 @@
 """The namespace `fastlstm::` of torch ops, and helpers to define them."""
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -38,3 +39,34 @@ def check_one_device(*tensors: Tensor | None) -> None:
 def op(name: str):
     """The only overload of `fastlstm::<name>`, so that a call does not choose among overloads."""
     return getattr(torch.ops.fastlstm, name).default
+
+
+class _Kept:
+    """In a Library's place: keeps the kernel that is registered."""
+
+    kernel: Callable
+
+    def impl(self, name: str, kernel: Callable, *key, **options) -> None:
+        self.kernel = kernel
+
+
+def register_autograd_later(
+    name: str, backward: Callable, setup_context: Callable | None = None
+) -> None:
+    """torch.library.register_autograd for `fastlstm::<name>`, but what it makes, two classes for
+    each op, is made at the op's first call: most programs never call most of the ops."""
+
+    @functools.cache
+    def kernel() -> Callable:
+        kept = _Kept()
+        torch.library.register_autograd(
+            f"fastlstm::{name}", backward, setup_context=setup_context, lib=kept
+        )
+        return kept.kernel
+
+    library.impl(
+        name,
+        lambda keyset, *args, **options: kernel()(keyset, *args, **options),
+        "Autograd",
+        with_keyset=True,
+    )

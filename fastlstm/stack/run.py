@@ -15,7 +15,7 @@ from ..backends import cpu, gpu  # noqa: F401  (register kernels)
 from ..int8 import Int8Weights
 from ..ops import layer as layer_ops
 from ..ops import transforms
-from ..ops.library import library
+from ..ops.library import library, register_autograd_later
 from ..precision import accumulation_dtype, wide_products
 from ..weights import LSTMWeights, Variant, flat, widened
 from . import distributed, int8, whole
@@ -185,7 +185,7 @@ def _copied(tensor: Tensor) -> Tensor:
 library.define("copied(Tensor x) -> Tensor")
 library.impl("copied", torch.clone, "CompositeExplicitAutograd")
 torch.library.register_fake("fastlstm::copied", torch.clone, lib=library)
-torch.library.register_autograd("fastlstm::copied", lambda ctx, grad: grad, lib=library)
+register_autograd_later("copied", lambda ctx, grad: grad)
 
 
 def _run_whole(

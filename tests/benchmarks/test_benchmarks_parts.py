@@ -27,6 +27,7 @@ from benchmarks.cpu import (
 )
 from benchmarks.cpu.engines import FAST, FAST_STORED, NN_LSTM, ONNX_RUNTIME, OPENVINO
 from benchmarks.cpu.products import Product
+from benchmarks.recipes.report import tables as recipe_tables
 from fastlstm.backends import native
 
 TINY = Case(5, 3, 4, 6)
@@ -291,11 +292,40 @@ with_results = pytest.mark.skipif(not machines.RESULTS.is_dir(), reason="no resu
 
 @with_results
 def test_the_pages_have_what_was_measured():
-    made = {machines.PAGE: machines.table(), machines.README: machines.headlines()}
-    made[machines.RL_PAGE] = machines.recurrent_ppo()
-    for page, part in made.items():
+    for page, part in machines.made().items():
         found = machines.between(page.read_text())
         assert found == part, "run: python -m benchmarks.machines --write"
+
+
+@with_results
+def test_the_first_lines_have_the_figures_of_recurrent_ppo():
+    first = machines.README.read_text().partition("## Install")[0]
+    rows = [row for row in machines.load(machines.PPO)["rows"] if row["part"] == "update"]
+    for row in rows:
+        assert f"{row['ratios']['fast policy']['ratio']:.2f}" in first
+
+
+def test_runs_stand_under_what_they_ran_on(tmp_path):
+    assert machines.runs("recipes", recipe_tables, tmp_path) == "No run has been saved yet.\n"
+    times = {name: {"samples": 3, "median_s": 0.25} for name in ("nn.LSTM", "FastLSTM")}
+    row = {"what": "a program", "version": "7", "threads": 2, "times": times, "apart": 1e-7}
+    row |= {"ratios": {"FastLSTM": {"ratio": 0.5, "low": 0.4, "high": 0.6}}}
+    machine = {"cpu": "A", "flags": ["avx2"], "cores": 4, "torch": "2", "load_average": 0.2}
+    result = {"machine": machine | {"load_average_after": 1.2}, "rows": [row]}
+    for name in ("a-1", "latest"):
+        (tmp_path / f"{name}-recipes.json").write_text(json.dumps(result))
+    text = machines.runs("recipes", recipe_tables, tmp_path)
+    assert text.startswith("A (avx2), 4 cores at a load average of 0 to 1, torch 2 ([a-1-recipes](")
+    assert "| a program | 7 | 0.25 | 0.25 | 0.50 (0.40-0.60) | 1e-07 |" in text
+    assert text.count("a program") == 1 and "Recipes, rounds: 3, 2 threads" in text
+
+
+@pytest.mark.parametrize(("of", "ratio"), [("slow", 3.0), ("best", 2.0)])
+def test_a_ratio_beside_any_rival(of, ratio):
+    """The row's own beside the best, else that of the medians."""
+    times = {name: {"median_s": s} for name, s in (("slow", 6.0), ("best", 5.0), ("own", 2.0))}
+    row = {"times": times, "ratios": {"own": {"of": "best", "ratio": 2.0}}}
+    assert machines.beside(row, of, "own") == ratio
 
 
 @with_results
@@ -360,7 +390,14 @@ def test_only_runs_of_the_core_shapes_are_machines(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folder", "above"), [("common", "cpu gpu"), ("cpu", "gpu"), ("gpu", "cpu")]
+    ("folder", "above"),
+    [
+        ("common", "cpu gpu"),
+        ("cpu", "gpu"),
+        ("gpu", "cpu"),
+        ("rl", "cpu gpu recipes"),
+        ("recipes", "cpu gpu rl"),
+    ],
 )
 def test_folders_import_what_is_below_them(folder, above):
     sources = sorted((ROOT / "benchmarks" / folder).rglob("*.py"))

@@ -1,0 +1,1 @@
+"""The recipes of examples/recipes, timed."""
