@@ -4,18 +4,14 @@
 // A row that holds NaN or an infinity gets the scale NaN, with which all that is made of it is NaN. A row whose largest
 // number is below kLeast counts as zeros: 1 / scale would leave the range of float32.
 
-// What a quantised row needs beside its numbers.
+// What a quantised row needs beside its numbers. A class that multiplies may give `sum` a meaning of its own.
 struct ActivationRow {
   float scale;
   int32_t sum;  // of its numbers
 };
 
 using IntVec = VectorOf<float>::integer;
-typedef int16_t ShortVec __attribute__((vector_size(FASTLSTM_SIMD_BYTES / 2)));
 typedef int8_t ByteVec __attribute__((vector_size(FASTLSTM_SIMD_BYTES / 4)));
-
-FASTLSTM_INLINE void store_activations(int16_t* to, IntVec q) { store_raw(to, __builtin_convertvector(q, ShortVec)); }
-FASTLSTM_INLINE void store_activations(int8_t* to, IntVec q) { store_raw(to, __builtin_convertvector(q, ByteVec)); }
 
 FASTLSTM_INLINE int32_t largest_lane(IntVec v) {
   int32_t most = v[0];
@@ -41,9 +37,8 @@ FASTLSTM_INLINE IntVec nearest(Vec<float> v) {
   return bit_cast<IntVec>(v + kShifter) - bit_cast<int32_t>(kShifter);
 }
 
-// q [stride] = row [n] quantised, zeros after it. Act: int8_t, or int16_t where that multiplies faster.
-template <class Act>
-ActivationRow quantise(const float* row, int64_t n, Act* q, int64_t stride) {
+// q [stride] = row [n] quantised, zeros after it.
+inline ActivationRow quantise(const float* row, int64_t n, int8_t* q, int64_t stride) {
   constexpr int L = lanes<float>;
   constexpr float kLeast = 0x1p-100f;
   constexpr int32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000;
@@ -59,7 +54,7 @@ ActivationRow quantise(const float* row, int64_t n, Act* q, int64_t stride) {
   const int32_t bits = largest_lane(most);
   const float largest = bit_cast<float>(bits);
   if (bits >= kInfinity || largest < kLeast) {
-    __builtin_memset(q, 0, stride * sizeof(Act));
+    __builtin_memset(q, 0, stride);
     return {bits >= kInfinity ? __builtin_nanf("") : 0.f, 0};
   }
   const float scale = largest / 127.f;
@@ -68,16 +63,28 @@ ActivationRow quantise(const float* row, int64_t n, Act* q, int64_t stride) {
   for (k = 0; k + L <= n; k += L) {
     const IntVec whole = nearest(load_raw<Vec<float>>(row + k) * inverse);
     sums += whole;
-    store_activations(q + k, whole);
+    store_raw(q + k, __builtin_convertvector(whole, ByteVec));
   }
   if (k < n) {
     const IntVec whole = nearest(load_part<float>(row + k, n - k) * inverse);
     sums += whole;
-    store_activations(q + k, whole);
+    store_raw(q + k, __builtin_convertvector(whole, ByteVec));
     k += L;
   }
-  if (k < stride) __builtin_memset(q + k, 0, (stride - k) * sizeof(Act));
+  if (k < stride) __builtin_memset(q + k, 0, stride - k);
   int32_t sum = 0;
   for (int j = 0; j < L; ++j) sum += sums[j];
   return {scale, sum};
 }
+
+// What the classes have in common that multiply such rows as they are. kPlanes: how many rows of bytes one takes.
+struct QuantisedRows {
+  using Activation = int8_t;
+  using Sum = int32_t;
+  static constexpr bool kQuantised = true;
+  static constexpr int kPlanes = 1;
+
+  static ActivationRow take_row(const float* row, int64_t n, int8_t* to, int64_t stride) {
+    return quantise(row, n, to, stride);
+  }
+};
