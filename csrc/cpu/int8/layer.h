@@ -195,6 +195,9 @@ class Int8Layer {
 
     template <bool Whole>
     void store_gates(int64_t b, int64_t first, int rows, const Sum* sums) {
+      float* to = gates_of(b, first);
+      const int64_t stride = (b1_ - b0_) * kBlock;
+      const ActivationRow* of = x_rows_ + first;
       for (int64_t j = 0; j < kInt8Units; j += L) {
         const int64_t unit = b * kInt8Units + j, units = units_from<Whole>(unit);
         if (units == 0) break;
@@ -202,8 +205,8 @@ class Int8Layer {
           const V scale = load<float, Whole>(w_.scale_ih + g * s_.H + unit, units);
           const V bias = w_.bias == nullptr ? V{} : load<float, Whole>(w_.bias + g * s_.H + unit, units);
           for (int r = 0; r < rows; ++r) {
-            store_raw(gates_of(b, first + r) + g * kInt8Units + j,
-                      scaled(x_rows_[first + r].scale, scale, sums + r * kBlock + g * kInt8Units + j) + bias);
+            store_raw(to + r * stride + g * kInt8Units + j,
+                      scaled(of[r].scale, scale, sums + r * kBlock + g * kInt8Units + j) + bias);
           }
         }
       }

@@ -13,10 +13,27 @@ struct ActivationRow {
 using IntVec = VectorOf<float>::integer;
 typedef int8_t ByteVec __attribute__((vector_size(FASTLSTM_SIMD_BYTES / 4)));
 
-FASTLSTM_INLINE int32_t largest_lane(IntVec v) {
-  int32_t most = v[0];
-  for (int j = 1; j < lanes<float>; ++j) most = v[j] > most ? v[j] : most;
-  return most;
+// Numbers within a byte, as bytes. Of a conversion GCC makes scalar code for vectors of 256 bits.
+FASTLSTM_INLINE void store_bytes(int8_t* to, IntVec q) {
+#if FASTLSTM_SIMD_BYTES == 32
+  const __m256i v = bit_cast<__m256i>(q);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  store_raw(to, _mm_cvtsi128_si64(_mm_packs_epi16(words, words)));
+#else
+  store_raw(to, __builtin_convertvector(q, ByteVec));
+#endif
+}
+
+// take(a, b) over the lanes of a vector, its halves first.
+template <class Take>
+FASTLSTM_INLINE int32_t reduced(IntVec v, const Take& take) {
+  typedef int32_t Half __attribute__((vector_size(FASTLSTM_SIMD_BYTES / 2)));
+  Half halves[2];
+  __builtin_memcpy(halves, &v, sizeof(v));
+  const Half half = take(halves[0], halves[1]);
+  int32_t all = half[0];
+  for (int j = 1; j < lanes<float> / 2; ++j) all = take(all, half[j]);
+  return all;
 }
 
 // The nearest integers, ties to even, of |v| < 2^22: adding the shifter leaves them in the low bits. The product before
@@ -38,7 +55,7 @@ FASTLSTM_INLINE IntVec nearest(Vec<float> v) {
 }
 
 // q [stride] = row [n] quantised, zeros after it.
-inline ActivationRow quantise(const float* row, int64_t n, int8_t* q, int64_t stride) {
+FASTLSTM_INLINE ActivationRow quantise(const float* row, int64_t n, int8_t* q, int64_t stride) {
   constexpr int L = lanes<float>;
   constexpr float kLeast = 0x1p-100f;
   constexpr int32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000;
@@ -51,7 +68,7 @@ inline ActivationRow quantise(const float* row, int64_t n, int8_t* q, int64_t st
   int64_t k = 0;
   for (; k + L <= n; k += L) take(load_raw<Vec<float>>(row + k));
   if (k < n) take(load_part<float>(row + k, n - k));
-  const int32_t bits = largest_lane(most);
+  const int32_t bits = reduced(most, [](auto a, auto b) { return a > b ? a : b; });
   const float largest = bit_cast<float>(bits);
   if (bits >= kInfinity || largest < kLeast) {
     __builtin_memset(q, 0, stride);
@@ -63,18 +80,16 @@ inline ActivationRow quantise(const float* row, int64_t n, int8_t* q, int64_t st
   for (k = 0; k + L <= n; k += L) {
     const IntVec whole = nearest(load_raw<Vec<float>>(row + k) * inverse);
     sums += whole;
-    store_raw(q + k, __builtin_convertvector(whole, ByteVec));
+    store_bytes(q + k, whole);
   }
   if (k < n) {
     const IntVec whole = nearest(load_part<float>(row + k, n - k) * inverse);
     sums += whole;
-    store_raw(q + k, __builtin_convertvector(whole, ByteVec));
+    store_bytes(q + k, whole);
     k += L;
   }
   if (k < stride) __builtin_memset(q + k, 0, stride - k);
-  int32_t sum = 0;
-  for (int j = 0; j < L; ++j) sum += sums[j];
-  return {scale, sum};
+  return {scale, reduced(sums, [](auto a, auto b) { return a + b; })};
 }
 
 // What the classes have in common that multiply such rows as they are. kPlanes: how many rows of bytes one takes.
