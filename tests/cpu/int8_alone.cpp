@@ -6,6 +6,7 @@
 
 #include "budget.h"
 #include "cpu/isa/choice.h"
+#include "cpu/isa/int8.h"
 
 using namespace fastlstm;
 
@@ -153,7 +154,7 @@ int main() {
                         {3, 7, 12, 37, 11}}) {
     const Layer layer(s[0], s[1], s[2], s[3], s[4]);
     for (const bool weight_only : {false, true}) {
-      const auto generic = layer.by(int8_layer_generic, weight_only, 1);
+      const auto generic = layer.by(*int8_layer_generic, weight_only, 1);
       const double share = weight_only ? 0 : layer.share(generic);
       judge(weight_only ? "generic, weights only" : "generic", s, share <= 1, share);
       for (const int threads : {1, 2}) {
