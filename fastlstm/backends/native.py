@@ -54,9 +54,9 @@ if _reason is None and hasattr(os, "register_at_fork"):
 
 def cpu_isa() -> str:
     """The instruction set that the CPU kernels run on here: 'generic', 'avx2', 'avx512' or 'amx';
-    with products of bytes, for 8-bit weights, 'avxvnni' and 'avx512vnni'; or 'avx512bf16' (on AMD,
-    or where FASTLSTM_CPU_ISA names it), or 'amx-emulated' where that names it. Needs `load()` to be
-    None.
+    with products of bytes, for 8-bit weights, 'avxvnni', 'avx512vnni' and, on aarch64, 'dotprod';
+    or 'avx512bf16' (on AMD, or where FASTLSTM_CPU_ISA names it), or 'amx-emulated' where that names
+    it. Needs `load()` to be None.
 
     Raises:
         RuntimeError: FASTLSTM_CPU_ISA names one that this machine does not have.

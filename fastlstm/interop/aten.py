@@ -164,7 +164,9 @@ def _stack(*args):
 def _int8(asked: str, *args):
     """A stack with int8 weights: its definition, or a scan whose step is the definition's call of
     one step."""
-    x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, weight_only = args[:10]
+    x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, weight_only = args[
+        :10
+    ]
     return_cells, batched = args[10], x.dim() == 3
     if _unrolled(asked, x.shape[1 if batched and batch_first else 0]):
         return int8.definition(*args)
@@ -189,7 +191,17 @@ def _int8(asked: str, *args):
                 lengths = None if valid is None else valid.squeeze(-1).long()
                 cut = None if cut is None else cut.unsqueeze(0)
                 output, h, c, cells = int8.definition(
-                    x_t.unsqueeze(0), h, c, of_direction, 1, False, False, lengths, cut, weight_only, True
+                    x_t.unsqueeze(0),
+                    h,
+                    c,
+                    of_direction,
+                    1,
+                    False,
+                    False,
+                    lengths,
+                    cut,
+                    weight_only,
+                    True,
                 )
                 return (h[0], c[0]), (output[0], cells[0])
 

@@ -1,5 +1,5 @@
-"""The CPU's kernels for aarch64, as programs by themselves (kernels_alone.cpp, int8_alone.cpp): made
-by a cross compiler and run under an emulator, where these are there.
+"""The CPU's kernels for aarch64, as programs by themselves (kernels_alone.cpp, int8_alone.cpp):
+made by a cross compiler and run under an emulator, where these are there.
 """
 
 import os
