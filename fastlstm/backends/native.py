@@ -53,9 +53,9 @@ if _reason is None and hasattr(os, "register_at_fork"):
 
 def cpu_isa() -> str:
     """The instruction set of the CPU kernels on this machine: 'generic', 'avx2', 'avx512' or 'amx';
-    'avxvnni' and 'avx512vnni', which have products of bytes for 8-bit weights; 'avx512bf16' (on
-    AMD, or if FASTLSTM_CPU_ISA asks for it); 'amx-emulated' if FASTLSTM_CPU_ISA asks for it. Needs
-    `load()` to be None.
+    with products of bytes, for 8-bit weights, 'avxvnni', 'avx512vnni' and, on aarch64, 'dotprod';
+    'avx512bf16' (on AMD, or if FASTLSTM_CPU_ISA asks for it); 'amx-emulated' if FASTLSTM_CPU_ISA
+    asks for it. Needs `load()` to be None.
 
     Raises:
         RuntimeError: FASTLSTM_CPU_ISA asks for one that this machine does not have.

@@ -16,6 +16,7 @@ from ..ops import layer as layer_ops
 from ..ops.recurrence import PREFIXES
 from ..reference import lstm as reference
 from ..reference import variant as variant_reference
+from ..stack import int8
 from ..stack.checkpoint import ops as checkpoint_ops
 from ..stack.checkpoint import passes
 from ..stack.checkpoint.calls import CheckpointedForward, CheckpointedResults
@@ -67,6 +68,8 @@ def decompositions(loop: str = "auto") -> dict[Any, Callable[..., Any]]:
                 _recurrence, recurrence, loop
             )
     table[ops.stack_forward.default] = _stack
+    for name in ("int8_stack", "int8_stack_reference"):
+        table[getattr(ops, name).default] = functools.partial(_int8, loop)
     table[ops.checkpointed_forward.default] = _checkpointed
     table[ops.checkpointed_backward.default] = _checkpointed_backward
     return table
@@ -156,6 +159,69 @@ def _stack(*args):
     h_n, c_n = (torch.cat(s) for s in zip(*states, strict=True))
     kept = (hidden, cells[:-1], gates) if call.save_tape else ([], [], [])
     return tuple(StackResults(x, h_n, c_n, cells[-1], *kept))
+
+
+def _int8(asked: str, *args):
+    """A stack with int8 weights: its definition, or a scan whose step is the definition's call of
+    one step."""
+    x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, weight_only = args[
+        :10
+    ]
+    return_cells, batched = args[10], x.dim() == 3
+    if _unrolled(asked, x.shape[1 if batched and batch_first else 0]):
+        return int8.definition(*args)
+    y = (x.transpose(0, 1) if batch_first else x) if batched else x.unsqueeze(1)
+    (T, N), D = y.shape[:2], 2 if bidirectional else 1
+    each = len(weights) // (layers * D)
+    H = weights[3].shape[0] // 4
+    P = weights[each - 1].shape[0] if each >= 6 else H
+    h0, c0 = (
+        x.new_zeros((layers * D, N, width)) if s is None else s.reshape(layers * D, N, width)
+        for s, width in ((h0, P), (c0, H))
+    )
+    states, cells = [], []
+    for k in range(layers):
+        found = []
+        for d in range(D):
+            row = k * D + d
+
+            def step(carry, at, of_direction):
+                x_t, valid, cut = at
+                h, c = (s.unsqueeze(0) for s in carry)
+                lengths = None if valid is None else valid.squeeze(-1).long()
+                cut = None if cut is None else cut.unsqueeze(0)
+                output, h, c, cells = int8.definition(
+                    x_t.unsqueeze(0),
+                    h,
+                    c,
+                    of_direction,
+                    1,
+                    False,
+                    False,
+                    lengths,
+                    cut,
+                    weight_only,
+                    True,
+                )
+                return (h[0], c[0]), (output[0], cells[0])
+
+            bounded = None if lengths is None else lengths.clamp(0, T)
+            sequences = (
+                y,
+                reference.valid_steps(T, bounded),
+                reference.entering_zeros(T, reset_mask, bounded, d == 1),
+            )
+            of_direction = weights[row * each : (row + 1) * each]
+            carry, kept = scanned(2, step, (h0[row], c0[row]), sequences, of_direction, d == 1)
+            states.append(carry)
+            found.append(kept)
+        y, of_layer = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
+        cells.append(of_layer)
+    h_n, c_n = (torch.stack(s) for s in zip(*states, strict=True))
+    last = cells[-1] if return_cells else x.new_empty((0,))
+    if not batched:
+        return y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1), last
+    return y.transpose(0, 1) if batch_first else y, h_n, c_n, last
 
 
 def _checkpointed(*args):

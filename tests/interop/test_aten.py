@@ -303,3 +303,38 @@ def test_executorch_runs_it(loop):
         buffer = exir.to_edge(program).to_executorch().buffer
         method = runtime.Runtime.get().load_program(buffer).load_method("forward")
         torch.testing.assert_close(method.execute(list(given)), flat(model(*given)))
+
+
+# Four directions, written out, take long to trace.
+@pytest.mark.sweep(
+    but=lambda options, weight_only, loop: loop == "scan" or "batch_first" in options
+)
+@loops
+@pytest.mark.parametrize("weight_only", [False, True], ids=["dynamic", "weight_only"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_layers": 2, "bidirectional": True, "proj_size": 3},
+        {"num_layers": 2, "bias": False, "batch_first": True},
+    ],
+    ids=["two ways", "one way"],
+)
+def test_int8_weights(options, weight_only, loop):
+    """Against the definition, whose integers the decomposition has."""
+    lstm = FastLSTM(
+        I, H, backend="reference", weight_dtype=torch.int8, weight_only=weight_only, **options
+    )
+    x, (h, c) = torch.randn(N, T, I), make_states(lstm, N, torch.float32)
+    lengths, resets = torch.tensor([5, 0, 3, 2]), torch.rand(N, T) < 0.4
+    if not lstm.batch_first:
+        x, resets = x.transpose(0, 1), resets.t()
+
+    def call(lstm, x, h, c, lengths, resets):
+        return lstm(x, (h, c), lengths=lengths, reset_mask=resets, return_cell_sequence=True)
+
+    model = Calling(lstm, call)
+    given = x, h, c, lengths, resets
+    with torch.no_grad():
+        same(exported(model, *given, loop=loop), model, *given, rtol=1e-5, atol=1e-6)
+        alone = Calling(lstm, lambda lstm, x: lstm(x))
+        same(exported(alone, x[0], loop=loop), alone, x[0], rtol=1e-5, atol=1e-6)

@@ -7,6 +7,13 @@ struct FloatDot {
   struct Engine {};
   static constexpr int kRows = kRegisters == 32 ? 8 : 4;
   static constexpr bool kQuantised = false;
+  static constexpr int kPlanes = 1;
+
+  static ActivationRow take_row(const float* row, int64_t n, float* to, int64_t stride) {
+    __builtin_memcpy(to, row, n * sizeof(float));
+    __builtin_memset(to + n, 0, (stride - n) * sizeof(float));
+    return {1.f, 0};
+  }
 
   // As PlainDot's. The last numbers of a row are zeros, up to a multiple of 4.
   template <int G>

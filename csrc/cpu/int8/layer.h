@@ -26,9 +26,9 @@ class Int8Layer {
     const int64_t row_bytes = blocks_ * kBlock * static_cast<int64_t>(sizeof(float)) / plan_.U;
     const int64_t rows = std::max(kLeastRows, second_level_bytes() / 2 / std::max<int64_t>(row_bytes, 1));
     steps_ = std::clamp<int64_t>(rows / rows_, 1, std::max<int64_t>(s_.T, 1));
-    x_stride_ = stride(args.I);
-    h_stride_ = stride(s_.P);
-    unprojected_stride_ = stride(s_.H);
+    x_stride_ = Dot::kPlanes * padded(args.I);
+    h_stride_ = Dot::kPlanes * padded(s_.P);
+    unprojected_stride_ = padded(s_.H);
     Layout size(nullptr);
     lay_out(size);
     Layout layout(Workspace::take(size.used()));
@@ -49,13 +49,13 @@ class Int8Layer {
   static constexpr int64_t kBlock = 4 * kInt8Units;  // gates of a row's block
 
   // Whole vectors of tiles, whose 64 numbers are the most that a product takes at once.
-  static constexpr int64_t stride(int64_t n) { return (n + 63) / 64 * 64; }
+  static constexpr int64_t padded(int64_t n) { return (n + 63) / 64 * 64; }
 
   bool projected() const { return a_.weights[0].hr != nullptr; }
 
   void lay_out(Layout& layout) {
     const int64_t workers = plan_.workers(), groups = plan_.D * plan_.R;
-    const int64_t h_stride = std::max(h_stride_, projected() ? unprojected_stride_ : 0);
+    const int64_t h_stride = std::max(h_stride_, projected() ? Dot::kPlanes * unprojected_stride_ : 0);
     x_ = layout.array<Activation>(workers * steps_ * rows_ * x_stride_);
     h_ = layout.array<Activation>(workers * rows_ * h_stride);
     x_rows_ = layout.array<ActivationRow>(workers * steps_ * rows_);
@@ -65,16 +65,6 @@ class Int8Layer {
     gates_ = layout.array<float>(groups * steps_ * rows_ * blocks_ * kBlock);
     unprojected_ = layout.array<float>(projected() ? groups * rows_ * unprojected_stride_ : 0);
     h_space_ = rows_ * h_stride;
-  }
-
-  static FASTLSTM_INLINE ActivationRow take_row(const float* row, int64_t n, Activation* to, int64_t stride) {
-    if constexpr (Dot::kQuantised) {
-      return quantise(row, n, to, stride);
-    } else {
-      __builtin_memcpy(to, row, n * sizeof(float));
-      __builtin_memset(to + n, 0, (stride - n) * sizeof(float));
-      return {1.f, 0};
-    }
   }
 
   // A vector of sums as what they stand for.
@@ -175,7 +165,7 @@ class Int8Layer {
         starts_[k - k0] = rows;
         for (int64_t slot = begin_; slot < begin_ + active; ++slot, ++rows) {
           const float* x = a_.x + t * a_.x_stride_t + row_of(slot) * a_.x_stride_n;
-          x_rows_[rows] = take_row(x, a_.I, x_ + rows * l_.x_stride_, l_.x_stride_);
+          x_rows_[rows] = Dot::take_row(x, a_.I, x_ + rows * l_.x_stride_, l_.x_stride_);
         }
       }
       const int64_t depth = (a_.I + kInt8Depth - 1) / kInt8Depth;
@@ -205,6 +195,9 @@ class Int8Layer {
 
     template <bool Whole>
     void store_gates(int64_t b, int64_t first, int rows, const Sum* sums) {
+      float* to = gates_of(b, first);
+      const int64_t stride = (b1_ - b0_) * kBlock;
+      const ActivationRow* of = x_rows_ + first;
       for (int64_t j = 0; j < kInt8Units; j += L) {
         const int64_t unit = b * kInt8Units + j, units = units_from<Whole>(unit);
         if (units == 0) break;
@@ -212,8 +205,8 @@ class Int8Layer {
           const V scale = load<float, Whole>(w_.scale_ih + g * s_.H + unit, units);
           const V bias = w_.bias == nullptr ? V{} : load<float, Whole>(w_.bias + g * s_.H + unit, units);
           for (int r = 0; r < rows; ++r) {
-            store_raw(gates_of(b, first + r) + g * kInt8Units + j,
-                      scaled(x_rows_[first + r].scale, scale, sums + r * kBlock + g * kInt8Units + j) + bias);
+            store_raw(to + r * stride + g * kInt8Units + j,
+                      scaled(of[r].scale, scale, sums + r * kBlock + g * kInt8Units + j) + bias);
           }
         }
       }
@@ -232,7 +225,7 @@ class Int8Layer {
           __builtin_memset(to, 0, l_.h_stride_ * sizeof(Activation));
           h_rows_[k] = {0.f, 0};
         } else {
-          h_rows_[k] = take_row(h, s_.P, to, l_.h_stride_);
+          h_rows_[k] = Dot::take_row(h, s_.P, to, l_.h_stride_);
         }
       }
     }
@@ -317,9 +310,10 @@ class Int8Layer {
 
     // h = W_hr (o tanh(c)), whose rows take the place of h's.
     void project(int64_t t, int64_t active) {
-      const int64_t stride = l_.unprojected_stride_, depth = (s_.H + kInt8Depth - 1) / kInt8Depth;
+      const int64_t width = l_.unprojected_stride_, stride = Dot::kPlanes * width;
+      const int64_t depth = (s_.H + kInt8Depth - 1) / kInt8Depth;
       for (int64_t k = 0; k < active; ++k)
-        h_rows_[k] = take_row(unprojected_ + k * stride, s_.H, h_ + k * stride, stride);
+        h_rows_[k] = Dot::take_row(unprojected_ + k * width, s_.H, h_ + k * stride, stride);
       for (int64_t p = p0_; p < p1_; ++p) {
         const int8_t* weights = w_.hr + p * depth * kInt8Units * kInt8Depth;
         for (int64_t first = 0; first < active; first += Dot::kRows) {

@@ -1,14 +1,12 @@
 // Products of quantised rows with a block of 16 units in plain C++. Included inside a namespace of an instruction set.
 //
-// The members that every such class has: the type of a row's numbers, how many rows one call takes at most, and
-// sums<G>: out[r][g][u] = the sum over k of row r times weight [k][g][u], G vectors of 16 units beside each other.
+// The members that every such class has: the type of a row's numbers, how a row of floats becomes such (take_row), how
+// many rows one call takes at most, and sums<G>: out[r][g][u] = the sum over k of row r times weight [k][g][u], G
+// vectors of 16 units beside each other.
 
-struct PlainDot {
-  using Activation = int8_t;
-  using Sum = int32_t;
+struct PlainDot : QuantisedRows {
   struct Engine {};
   static constexpr int kRows = 4;
-  static constexpr bool kQuantised = true;
 
   template <int G>
   static void sums(Engine&, int rows, const int8_t* a, int64_t stride, const ActivationRow*, const int8_t* weights,

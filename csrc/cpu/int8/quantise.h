@@ -4,23 +4,36 @@
 // A row that holds NaN or an infinity gets the scale NaN, with which all that is made of it is NaN. A row whose largest
 // number is below kLeast counts as zeros: 1 / scale would leave the range of float32.
 
-// What a quantised row needs beside its numbers.
+// What a quantised row needs beside its numbers. A class that multiplies may give `sum` a meaning of its own.
 struct ActivationRow {
   float scale;
   int32_t sum;  // of its numbers
 };
 
 using IntVec = VectorOf<float>::integer;
-typedef int16_t ShortVec __attribute__((vector_size(FASTLSTM_SIMD_BYTES / 2)));
 typedef int8_t ByteVec __attribute__((vector_size(FASTLSTM_SIMD_BYTES / 4)));
 
-FASTLSTM_INLINE void store_activations(int16_t* to, IntVec q) { store_raw(to, __builtin_convertvector(q, ShortVec)); }
-FASTLSTM_INLINE void store_activations(int8_t* to, IntVec q) { store_raw(to, __builtin_convertvector(q, ByteVec)); }
+// Numbers within a byte, as bytes. Of a conversion GCC makes scalar code for vectors of 256 bits.
+FASTLSTM_INLINE void store_bytes(int8_t* to, IntVec q) {
+#if FASTLSTM_SIMD_BYTES == 32
+  const __m256i v = bit_cast<__m256i>(q);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  store_raw(to, _mm_cvtsi128_si64(_mm_packs_epi16(words, words)));
+#else
+  store_raw(to, __builtin_convertvector(q, ByteVec));
+#endif
+}
 
-FASTLSTM_INLINE int32_t largest_lane(IntVec v) {
-  int32_t most = v[0];
-  for (int j = 1; j < lanes<float>; ++j) most = v[j] > most ? v[j] : most;
-  return most;
+// take(a, b) over the lanes of a vector, its halves first.
+template <class Take>
+FASTLSTM_INLINE int32_t reduced(IntVec v, const Take& take) {
+  typedef int32_t Half __attribute__((vector_size(FASTLSTM_SIMD_BYTES / 2)));
+  Half halves[2];
+  __builtin_memcpy(halves, &v, sizeof(v));
+  const Half half = take(halves[0], halves[1]);
+  int32_t all = half[0];
+  for (int j = 1; j < lanes<float> / 2; ++j) all = take(all, half[j]);
+  return all;
 }
 
 // The nearest integers, ties to even, of |v| < 2^22: adding the shifter leaves them in the low bits. The product before
@@ -41,9 +54,8 @@ FASTLSTM_INLINE IntVec nearest(Vec<float> v) {
   return bit_cast<IntVec>(v + kShifter) - bit_cast<int32_t>(kShifter);
 }
 
-// q [stride] = row [n] quantised, zeros after it. Act: int8_t, or int16_t where that multiplies faster.
-template <class Act>
-ActivationRow quantise(const float* row, int64_t n, Act* q, int64_t stride) {
+// q [stride] = row [n] quantised, zeros after it.
+FASTLSTM_INLINE ActivationRow quantise(const float* row, int64_t n, int8_t* q, int64_t stride) {
   constexpr int L = lanes<float>;
   constexpr float kLeast = 0x1p-100f;
   constexpr int32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000;
@@ -56,10 +68,10 @@ ActivationRow quantise(const float* row, int64_t n, Act* q, int64_t stride) {
   int64_t k = 0;
   for (; k + L <= n; k += L) take(load_raw<Vec<float>>(row + k));
   if (k < n) take(load_part<float>(row + k, n - k));
-  const int32_t bits = largest_lane(most);
+  const int32_t bits = reduced(most, [](auto a, auto b) { return a > b ? a : b; });
   const float largest = bit_cast<float>(bits);
   if (bits >= kInfinity || largest < kLeast) {
-    __builtin_memset(q, 0, stride * sizeof(Act));
+    __builtin_memset(q, 0, stride);
     return {bits >= kInfinity ? __builtin_nanf("") : 0.f, 0};
   }
   const float scale = largest / 127.f;
@@ -68,16 +80,26 @@ ActivationRow quantise(const float* row, int64_t n, Act* q, int64_t stride) {
   for (k = 0; k + L <= n; k += L) {
     const IntVec whole = nearest(load_raw<Vec<float>>(row + k) * inverse);
     sums += whole;
-    store_activations(q + k, whole);
+    store_bytes(q + k, whole);
   }
   if (k < n) {
     const IntVec whole = nearest(load_part<float>(row + k, n - k) * inverse);
     sums += whole;
-    store_activations(q + k, whole);
+    store_bytes(q + k, whole);
     k += L;
   }
-  if (k < stride) __builtin_memset(q + k, 0, (stride - k) * sizeof(Act));
-  int32_t sum = 0;
-  for (int j = 0; j < L; ++j) sum += sums[j];
-  return {scale, sum};
+  if (k < stride) __builtin_memset(q + k, 0, stride - k);
+  return {scale, reduced(sums, [](auto a, auto b) { return a + b; })};
 }
+
+// What the classes have in common that multiply such rows as they are. kPlanes: how many rows of bytes one takes.
+struct QuantisedRows {
+  using Activation = int8_t;
+  using Sum = int32_t;
+  static constexpr bool kQuantised = true;
+  static constexpr int kPlanes = 1;
+
+  static ActivationRow take_row(const float* row, int64_t n, int8_t* to, int64_t stride) {
+    return quantise(row, n, to, stride);
+  }
+};

@@ -2,15 +2,12 @@
 // a tile wants them, 16 steps of k of one gate a load. Included inside the namespace of the AMX kernels, after tiles.h
 // and vnni_dot.h.
 
-struct TileDot {
-  using Activation = int8_t;
-  using Sum = int32_t;
+struct TileDot : QuantisedRows {
   struct Engine {
     Tiles tiles;
     VnniDot::Engine vectors;
   };
   static constexpr int kRows = 16;
-  static constexpr bool kQuantised = true;
 
   // As PlainDot's.
   template <int G>

@@ -8,12 +8,9 @@
 #include "cpu/simd/emulated_vnni.h"
 #endif
 
-struct VnniDot {
-  using Activation = int8_t;
-  using Sum = int32_t;
+struct VnniDot : QuantisedRows {
   struct Engine {};
   static constexpr int kRows = kRegisters == 32 ? 6 : 3;
-  static constexpr bool kQuantised = true;
 
   template <int G>
   static void sums(Engine&, int rows, const int8_t* a, int64_t stride, const ActivationRow* of, const int8_t* weights,

@@ -16,6 +16,7 @@ const Kernels& kernels_avxvnni();
 const Kernels& kernels_avx512();
 const Kernels& kernels_avx512vnni();
 const Kernels& kernels_avx512bf16();
+const Kernels& kernels_dotprod();
 const Kernels& kernels_amx(bool emulated);
 
 namespace {
@@ -84,6 +85,9 @@ void for_rows(const Visit& visit) {
 #endif
 #if defined(__aarch64__)
   constexpr const char kWhyGeneric[] = "vectors of 128 bits are NEON's here";
+  if (visit(Row{"dotprod", Processor::here().dotprod, When::kByItself, kernels_dotprod, kMultiplyAdds,
+                "vectors of 128 bits are NEON's here, and SDOT multiplies bytes"}))
+    return;
 #else
   constexpr const char kWhyGeneric[] = "there are no kernels for an instruction set of this processor";
 #endif

@@ -15,7 +15,7 @@ namespace fastlstm {
 
 using RunInt8Layer = void(const Int8Args&, const Threads&);
 
-RunInt8Layer int8_layer_generic, int8_layer_avx2, int8_layer_avxvnni, int8_layer_avx512vnni;
+RunInt8Layer int8_layer_generic, int8_layer_avx2, int8_layer_avxvnni, int8_layer_avx512vnni, int8_layer_dotprod;
 // Tiles where the processor multiplies bytes by them, or where they are emulated; else as without AMX.
 RunInt8Layer* int8_layer_of_amx(bool emulated);
 

@@ -7,6 +7,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace fastlstm {
@@ -14,11 +16,11 @@ namespace fastlstm {
 enum class Vendor { kOther, kAmd, kIntel };
 
 // avx512: F, BW, VL and DQ. amx: tiles of bfloat16, saved and permitted by the system, and of bytes with amx_int8.
-// avxvnni and avx512vnni: products of bytes in vectors of 256 and of 512 bits.
+// avxvnni and avx512vnni: products of bytes in vectors of 256 and of 512 bits; dotprod: aarch64's, SDOT.
 struct Processor {
   Vendor vendor = Vendor::kOther;
   bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false;
-  bool avxvnni = false, avx512vnni = false, amx_int8 = false;
+  bool avxvnni = false, avx512vnni = false, amx_int8 = false, dotprod = false;
   bool emulated = false;  // AVX-512's kernels are compiled for AVX2, slow: for tests that name them
 
   static const Processor& here();
@@ -69,7 +71,16 @@ inline Processor read_processor() {
   return p;
 }
 #else
-inline Processor read_processor() { return {}; }
+inline Processor read_processor() {
+  Processor p;
+#if defined(__ARM_FEATURE_DOTPROD)
+  p.dotprod = true;  // compiled for processors that have it, as everything for Apple's is
+#elif defined(__aarch64__) && defined(__linux__)
+  constexpr unsigned long kDotProducts = 1ul << 20;
+  p.dotprod = (getauxval(AT_HWCAP) & kDotProducts) != 0;
+#endif
+  return p;
+}
 #endif
 
 inline const Processor& Processor::here() {
