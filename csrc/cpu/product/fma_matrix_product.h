@@ -12,18 +12,20 @@ struct MultiplyAdds {
   static constexpr int64_t kSlab = kProductSlab;
 
   static void pack_strip(const Factor& right, int64_t first, int64_t k0, int64_t numbers, T* out) {
-    for (int v = 0; v < kStrip; ++v) {
+    const auto lines = [&](int v) {
       const int64_t line = first + v * L, count = std::clamp<int64_t>(right.lines - line, 0, L);
-      const T* from = right.at<T>(count > 0 ? line : 0, k0);
-      if (right.depth_stride == 1) {
-        pack_transposed<T>(from, right.line_stride, count, numbers, out + v * L, kWidth);
-      } else if (count == L) {
+      return PackedLines<T>{right.at<T>(count > 0 ? line : 0, k0), count};
+    };
+    if (right.depth_stride == 1) {
+      return pack_transposed<T, T>(kStrip, lines, right.line_stride, numbers, out, kWidth);
+    }
+    for (int v = 0; v < kStrip; ++v) {
+      const PackedLines<T> from = lines(v);
+      const auto pack = [&](auto whole) {
         for (int64_t k = 0; k < numbers; ++k)
-          store_raw(out + k * kWidth + v * L, load_raw<Vec<T>>(from + k * right.depth_stride));
-      } else {
-        for (int64_t k = 0; k < numbers; ++k)
-          store_raw(out + k * kWidth + v * L, load_part<T>(from + k * right.depth_stride, count));
-      }
+          store_raw(out + k * kWidth + v * L, load<T, whole.value>(from.first + k * right.depth_stride, from.count));
+      };
+      from.count == L ? pack(std::true_type{}) : pack(std::false_type{});
     }
   }
 

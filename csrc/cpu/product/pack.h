@@ -81,20 +81,52 @@ struct Panels {
   }
 };
 
-// out[k * out_stride + j] = rows[j * row_stride + k] for k in [0, K) and lanes j in [0, L); lanes from `count` on are
-// 0.
+// Lines of a matrix that become the lanes of one vector: the first, and how many exist, up to L.
+template <class IO>
+struct PackedLines {
+  const IO* first;
+  int64_t count;
+};
+
+// out[j * out_stride + l] = rows[l * row_stride + j] for j and lanes l in [0, L); lanes from `count` on are 0.
 template <class Acc, class IO, class W>
-void pack_transposed(const IO* rows, int64_t row_stride, int64_t count, int64_t K, W* out, int64_t out_stride) {
+FASTLSTM_INLINE void pack_block(const IO* rows, int64_t row_stride, int64_t count, W* out, int64_t out_stride) {
   constexpr int L = lanes<Acc>;
-  int64_t k = 0;
-  for (; k + L <= K; k += L) {
-    Vec<Acc> block[L] = {};
-    for (int64_t j = 0; j < count; ++j) block[j] = Storage<Acc, IO>::load(rows + j * row_stride + k);
-    transpose<Acc>(block);
-    for (int j = 0; j < L; ++j) Storage<Acc, W>::store(out + (k + j) * out_stride, block[j]);
+  Vec<Acc> block[L];
+  if (count == L) {
+#pragma GCC unroll 16
+    for (int j = 0; j < L; ++j) block[j] = Storage<Acc, IO>::load(rows + j * row_stride);
+  } else {
+    for (int j = 0; j < L; ++j) block[j] = j < count ? Storage<Acc, IO>::load(rows + j * row_stride) : Vec<Acc>{};
   }
-  for (; k < K; ++k) {
-    for (int64_t j = 0; j < L; ++j) out[k * out_stride + j] = j < count ? convert<W>(rows[j * row_stride + k]) : W{};
+  transpose<Acc>(block);
+#pragma GCC unroll 16
+  for (int j = 0; j < L; ++j) Storage<Acc, W>::store(out + j * out_stride, block[j]);
+}
+
+// out[k * out_stride + v * L + lane] = element k of line `lane` of lines(v), for k in [0, K) and vectors v; lines are
+// `row_stride` apart. All vectors take a cache line's worth of k before the next: each line of the matrix is read once,
+// whatever the stride does to the first-level cache, and the vectors' parts of a line of `out` are written together.
+template <class Acc, class IO, class W, class Lines>
+void pack_transposed(int vectors, const Lines& lines, int64_t row_stride, int64_t K, W* out, int64_t out_stride) {
+  constexpr int L = lanes<Acc>;
+  constexpr int64_t kBlock = std::max<int64_t>(L, 64 / sizeof(IO));
+  const int64_t whole = K / L * L;
+  for (int64_t begin = 0; begin < whole; begin += kBlock) {
+    const int64_t end = std::min(begin + kBlock, whole);
+    for (int v = 0; v < vectors; ++v) {
+      const PackedLines<IO> from = lines(v);
+      for (int64_t k = begin; k < end; k += L)
+        pack_block<Acc>(from.first + k, row_stride, from.count, out + k * out_stride + v * L, out_stride);
+    }
+  }
+  for (int v = 0; v < vectors; ++v) {
+    const PackedLines<IO> from = lines(v);
+    for (int64_t k = whole; k < K; ++k) {
+      for (int64_t j = 0; j < L; ++j) {
+        out[k * out_stride + v * L + j] = j < from.count ? convert<W>(from.first[j * row_stride + k]) : W{};
+      }
+    }
   }
 }
 
@@ -103,9 +135,10 @@ template <class Acc, class IO, class W>
 void pack_gates(const Panel& panel, const IO* weight, int64_t H, int64_t K, W* packed) {
   constexpr int L = lanes<Acc>;
   const int64_t first = panel.vector * L, units = std::min<int64_t>(L, H - first);
-  for (int g = 0; g < 4; ++g) {
+  for (int g = 0; g < kPanel; g += kPart) {
     const PackedVector place = packed_place<Acc>(g, kPanel, K);
-    pack_transposed<Acc>(weight + (g * H + first) * K, K, units, K, packed + panel.offset + place.first, place.stride);
+    const auto lines = [&](int v) { return PackedLines<IO>{weight + ((g + v) * H + first) * K, units}; };
+    pack_transposed<Acc, IO>(kPart, lines, K, K, packed + panel.offset + place.first, place.stride);
   }
 }
 
@@ -138,20 +171,27 @@ inline void pack_gate_pairs(const Panel& panel, const BFloat16* weight, int64_t 
 template <class Acc, bool Transposed, class IO, class W>
 void pack_columns(const Panel& panel, const IO* weight, int64_t K, int64_t columns, W* packed) {
   constexpr int L = lanes<Acc>;
+  const auto column_of = [&](int v) { return (panel.vector + v) * L; };
+  const auto count_of = [&](int v) { return std::min<int64_t>(L, columns - column_of(v)); };
+  if constexpr (Transposed) {
+    for (int part = 0; part < panel.vectors; part += kPart) {
+      const PackedVector place = packed_place<Acc>(part, panel.vectors, K);
+      const auto lines = [&](int v) { return PackedLines<IO>{weight + column_of(part + v) * K, count_of(part + v)}; };
+      pack_transposed<Acc, IO>(std::min(kPart, panel.vectors - part), lines, K, K, packed + panel.offset + place.first,
+                               place.stride);
+    }
+    return;
+  }
   for (int v = 0; v < panel.vectors; ++v) {
-    const int64_t first = (panel.vector + v) * L, count = std::min<int64_t>(L, columns - first);
     const PackedVector place = packed_place<Acc>(v, panel.vectors, K);
     W* out = packed + panel.offset + place.first;
-    if constexpr (Transposed) {
-      pack_transposed<Acc>(weight + first * K, K, count, K, out, place.stride);
-    } else {
-      const auto pack = [&](auto whole) {
-        for (int64_t k = 0; k < K; ++k) {
-          Storage<Acc, W>::store(out + k * place.stride, load<Acc, whole.value>(weight + k * columns + first, count));
-        }
-      };
-      count == L ? pack(std::true_type{}) : pack(std::false_type{});
-    }
+    const auto pack = [&](auto whole) {
+      for (int64_t k = 0; k < K; ++k) {
+        const Vec<Acc> numbers = load<Acc, whole.value>(weight + k * columns + column_of(v), count_of(v));
+        Storage<Acc, W>::store(out + k * place.stride, numbers);
+      }
+    };
+    count_of(v) == L ? pack(std::true_type{}) : pack(std::false_type{});
   }
 }
 

@@ -19,15 +19,6 @@ struct Ahead {
   const char* at = nullptr;
   int lines = 0;
 
-  // The part of `bytes` from `from` on that is prefetched by product `block` of `blocks`, each of depth K.
-  static Ahead part(const void* from, int64_t bytes, int64_t K, int64_t block, int64_t blocks) {
-    constexpr int64_t kLine = 64;
-    const int64_t groups = K / 4;
-    if (groups == 0) return {};
-    const int64_t lines = (bytes / kLine + groups * blocks - 1) / (groups * blocks);
-    return {static_cast<const char*>(from) + block * groups * lines * kLine, static_cast<int>(lines)};
-  }
-
   FASTLSTM_INLINE void fetch() {
     for (int n = 0; n < lines; ++n) __builtin_prefetch(at + 64 * n, 0, 2);
     at += 64 * lines;
@@ -109,32 +100,48 @@ constexpr int64_t row_blocks(int64_t total) {
 // [begin, begin + rows) of `total` rows in blocks of nearly equal size, at most Most.
 template <int Most = kMaxRows, class Body>
 FASTLSTM_INLINE void for_row_blocks(int64_t total, const Body& body) {
-  const int64_t blocks = row_blocks<Most>(total);
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t begin = total * b / blocks;
-    body(begin, static_cast<int>(total * (b + 1) / blocks - begin));
+  const int64_t blocks = row_blocks<Most>(total), rows = blocks == 0 ? 0 : total / blocks;
+  int64_t longer = total - blocks * rows;  // so many blocks have a row more
+  for (int64_t begin = 0; begin < total; --longer) {
+    const int here = static_cast<int>(rows + (longer > 0 ? 1 : 0));
+    body(begin, here);
+    begin += here;
   }
 }
 
-// Prefetches the next panel's weights in parts, one with each product of this panel's row blocks. Only where the
-// weights of a share are `far` and enough row blocks hide it.
+// Prefetches the next panel's weights into the second-level cache in parts, one with each product of this panel's row
+// blocks. Measured (benchmarks/log.md): it gains where weights stream from the third level, both panels leave room in
+// the second for what else passes through it, and the row blocks give time enough. Elsewhere it costs up to a third.
 template <class Packed>
 class FetchNext {
  public:
-  // elements: of the next panel. K: depth of the products. rows: of all blocks.
-  FetchNext(bool far, const Packed* packed, const Panel* next, int64_t elements, int64_t K, int64_t rows)
-      : blocks_(far && next != nullptr && rows > kMaxRows ? row_blocks(rows) : 0),
-        K_(K),
-        bytes_(elements * sizeof(Packed)) {
-    if (blocks_ > 0) from_ = packed + next->offset;
+  // share_bytes: of the weights that a worker goes through in a step. elements: of a panel. K: depth of the products.
+  // rows: of all blocks.
+  FetchNext(int64_t share_bytes, int64_t elements, int64_t K, int64_t rows) {
+    constexpr int64_t kLine = 64;
+    const int64_t blocks = row_blocks(rows), times = K / 4 * blocks, bytes = elements * sizeof(Packed);
+    // Two blocks hide it only where next to nothing is left in the second level from the step before.
+    const bool far = share_bytes > (blocks > 2 ? resident_bytes() : 2 * second_level_bytes());
+    if (!far || blocks < 2 || times == 0 || 4 * bytes >= second_level_bytes()) return;
+    lines_ = static_cast<int>((bytes / kLine + times - 1) / times);
+    bytes_ = K / 4 * lines_ * kLine;
   }
 
-  Ahead part() { return blocks_ == 0 ? Ahead{} : Ahead::part(from_, bytes_, K_, block_++, blocks_); }
+  void begin(const Packed* packed, const Panel* next) {
+    at_ = next == nullptr || lines_ == 0 ? nullptr : reinterpret_cast<const char*>(packed + next->offset);
+  }
+
+  Ahead part() {
+    if (at_ == nullptr) return {};
+    const Ahead part{at_, lines_};
+    at_ += bytes_;
+    return part;
+  }
 
  private:
-  const int64_t blocks_, K_, bytes_;
-  const Packed* from_ = nullptr;
-  int64_t block_ = 0;
+  int lines_ = 0;
+  int64_t bytes_ = 0;
+  const char* at_ = nullptr;
 };
 
 // How the loops over steps multiply: here by fused multiply-adds, on states in the accumulation type and weights packed

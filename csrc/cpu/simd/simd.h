@@ -251,6 +251,28 @@ FASTLSTM_INLINE Vec<Acc> every_other(Vec<Acc> a, Vec<Acc> b, std::index_sequence
 template <class Acc>
 FASTLSTM_INLINE void transpose(Vec<Acc> (&rows)[lanes<Acc>]) {
   constexpr int L = lanes<Acc>;
+#if FASTLSTM_SIMD_BYTES == 32
+  // Interleaving across the halves of a register takes two instructions. Here only the last round crosses them.
+  if constexpr (std::is_same_v<Acc, float>) {
+    __m256 pairs[L], fours[L];
+    for (int j = 0; j < L; j += 2) {
+      const __m256 a = bit_cast<__m256>(rows[j]), b = bit_cast<__m256>(rows[j + 1]);
+      pairs[j] = _mm256_unpacklo_ps(a, b);
+      pairs[j + 1] = _mm256_unpackhi_ps(a, b);
+    }
+    for (int j = 0; j < L; j += 4) {
+      for (int k = 0; k < 2; ++k) {
+        fours[j + 2 * k] = _mm256_shuffle_ps(pairs[j + k], pairs[j + k + 2], 0x44);
+        fours[j + 2 * k + 1] = _mm256_shuffle_ps(pairs[j + k], pairs[j + k + 2], 0xee);
+      }
+    }
+    for (int j = 0; j < L / 2; ++j) {
+      rows[j] = bit_cast<Vec<Acc>>(_mm256_permute2f128_ps(fours[j], fours[j + L / 2], 0x20));
+      rows[j + L / 2] = bit_cast<Vec<Acc>>(_mm256_permute2f128_ps(fours[j], fours[j + L / 2], 0x31));
+    }
+    return;
+  }
+#endif
   constexpr auto indices = std::make_index_sequence<L>{};
   for (int round = 1; round < L; round *= 2) {
     Vec<Acc> mixed[L];

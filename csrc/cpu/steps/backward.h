@@ -70,18 +70,22 @@ class Backward : BackwardTape<Acc, IO, GX> {
   }
 
   void lay_out(Layout& layout) {
-    c_stride_ = padded<Acc>(s_.H);
+    c_stride_ = spread<Acc>(s_.H);
     p_stride_ = padded<Acc>(s_.P);
     packed_hh_ = layout.array<typename Product::Packed>(s_.D * hh_panels_.elements);
     packed_hr_ = layout.array<Acc>(s_.D * hr_panels_.elements);
-    dgates_ = layout.array<Acc>(2 * s_.D * s_.N * 4 * s_.H);
+    dgates_stride_ = spread<Acc>(4 * s_.H);
+    dgates_ = layout.array<Acc>(2 * s_.D * s_.N * dgates_stride_);
     dgates_parts_.lay_out(layout, 2 * s_.D * s_.N, 4 * s_.H);
     dc_ = layout.array<Acc>(s_.D * s_.N * c_stride_);
     dprojected_ = layout.array<Acc>(projected() ? s_.D * s_.N * p_stride_ : 0);
   }
 
   int64_t state_row(int buffer, int d, int64_t slot) const { return (buffer * s_.D + d) * s_.N + slot; }
-  Acc* dgates_state(int buffer, int d, int64_t slot) { return dgates_ + state_row(buffer, d, slot) * 4 * s_.H; }
+  Acc* dgates_state(int buffer, int d, int64_t slot) { return dgates_ + state_row(buffer, d, slot) * dgates_stride_; }
+  Places places_of(int d, int64_t t, int buffer, int64_t end) {
+    return this->places(d, t, dgates_state(buffer, d, 0), dgates_stride_, dc_state(d, 0), c_stride_, end);
+  }
   Acc* dc_state(int d, int64_t slot) { return dc_ + (d * s_.N + slot) * c_stride_; }
   Acc* dprojected(int d, int64_t slot) { return dprojected_ + (d * s_.N + slot) * p_stride_; }
   static int buffer_of(int64_t k) { return k & 1; }
@@ -151,7 +155,7 @@ class Backward : BackwardTape<Acc, IO, GX> {
         store_raw(sums + k * L, sum);
       }
     } else {
-      product<Acc, typename Product::Packed>(rows, panel.vectors, dgates_state(buffer, d, slot), 4 * s_.H, packed,
+      product<Acc, typename Product::Packed>(rows, panel.vectors, dgates_state(buffer, d, slot), dgates_stride_, packed,
                                              4 * s_.H, sums, ahead);
     }
   }
@@ -161,38 +165,46 @@ class Backward : BackwardTape<Acc, IO, GX> {
     alignas(64) Acc sums[Product::kRows * kPanel * L];
     typename Product::Engine engine;
     if (!Product::kTiled && plan_.U > 1)
-      fetch_rows(dgates_state(1 - buffer, d, begin), 4 * s_.H, end - begin, 4 * s_.H);
+      fetch_rows(dgates_state(1 - buffer, d, begin), dgates_stride_, end - begin, 4 * s_.H);
     const typename Product::Packed* packed = packed_hh_ + d * hh_panels_.elements;
-    const bool far = hh_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(*packed)) > resident_bytes();
-    const Places p = this->places(d, t, dgates_state(buffer, d, 0), end);
+    const int64_t share_bytes = hh_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(*packed));
+    const Places p = places_of(d, t, buffer, end);
+    FetchNext<typename Product::Packed> fetch(share_bytes, Product::packed_depth(4 * s_.H) * kPanel * L, 4 * s_.H,
+                                              end - begin);
     hh_panels_.for_share(u, buffer == 1, [&](const Panel& panel, const Panel* next) {
-      const int64_t elements = next == nullptr ? 0 : Product::packed_depth(4 * s_.H) * next->vectors * L;
-      FetchNext fetch(far, packed, next, elements, 4 * s_.H, end - begin);
+      fetch.begin(packed, next);
       for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
         if (!projected()) this->prefetch_tape(p, slot, rows, panel);
         multiply(engine, d, 1 - buffer, slot, rows, panel, fetch.part(), sums);
-        if (p.plain && !projected()) {
-          for_vectors(rows, panel, s_.P, sums, [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) {
-            plain_step<whole.value>(p, d, t, buffer, slot + r, column, columns, dh);
-          });
-        } else {
-          for_vectors(rows, panel, s_.P, sums, [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) {
-            any_step<whole.value>(p, d, t, buffer, slot + r, column, columns, dh);
-          });
-        }
+        steps(p, d, t, buffer, slot, rows, panel, sums);
       });
     });
+  }
+
+  void steps(const Places& places, int d, int64_t t, int buffer, int64_t slot, int rows, const Panel& panel,
+             const Acc* sums) {
+    const Places p = places;
+    if (p.plain && !p.projected) {
+      for_vectors(rows, panel, p.H, sums,
+                  [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) FASTLSTM_INLINE_LAMBDA {
+                    plain_step<whole.value>(p, d, t, buffer, slot + r, column, columns, dh);
+                  });
+    } else {
+      for_vectors(rows, panel, s_.P, sums, [&](int r, int64_t column, int64_t columns, Vec<Acc> dh, auto whole) {
+        any_step<whole.value>(p, d, t, buffer, slot + r, column, columns, dh);
+      });
+    }
   }
 
   template <bool Whole>
   FASTLSTM_INLINE void plain_step(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t unit,
                                   int64_t units, Vec<Acc> dh) {
-    const int64_t row = plan_.rows[slot];
-    if (p.doutput != nullptr) dh += load<Acc, Whole>(p.doutput + row * a_.doutput_stride_n + unit, units);
+    const int64_t row = p.rows[slot];
+    if (p.doutput != nullptr) dh += load<Acc, Whole>(p.doutput + row * p.doutput_stride + unit, units);
     if (p.h_entering != nullptr) {
-      store<Acc, Whole>(p.h_entering + row * a_.h_entering_strides.n + unit,
-                        load<Acc, Whole>(p.output_before + row * s_.D * s_.P + unit, units), units);
+      store<Acc, Whole>(p.h_entering + row * p.h_entering_stride + unit,
+                        load<Acc, Whole>(p.output_before + row * p.output_stride + unit, units), units);
     }
     cell<Whole, true>(p, d, t, buffer, slot, unit, units, dh);
   }
@@ -217,7 +229,7 @@ class Backward : BackwardTape<Acc, IO, GX> {
   void unproject(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
     alignas(64) Acc sums[kMaxRows * kPanel * L];
     const Acc* packed = packed_hr_ + d * hr_panels_.elements;
-    const Places at_t = this->places(d, t, dgates_state(buffer, d, 0), end);
+    const Places at_t = places_of(d, t, buffer, end);
     for (int64_t p = hr_panels_.share_begin[u]; p < hr_panels_.share_begin[u + 1]; ++p) {
       const Panel& panel = hr_panels_.panels[p];
       for_row_blocks<kMaxRows>(end - begin, [&](int64_t first, int rows) {
@@ -251,14 +263,14 @@ class Backward : BackwardTape<Acc, IO, GX> {
   FASTLSTM_INLINE void cell(const Places& p, int d, int64_t t, int buffer, int64_t slot, int64_t unit, int64_t units,
                             Vec<Acc> dh) {
     using V = Vec<Acc>;
-    const int64_t row = plan_.rows[slot], H = s_.H;
+    const int64_t row = p.rows[slot], H = p.H;
     const bool cut = !Plain && rec_.cut_entering(d, t, row, plan_.lengths[slot]);
-    const IO* tape = p.gates + row * s_.D * 4 * H + unit;
+    const IO* tape = p.gates + row * 4 * p.cells_stride + unit;
     const Gates<V> gates{load<Acc, Whole>(tape, units), load<Acc, Whole>(tape + H, units),
                          load<Acc, Whole>(tape + 2 * H, units), load<Acc, Whole>(tape + 3 * H, units)};
-    const int64_t place = row * s_.D * H + unit;
+    const int64_t place = row * p.cells_stride + unit;
     const V c = load<Acc, Whole>(p.cells + place, units);
-    Acc* dc_row = dc_state(d, slot) + unit;
+    Acc* dc_row = p.dc + slot * p.c_stride + unit;
     V dc = load_raw<V>(dc_row);
     if (p.dcells != nullptr) dc += load<Acc, Whole>(p.dcells + place, units);
 
@@ -270,17 +282,17 @@ class Backward : BackwardTape<Acc, IO, GX> {
       c_entering = this->template cell_entering<Whole>(d, t, slot, unit, units, cut);
     }
     const CellGradient<V> grad = lstm_cell_backward(gates, tanh_c, c_entering, dh, dc);
-    if (a_.unprojected != nullptr) {
+    if (!Plain && a_.unprojected != nullptr) {
       store<Acc, Whole>(this->template row_of<Acc>(a_.unprojected, a_.unprojected_strides, d, t, row) + unit,
                         gates.o * tanh_c, units);
     }
 
-    GX* dgates_x = p.dgates_x + row * a_.dgates_strides.n + unit;
+    GX* dgates_x = p.dgates_x + row * p.dgates_x_stride + unit;
     store<Acc, Whole>(dgates_x, grad.gates.i, units);
     store<Acc, Whole>(dgates_x + H, grad.gates.f, units);
     store<Acc, Whole>(dgates_x + 2 * H, grad.gates.g, units);
     store<Acc, Whole>(dgates_x + 3 * H, grad.gates.o, units);
-    Acc* dgates = p.dgates + slot * 4 * H + unit;
+    Acc* dgates = p.dgates + slot * p.dgates_stride + unit;
     const auto keep = [&](int64_t first, V dgate) FASTLSTM_INLINE_LAMBDA {
       const V entering = cut ? V{} : dgate;
       store<Acc, Whole>(dgates + first, entering, units);
@@ -340,7 +352,7 @@ class Backward : BackwardTape<Acc, IO, GX> {
 
   const Threads& threads_;
   const Panels hh_panels_, hr_panels_;
-  int64_t c_stride_, p_stride_;
+  int64_t dgates_stride_, c_stride_, p_stride_;
   typename Product::Packed* packed_hh_;
   Acc* packed_hr_;
   Acc* dgates_;                            // [2, D, slots, 4H]

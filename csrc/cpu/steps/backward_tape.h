@@ -28,18 +28,21 @@ class BackwardTape {
     return t != rec_.first_step(d, length) && t != rec_.last_step(d, length);
   }
 
-  // Where step t of a direction has its rows, computed once for all of them. Row r is at r * the array's row stride:
-  // for doutput a_.doutput_stride_n, for dgates_x and h_entering their strides' n, for an array [T, N, D, width] D *
-  // width. Slot s of dgates is at s * 4H. `..._before` are of the step before, if the step is plain.
+  // Where step t of a direction has its rows, computed once for all of them: of row r, and of slot s of a state, at r or
+  // s times the stride. `..._before` are of the step before, if the step is plain. All that a plain cell needs is here:
+  // a store of a vector may write anything, as far as the compiler knows, but for a copy of this on the stack.
   struct Places {
+    const int64_t* rows;  // of each slot
     const IO *gates, *doutput, *output_before;
     const Acc *cells, *cells_before, *dcells;
     GX *dgates_x, *h_entering;
-    Acc* dgates;
-    bool plain;
+    Acc *dgates, *dc;
+    int64_t H, doutput_stride, output_stride, cells_stride, dgates_x_stride, h_entering_stride, dgates_stride, c_stride;
+    bool plain, projected;
   };
 
-  Places places(int d, int64_t t, Acc* dgates, int64_t end) const {
+  // dgates and dc: slot 0 of the states, with their strides.
+  Places places(int d, int64_t t, Acc* dgates, int64_t dgates_stride, Acc* dc, int64_t c_stride, int64_t end) const {
     const bool plain = is_plain(d, t, end);
     const int64_t before = plain ? rec_.step_before(d, t) : t;
     const auto of = [&](const auto* data, int64_t step, int64_t width) {
@@ -56,8 +59,19 @@ class BackwardTape {
     p.dcells = of(dcells, t, s_.H);
     p.dgates_x = row_of<GX>(a_.dgates_x, a_.dgates_strides, d, t, 0);
     p.h_entering = a_.h_entering == nullptr ? nullptr : row_of<GX>(a_.h_entering, a_.h_entering_strides, d, t, 0);
+    p.rows = plan_.rows.data();
     p.dgates = dgates;
+    p.dgates_stride = dgates_stride;
+    p.dc = dc;
+    p.c_stride = c_stride;
+    p.H = s_.H;
+    p.doutput_stride = a_.doutput_stride_n;
+    p.output_stride = s_.D * s_.P;
+    p.cells_stride = s_.D * s_.H;
+    p.dgates_x_stride = a_.dgates_strides.n;
+    p.h_entering_stride = a_.h_entering_strides.n;
     p.plain = plain;
+    p.projected = a_.weight_hr[0] != nullptr;
     return p;
   }
 
@@ -69,11 +83,11 @@ class BackwardTape {
       for (int v = 0; v < panel.vectors; v += kLine) __builtin_prefetch(row + (panel.vector + v) * L);
     };
     for (int64_t k = slot; k < slot + rows; ++k) {
-      const int64_t row = plan_.rows[k];
-      for (int g = 0; g < 4; ++g) ask(p.gates + row * s_.D * 4 * s_.H + g * s_.H);
-      ask(p.cells_before + row * s_.D * s_.H);
-      if (p.h_entering != nullptr) ask(p.output_before + row * s_.D * s_.P);
-      if (p.doutput != nullptr) ask(p.doutput + row * a_.doutput_stride_n);
+      const int64_t row = p.rows[k];
+      for (int g = 0; g < 4; ++g) ask(p.gates + row * 4 * p.cells_stride + g * p.H);
+      ask(p.cells_before + row * p.cells_stride);
+      if (p.h_entering != nullptr) ask(p.output_before + row * p.output_stride);
+      if (p.doutput != nullptr) ask(p.doutput + row * p.doutput_stride);
     }
   }
 

@@ -66,8 +66,8 @@ class Forward {
   }
 
   void lay_out(Layout& layout) {
-    h_stride_ = padded<Acc>(s_.P);
-    c_stride_ = padded<Acc>(s_.H);
+    h_stride_ = spread<Acc>(s_.P);
+    c_stride_ = spread<Acc>(s_.H);
     packed_hh_ = layout.array<typename Product::Packed>(s_.D * gate_panels_.elements);
     packed_hr_ = layout.array<Acc>(s_.D * out_panels_.elements);
     bias_ = layout.array<Acc>(s_.D * 4 * c_stride_);
@@ -152,61 +152,97 @@ class Forward {
     }
   }
 
-  // Where step t of a direction has its rows, computed once for all of them. Row r of x is at r * a_.gates_strides.n,
-  // of an array [T, N, D, width] at r * D * width; slot s of a state is at s * its stride.
+  // Where step t of a direction has its rows, computed once for all of them: of row r, and of slot s of a state, at r or
+  // s times the stride. All that a cell needs is here: a store of a vector may write anything, as far as the compiler
+  // knows, but for a copy of this on the stack.
   struct Places {
+    const int64_t* rows;  // of each slot
     const GX* x;
+    const Acc* bias;  // [4, H padded]
     IO *output, *gates;
-    Acc* cells;
-    Acc *c, *h_next;
-    bool plain;  // no row takes its last step, and none is cut after it
+    Acc *cells, *c, *h_next;
+    int64_t H, x_stride, output_stride, cells_stride, c_stride, h_stride;
+    bool plain;  // no projection, no row takes its last step, and none is cut after it
   };
 
   Places places(int d, int64_t t, int buffer, int64_t end) {
     const auto of = [&](auto* data, int64_t width) { return data == nullptr ? nullptr : data + at(t, 0, d, width); };
-    // The last of the rows that have this step is the first to end.
-    const bool plain = end > 0 && a_.reset_mask == nullptr && t != rec_.last_step(d, plan_.lengths[end - 1]);
     Places p{};
-    p.x = gates_x_at(d, t, 0);
+    p.rows = plan_.rows.data();
+    p.x = gates_x_[d] + t * a_.gates_strides.t;
+    p.bias = bias_ + d * 4 * c_stride_;
     p.output = of(static_cast<IO*>(a_.output), s_.P);
     p.gates = of(static_cast<IO*>(a_.gates), 4 * s_.H);
     p.cells = of(static_cast<Acc*>(a_.cells), s_.H);
     p.c = c_state(d, 0);
     p.h_next = h_state(1 - buffer, d, 0);
-    p.plain = plain;
+    p.H = s_.H;
+    p.x_stride = a_.gates_strides.n;
+    p.output_stride = s_.D * s_.P;
+    p.cells_stride = s_.D * s_.H;
+    p.c_stride = c_stride_;
+    p.h_stride = h_stride_;
+    // The last of the rows that have this step is the first to end.
+    p.plain = !projected() && end > 0 && a_.reset_mask == nullptr && t != rec_.last_step(d, plan_.lengths[end - 1]);
     return p;
   }
 
+  // Products whose cells are still to be made. The cells of one product are few, with one row a single vector: a chain
+  // of some fifty dependent operations, longer than the processor looks ahead. Those of several products overlap.
+  struct Batch {
+    static constexpr int kVectors = 24;
+    static_assert(kVectors >= Product::kRows);
+    // Rows [slot, slot + rows) at the units from `unit` on; their sums begin at `sums`, 4 vectors of each row.
+    struct Part {
+      int64_t slot, unit;
+      int rows;
+      Acc* sums;
+    };
+
+    int parts = 0, vectors = 0;
+    Part part[kVectors];
+    alignas(64) Acc sums[kVectors * kPanel * L];
+
+    bool has_room(int rows) const { return vectors + rows <= kVectors; }
+    Acc* add(int64_t slot, int64_t unit, int rows) {
+      Acc* place = sums + vectors * kPanel * L;
+      part[parts++] = {slot, unit, rows, place};
+      vectors += rows;
+      return place;
+    }
+  };
+
   void step(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
-    alignas(64) Acc sums[Product::kRows * kPanel * L];
+    Batch batch;
     const Places at_t = places(d, t, buffer, end);
     const typename Product::Packed* packed = packed_hh_ + d * gate_panels_.elements;
     typename Product::Engine engine;
     if (!Product::kTiled && plan_.U > 1) fetch_rows(h_state(buffer, d, begin), h_stride_, end - begin, s_.P);
-    const bool far =
-        gate_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(typename Product::Packed)) > resident_bytes();
-    gate_panels_.for_share(u, buffer == 1, [&](const Panel& panel, const Panel* next) {
-      FetchNext fetch(far, packed, next, Product::packed_depth(s_.P) * kPanel * L, s_.P, end - begin);
-      const int64_t unit = panel.vector * L, units = std::min<int64_t>(L, s_.H - unit);
+    const int64_t share_bytes = gate_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(*packed));
+    const bool far = share_bytes > resident_bytes();
+    FetchNext<typename Product::Packed> fetch(share_bytes, Product::packed_depth(s_.P) * kPanel * L, s_.P, end - begin);
+    const bool backwards = buffer == 1;
+    constexpr int64_t kLineVectors = std::max<int64_t>(1, 64 / FASTLSTM_SIMD_BYTES);
+    gate_panels_.for_share(u, backwards, [&](const Panel& panel, const Panel* next) {
+      fetch.begin(packed, next);
+      const int64_t unit = panel.vector * L;
+      // Two vectors of 32 bytes share a line.
+      const bool begins_line = far && (panel.vector % kLineVectors == (backwards ? kLineVectors - 1 : 0));
       for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
-        if (far) prefetch_cells(at_t, slot, rows, unit);
+        if (!batch.has_room(rows)) finish(at_t, d, t, buffer, batch);
+        Acc* sums = batch.add(slot, unit, rows);
+        if (begins_line) prefetch_cells(at_t, slot, rows, unit);
         if constexpr (Product::kTiled) {
           Product::multiply(engine, rows, kPanel, h_parts_, state_row(buffer, d, slot), packed + panel.offset, sums);
-          multiply_again(d, buffer, slot, rows, unit, units, sums);
+          multiply_again(d, buffer, slot, rows, unit, std::min<int64_t>(L, s_.H - unit), sums);
         } else {
           product<Acc, typename Product::Packed>(rows, kPanel, h_state(buffer, d, slot), h_stride_,
                                                  packed + panel.offset, s_.P, sums, fetch.part());
         }
-        if (units == L && at_t.plain && !projected()) {
-          cells<true, true>(at_t, d, t, buffer, slot, rows, unit, units, sums);
-        } else if (units == L) {
-          cells<true, false>(at_t, d, t, buffer, slot, rows, unit, units, sums);
-        } else {
-          cells<false, false>(at_t, d, t, buffer, slot, rows, unit, units, sums);
-        }
       });
     });
+    finish(at_t, d, t, buffer, batch);
   }
 
   // Makes doubtful sums again from the numbers themselves.
@@ -220,52 +256,68 @@ class Forward {
     }
   }
 
-  const GX* gates_x_at(int d, int64_t t, int64_t row) const {
-    return gates_x_[d] + t * a_.gates_strides.t + row * a_.gates_strides.n;
-  }
-
   // Prefetches what the cells of a block of rows will read, while its product is made: the hardware prefetcher does not
   // follow so many streams.
   FASTLSTM_INLINE void prefetch_cells(const Places& p, int64_t slot, int rows, int64_t unit) {
     for (int64_t k = slot; k < slot + rows; ++k) {
-      const int64_t row = plan_.rows[k];
-      for (int g = 0; g < 4; ++g) __builtin_prefetch(p.x + row * a_.gates_strides.n + g * s_.H + unit);
-      __builtin_prefetch(p.c + k * c_stride_ + unit, 1);
-      if (!projected()) __builtin_prefetch(p.output + row * s_.D * s_.P + unit, 1);
+      const int64_t row = p.rows[k];
+      for (int g = 0; g < 4; ++g) __builtin_prefetch(p.x + row * p.x_stride + g * p.H + unit);
+      __builtin_prefetch(p.c + k * p.c_stride + unit, 1);
+      if (!projected()) __builtin_prefetch(p.output + row * p.output_stride + unit, 1);
     }
   }
 
-  // The cells of a block of rows in two rounds, first c of all rows, then h. In one round each row's second activation
-  // would wait for its first, and the processor would run out of instructions to overlap. sums: 4 vectors of each row,
-  // two of which c and the output gate then overwrite. Plain: as in `Places`, and without a projection.
-  template <bool Whole, bool Plain>
-  FASTLSTM_INLINE void cells(const Places& p, int d, int64_t t, int buffer, int64_t slot, int rows, int64_t unit,
-                             int64_t units, Acc* sums) {
-    for (int r = 0; r < rows; ++r) cell<Whole, Plain>(p, d, t, slot + r, unit, units, sums + r * kPanel * L);
-    for (int r = 0; r < rows; ++r) hidden<Whole, Plain>(p, d, t, buffer, slot + r, unit, units, sums + r * kPanel * L);
+  // The cells of a batch in two rounds, first c of all, then h: in one round each row's second activation would wait
+  // for its first. c and the output gate overwrite two of a row's sums.
+  void finish(const Places& places, int d, int64_t t, int buffer, Batch& batch) {
+    const Places p = places;
+    // visit(part, row of the part, units, Whole, Plain). Plain: as in `Places`.
+    const auto for_rows = [&](const auto& visit) FASTLSTM_INLINE_LAMBDA {
+      for (int k = 0; k < batch.parts; ++k) {
+        const typename Batch::Part part = batch.part[k];
+        const int64_t units = std::min<int64_t>(L, p.H - part.unit);
+        const auto rows = [&](auto whole, auto is_plain) FASTLSTM_INLINE_LAMBDA {
+          for (int r = 0; r < part.rows; ++r) visit(part, r, units, whole, is_plain);
+        };
+        if (units == L && p.plain) {
+          rows(std::true_type{}, std::true_type{});
+        } else if (units == L) {
+          rows(std::true_type{}, std::false_type{});
+        } else {
+          rows(std::false_type{}, std::false_type{});
+        }
+      }
+    };
+    for_rows([&](const auto& part, int r, int64_t units, auto whole, auto plain) FASTLSTM_INLINE_LAMBDA {
+      cell<whole.value, plain.value>(p, d, t, part.slot + r, part.unit, units, part.sums + r * kPanel * L);
+    });
+    for_rows([&](const auto& part, int r, int64_t units, auto whole, auto plain) FASTLSTM_INLINE_LAMBDA {
+      hidden<whole.value, plain.value>(p, d, t, buffer, part.slot + r, part.unit, units, part.sums + r * kPanel * L);
+    });
+    batch.parts = batch.vectors = 0;
   }
 
   template <bool Whole, bool Plain>
   FASTLSTM_INLINE void cell(const Places& p, int d, int64_t t, int64_t slot, int64_t unit, int64_t units, Acc* sums) {
     using V = Vec<Acc>;
-    const int64_t row = plan_.rows[slot], H = s_.H;
-    const GX* x = p.x + row * a_.gates_strides.n + unit;
-    const Acc* bias = bias_ + d * 4 * c_stride_ + unit;
+    const int64_t row = p.rows[slot], H = p.H;
+    const GX* x = p.x + row * p.x_stride + unit;
+    const Acc* bias = p.bias + unit;
     const auto preactivation = [&](int g) FASTLSTM_INLINE_LAMBDA {
-      return load<Acc, Whole>(x + g * H, units) + (load_raw<V>(bias + g * c_stride_) + load_raw<V>(sums + g * L));
+      return load<Acc, Whole>(x + g * H, units) + (load_raw<V>(bias + g * p.c_stride) + load_raw<V>(sums + g * L));
     };
     Gates<V> gates{preactivation(0), preactivation(1), preactivation(2), preactivation(3)};
-    Acc* c_state_row = p.c + slot * c_stride_ + unit;
+    Acc* c_state_row = p.c + slot * p.c_stride + unit;
     const V c = lstm_cell_state<Math<Acc>>(gates, load_raw<V>(c_state_row));
 
     if (p.gates != nullptr) {
-      IO* tape = p.gates + row * s_.D * 4 * H + unit;
+      IO* tape = p.gates + row * 4 * p.cells_stride + unit;
       store<Acc, Whole>(tape, gates.i, units);
       store<Acc, Whole>(tape + H, gates.f, units);
       store<Acc, Whole>(tape + 2 * H, gates.g, units);
       store<Acc, Whole>(tape + 3 * H, gates.o, units);
     }
-    if (p.cells != nullptr) store<Acc, Whole>(p.cells + row * s_.D * H + unit, c, units);
+    if (p.cells != nullptr) store<Acc, Whole>(p.cells + row * p.cells_stride + unit, c, units);
     if constexpr (Plain) {
       store_raw(c_state_row, c);
     } else {
@@ -284,9 +336,9 @@ class Forward {
     using V = Vec<Acc>;
     const V h = lstm_cell_hidden<Math<Acc>>(load_raw<V>(sums + L), load_raw<V>(sums));
     if constexpr (Plain) {
-      store<Acc, Whole>(p.output + plan_.rows[slot] * s_.D * s_.P + unit, h, units);
+      store<Acc, Whole>(p.output + p.rows[slot] * p.output_stride + unit, h, units);
       const V entering = rounded_to<Acc, IO>(h);
-      store_raw(p.h_next + slot * h_stride_ + unit, entering);
+      store_raw(p.h_next + slot * p.h_stride + unit, entering);
       h_parts_.store(state_row(1 - buffer, d, slot), unit, units, entering);
     } else if (projected()) {
       store_raw(unprojected(d, slot) + unit, h);

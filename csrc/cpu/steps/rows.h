@@ -9,6 +9,13 @@ constexpr int64_t padded(int64_t n) {
   return (n + lanes<Acc> - 1) / lanes<Acc> * lanes<Acc>;
 }
 
+// A stride of rows of n numbers that are read side by side: with a power of two their lines would share a few sets of the
+// first-level cache.
+template <class Acc>
+constexpr int64_t spread(int64_t n) {
+  return padded<Acc>(n) + 64 / static_cast<int64_t>(sizeof(Acc));
+}
+
 // Prefetches rows that other cores wrote, all at once: a product would come to their lines one after another, and wait
 // for each.
 template <class T>
