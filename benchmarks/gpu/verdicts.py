@@ -1,7 +1,7 @@
 """Is each family of kernels right at all? Small calls of every family, dtype, direction and pass
 beside a float64 oracle on the same device, in a minute: ``python -m benchmarks.gpu.verdicts``.
 
-One process imports torch, and forks another for each group (a family in one dtype), several at a
+One process forks another for each group (a family in one dtype), several at a
 time. A group that says nothing for ten seconds is killed, and of its family nothing more is begun.
 What a family got wrong, or did not survive, is not chosen in the rest of the run.
 
@@ -20,7 +20,6 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from benchmarks.common import stand_ins
 from benchmarks.gpu.journal import Journal
@@ -368,7 +367,6 @@ def bad_families(found: dict[str, dict]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="a part of ./run gpu; see benchmarks.gpu.plan")
-    parser.add_argument("--go", type=Path, help="begin when this file is there")
     parser.add_argument("--stop", type=float, default=float("inf"))
     parser.add_argument("--processes", type=int, default=PROCESSES)
     args = parser.parse_args(argv)
@@ -384,10 +382,6 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     if dry:
         stand_ins.fake_backends()
-    while args.go is not None and not args.go.exists():
-        time.sleep(0.02)
-        if os.getppid() == 1:
-            return 1
     done = journal.latest("verdict")
     waiting = [
         group for group in groups(dry) if not all(item.key in done for item in items(*group, dry))

@@ -189,7 +189,6 @@ def test_the_host_benchmark_has_the_calls_that_have_targets():
 
 
 def test_a_run_whose_verdicts_cannot_begin_fails(tmp_path, monkeypatch):
-    """As where the process that imports torch dies."""
     monkeypatch.setattr(plan.sanitizer, "exchanges", lambda context: [])
     context = types.SimpleNamespace(
         journal=Journal(tmp_path / "journal.jsonl", "s"),
@@ -197,6 +196,6 @@ def test_a_run_whose_verdicts_cannot_begin_fails(tmp_path, monkeypatch):
         dry=True,
         stop=time.time() + 30,
         say=lambda text: None,
+        start=lambda command, env, out: drive.execute(["/bin/false"], env, out),
     )
-    monkeypatch.setattr(plan.sys, "executable", "/bin/false")
-    assert plan.Beside(context).run() == "failed"
+    assert plan.run_verdicts(context) == "failed"
