@@ -117,7 +117,8 @@ def judge_recurrence(item: Item, device, dtype, tf32: bool, roundoff: float) -> 
     import torch
 
     from benchmarks.gpu.verify import rounded_products
-    from fastlstm.reference import lstm as reference
+    from fastlstm.reference.backward import lstm_backward
+    from fastlstm.reference.lstm import lstm_forward
 
     prefix = "cuda_kernels" if device == "cuda" else "simt_kernels"
     ops = torch.ops.fastlstm
@@ -152,9 +153,7 @@ def judge_recurrence(item: Item, device, dtype, tf32: bool, roundoff: float) -> 
         }
 
     def by_reference(dtype):
-        return passes_of(
-            reference.lstm_forward, lambda *a: reference.lstm_backward(*a, False), dtype
-        )
+        return passes_of(lstm_forward, lambda *a: lstm_backward(*a, False), dtype)
 
     oracle = by_reference(torch.float64)
     with rounded_products({torch.float64: "fp32"}.get(dtype, item.kind)):

@@ -6,6 +6,7 @@ import time
 import types
 
 import pytest
+from cuda_kinds import family as simt
 
 from benchmarks.common.shapes import Case
 from benchmarks.gpu import cli, drive, forced, host, measure, plan, report, verdicts
@@ -112,6 +113,18 @@ def test_a_crash_is_the_verdict_of_the_call_that_it_ended(zygote):
     found = zygote(judge, [("step", "bf16")], processes=2)
     words = [record["passes"]["backward"] for record in found.values()]
     assert words[0] == "ok" and words[1].startswith("crash")
+
+
+@pytest.mark.skipif(simt.load() is not None, reason=str(simt.load()))
+@pytest.mark.parametrize("kind", ["bf16", "fp64"])
+@pytest.mark.parametrize("family", ["cluster", "step", "step, projected"])
+def test_a_verdict_is_reached(family, kind, monkeypatch):
+    """By the kernels on the CPU, as a dry run reaches it."""
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", "auto")
+    H, P, _ = verdicts.FAMILIES[family]
+    found = verdicts.judge(verdicts.Item(family, kind, 2, 17, 1, min(H, 40), min(P, 12)), "cpu")
+    possible = kind == "bf16" or family != "cluster"
+    assert found == dict.fromkeys(verdicts.PASSES, "ok" if possible else "not possible")
 
 
 def test_a_wrong_result_is_named():
