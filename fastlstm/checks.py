@@ -16,7 +16,7 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def _may_look(device: torch.device) -> bool:
+def may_look(device: torch.device) -> bool:
     """Whether to read values of tensors on `device`: if that needs no waiting, or is asked for."""
     if torch.compiler.is_compiling() or device.type == "meta":
         return False
@@ -47,7 +47,7 @@ def check_lengths(lengths: Tensor | None, T: int, N: int, device: torch.device) 
             "the batch"
         )
     if (
-        _may_look(lengths.device)
+        may_look(lengths.device)
         and N
         and not torch._C._functorch.is_functorch_wrapped_tensor(lengths)
     ):

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 from benchmarks.common import machine, stand_ins
 from benchmarks.common.machine import RESULTS, ROOT
 from benchmarks.gpu import build, cells, device, host, plan, predict, report, worth
+from benchmarks.gpu.drive import kill
+from benchmarks.gpu.forks import Forks
 from benchmarks.gpu.journal import Journal, last_stamp, stamp_of
 
 WORK = ROOT / "build" / "gpu"
@@ -129,6 +132,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"out: a dry run measures nothing, and {RESULTS} is for measurements")
     if parts == ["report"] and not args.dry_run:
         return only_report(args, out)
+    if args.dry_run:
+        os.environ[stand_ins.VARIABLE] = "1"
+        stand_ins.prepare_environment()
+    forks = Forks()  # before anything is asked of the GPU
+    try:
+        return run(args, parts, share, out, forks, started)
+    finally:
+        forks.end()
+
+
+def run(args: argparse.Namespace, parts, share, out: Path | None, forks: Forks, started) -> int:
+    """A run of `parts`, begun at `started`; gives the exit status."""
     reason = None if args.dry_run else device.missing_gpu()
     if reason:
         print(
@@ -140,9 +155,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NO_GPU
     work = (out or DRY_WORK) if args.dry_run else WORK
     if args.dry_run:
-        os.environ[stand_ins.VARIABLE] = "1"
         args.cells = DRY_CELLS if args.cells is None else args.cells
-    described = describe(args.commit)
+    described = describe(args.commit, forks)
     if described is None:
         return FAILED
     journal_path = work / "journal.jsonl"
@@ -163,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         most_cells=args.cells,
         cell_seconds=0.01 if args.dry_run else args.cell_seconds,
         tests=args.tests,
+        forks=forks,
     )
     finish = report.stream_logs(context.logs, out / "logs.txt") if out is not None else None
     states = plan.run_parts(context, parts, started + 60 * args.minutes)
@@ -196,19 +211,22 @@ def only_report(args: argparse.Namespace, out: Path | None) -> int:
     return OK
 
 
-def describe(commit: str | None) -> dict[str, object] | None:
+def describe(commit: str | None, forks: Forks) -> dict[str, object] | None:
     """The machine, asked in a process of its own: this one must not hold the GPU."""
-    command = [sys.executable, "-m", "benchmarks.gpu.session"]
     env = os.environ | ({"FASTLSTM_COMMIT": commit} if commit else {})
+    with tempfile.TemporaryFile() as out:
+        child = forks.start(["benchmarks.gpu.session"], env, out)
+        try:
+            child.wait(DESCRIBE_SECONDS)
+        except subprocess.TimeoutExpired:
+            print(f"fastlstm: the GPU did not answer in {DESCRIBE_SECONDS:.0f} s", file=sys.stderr)
+            return None
+        finally:
+            kill(child)
+        out.seek(0)
+        said = out.read().decode(errors="replace")
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=DESCRIBE_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        print(f"fastlstm: the GPU did not answer in {DESCRIBE_SECONDS:.0f} s", file=sys.stderr)
-        return None
-    try:
-        return json.loads(done.stdout.strip().splitlines()[-1])
+        return json.loads(said.strip().splitlines()[-1])
     except (IndexError, ValueError):
-        print(f"fastlstm: the GPU cannot be used:\n{done.stderr[-2000:]}", file=sys.stderr)
+        print(f"fastlstm: the GPU cannot be used:\n{said[-2000:]}", file=sys.stderr)
         return None

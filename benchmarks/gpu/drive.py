@@ -14,9 +14,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from benchmarks.common.machine import ROOT
 from benchmarks.gpu.journal import Journal
@@ -53,6 +54,7 @@ def drive(
     finished: Sequence[int] = (0,),
     pulse: Sequence[Path] = (),
     stall: float | Callable[[dict | None], float] = STALL_SECONDS,
+    start: Callable | None = None,
 ) -> Outcome:
     """Run ``command`` until it ends with a status in ``finished``, again after each break.
 
@@ -64,6 +66,7 @@ def drive(
         pulse: files that grow while the child gets on, beside the log.
         stall: seconds without growth after which the child is killed; or what gives them for the
         mark of what the child is at, None before its first.
+        start: what starts the child, as `execute`.
     """
     outcome = Outcome("finished")
     for _ in range(MOST_CHILDREN):
@@ -75,7 +78,7 @@ def drive(
             return stall(mark if mark is not None and mark["at"] >= began - 1 else None)
 
         patience = allowed if callable(stall) else stall
-        status, reason = watch(command, env, stop, log, (log, *pulse), patience)
+        status, reason = watch(command, env, stop, log, (log, *pulse), patience, start)
         if status in finished:
             return outcome
         if reason == "time":
@@ -99,23 +102,29 @@ def watch(
     log: Path,
     pulse: Sequence[Path],
     stall: float | Callable[[], float],
+    start: Callable | None = None,
 ) -> tuple[int, str]:
     """One child from start to end: its status, and why it ended."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
-        child = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=env | {"PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            preexec_fn=leash,
-        )
+        child = (start or execute)(command, env, out)
         try:
             return wait(child, stop, pulse, stall)
         finally:
             kill(child)
+
+
+def execute(command: Sequence[str], env: Mapping[str, str], out: BinaryIO) -> subprocess.Popen:
+    """A child that runs a program; what it prints goes to ``out``."""
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**env, "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=out,
+        preexec_fn=leash,
+    )
 
 
 def leash() -> None:

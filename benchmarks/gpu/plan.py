@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from benchmarks.common import stand_ins
-from benchmarks.common.machine import ROOT
 from benchmarks.common.precision import PRECISIONS
 from benchmarks.gpu import build, costs, forced, host, profile, sanitizer, suite, verdicts
 from benchmarks.gpu.cells import cells_of
 from benchmarks.gpu.cells import expected_seconds as expect_cell
 from benchmarks.gpu.contenders import contenders_of
-from benchmarks.gpu.drive import STALL_SECONDS, drive, leash, wait
+from benchmarks.gpu.drive import STALL_SECONDS, drive, execute, wait
 from benchmarks.gpu.drive import kill as end
+from benchmarks.gpu.forks import Forks
 from benchmarks.gpu.journal import Journal
 
 BENCHES = tuple(f"bench {name}" for name in PRECISIONS)
@@ -65,7 +65,8 @@ class Context:
     """What the parts share.
 
     ``stop``: `time.time` at which the part that runs must end. ``share``: (k, n) of the cells;
-    ``most_cells`` of a part; ``tests``: an expression for pytest -k; ``logs``: a folder.
+    ``most_cells`` of a part; ``tests``: an expression for pytest -k; ``logs``: a folder; ``forks``:
+    what starts Python's processes, None where each is a new Python.
     """
 
     journal: Journal
@@ -77,6 +78,13 @@ class Context:
     most_cells: int | None = None
     cell_seconds: float = 0.5
     tests: str | None = None
+    forks: Forks | None = None
+
+    def start(self, command: Sequence[str], env: Mapping[str, str], out: BinaryIO):
+        """A child that runs a module, of the name and arguments in ``command``."""
+        if self.forks is None:
+            return execute([sys.executable, "-m", *command], env, out)
+        return self.forks.start(command, env, out)
 
     def left(self) -> float:
         return self.stop - time.time()
@@ -111,10 +119,12 @@ def run_parts(context: Context, parts: Sequence[str], stop: float) -> dict[str, 
     """Run the parts, all but the report, until ``stop``; gives their states."""
     states, whole = {}, stop - time.time()
     parts = [part for part in parts if part != "report"]
-    beside = None
+    loaded = False
     for part in parts:
-        if beside is None and part != build.PART and verdicts.PART in parts:
-            beside = Beside(context)  # only now is the library there
+        if not loaded and part != build.PART:
+            loaded = True  # only now is the library there
+            if context.forks is not None:
+                context.forks.preload()
         left = stop - REPORT_SECONDS - time.time()
         if part != parts[-1] and not context.dry:
             left = min(left, share_of(part, parts, whole))
@@ -126,13 +136,11 @@ def run_parts(context: Context, parts: Sequence[str], stop: float) -> dict[str, 
         context.stop = time.time() + left
         print(f"{part}: at most {left:.0f} s", flush=True)
         began = time.time()
-        states[part] = beside.run() if part == verdicts.PART else runner(part)(context)
+        states[part] = runner(part)(context)
         seconds = round(time.time() - began, 1)
         share = "" if context.share == (1, 1) else " {}/{}".format(*context.share)
         context.journal.append("part", f"{part}{share}", state=states[part], seconds=seconds)
         print(f"{part}: {states[part]} in {seconds:.0f} s", flush=True)
-    if beside is not None:
-        beside.end()
     return states
 
 
@@ -167,9 +175,11 @@ def timed_parts() -> tuple[str, ...]:
 def runner(part: str) -> Callable[[Context], str]:
     if part in timed_parts() or part in (profile.PART, forced.PART, host.PART):
         return lambda context: run_worker(context, part)
-    return {"build": build.run, "probe": costs.run, "tests": suite.run, "sanitizer": sanitizer.run}[
-        part
-    ]
+    others = {
+        "build": build.run, "probe": costs.run, "verdicts": run_verdicts, "tests": suite.run,
+        "sanitizer": sanitizer.run,
+    }  # fmt: skip
+    return others[part]
 
 
 def run_worker(context: Context, part: str) -> str:
@@ -183,7 +193,7 @@ def run_worker(context: Context, part: str) -> str:
     grace = min(GRACE_SECONDS, context.left() / 4)
     if context.dry:
         stand_ins.prepare_environment()
-    command = [sys.executable, "-m", "benchmarks.gpu.worker", part]
+    command = ["benchmarks.gpu.worker", part]
     command += ["--share", "{}/{}".format(*context.share), "--stop", f"{context.stop - grace:.1f}"]
     command += ["--cell-seconds", str(context.cell_seconds)]
     if context.most_cells is not None:
@@ -192,7 +202,7 @@ def run_worker(context: Context, part: str) -> str:
     journal = context.journal
     outcome = drive(
         command, journal, f"{part}/", stop=context.stop, log=log, pulse=[journal.path],
-        stall=patience,
+        stall=patience, start=context.start,
     )  # fmt: skip
     for text in outcome.broken:
         context.say(f"broken: {text}")
@@ -253,61 +263,35 @@ def patience(mark: dict | None) -> float:
     return 60.0 if "triton" in contender or contender in ("timing", "setup") else 20.0
 
 
-class Beside:
-    """The process of the verdicts, which imports torch while the parts before it run, and the
-    sanitizer on exchanges between blocks beside it."""
-
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self.log = context.logs / "verdicts.log"
-        self.go = context.logs / "verdicts.go"
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.go.unlink(missing_ok=True)
-        if context.dry:
-            stand_ins.prepare_environment()
-        command = [sys.executable, "-m", "benchmarks.gpu.verdicts", "--go", str(self.go)]
-        command += ["--processes", str(max(1, min(verdicts.PROCESSES, (os.cpu_count() or 2) - 4)))]
-        with self.log.open("ab") as out:
-            self.child = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=os.environ | context.journal.environment() | {"PYTHONUNBUFFERED": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                preexec_fn=leash,
-            )
-
-    def run(self) -> str:
-        """The part: lets the process begin; gives the part's state."""
-        context, journal = self.context, self.context.journal
-        self.go.touch()
-        with ThreadPoolExecutor(1) as pool:
-            looked = pool.submit(sanitizer.exchanges, context)
-            status, why = wait(self.child, context.stop, [journal.path], 3 * verdicts.STALL_SECONDS)
-            self.end()
-            rows = looked.result()
-        found = journal.latest("verdict")
-        for line in verdicts.table(found):
-            context.say("{:<20} {:<5} {:<14} {:<14} {}".format(*line))
-        bad = verdicts.bad_families(found)
-        wrong = any(
-            word not in ("ok", "not possible")
-            for r in found.values()
-            for word in r["passes"].values()
-        )
-        if bad:
-            rest = [name for name in forced.NAMES if name not in bad or name == "step"]
-            os.environ[forced.VARIABLE] = " ".join(rest)
-            context.say(f"the rest of the run goes on with {forced.VARIABLE}={' '.join(rest)!r}")
-            journal.append("note", verdicts.PART, text=f"left out after the verdicts: {bad}")
-        if status != 0 and why != "time":
-            context.say(f"the verdicts ended early: {why}")
-        if wrong or (status != 0 and why != "time") or any(r["status"] == "failed" for r in rows):
-            return "failed"
-        expected = sum(len(verdicts.items(*g, context.dry)) for g in verdicts.groups(context.dry))
-        return "done" if len(found) >= expected else "cut"
-
-    def end(self) -> None:
-        end(self.child)
-        self.go.unlink(missing_ok=True)
+def run_verdicts(context: Context) -> str:
+    """The verdicts, and the sanitizer on exchanges between blocks beside them."""
+    journal, log = context.journal, context.logs / "verdicts.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if context.dry:
+        stand_ins.prepare_environment()
+    processes = max(1, min(verdicts.PROCESSES, (os.cpu_count() or 2) - 4))
+    command = ["benchmarks.gpu.verdicts", "--processes", str(processes)]
+    with log.open("ab") as out, ThreadPoolExecutor(1) as pool:
+        child = context.start(command, os.environ | journal.environment(), out)
+        looked = pool.submit(sanitizer.exchanges, context)
+        status, why = wait(child, context.stop, [journal.path], 3 * verdicts.STALL_SECONDS)
+        end(child)
+        rows = looked.result()
+    found = journal.latest("verdict")
+    for line in verdicts.table(found):
+        context.say("{:<20} {:<5} {:<14} {:<14} {}".format(*line))
+    bad = verdicts.bad_families(found)
+    wrong = any(
+        word not in ("ok", "not possible") for r in found.values() for word in r["passes"].values()
+    )
+    if bad:
+        rest = [name for name in forced.NAMES if name not in bad or name == "step"]
+        os.environ[forced.VARIABLE] = " ".join(rest)
+        context.say(f"the rest of the run goes on with {forced.VARIABLE}={' '.join(rest)!r}")
+        journal.append("note", verdicts.PART, text=f"left out after the verdicts: {bad}")
+    if status != 0 and why != "time":
+        context.say(f"the verdicts ended early: {why}")
+    if wrong or (status != 0 and why != "time") or any(r["status"] == "failed" for r in rows):
+        return "failed"
+    expected = sum(len(verdicts.items(*g, context.dry)) for g in verdicts.groups(context.dry))
+    return "done" if len(found) >= expected else "cut"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 from benchmarks.common import machine, stand_ins
 from benchmarks.gpu.device import open_device
@@ -16,5 +17,10 @@ def collect() -> dict[str, object]:
     return described
 
 
-if __name__ == "__main__":
+def main(argv: list[str] | None = None) -> int:
     print(json.dumps(collect()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

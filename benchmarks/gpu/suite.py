@@ -7,7 +7,6 @@ or hangs its process is recorded as broken, and another process goes on after it
 from __future__ import annotations
 
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.common import stand_ins
@@ -20,12 +19,24 @@ MOST_PROCESSES = 12
 SHARD, SALT = "FASTLSTM_GPU_SHARD", "FASTLSTM_GPU_SALT"
 # All passed; some failed; none was left to run.
 FINISHED = (0, 1, 5)
+# The files of tests in the order of their worth: what the kernels compute, then what torch makes of
+# it. Others come last.
+FILES = (
+    "ops", "stack", "variants", "gradients", "module", "graphs", "determinism", "large", "errors",
+    "autograd", "autocast", "triton", "transforms", "compile", "export", "distributed",
+)  # fmt: skip
 SOURCES = ("tests/gpu/*.py", "tests/support/*.py", "benchmarks/common/stand_ins.py")
 
 
 def prefix(salt: str, shard: str) -> str:
     """What the keys of a shard's tests begin with; new after a change of the tests."""
     return f"{PART}@{salt} {shard} "
+
+
+def place(name: str) -> int:
+    """Where a file of tests comes in the order."""
+    kind = name.removeprefix("test_device_").removesuffix(".py")
+    return FILES.index(kind) if kind in FILES else len(FILES)
 
 
 def run(context) -> str:
@@ -47,6 +58,7 @@ def run(context) -> str:
             log=context.logs / f"tests-{k}-of-{count}.log",
             environment={**base, SHARD: name},
             finished=FINISHED,
+            start=context.start,
         )
 
     with ThreadPoolExecutor(count) as pool:
@@ -68,7 +80,7 @@ def run(context) -> str:
 
 
 def command(expression: str | None) -> list[str]:
-    line = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-rN", "--tb=short"]
+    line = ["pytest", "tests/gpu", "-m", "gpu", "-q", "-rN", "--tb=short"]
     line += ["-p", "no:cacheprovider", "-p", "no:benchmark"]
     # Of other packages, which may warn of one another on a machine that was not made for this. What
     # fastlstm warns of is an error still (tests/gpu/conftest.py).

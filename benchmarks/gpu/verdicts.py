@@ -1,7 +1,7 @@
 """Is each family of kernels right at all? Small calls of every family, dtype, direction and pass
 beside a float64 oracle on the same device, in a minute: ``python -m benchmarks.gpu.verdicts``.
 
-One process imports torch, and forks another for each group (a family in one dtype), several at a
+One process forks another for each group (a family in one dtype), several at a
 time. A group that says nothing for ten seconds is killed, and of its family nothing more is begun.
 What a family got wrong, or did not survive, is not chosen in the rest of the run.
 
@@ -20,7 +20,6 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from benchmarks.common import stand_ins
 from benchmarks.gpu.journal import Journal
@@ -118,7 +117,8 @@ def judge_recurrence(item: Item, device, dtype, tf32: bool, roundoff: float) -> 
     import torch
 
     from benchmarks.gpu.verify import rounded_products
-    from fastlstm.reference import lstm as reference
+    from fastlstm.reference.backward import lstm_backward
+    from fastlstm.reference.lstm import lstm_forward
 
     prefix = "cuda_kernels" if device == "cuda" else "simt_kernels"
     ops = torch.ops.fastlstm
@@ -153,9 +153,7 @@ def judge_recurrence(item: Item, device, dtype, tf32: bool, roundoff: float) -> 
         }
 
     def by_reference(dtype):
-        return passes_of(
-            reference.lstm_forward, lambda *a: reference.lstm_backward(*a, False), dtype
-        )
+        return passes_of(lstm_forward, lambda *a: lstm_backward(*a, False), dtype)
 
     oracle = by_reference(torch.float64)
     with rounded_products({torch.float64: "fp32"}.get(dtype, item.kind)):
@@ -368,7 +366,6 @@ def bad_families(found: dict[str, dict]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="a part of ./run gpu; see benchmarks.gpu.plan")
-    parser.add_argument("--go", type=Path, help="begin when this file is there")
     parser.add_argument("--stop", type=float, default=float("inf"))
     parser.add_argument("--processes", type=int, default=PROCESSES)
     args = parser.parse_args(argv)
@@ -384,10 +381,6 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     if dry:
         stand_ins.fake_backends()
-    while args.go is not None and not args.go.exists():
-        time.sleep(0.02)
-        if os.getppid() == 1:
-            return 1
     done = journal.latest("verdict")
     waiting = [
         group for group in groups(dry) if not all(item.key in done for item in items(*group, dry))

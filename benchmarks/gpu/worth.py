@@ -37,7 +37,8 @@ def choice(family, N: int, H: int, P: int | None, backward: bool, only: str = "a
 
 def wavefront_gain(family, L: int, N: int, H: int, backward: bool, captured: bool) -> float | None:
     """Time of L layers in turn over their time as a wavefront; None where they do not run so: the
-    kernels need the whole GPU, two layers do not fit beside each other, or two chunks into T."""
+    kernels need the whole GPU, two layers do not fit beside each other, or two chunks into T, or
+    the plan, which does not know the kernel's step, expects too little."""
     from fastlstm.stack.wavefront import plan
 
     found = choice(family, N, H, None, backward)
@@ -46,8 +47,8 @@ def wavefront_gain(family, L: int, N: int, H: int, backward: bool, captured: boo
     if found.family != "cluster" or 2 * blocks > MULTIPROCESSORS:
         return None
     host = 0.0 if captured else plan.HOST_CHUNK
-    chunk = plan.best_chunk(STEPS, L, step, host)
-    if 2 * chunk > STEPS:
+    chunk = plan.best_chunk(STEPS, L, plan.STEP, host)
+    if 2 * chunk > STEPS or plan.gain(STEPS, L, chunk, plan.STEP, host) < plan.WORTH:
         return None
     chunks = math.ceil(STEPS / chunk)
     chunk = math.ceil(STEPS / chunks)
@@ -113,6 +114,8 @@ def text() -> str:
 def verdict(name: str, gains: list[float | None]) -> str:
     """What the gains come to; where there is none, nothing is gained."""
     there = [gain for gain in gains if gain is not None]
+    if not there:
+        return f"{name}: in none of {len(gains)} cases."
     worth = sum(gain >= WORTH for gain in there)
     return (
         f"{name}: in {len(there)} of {len(gains)} cases, there {mean(there):.2f} times as fast by "

@@ -5,7 +5,7 @@
 import torch
 from torch import Tensor
 
-from ..checks import swapped_states
+from ..checks import may_look, swapped_states
 from ..precision import wide_products
 from ..stack import step as step_op
 from ..stack import step_training, whole
@@ -102,10 +102,8 @@ def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells
         h0, c0 = hx
         if h0 is None:
             return None
-    if lengths is not None and not (
-        x.is_cpu and _plain(lengths, x) and lengths.dtype is torch.int64
-    ):
-        return None  # on a GPU the general way looks at the numbers
+    if lengths is not None and not _takes(lengths, x):
+        return None
     if reset_mask is not None and not _plain(reset_mask, x):
         return None
     if not weight_storage.fits(module, x, weights[0]):
@@ -113,10 +111,12 @@ def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells
     needs = needed(x, h0, c0, weights)
     if needs is None:
         return None
-    if needs and not (module.checkpoint_every is None and module.weight_dtype is None):
+    on_cpu = x.is_cpu and pair.family == "lstm"
+    if module.weight_dtype is not None and (needs or not on_cpu):
+        return None
+    if needs and module.checkpoint_every is not None:
         return None
     L = module.num_layers
-    on_cpu = x.is_cpu and pair.family == "lstm"
     if L > 1 and not (on_cpu or module.bidirectional):
         T, N = _steps_and_rows(module, x)
         if beside_each_other(pair, x, T, N, weights, L):
@@ -134,6 +134,13 @@ def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells
 
 def _plain(mask, x: Tensor) -> bool:
     return type(mask) is Tensor and mask.device == x.device
+
+
+def _takes(lengths, x: Tensor) -> bool:
+    """Whether the op takes lengths: on the CPU it looks at the numbers itself, elsewhere the
+    general way does, where they are to be looked at."""
+    fits = _plain(lengths, x) and lengths.dtype is torch.int64
+    return fits and (x.is_cpu or not may_look(x.device))
 
 
 def _noise(module, x: Tensor) -> list[Tensor] | None:

@@ -41,7 +41,8 @@ _found: dict[tuple, tuple] = {}
 
 
 def pair_for(x, backend: str) -> whole.Pair | None:
-    """The pair of ops that may stand for a whole call on x; None where none may."""
+    """The pair of ops that may stand for a whole call on x; None where none may. Asked before
+    dropout is drawn for the pair: what only the pair itself refuses is drawn for twice."""
     if not _plainly_called(x):
         return None
     if x.is_cpu:
@@ -49,6 +50,8 @@ def pair_for(x, backend: str) -> whole.Pair | None:
             return whole.PAIRS["lstm"]
     elif not x.is_cuda:
         return None
+    if x.numel() == 0:
+        return None  # those of a GPU want a step, a row and an input
     key = x.device, x.dtype, backend
     found = _found.get(key)
     if found is None or found[0] is not table.TABLE:

@@ -42,7 +42,11 @@ class Pair(NamedTuple):
     backward: Callable
 
 
+# Bound once: looking each up takes as long as asking it.
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
+_is_grad_enabled = torch.is_grad_enabled
+_is_compiling = torch.compiler.is_compiling
+_NONE = {None}
 
 
 class StackForward(NamedTuple):
@@ -221,7 +225,7 @@ class Layers(torch.autograd.Function):
             *matrices, *tape, *(options.noise or ()),
         )  # fmt: skip
         ctx.counts = len(matrices), len(tape)
-        ctx.options = options._replace(lengths=None, reset_mask=None, noise=None)
+        ctx.settings = options[3:]
         ctx.pair, ctx.lowest, ctx.each = pair, lowest, each
         ctx.set_materialize_grads(False)
         return tuple(results)
@@ -229,24 +233,26 @@ class Layers(torch.autograd.Function):
     @staticmethod
     def backward(ctx, doutput, dh_n, dc_n, *rest):
         needs = ctx.needs_input_grad[4:]
-        dcells, dtape = (rest[0], rest[1:]) if ctx.options.save_cells else (None, rest)
+        *sizes, save_cells, _ = settings = ctx.settings
+        dcells, dtape = (rest[0], rest[1:]) if save_cells else (None, rest)
         x, h0, c0, lengths, reset_mask, output, *saved = ctx.saved_tensors
-        last_matrix, last_tape = ctx.counts[0], sum(ctx.counts)
+        last_matrix, length = ctx.counts
+        last_tape = last_matrix + length
         matrices, tape = saved[:last_matrix], saved[last_matrix:last_tape]
-        noise = saved[last_tape:] or None
-        options = ctx.options._replace(lengths=lengths, reset_mask=reset_mask, noise=noise)
+        masks = lengths, reset_mask, saved[last_tape:] or None
         grads = doutput, dh_n, dc_n, dcells
         if (
-            torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
+            _is_grad_enabled()
+            or _is_compiling()
             or transforms.active()
-            or any(d is not None for d in dtape)
-            or any(_is_legacy_batched(d) for d in grads if d is not None)
+            or not _NONE.issuperset(dtape)
+            or True in [_is_legacy_batched(d) for d in grads if d is not None]
         ):
             saved = Saved(x, h0, c0, matrices, output, tape, ctx.lowest, ctx.each)
+            options = Options(*masks, *settings)
             found = by_layers(ctx.pair.family, options, needs, grads, dtape, saved)
             return None, None, None, None, *found
-        given = *grads, x, h0, c0, matrices, output, tape, *options[:-2], needs
+        given = *grads, x, h0, c0, matrices, output, tape, *masks, *sizes, needs
         try:
             with below_autograd():
                 found = iter(ctx.pair.backward(*given))

@@ -6,6 +6,7 @@ import time
 import types
 
 import pytest
+from cuda_kinds import family as simt
 
 from benchmarks.common.shapes import Case
 from benchmarks.gpu import cli, drive, forced, host, measure, plan, report, verdicts
@@ -77,9 +78,9 @@ def zygote(tmp_path, monkeypatch):
     monkeypatch.setattr(verdicts, "STALL_SECONDS", 4.0)
     journal = Journal(tmp_path / "journal.jsonl", "a|b")
 
-    def run(work, waiting):
+    def run(work, waiting, processes):
         monkeypatch.setattr(verdicts, "judge", work)
-        verdicts.Zygote(journal, "cpu", True, time.time() + 120).run(list(waiting), 2)
+        verdicts.Zygote(journal, "cpu", True, time.time() + 120).run(list(waiting), processes)
         return journal.latest("verdict")
 
     return run
@@ -91,14 +92,13 @@ def test_a_hang_costs_its_family_and_seconds(zygote):
             time.sleep(0.05)
         return dict.fromkeys(verdicts.PASSES, "ok")
 
-    found = zygote(
-        judge, [("grid", "bf16"), ("step", "bf16"), ("cluster", "bf16"), ("grid", "fp16")]
-    )
+    # One at a time, so that the family's other dtype has its turn when the hang has been seen.
+    groups = [("grid", "bf16"), ("step", "bf16"), ("grid", "fp16"), ("cluster", "bf16")]
+    found = zygote(judge, groups, processes=1)
     words = {key: record["passes"]["tape"] for key, record in found.items()}
-    hung = [key for key, word in words.items() if word.startswith("hang")]
-    # The family's other dtype may have begun before the hang was seen; nothing of it does after.
-    assert len(hung) <= 2 and any("/grid/bf16/" in key for key in hung)
-    assert all("/grid/" in key for key in hung)
+    (hung,) = [key for key, word in words.items() if word.startswith("hang")]
+    assert "/grid/bf16/" in hung
+    assert not any("/grid/fp16/" in key for key in words)
     for family in ("step", "cluster"):
         of = [word for key, word in words.items() if f"/{family}/bf16/" in key]
         assert of == ["ok"] * len(verdicts.items(family, "bf16", True))
@@ -110,9 +110,21 @@ def test_a_crash_is_the_verdict_of_the_call_that_it_ended(zygote):
             os._exit(3)
         return dict.fromkeys(verdicts.PASSES, "ok")
 
-    found = zygote(judge, [("step", "bf16")])
+    found = zygote(judge, [("step", "bf16")], processes=2)
     words = [record["passes"]["backward"] for record in found.values()]
     assert words[0] == "ok" and words[1].startswith("crash")
+
+
+@pytest.mark.skipif(simt.load() is not None, reason=str(simt.load()))
+@pytest.mark.parametrize("kind", ["bf16", "fp64"])
+@pytest.mark.parametrize("family", ["cluster", "step", "step, projected"])
+def test_a_verdict_is_reached(family, kind, monkeypatch):
+    """By the kernels on the CPU, as a dry run reaches it."""
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", "auto")
+    H, P, _ = verdicts.FAMILIES[family]
+    found = verdicts.judge(verdicts.Item(family, kind, 2, 17, 1, min(H, 40), min(P, 12)), "cpu")
+    possible = kind == "bf16" or family != "cluster"
+    assert found == dict.fromkeys(verdicts.PASSES, "ok" if possible else "not possible")
 
 
 def test_a_wrong_result_is_named():
@@ -190,7 +202,6 @@ def test_the_host_benchmark_has_the_calls_that_have_targets():
 
 
 def test_a_run_whose_verdicts_cannot_begin_fails(tmp_path, monkeypatch):
-    """As where the process that imports torch dies."""
     monkeypatch.setattr(plan.sanitizer, "exchanges", lambda context: [])
     context = types.SimpleNamespace(
         journal=Journal(tmp_path / "journal.jsonl", "s"),
@@ -198,6 +209,6 @@ def test_a_run_whose_verdicts_cannot_begin_fails(tmp_path, monkeypatch):
         dry=True,
         stop=time.time() + 30,
         say=lambda text: None,
+        start=lambda command, env, out: drive.execute(["/bin/false"], env, out),
     )
-    monkeypatch.setattr(plan.sys, "executable", "/bin/false")
-    assert plan.Beside(context).run() == "failed"
+    assert plan.run_verdicts(context) == "failed"

@@ -151,6 +151,8 @@ Resource usage:
   GLOBAL:0
  Function void space::fine<space::Shape<int, (int)4>, (bool)1>(space::Call<float>, long):
   REG:40 STACK:0 SHARED:1024 LOCAL:0 CONSTANT[0]:668 TEXTURE:0 SURFACE:0 SAMPLER:0
+ Function space::none(int):
+  REG:8 STACK:0 SHARED:0 LOCAL:0 CONSTANT[0]:668 TEXTURE:0 SURFACE:0 SAMPLER:0
  Function space::bad(int):
   REG:41 STACK:16 SHARED:1152 LOCAL:8 CONSTANT[0]:668 TEXTURE:0 SURFACE:0 SAMPLER:0
 """
@@ -160,7 +162,8 @@ def test_too_much_is_found():
     found = read_dump(DUMP)
     assert found.ptx == "9.0"
     kernels = found.kernels["sm_90a"]
-    assert kernels == {"fine<Shape<int, 4>, 1>": Usage(40, 0, 0), "bad": Usage(48, 24, 128)}
+    fine = {"fine<Shape<int, 4>, 1>": Usage(40, 0, 0), "none": Usage(8, 0, 0)}
+    assert kernels == {**fine, "bad": Usage(48, 24, 128)}
     assert spills(kernels) == ["bad: 24 bytes in local memory"]
     budget = {"kernels": {"bad": {"sm_90a": 40}, "gone": {"sm_90a": 8}, "other": {"shared": 1}}}
     registers = {name: usage.registers for name, usage in kernels.items()}
@@ -169,6 +172,7 @@ def test_too_much_is_found():
     ]
     assert strangers(budget, kernels, "sm_90a") == [
         "fine<Shape<int, 4>, 1>: is not in cuda_budget.json for sm_90a",
+        "none: is not in cuda_budget.json for sm_90a",
         "gone: is in cuda_budget.json only",
     ]
 

@@ -11,12 +11,13 @@ from cuda_kinds import family
 from masked import MASKS, Masked, masks_of, on_reference
 from pairs import ignore_onednn, pair
 
-from fastlstm import FastLSTM, precision
+from fastlstm import FastLSTM, functional, precision
 from fastlstm.backends import table
 from fastlstm.nn import shortcuts
 from fastlstm.stack import between, whole
 from fastlstm.stack import run as stack_run
 from fastlstm.testing import compare
+from fastlstm.weights import STORED
 
 pytestmark = [
     pytest.mark.skipif(family.load() is not None, reason=str(family.load())),
@@ -112,6 +113,21 @@ def test_padding_may_hold_anything(case):
     torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("case", [CASES[2], CASES[3]], ids=str)
+def test_lengths_are_clamped(case, on_cpu):
+    """As where nobody looks at them."""
+    _, fast, x, hx = problem(*case, torch.float64)
+    rows, steps = x.shape[:2]
+    wild = torch.tensor([-3, steps + 2, 1, -1, steps])[:rows]
+    found = []
+    for lengths in (wild, wild.clamp(0, steps)):
+        output, states = fast(x, hx, lengths=lengths)
+        loss = output.sum() + sum(s.square().sum() for s in states)
+        found.append([output, *states, *torch.autograd.grad(loss, list(fast.parameters()))])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    assert len(on_cpu) == 2
+
+
 def test_gradients_are_given_for_what_asks(on_cpu):
     _, fast, x, hx = problem(4, 3, 5, 8, {"num_layers": 3, "bidirectional": True}, torch.float64)
     every = dict(fast.named_parameters())
@@ -153,6 +169,29 @@ def test_no_steps_and_no_rows_go_the_general_way(T, N, on_cpu):
     output, states = fast(x, hx)
     torch.testing.assert_close([output, *states], [expected[0], *expected[1]], rtol=0, atol=0)
     assert not on_cpu
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("what", ["no inputs", "stored weights"])
+def test_dropout_is_drawn_once_for_what_the_pair_does_not_take(what):
+    lstm = FastLSTM(1, 8, 3, dropout=0.5, weight_dtype=None if what == "no inputs" else STORED)
+    x, layers = torch.randn(4, 2, 1), [list(names) for names in lstm.all_weights]
+    layers[0][0] = torch.empty(32, 0)
+
+    def call(backend):
+        lstm.backend = backend
+        if what == "no inputs":
+            options = {"dropout": 0.5, "training": True, "backend": backend}
+            return functional.lstm(x[..., :0], layers, **options)
+        return lstm(x)
+
+    found = []
+    for backend in ("cuda", "reference"):
+        torch.manual_seed(0)
+        found.append((call(backend)[0], torch.get_rng_state()))
+    (output, after), (expected, expected_after) = found
+    assert torch.equal(after, expected_after)
+    torch.testing.assert_close(output, expected)
 
 
 def test_tf32_follows_the_setting(on_cpu):

@@ -96,6 +96,8 @@ class Recorder:
     def pytest_collection_modifyitems(self, config, items):
         k, n = self.shard
         done = set(suite.results(self.journal))
+        # Shared out in this order, so that every process has of the first ones first.
+        items.sort(key=lambda item: suite.place(item.path.name))
         mine = [item for i, item in enumerate(items) if i % n == k - 1]
         left = [item for item in mine if item.nodeid not in done]
         config.hook.pytest_deselected(items=[item for item in items if item not in left])

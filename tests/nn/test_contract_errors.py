@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from fastlstm import FastLSTM, checks
+from fastlstm.nn import shortcuts
 
 pytestmark = ignore_onednn
 
@@ -279,6 +280,17 @@ def test_a_backend_that_is_not_there_is_named():
 def test_on_a_gpu_lengths_are_looked_at_only_when_asked_to(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     monkeypatch.delenv("FASTLSTM_CHECK", raising=False)
-    assert checks._may_look(cpu) and not checks._may_look(gpu)
+    assert checks.may_look(cpu) and not checks.may_look(gpu)
     monkeypatch.setenv("FASTLSTM_CHECK", "1")
-    assert checks._may_look(gpu) and not checks._may_look(torch.device("meta"))
+    assert checks.may_look(gpu) and not checks.may_look(torch.device("meta"))
+
+
+def test_lengths_that_are_not_looked_at_go_the_short_way(monkeypatch):
+    """On any device but the CPU, which has its own look at them."""
+    x, lengths = torch.empty(3, 2, 4, device="meta"), torch.empty(2, 9, device="meta").long()[:, 0]
+    for looked_at in (False, True):
+        monkeypatch.setattr(shortcuts, "may_look", lambda device, found=looked_at: found)
+        assert shortcuts._takes(lengths, x) is not looked_at
+        assert shortcuts._takes(torch.ones(2, dtype=torch.int64), torch.empty(3, 2, 4))
+        assert not shortcuts._takes(lengths.int(), x)
+        assert not shortcuts._takes(torch.ones(2, dtype=torch.int64), x)

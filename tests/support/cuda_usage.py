@@ -61,7 +61,8 @@ def read_dump(text: str) -> Compiled:
             kernel = readable(match[1])
         elif match := re.match(r" *REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
             registers, stack, shared, local = map(int, match.groups())
-            usage = Usage((registers + 7) // 8 * 8, stack + local, shared - reserved)
+            static = max(shared - reserved, 0)  # none is counted where a kernel has no other
+            usage = Usage((registers + 7) // 8 * 8, stack + local, static)
             found.kernels.setdefault(architecture, {})[kernel] = usage
     return found
 

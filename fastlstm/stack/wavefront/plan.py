@@ -6,7 +6,7 @@ the time of T + (L - 1) K steps instead of L T. That is faster where one layer l
 GPU idle: few rows, few units.
 
 The environment variable FASTLSTM_WAVEFRONT: "auto" (the table below decides), "0" (never), "1"
-(wherever there are two chunks or more). None of the constants has been measured.
+(wherever there are two chunks or more). None of the constants has been measured on a GPU.
 """
 
 import functools
@@ -21,9 +21,13 @@ VARIABLE = "FASTLSTM_WAVEFRONT"
 
 # Assumed, in us: a step on the GPU where all steps are one launch, and where each is a launch (two
 # with a projection); the rest of a chunk on the GPU (its input product, loading the weights,
-# copying the tape); and a chunk on the host, which is free where a CUDA graph is captured.
-STEP, LAUNCHED_STEP, CHUNK, HOST_CHUNK = 1.0, 2.6, 10.0, 90.0
+# copying the tape); and a chunk on the host, which is free where a CUDA graph is captured: 164 to
+# 212 without a GPU (benchmarks/log.md).
+STEP, LAUNCHED_STEP, CHUNK, HOST_CHUNK = 1.0, 2.6, 10.0, 190.0
 LEAST_CHUNK = 16
+# The least predicted gain for which "auto" takes the wavefront; below it the layers run one after
+# the other, with the compiled kernels as one op for the whole stack.
+WORTH = 1.3
 
 # The largest H for which all steps are one launch that leaves room for others, forward and
 # backward: where csrc/cuda chooses clusters (tests/cuda/test_cuda_choice.py), and for Triton
@@ -84,8 +88,11 @@ def chunk_steps(
         (one_launch or launched) and _gains(device, N, H, one_launch, captured)
     ):
         return T
-    chunk = best_chunk(T, L, STEP if one_launch else LAUNCHED_STEP, 0 if captured else HOST_CHUNK)
-    return T if 2 * chunk > T else math.ceil(T / math.ceil(T / chunk))
+    step, host = STEP if one_launch else LAUNCHED_STEP, 0 if captured else HOST_CHUNK
+    chunk = best_chunk(T, L, step, host)
+    if 2 * chunk > T or (asked == "auto" and gain(T, L, chunk, step, host) < WORTH):
+        return T
+    return math.ceil(T / math.ceil(T / chunk))
 
 
 def best_chunk(T: int, L: int, step: float, host: float) -> int:
@@ -97,6 +104,14 @@ def best_chunk(T: int, L: int, step: float, host: float) -> int:
     a, b, c = (L - 1) * step, T * step, L * T * host
     kept_up = (math.sqrt(b * b + 4 * a * c) - b) / (2 * a)
     return max(LEAST_CHUNK, math.ceil(max(chunk, kept_up)))
+
+
+def gain(T: int, L: int, chunk: int, step: float, host: float) -> float:
+    """How many times as fast L layers in such chunks are as one after the other."""
+    chunks = math.ceil(T / chunk)
+    chunk = math.ceil(T / chunks)
+    gpu = (T + (L - 1) * chunk) * step + (chunks + L - 1) * CHUNK
+    return L * T * step / max(gpu, L * chunks * host)
 
 
 def _kind(dtype: torch.dtype) -> str:

@@ -58,6 +58,24 @@ def test_a_captured_graph_has_shorter_chunks(gpu):
     assert wavefront.LEAST_CHUNK <= chunk() < eager
 
 
+def test_only_where_enough_is_gained(gpu, monkeypatch):
+    """Beside the GPU's time the host's, for each chunk and layer."""
+    assert wavefront.gain(1000, 4, 100, 1.0, 0.0) == pytest.approx(4000 / (1300 + 13 * 10))
+    assert wavefront.gain(1000, 4, 100, 1.0, 200.0) == pytest.approx(4000 / (4 * 10 * 200))
+    assert chunk(T=512, L=2) == 512 and chunk(T=2048, L=2) < 2048
+    monkeypatch.setattr(wavefront, "HOST_CHUNK", 20.0)
+    assert chunk(T=512, L=2) < 512
+    monkeypatch.setattr(wavefront, "WORTH", 1.9)
+    assert chunk(T=512, L=2) == 512
+    monkeypatch.setenv(wavefront.VARIABLE, "1")
+    assert chunk(T=512, L=2) < 512  # asked for
+    monkeypatch.setenv(wavefront.VARIABLE, "auto")
+    monkeypatch.setattr(wavefront, "WORTH", 1.3)
+    monkeypatch.setattr(wavefront, "HOST_CHUNK", 190.0)
+    gpu.append(True)
+    assert chunk(T=512, L=2) < 512
+
+
 def test_only_where_a_layer_leaves_room(gpu):
     assert chunk(N=1) < 1024
     assert chunk(N=128, H=128) < 1024
