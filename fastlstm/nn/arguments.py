@@ -68,34 +68,34 @@ _getattribute = object.__getattribute__
 without_weight_names: set[type] = set()
 
 
-def reads_plainly(module: nn.Module, names) -> bool:
-    """Whether getattr gives of these names what is in `module._parameters`: nothing stands before
-    it, neither an attribute of the instance, such as pruning's, nor of its class, such as a
-    parametrization's, and the class looks attributes up as nn.Module does (Pyro's does not)."""
+def stored_weights(module: nn.Module, names) -> list | None:
+    """The parameters of these names, where getattr gives just these: nothing stands before them,
+    neither an attribute of the instance, such as pruning's, nor of its class, such as a
+    parametrization's, and the class looks attributes up as nn.Module does (Pyro's does not). Else
+    None. nn.Module.__getattr__ takes several times as long."""
     cls = type(module)
-    return (
-        cls.__getattr__ is _Module.__getattr__
-        and module.__dict__.keys().isdisjoint(names)
-        and (
-            cls in without_weight_names
-            or (
-                cls.__getattribute__ is _getattribute
-                and not any(hasattr(cls, name) for name in names)
-            )
+    if not (
+        cls in without_weight_names
+        or (
+            cls.__getattr__ is _Module.__getattr__
+            and cls.__getattribute__ is _getattribute
+            and not any(hasattr(cls, name) for name in names)
         )
-    )
+    ):
+        return None
+    attributes = module.__dict__
+    if not attributes.keys().isdisjoint(names):
+        return None
+    try:
+        return [*map(attributes["_parameters"].__getitem__, names)]
+    except KeyError:
+        return None
 
 
 def weights_by_name(module: nn.Module, names) -> list:
     """The weights of these names as getattr gives them now, unchecked."""
-    if not _is_compiling() and reads_plainly(module, names):
-        # nn.Module.__getattr__ takes several times as long.
-        parameters = module._parameters
-        try:
-            return [parameters[name] for name in names]
-        except KeyError:
-            pass
-    return [getattr(module, name) for name in names]
+    weights = None if _is_compiling() else stored_weights(module, names)
+    return [getattr(module, name) for name in names] if weights is None else weights
 
 
 def has_hooks(module: nn.Module) -> bool:

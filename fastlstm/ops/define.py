@@ -44,12 +44,17 @@ def schema(name: str, arguments: type | None, results: type, **more: type) -> st
     """The schema of an op.
 
     Args:
-        arguments: a NamedTuple, or None for no arguments. results: a NamedTuple, or the type of a
+        arguments: a NamedTuple, whose defaults are the op's, or None for no arguments. results: a NamedTuple, or the type of a
         single result. more: types of the arguments after those.
     """
 
+    defaults = getattr(arguments, "_field_defaults", {})
+
     def text(kinds) -> str:
-        return ", ".join(f"{kind} {field}" for field, kind in kinds.items())
+        return ", ".join(
+            f"{kind} {field}={defaults[field]}" if field in defaults else f"{kind} {field}"
+            for field, kind in kinds.items()
+        )
 
     given = {} if arguments is None else _kinds(arguments)
     given |= {field: _KINDS[kind] for field, kind in more.items()}
@@ -208,6 +213,11 @@ class Op(typing.NamedTuple):
     kept: Callable | None
     derive: Callable | None
 
+    @property
+    def call(self) -> Callable:
+        """What a call of `overload` comes to, without its frame of Python."""
+        return self.overload._op
+
     def backward(self, ctx, *grads) -> tuple:
         """The derivative, as torch asks for it."""
         return self.derive(ctx, ctx.needs_input_grad, *grads)
@@ -244,7 +254,7 @@ def define_op(
         vmap: (overload, info, in_dims, arguments) -> results and their dims, as
         torch.library.register_vmap describes; in_dims as `arguments`.
         or_nothing: the op gives a list of its results, and an empty one where its arguments do not
-        fit each other, be it in their devices alone.
+        fit each other, be it in their devices alone; and without `run`, on devices without kernels.
     """
     declare(name, arguments, list[Tensor] if or_nothing else results)
     overload = op(name)
@@ -255,21 +265,26 @@ def define_op(
         # Torch's compiler takes a tuple apart and makes one of the same type.
         return tuple(made) if isinstance(made, tuple) else made
 
-    def run_fake(*args):
+    def given(args) -> list[Tensor]:
         entries = (a if isinstance(a, (list, tuple)) else (a,) for a in args)
-        tensors = [t for of_entry in entries for t in of_entry if isinstance(t, Tensor)]
+        return [t for of_entry in entries for t in of_entry if isinstance(t, Tensor)]
+
+    def run_fake(*args):
+        tensors = given(args)
         if or_nothing and not on_one_device(*tensors):
             return []
         check_one_device(*tensors)
         return plainly(fake(arguments(*args)))
 
+    @outside_autocast
+    def run_elsewhere(*args):
+        if or_nothing and (run is None or not on_one_device(*given(args))):
+            return []
+        return plainly(run(arguments(*args)))
+
     torch.library.register_fake(f"fastlstm::{name}", run_fake, lib=library)
-    if run is not None:
-        library.impl(
-            name,
-            outside_autocast(lambda *args: plainly(run(arguments(*args)))),
-            "CompositeExplicitAutograd",
-        )
+    if run is not None or or_nothing:
+        library.impl(name, run_elsewhere, "CompositeExplicitAutograd")
     derivative = None, None, None
     if gradients is not None:
         derivative = _through_tape(name, arguments, results, tape, gradients, constants)
