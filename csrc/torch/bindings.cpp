@@ -76,6 +76,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
   m.impl("lstm_stack_forward", TORCH_BOX(&fastlstm::lstm_stack_forward));
   m.impl("lstm_stack_backward", TORCH_BOX(&fastlstm::lstm_stack_backward));
   m.impl("int8_stack", TORCH_BOX(&fastlstm::int8_stack));
+  m.impl("int8_call", TORCH_BOX(&fastlstm::int8_call));
   m.impl("lstm_cell", TORCH_BOX(&fastlstm::lstm_cell));
   m.impl("lstm_cell_training_forward", TORCH_BOX(&fastlstm::lstm_cell_training_forward));
   m.impl("lstm_cell_training_backward", TORCH_BOX(&fastlstm::lstm_cell_training_backward));

@@ -23,19 +23,15 @@ struct CudaStack : Stack {
   int64_t rows() const { return T * N; }
   int64_t inputs(int64_t k, int64_t I) const { return k == 0 ? I : D * P; }
 
-  Tensor make(const std::vector<int64_t>& sizes, ScalarType type) const { return fastlstm::empty(sizes, type, where); }
-  Tensor make(const std::vector<int64_t>& sizes) const { return make(sizes, dtype); }
+  Tensor make(const Extents& sizes, ScalarType type) const { return fastlstm::empty(sizes, type, where); }
+  Tensor make(const Extents& sizes) const { return make(sizes, dtype); }
   // A new sequence as the caller has them, its steps one after the other in memory.
   Tensor make_sequence(int64_t width) const {
     return turned ? fastlstm::empty(sequence_sizes(width), {width, N * width, 1}, dtype, where)
                   : make(sequence_sizes(width));
   }
 
-  template <class Sizes>
-  void fit_tensor(const Tensor& t, const Sizes& sizes) const {
-    fit_sizes(t, sizes, dtype, where);
-  }
-  void fit_tensor(const Tensor& t, std::initializer_list<int64_t> sizes) const { fit_sizes(t, sizes, dtype, where); }
+  void fit_tensor(const Tensor& t, const Extents& sizes) const { fit(t, sizes, dtype, where); }
 
   // A matrix where it lies, as torch's products take it.
   Tensor matrix(const void* data, int64_t matrix_rows, int64_t columns, int64_t row_stride, int64_t column_stride,
@@ -81,9 +77,8 @@ struct CudaMasks {
       this->lengths = static_cast<const int64_t*>(held_.data(*lengths));
     }
     if (reset_mask) {
-      const int64_t batched[] = {s.turned ? s.N : s.T, s.turned ? s.T : s.N}, alone[] = {s.T};
-      const std::vector<int64_t> sizes(s.batched ? batched : alone, s.batched ? batched + 2 : alone + 1);
-      fit_sizes(*reset_mask, sizes, ScalarType::Bool, s.where);
+      const Extents sizes = s.batched ? Extents{s.turned ? s.N : s.T, s.turned ? s.T : s.N} : Extents{s.T};
+      fit(*reset_mask, sizes, ScalarType::Bool, s.where);
       this->reset_mask =
           static_cast<const bool*>(held_.data(s.turned ? torch::stable::transpose(*reset_mask, 0, 1) : *reset_mask));
     }

@@ -118,9 +118,9 @@ std::vector<Tensor> forward(const Tensor& x, const OptionalTensor& h0, const Opt
   s.fit_tensor(x, s.sequence_sizes(I));
   fit_weights(s, weights, I);
   fit_noise(s, noise);
-  const OnDevice device(x);
   const CudaStates h(s, h0, s.P), c(s, c0, s.H);
   const CudaMasks masks(s, lengths, reset_mask);
+  const OnDevice device(x);  // x, as all else now, is on CUDA
   const BiasSums biases(s, device, weights);
   const ScalarType wide = wide_type(s.dtype);
   Tensor output = s.make_sequence(s.D * s.P), h_n = s.make(s.state_sizes(s.P)), c_n = s.make(s.state_sizes(s.H));

@@ -43,13 +43,11 @@ struct Stack {
     return {T, N, D, k == 0 ? I : D * P, H, P, dtype, wide_type(dtype), product, dtype, matrices};
   }
 
-  std::vector<int64_t> sequence_sizes(int64_t width) const {
+  Extents sequence_sizes(int64_t width) const {
     if (!batched) return {T, width};
-    return turned ? std::vector<int64_t>{N, T, width} : std::vector<int64_t>{T, N, width};
+    return turned ? Extents{N, T, width} : Extents{T, N, width};
   }
-  std::vector<int64_t> state_sizes(int64_t width) const {
-    return batched ? std::vector<int64_t>{L * D, N, width} : std::vector<int64_t>{L * D, width};
-  }
+  Extents state_sizes(int64_t width) const { return batched ? Extents{L * D, N, width} : Extents{L * D, width}; }
 
   // A new sequence as the caller has them, its steps one after the other in memory.
   Tensor new_sequence(int64_t width) const {
@@ -121,16 +119,20 @@ class States {
       data_ = held_.data(*given);
       return;
     }
-    zeros_.resize(s.D * s.N * width * s.bytes());
-    data_ = zeros_.data();
+    static const char few[1 << 12] = {};
+    const size_t bytes = s.D * s.N * width * s.bytes();
+    if (bytes > sizeof(few)) zeros_.resize(bytes);
+    data_ = bytes > sizeof(few) ? zeros_.data() : few;
+    given_ = false;
   }
   // Of the layer whose first number is `bytes` from the first layer's.
-  const void* of(int64_t bytes) const { return zeros_.empty() ? part_of(data_, bytes) : data_; }
+  const void* of(int64_t bytes) const { return given_ ? part_of(data_, bytes) : data_; }
 
  private:
   Held held_;
   std::vector<char> zeros_;
   const void* data_;
+  bool given_ = true;
 };
 
 // What dropout multiplies each layer's output with but the last's, (T, N, D * P) for each; or nothing.

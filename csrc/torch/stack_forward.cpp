@@ -96,7 +96,8 @@ std::vector<Tensor> forward(const Tensor& x, const OptionalTensor& h0, const Opt
   const int64_t lowest = taped ? s.lowest(needs) : s.L, I = x.size(x.dim() - 1);
   fit(!taped || matrices == s.dtype);
   fit(x, s.sequence_sizes(I), s.dtype);
-  fit_weights(s, weights, I, matrices);
+  const bool direct = !taped && DirectSteps::serve(s);
+  if (!direct) fit_weights(s, weights, I, matrices);  // whose steps look at theirs
   fit_noise(s, noise);
   const States h(s, h0, s.P), c(s, c0, s.H);
   const Masks masks(s, lengths, reset_mask);
@@ -105,8 +106,7 @@ std::vector<Tensor> forward(const Tensor& x, const OptionalTensor& h0, const Opt
          c_n = empty(s.state_sizes(s.H), s.dtype);
   CellSequence sequence(s, save_cells);
   std::vector<Tensor> tape;
-  const bool direct = !taped && DirectSteps::serve(s);
-  Tensor input = s.time_major(x);
+  Tensor input = direct ? x : s.time_major(x);
   OptionalTensor below;  // the output of the layer below, before dropout
   for (int64_t k = 0; k < s.L; ++k) {
     const bool last = k == s.L - 1;
@@ -119,7 +119,7 @@ std::vector<Tensor> forward(const Tensor& x, const OptionalTensor& h0, const Opt
     if (direct) {
       DirectSteps steps(s, masks, dtype_of(x, "x"));
       Held held;
-      const void* rows = held.data(input);
+      const void* rows = k == 0 ? s.steps_of(x, held) : held.data(input);
       for (int64_t d = 0; d < s.D; ++d) {
         const int64_t h_row = d * s.h_bytes() / s.D, c_row = d * s.c_bytes() / s.D;
         steps.run(d, step_weights_of(s, weights, k, d), shape.I, rows, h_k + h_row, c_k + c_row,
@@ -155,10 +155,12 @@ std::vector<Tensor> forward(const Tensor& x, const OptionalTensor& h0, const Opt
     input = last || noise.empty() ? made : times(made, noise[k]);
   }
 
-  std::vector<Tensor> results{output, h_n, c_n};
+  std::vector<Tensor> results;
+  results.reserve(5 + tape.size());
+  for (Tensor* made : {&output, &h_n, &c_n}) results.push_back(std::move(*made));
   sequence.give(results);
   results.insert(results.end(), tape.begin(), tape.end());
-  if (taped && own_output) results.push_back(copy_of(output, s.new_sequence(s.D * s.P)));
+  if (taped && own_output) results.push_back(copy_of(results[0], s.new_sequence(s.D * s.P)));
   return results;
 }
 

@@ -121,6 +121,9 @@ class FastLSTMCell(LSTMCell):
         return h, c
 
     def _call_int8(self, input, hx):
+        result = int8_calls.direct_cell(self, input, hx)
+        if result is not None:
+            return result
         if proxies(hx):
             return self._trace(input, hx)
         result = int8_calls.cell(self, input, hx)
@@ -165,7 +168,7 @@ class FastLSTMCell(LSTMCell):
 
     def _by_ops(self, x, h, c, weights):
         """`_direct` of tensors, which the ops check; weights: as `LSTMWeights`."""
-        needs = needed(x, h, c, [w for w in weights if w is not None])
+        needs = needed(x, h, c, weights[:4] if self.bias else weights[:2])
         if needs is None:
             return None
         if needs:

@@ -221,7 +221,7 @@ class Layers(torch.autograd.Function):
             *matrices, *tape, *(options.noise or ()),
         )  # fmt: skip
         ctx.counts = len(matrices), len(tape)
-        ctx.options = options._replace(lengths=None, reset_mask=None, noise=None)
+        ctx.sizes = options[3:]
         ctx.pair, ctx.lowest, ctx.each = pair, lowest, each
         ctx.set_materialize_grads(False)
         return tuple(results)
@@ -229,12 +229,12 @@ class Layers(torch.autograd.Function):
     @staticmethod
     def backward(ctx, doutput, dh_n, dc_n, *rest):
         needs = ctx.needs_input_grad[4:]
-        dcells, dtape = (rest[0], rest[1:]) if ctx.options.save_cells else (None, rest)
         x, h0, c0, lengths, reset_mask, output, *saved = ctx.saved_tensors
         last_matrix, last_tape = ctx.counts[0], sum(ctx.counts)
         matrices, tape = saved[:last_matrix], saved[last_matrix:last_tape]
         noise = saved[last_tape:] or None
-        options = ctx.options._replace(lengths=lengths, reset_mask=reset_mask, noise=noise)
+        options = Options(lengths, reset_mask, noise, *ctx.sizes)
+        dcells, *dtape = rest if options.save_cells else (None, *rest)
         grads = doutput, dh_n, dc_n, dcells
         if (
             torch.is_grad_enabled()
