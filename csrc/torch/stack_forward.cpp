@@ -106,6 +106,8 @@ std::vector<Tensor> forward(const Tensor& x, const OptionalTensor& h0, const Opt
          c_n = empty(s.state_sizes(s.H), s.dtype);
   CellSequence sequence(s, save_cells);
   std::vector<Tensor> tape;
+  std::optional<DirectSteps> steps;
+  if (direct) steps.emplace(s, masks, dtype_of(x, "x"));
   Tensor input = direct ? x : s.time_major(x);
   OptionalTensor below;  // the output of the layer below, before dropout
   for (int64_t k = 0; k < s.L; ++k) {
@@ -116,15 +118,14 @@ std::vector<Tensor> forward(const Tensor& x, const OptionalTensor& h0, const Opt
                *c_k = static_cast<const char*>(c.of(k * s.c_bytes()));
     char *h_n_k = part_of(h_n.mutable_data_ptr(), k * s.h_bytes()),
          *c_n_k = part_of(c_n.mutable_data_ptr(), k * s.c_bytes());
-    if (direct) {
-      DirectSteps steps(s, masks, dtype_of(x, "x"));
+    if (steps) {
       Held held;
       const void* rows = k == 0 ? s.steps_of(x, held) : held.data(input);
       for (int64_t d = 0; d < s.D; ++d) {
         const int64_t h_row = d * s.h_bytes() / s.D, c_row = d * s.c_bytes() / s.D;
-        steps.run(d, step_weights_of(s, weights, k, d), shape.I, rows, h_k + h_row, c_k + c_row,
-                  static_cast<char*>(made.mutable_data_ptr()), h_n_k + h_row, c_n_k + c_row,
-                  last ? sequence.direct() : nullptr);
+        steps->run(d, step_weights_of(s, weights, k, d), shape.I, rows, h_k + h_row, c_k + c_row,
+                   static_cast<char*>(made.mutable_data_ptr()), h_n_k + h_row, c_n_k + c_row,
+                   last ? sequence.direct() : nullptr);
       }
     } else {
       OptionalTensor cells, gates;
@@ -151,7 +152,7 @@ std::vector<Tensor> forward(const Tensor& x, const OptionalTensor& h0, const Opt
       run(call);
       if (last && cells) sequence.take(call.cells);
     }
-    below = made;
+    if (taped) below = made;
     input = last || noise.empty() ? made : times(made, noise[k]);
   }
 

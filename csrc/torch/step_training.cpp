@@ -47,9 +47,7 @@ struct CellShape {
     fit(H > 0 && P > 0);
   }
 
-  Extents sizes(int64_t width) const {
-    return batched ? Extents{N, width} : Extents{width};
-  }
+  Extents sizes(int64_t width) const { return batched ? Extents{N, width} : Extents{width}; }
 
   // Whether the rows are few enough for products with the weights as they lie, without large products.
   bool few() const { return N <= kMaxStepRows; }

@@ -211,8 +211,7 @@ inline int32_t code_of(ScalarType dtype) {
 }
 
 // A new tensor, made without the dispatcher, which would take longer than a short step.
-inline Tensor empty(const Extents& sizes, const Extents& strides, ScalarType dtype,
-                    const Where& where = Where::cpu()) {
+inline Tensor empty(const Extents& sizes, const Extents& strides, ScalarType dtype, const Where& where = Where::cpu()) {
   AtenTensorHandle handle;
   STD_TORCH_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
                                            code_of(dtype), where.type, std::max(where.index, 0), &handle) == 0,

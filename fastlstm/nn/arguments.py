@@ -92,9 +92,12 @@ def stored_weights(module: nn.Module, names) -> list | None:
         return None
 
 
-def weights_by_name(module: nn.Module, names) -> list:
-    """The weights of these names as getattr gives them now, unchecked."""
-    weights = None if _is_compiling() else stored_weights(module, names)
+def weights_by_name(module: nn.Module, names, alone: bool = False) -> list:
+    """The weights of these names as getattr gives them now, unchecked. alone: nothing traces or
+    compiles the call, which `stack.alone` has found."""
+    weights = None
+    if alone or not _is_compiling():
+        weights = stored_weights(module, names)
     return [getattr(module, name) for name in names] if weights is None else weights
 
 

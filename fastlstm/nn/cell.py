@@ -88,10 +88,11 @@ class FastLSTMCell(LSTMCell):
         """
         if type(input) is not Tensor and proxies(input):
             return self._trace(input, hx)
-        if int8_storage.is_int8(self):
+        if self.weight_dtype is int8_storage.INT8:
             return self._call_int8(input, hx)
-        weights = weights_by_name(self, _NAMES)
-        result = self._direct(input, hx, weights)
+        alone = stands_alone(input, self.backend)
+        weights = weights_by_name(self, _NAMES, alone)
+        result = self._direct(input, hx, weights) if alone else None
         if result is not None:
             return result
         dims = input.dim()
@@ -153,10 +154,8 @@ class FastLSTMCell(LSTMCell):
         return h.squeeze(0), c.squeeze(0)
 
     def _direct(self, input, hx, weights):
-        """The cell by the ops that take the weights as they lie; None where they do not serve or do
-        not take the arguments."""
-        if not stands_alone(input, self.backend) or input.dim() not in (1, 2):
-            return None
+        """The cell by the ops that take the weights as they lie; None where they do not take the
+        arguments."""
         if hx is None:
             zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
             hx = zeros, zeros

@@ -18,6 +18,7 @@ from ..checks import (
     swapped_states,
 )
 from ..precision import to_autocast
+from ..stack.alone import pair_for
 from ..stack.between import variational
 from ..stack.run import run_layers
 from ..torch_classes import LSTM
@@ -66,14 +67,16 @@ def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
     dims = input.dim()
     if dims == 2 and isinstance(hx, Tensor) and hx.dim() == 3 and len(hx) == 2:
         hx = hx[0], hx[1]  # nn.LSTM takes such a tensor for unbatched input
-    int8 = module.weight_dtype is torch.int8
-    values = None if int8 else weights_by_name(module, module._flat_weights_names)
-    if not int8 and dims in (2, 3) and not module.return_layer_outputs:
-        result = whole_stack(
-            module, input, hx, values, lengths, reset_mask, return_cell_sequence
-        )
-        if result is not None:
-            return result
+    int8, values = module.weight_dtype is torch.int8, None
+    if not int8:
+        pair = pair_for(input, module.backend)
+        values = weights_by_name(module, module._flat_weights_names, alone=pair is not None)
+        if pair is not None and dims in (2, 3) and not module.return_layer_outputs:
+            result = whole_stack(
+                module, pair, input, hx, values, lengths, reset_mask, return_cell_sequence
+            )
+            if result is not None:
+                return result
     plain = (
         lengths is None
         and reset_mask is None

@@ -9,7 +9,7 @@ from ..checks import swapped_states
 from ..precision import wide_products
 from ..stack import step as step_op
 from ..stack import step_training, whole
-from ..stack.alone import beside_each_other, needed, pair_for, stands_alone
+from ..stack.alone import beside_each_other, needed, stands_alone
 from ..stack.between import dropping, noises
 from . import weight_storage
 from .arguments import has_hooks, state_widths, stored_weights
@@ -85,13 +85,13 @@ def _step_with_gradients(module, x: Tensor, h: Tensor, c: Tensor, weights: list)
     return x, torch.stack(h_n), torch.stack(c_n)
 
 
-def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells: bool):
+def whole_stack(module, pair, x: Tensor, hx, weights: list, lengths, reset_mask, cells: bool):
     """(output, (h_n, c_n)), and with `cells` the last layer's, of a FastLSTM's call by one op for
     all layers, or where a gradient is wanted by two; None where they do not serve or do not take
-    the arguments. `weights` are the module's, as they are named; the rest is as the caller has it.
+    the arguments. `pair` is `pair_for` x; `weights` are the module's, as they are named; the rest
+    is as the caller has it.
     """
-    pair = pair_for(x, module.backend)
-    if pair is None or not recurs_plainly(module):
+    if not recurs_plainly(module):
         return None
     if hx is None:
         h0 = c0 = None
@@ -115,8 +115,7 @@ def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells
     if needs and not (module.checkpoint_every is None and module.weight_dtype is None):
         return None
     L = module.num_layers
-    on_cpu = x.is_cpu and pair.family == "lstm"
-    if L > 1 and not (on_cpu or module.bidirectional):
+    if L > 1 and not (module.bidirectional or (pair.family == "lstm" and x.is_cpu)):
         T, N = _steps_and_rows(module, x)
         if beside_each_other(pair, x, T, N, weights, L):
             return None
@@ -133,14 +132,15 @@ def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells
         options["bidirectional"] = True
     if module.batch_first:
         options["batch_first"] = True
-    if wide_products(x):
+    if x.dtype is not torch.float32 and wide_products(x):
         options["wide_products"] = True
     if cells:
         options["save_cells"] = True
     results = whole.run(pair, needs, x, h0, c0, weights, options)
     if results is None:
         return None
-    return results[0], (results[1], results[2]), *results[3:]
+    output, h_n, c_n, *more = results
+    return (output, (h_n, c_n), *more) if more else (output, (h_n, c_n))
 
 
 def _plain(mask, x: Tensor) -> bool:

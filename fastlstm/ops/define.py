@@ -44,13 +44,11 @@ def schema(name: str, arguments: type | None, results: type, **more: type) -> st
     """The schema of an op.
 
     Args:
-        arguments: a NamedTuple, whose defaults are the op's, or None for no arguments. results: a NamedTuple, or the type of a
-        single result. more: types of the arguments after those.
+        arguments: a NamedTuple, whose defaults are the op's, or None for no arguments. results: a
+        NamedTuple, or the type of a single result. more: types of the arguments after those.
     """
 
-    defaults = getattr(arguments, "_field_defaults", {})
-
-    def text(kinds) -> str:
+    def text(kinds, defaults) -> str:
         return ", ".join(
             f"{kind} {field}={defaults[field]}" if field in defaults else f"{kind} {field}"
             for field, kind in kinds.items()
@@ -58,8 +56,8 @@ def schema(name: str, arguments: type | None, results: type, **more: type) -> st
 
     given = {} if arguments is None else _kinds(arguments)
     given |= {field: _KINDS[kind] for field, kind in more.items()}
-    made = _KINDS[results] if results in _KINDS else f"({text(_kinds(results))})"
-    return f"{name}({text(given)}) -> {made}"
+    made = _KINDS[results] if results in _KINDS else f"({text(_kinds(results), {})})"
+    return f"{name}({text(given, getattr(arguments, '_field_defaults', {}))}) -> {made}"
 
 
 def declare(name: str, arguments: type | None, results: type, **more: type) -> None:

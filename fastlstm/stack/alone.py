@@ -85,7 +85,7 @@ def needed(x: Tensor, h: Tensor | None, c: Tensor | None, weights: list) -> list
         if type(w) is not Parameter and type(w) is not Tensor:
             return None
     stateless = h is None and c is None
-    if not (stateless or type(h) in _CLASSES and type(c) in _CLASSES):
+    if not (stateless or (type(h) in _CLASSES and type(c) in _CLASSES)):
         return None
     if not _is_grad_enabled():
         return []

@@ -308,6 +308,4 @@ def _call_fake(call: Int8Call) -> list[Tensor]:
     return [output.squeeze(0) if step else output, h_n, c_n]
 
 
-int8_call = define_op(
-    "int8_call", Int8Call, list[Tensor], fake=_call_fake, or_nothing=True
-).call
+int8_call = define_op("int8_call", Int8Call, list[Tensor], fake=_call_fake, or_nothing=True).call

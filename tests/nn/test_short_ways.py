@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from fastlstm import FastLSTM, FastLSTMCell
 from fastlstm.nn import int8_calls
 
-
 pytestmark = [ignore_onednn]
 
 INT8 = torch.int8
@@ -212,7 +211,6 @@ def test_what_an_int8_call_does_not_take(served):
         (fast, (x, (state[0][None], state[1][None].double()))),
         (fast, (x, (state[0][None], state[1][None, :1]))),
         (fast, (x.double(),)),
-        (cell, (x[0], (state[0], state[1][:1]))),
         (cell, (x[0], (state[0][:, :5], state[1]))),
         (cell, (x[0, :, :3], state)),
         (cell, (x[None], state)),
@@ -240,7 +238,7 @@ def test_what_is_elsewhere_is_named(dtype):
         lambda: elsewhere[0].step(x[0], state),
         lambda: elsewhere[1](x[0]),
     ):
-        with pytest.raises((RuntimeError, ValueError), match="meta|device"):
+        with pytest.raises((RuntimeError, ValueError), match=r"meta|device"):
             call()
 
 
