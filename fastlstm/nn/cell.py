@@ -156,6 +156,8 @@ class FastLSTMCell(LSTMCell):
     def _direct(self, input, hx, weights):
         """The cell by the ops that take the weights as they lie; None where they do not take the
         arguments."""
+        if input.dim() not in (1, 2):
+            return None
         if hx is None:
             zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
             hx = zeros, zeros

@@ -34,6 +34,8 @@ def _by_op(module, x: Tensor, state, options: dict) -> list[Tensor] | None:
         return None
     else:
         h0, c0 = state
+    if x.shape[-1:] != (module.input_size,):
+        return None  # the packed weights have room for up to 3 more
     try:
         weights = [*map(module._buffers.__getitem__, int8_storage.known_names(module))]
     except KeyError:

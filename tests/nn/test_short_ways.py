@@ -214,12 +214,36 @@ def test_what_an_int8_call_does_not_take(served):
         (cell, (x[0], (state[0][:, :5], state[1]))),
         (cell, (x[0, :, :3], state)),
         (cell, (x[None], state)),
+        (fast, (torch.randn(3, 2, 3),)),  # as many bytes in the packed weights as 4
+        (fast.step, (torch.randn(2, 3),)),
     ):
         with pytest.raises((RuntimeError, ValueError)):
             module(*args)
     assert served.count == 1
     with torch.enable_grad(), pytest.raises(RuntimeError, match="input requires one"):
         cell(x[0].requires_grad_(), state)
+
+
+@needs_library
+@torch.no_grad()
+def test_the_op_of_int8_calls_is_sound():
+    fast, cell = FastLSTM(5, 7, 2, weight_dtype=INT8), FastLSTMCell(5, 7, weight_dtype=INT8)
+    stacked, hx = [*fast.buffers()], (torch.randn(2, 3, 7), torch.randn(2, 3, 7))
+    for args, options in (
+        ((X, *hx, stacked), {"layers": 2}),
+        ((X.transpose(0, 1), None, None, stacked), {"layers": 2, "batch_first": True}),
+        ((X[:, 0], None, None, stacked), {"layers": 2}),
+        ((X[0], *hx, stacked), {"layers": 2, "step": True}),
+        ((X[0, 0], None, None, stacked), {"layers": 2, "step": True, "weight_only": True}),
+        ((X[0], *STATE, [*cell.buffers()]), {"cell": True}),
+        ((X[0, 0], None, None, [*cell.buffers()]), {"cell": True}),
+    ):
+        torch.library.opcheck(
+            torch.ops.fastlstm.int8_call.default,
+            args,
+            options,
+            test_utils=("test_schema", "test_faketensor"),
+        )
 
 
 @torch.no_grad()
