@@ -238,9 +238,10 @@ Int8Results int8_stack(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vect
 }
 
 std::vector<Tensor> int8_call(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
-                              int64_t layers, bool bidirectional, bool batch_first, bool weight_only, bool step,
-                              bool cell) {
+                              int64_t inputs, int64_t layers, bool bidirectional, bool batch_first, bool weight_only,
+                              bool step, bool cell) {
   return if_fit([&] {
+    fit(x.dim() > 0 && x.size(x.dim() - 1) == inputs);
     const Form form{true, step || cell, cell};
     Int8Call call(form, x, h0, c0, weights, layers, bidirectional, batch_first, {}, {}, weight_only, false);
     std::vector<Tensor> made = call.run();

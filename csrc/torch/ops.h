@@ -85,7 +85,7 @@ Int8Results int8_stack(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vect
 
 // output, h_n, c_n, of a cell h_n, c_n; nothing where the arguments do not fit each other.
 std::vector<Tensor> int8_call(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
-                              int64_t layers, bool bidirectional, bool batch_first, bool weight_only, bool step,
-                              bool cell);
+                              int64_t inputs, int64_t layers, bool bidirectional, bool batch_first, bool weight_only,
+                              bool step, bool cell);
 
 }  // namespace fastlstm

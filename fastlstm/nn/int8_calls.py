@@ -34,8 +34,6 @@ def _by_op(module, x: Tensor, state, options: dict) -> list[Tensor] | None:
         return None
     else:
         h0, c0 = state
-    if x.shape[-1:] != (module.input_size,):
-        return None  # the packed weights have room for up to 3 more
     try:
         weights = [*map(module._buffers.__getitem__, int8_storage.known_names(module))]
     except KeyError:
@@ -48,7 +46,7 @@ def _by_op(module, x: Tensor, state, options: dict) -> list[Tensor] | None:
         return None
     if module.weight_only:
         options["weight_only"] = True
-    return int8_call(x, h0, c0, weights, **options) or None
+    return int8_call(x, h0, c0, weights, module.input_size, **options) or None
 
 
 def whole_stack(module, x: Tensor, hx):

@@ -27,7 +27,8 @@ On the CPU the compiled library has the kernels; the definition stands in where 
 
 `int8_call` is what a module's plain call takes, on the CPU alone: output, h_n, c_n in a list, which
 is empty where the arguments do not fit each other. x of a step is (N, I) or (I,), and the output
-(N, P) or (P,); a cell is a step whose states are (N, H) or (H,), and which gives h_n, c_n.
+(N, P) or (P,); a cell is a step whose states are (N, H) or (H,), and which gives h_n, c_n. inputs:
+I, of which packed weights do not say whether it is up to 3 less.
 """
 
 from typing import NamedTuple
@@ -288,6 +289,7 @@ class Int8Call(NamedTuple):
     h0: Tensor | None
     c0: Tensor | None
     weights: list[Tensor]
+    inputs: int
     layers: int = 1
     bidirectional: bool = False
     batch_first: bool = False
@@ -297,7 +299,9 @@ class Int8Call(NamedTuple):
 
 
 def _call_fake(call: Int8Call) -> list[Tensor]:
-    x, h0, c0, weights, layers, bidirectional, batch_first, weight_only, step, cell = call
+    x, h0, c0, weights, inputs, layers, bidirectional, batch_first, weight_only, step, cell = call
+    if x.dim() == 0 or x.shape[-1] != inputs:
+        return []
     if step or cell:
         x = x.unsqueeze(0)
     masks = None, None

@@ -230,13 +230,13 @@ def test_the_op_of_int8_calls_is_sound():
     fast, cell = FastLSTM(5, 7, 2, weight_dtype=INT8), FastLSTMCell(5, 7, weight_dtype=INT8)
     stacked, hx = [*fast.buffers()], (torch.randn(2, 3, 7), torch.randn(2, 3, 7))
     for args, options in (
-        ((X, *hx, stacked), {"layers": 2}),
-        ((X.transpose(0, 1), None, None, stacked), {"layers": 2, "batch_first": True}),
-        ((X[:, 0], None, None, stacked), {"layers": 2}),
-        ((X[0], *hx, stacked), {"layers": 2, "step": True}),
-        ((X[0, 0], None, None, stacked), {"layers": 2, "step": True, "weight_only": True}),
-        ((X[0], *STATE, [*cell.buffers()]), {"cell": True}),
-        ((X[0, 0], None, None, [*cell.buffers()]), {"cell": True}),
+        ((X, *hx, stacked, 5), {"layers": 2}),
+        ((X.transpose(0, 1), None, None, stacked, 5), {"layers": 2, "batch_first": True}),
+        ((X[:, 0], None, None, stacked, 5), {"layers": 2}),
+        ((X[0], *hx, stacked, 5), {"layers": 2, "step": True}),
+        ((X[0, 0], None, None, stacked, 5), {"layers": 2, "step": True, "weight_only": True}),
+        ((X[0], *STATE, [*cell.buffers()], 5), {"cell": True}),
+        ((X[0, 0], None, None, [*cell.buffers()], 5), {"cell": True}),
     ):
         torch.library.opcheck(
             torch.ops.fastlstm.int8_call.default,
