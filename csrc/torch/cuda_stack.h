@@ -20,8 +20,8 @@ struct CudaStack : Stack {
 
   int64_t rows() const { return T * N; }
 
-  Tensor make(const std::vector<int64_t>& sizes, ScalarType type) const { return fastlstm::empty(sizes, type, where); }
-  Tensor make(const std::vector<int64_t>& sizes) const { return make(sizes, dtype); }
+  Tensor make(const Extents& sizes, ScalarType type) const { return fastlstm::empty(sizes, type, where); }
+  Tensor make(const Extents& sizes) const { return make(sizes, dtype); }
   // A new sequence as the caller has them, its steps one after the other in memory.
   Tensor make_sequence(int64_t width) const {
     return turned ? fastlstm::empty(sequence_sizes(width), {width, N * width, 1}, dtype, where)
@@ -57,8 +57,8 @@ class Dropout {
     }
     noise_ = *noise;
     fit(static_cast<int64_t>(noise_.size()) == s.L);
-    for (int64_t k = 0; k < s.L - 1; ++k) fit_sizes(noise_[k], {s.T, s.N, s.D * s.P}, ScalarType::Bool, s.where);
-    fit_sizes(noise_.back(), std::vector<int64_t>{}, ScalarType::Double);
+    for (int64_t k = 0; k < s.L - 1; ++k) fit(noise_[k], {s.T, s.N, s.D * s.P}, ScalarType::Bool, s.where);
+    fit(noise_.back(), Extents{}, ScalarType::Double);
     scale_ = *static_cast<const double*>(noise_.back().const_data_ptr());
   }
 

@@ -102,12 +102,12 @@ std::vector<Tensor> cuda_stack_forward(Tensor x, OptionalTensor h0, OptionalTens
     const bool taped = needs && !needs->empty();
     const int64_t lowest = taped ? s.lowest(*needs) : s.L, I = x.size(x.dim() - 1);
     fit(I > 0);
-    fit_sizes(x, s.sequence_sizes(I), s.dtype, s.where);
+    fit(x, s.sequence_sizes(I), s.dtype, s.where);
     fit_weights(s, weights, I, s.dtype);
     const Dropout dropout(s, noise);
-    const OnDevice device(x);
     const States h(s, h0, s.P), c(s, c0, s.H);
     const Masks masks(s, lengths, reset_mask);  // lengths are clamped by the kernels
+    const OnDevice device(x);                   // x, as all else now, is on CUDA
     const BiasSums biases(s, device, weights);
     const ScalarType wide = wide_type(s.dtype);
     Tensor output = s.make_sequence(s.D * s.P), h_n = s.make(s.state_sizes(s.P)), c_n = s.make(s.state_sizes(s.H));

@@ -22,7 +22,7 @@ class DirectSteps {
         steps_{s.T, s.N, masks.reset_mask},
         h_bytes_(s.P * s.bytes()),
         c_bytes_(s.H * s.bytes()),
-        states_(3 * s.N * (h_bytes_ + c_bytes_)) {}
+        states_(s.T > 1 || masks.reset_mask != nullptr ? 3 * s.N * (h_bytes_ + c_bytes_) : 0) {}
 
   static bool serve(const Stack& s) { return s.T > 0 && s.N > 0 && s.T <= kDirectSteps && s.N <= kMaxStepRows; }
 

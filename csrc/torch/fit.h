@@ -2,8 +2,6 @@
 // empty list, and its caller, who has the words for it, says what is wrong. What fails afterwards is an error.
 #pragma once
 
-#include <initializer_list>
-
 #include "torch/tensors.h"
 
 namespace fastlstm {
@@ -14,19 +12,9 @@ inline void fit(bool fits) {
   if (!fits) throw Unfit{};
 }
 
-template <class Sizes>
-void fit_sizes(const Tensor& t, const Sizes& sizes, ScalarType dtype, const Where& where = Where::cpu()) {
-  bool fits = t.dim() == static_cast<int64_t>(sizes.size()) && t.scalar_type() == dtype;
-  int64_t k = 0;
-  for (const int64_t size : sizes) fits = fits && t.size(k++) == size;
-  fit(fits && Where::of(t) == where);
+inline void fit(const Tensor& t, const Extents& sizes, ScalarType dtype, const Where& where = Where::cpu()) {
+  fit(is_of(t, sizes) && t.scalar_type() == dtype && where.has(t));
 }
-
-inline void fit_sizes(const Tensor& t, std::initializer_list<int64_t> sizes, ScalarType dtype, const Where& where) {
-  fit_sizes<std::initializer_list<int64_t>>(t, sizes, dtype, where);
-}
-inline void fit(const Tensor& t, std::initializer_list<int64_t> sizes, ScalarType dtype) { fit_sizes(t, sizes, dtype); }
-inline void fit(const Tensor& t, const std::vector<int64_t>& sizes, ScalarType dtype) { fit_sizes(t, sizes, dtype); }
 
 inline bool is_floating(ScalarType dtype) {
   return dtype == ScalarType::Double || dtype == ScalarType::Float || dtype == ScalarType::BFloat16 ||

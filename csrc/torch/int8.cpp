@@ -1,9 +1,11 @@
-// int8_stack: a whole stack with 8-bit weights, without a gradient, in one call. Its schema and its meaning stand in
+// int8_stack: a whole stack with 8-bit weights, without a gradient, in one call; int8_call: the same for a module's call
+// of padded rows, a step or a cell, whose arguments may not fit. Their schemas and meaning stand in
 // fastlstm/stack/int8.py, the packed form in cpu/int8_recurrence.h.
 
 #include <initializer_list>
 
 #include "cpu/int8_recurrence.h"
+#include "torch/fit.h"
 #include "torch/tensors.h"
 
 namespace fastlstm {
@@ -31,31 +33,39 @@ const char* dtype_name(ScalarType dtype) {
   }
 }
 
+// What the arguments are of, and what is done where they do not fit: an error says why, or `Unfit` is thrown.
+struct Form {
+  bool or_nothing = false, step = false, cell = false;  // a cell is a step whose states have no layers
+};
+
 // Throws unless t is of this type and shape on the CPU; `name()` is asked for then alone.
 template <class Name>
-void expect(const Tensor& t, std::initializer_list<int64_t> sizes, ScalarType dtype, const Name& name) {
-  bool fits = t.dim() == static_cast<int64_t>(sizes.size());
-  int64_t k = 0;
-  for (int64_t size : sizes) fits = fits && t.size(k++) == size;
-  STD_TORCH_CHECK(fits, "fastlstm: ", std::string(name()), " has shape ", shape_of(t), ", expected ",
-                  text(std::vector<int64_t>(sizes)));
+void expect(const Form& form, const Tensor& t, const Extents& sizes, ScalarType dtype, const Name& name) {
+  if (form.or_nothing) return fit(t, sizes, dtype);
+  STD_TORCH_CHECK(is_of(t, sizes), "fastlstm: ", std::string(name()), " has shape ", shape_of(t), ", expected ",
+                  text({sizes.begin(), sizes.end()}));
   STD_TORCH_CHECK(t.scalar_type() == dtype, "fastlstm: ", std::string(name()), " is of another dtype than ",
                   dtype_name(dtype));
-  STD_TORCH_CHECK(Where::of(t) == Where::cpu(), "fastlstm: ", std::string(name()), " is not on the CPU");
+  STD_TORCH_CHECK(Where::cpu().has(t), "fastlstm: ", std::string(name()), " is not on the CPU");
 }
 
 int64_t in_blocks(int64_t n, int64_t of) { return (n + of - 1) / of; }
 
 class Int8Call {
  public:
-  Int8Call(const Tensor& x, const OptionalTensor& h0, const OptionalTensor& c0, const std::vector<Tensor>& weights,
-           int64_t layers, bool bidirectional, bool batch_first, const OptionalTensor& lengths,
-           const OptionalTensor& reset_mask, bool weight_only, bool return_cells)
-      : weights_(weights), layers_(layers), batched_(x.dim() == 3), turned_(batched_ && batch_first) {
-    STD_TORCH_CHECK(x.dim() == 2 || batched_, "fastlstm: x has ", x.dim(),
-                    " dimensions, expected 3, or 2 without rows");
+  Int8Call(const Form& form, const Tensor& x, const OptionalTensor& h0, const OptionalTensor& c0,
+           const std::vector<Tensor>& weights, int64_t layers, bool bidirectional, bool batch_first,
+           const OptionalTensor& lengths, const OptionalTensor& reset_mask, bool weight_only, bool return_cells)
+      : form_(form),
+        weights_(weights),
+        layers_(layers),
+        batched_(x.dim() == (form.step ? 2 : 3)),
+        turned_(batched_ && batch_first && !form.step) {
+    const bool expected_dims = batched_ || x.dim() == (form.step ? 1 : 2);
+    if (form.or_nothing) fit(expected_dims && x.scalar_type() == ScalarType::Float && Where::cpu().has(x));
+    STD_TORCH_CHECK(expected_dims, "fastlstm: x has ", x.dim(), " dimensions, expected 3, or 2 without rows");
     STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, "fastlstm: x is of another dtype than float32");
-    STD_TORCH_CHECK(Where::of(x) == Where::cpu(), "fastlstm: x is not on the CPU");
+    STD_TORCH_CHECK(Where::cpu().has(x), "fastlstm: x is not on the CPU");
     Sizes& s = args_.sizes;
     s.D = bidirectional ? 2 : 1;
     const int64_t count = static_cast<int64_t>(weights.size());
@@ -63,8 +73,8 @@ class Int8Call {
     each_ = layers > 0 && layers <= count ? count / (layers * s.D) : 0;
     STD_TORCH_CHECK(each_ >= 4 && each_ <= 7 && count == each_ * layers * s.D, "fastlstm: got ", count, " weights for ",
                     layers, " layers of ", s.D, " directions, expected 4 to 7 for each");
-    s.T = x.size(turned_ ? 1 : 0);
-    s.N = batched_ ? x.size(turned_ ? 0 : 1) : 1;
+    s.T = form.step ? 1 : x.size(turned_ ? 1 : 0);
+    s.N = batched_ ? x.size(turned_ || form.step ? 0 : 1) : 1;
     args_.I = x.size(x.dim() - 1);
     const Tensor& scale = weights[3];
     STD_TORCH_CHECK(scale.dim() == 1 && scale.size(0) % 4 == 0 && scale.size(0) > 0, "fastlstm: weights[3], scale_hh, ",
@@ -78,15 +88,15 @@ class Int8Call {
       s.P = out.size(0);
     }
     const auto named = [](const char* name) { return [name] { return name; }; };
-    if (lengths) expect(*lengths, {s.N}, ScalarType::Long, named("lengths"));
-    if (reset_mask) expect(*reset_mask, {s.T, s.N}, ScalarType::Bool, named("reset_mask"));
+    if (lengths) expect(form, *lengths, {s.N}, ScalarType::Long, named("lengths"));
+    if (reset_mask) expect(form, *reset_mask, {s.T, s.N}, ScalarType::Bool, named("reset_mask"));
     args_.lengths = lengths ? static_cast<const int64_t*>(held_.data(*lengths)) : nullptr;
     args_.reset_mask = reset_mask ? static_cast<const bool*>(held_.data(*reset_mask)) : nullptr;
     args_.weight_only = weight_only;
     h0_ = states(h0, s.P, "h0");
     c0_ = states(c0, s.H, "c0");
-    h_n_ = new_states(s.P);
-    c_n_ = new_states(s.H);
+    h_n_ = empty(state_sizes(s.P), ScalarType::Float);
+    c_n_ = empty(state_sizes(s.H), ScalarType::Float);
     set_x(x);
     return_cells_ = return_cells;
     // Every layer's weights are checked before anything runs.
@@ -95,15 +105,17 @@ class Int8Call {
     }
   }
 
-  std::tuple<Tensor, Tensor, Tensor, Tensor> run() {
+  // output, h_n, c_n; with return_cells the cells.
+  std::vector<Tensor> run() {
     const Sizes& s = args_.sizes;
-    Tensor cells = return_cells_ ? empty_rows(s.H) : empty({0}, ScalarType::Float);
+    OptionalTensor cells;
+    if (return_cells_) cells = empty_rows(s.H);
     float *h_n = floats(h_n_), *c_n = floats(c_n_);
     Tensor output = empty_rows(s.P), before = output;
     for (int64_t k = 0; k < layers_; ++k) {
       const int64_t state = k * s.D * s.N;
       if (k > 0) {
-        before = output;
+        before = std::move(output);
         output = empty_rows(s.P);
         args_.I = s.D * s.P;
         args_.x = floats(before);
@@ -116,41 +128,39 @@ class Int8Call {
       args_.h_n = h_n + state * s.P;
       args_.c_n = c_n + state * s.H;
       args_.output = floats(output);
-      args_.cells = return_cells_ && k + 1 == layers_ ? floats(cells) : nullptr;
+      args_.cells = cells && k + 1 == layers_ ? floats(*cells) : nullptr;
       if (s.N > 0) cpu_kernels().int8_layer(args_, threads_);
     }
-    return {shown(output), h_n_, c_n_, return_cells_ ? shown(cells) : cells};
+    std::vector<Tensor> results;
+    results.reserve(4);
+    for (Tensor* made : {&output, &h_n_, &c_n_}) results.push_back(std::move(*made));
+    if (cells) results.push_back(std::move(*cells));
+    return results;
   }
 
  private:
   static float* floats(Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
 
-  // A sequence as the caller has it: [T, N, width], [N, T, width] or [T, width].
-  Tensor shown(Tensor& t) const {
-    if (turned_) return torch::stable::transpose(t, 0, 1);
-    return t;
-  }
-
+  // A sequence as the caller has it, time-major in memory: [T, N, width], [N, T, width] or [T, width], of a step
+  // [N, width] or [width].
   Tensor empty_rows(int64_t width) const {
     const Sizes& s = args_.sizes;
-    return batched_ ? empty({s.T, s.N, s.D * width}, ScalarType::Float) : empty({s.T, s.D * width}, ScalarType::Float);
+    const int64_t all = s.D * width;
+    if (turned_) return empty({s.N, s.T, all}, {all, s.N * all, 1}, ScalarType::Float);
+    if (form_.step) return empty(batched_ ? Extents{s.N, all} : Extents{all}, ScalarType::Float);
+    return empty(batched_ ? Extents{s.T, s.N, all} : Extents{s.T, all}, ScalarType::Float);
   }
 
   const float* states(const OptionalTensor& t, int64_t width, const char* name) {
     if (!t) return nullptr;
-    const auto said = [name] { return name; };
-    const int64_t rows = layers_ * args_.sizes.D;
-    if (batched_) {
-      expect(*t, {rows, args_.sizes.N, width}, ScalarType::Float, said);
-    } else {
-      expect(*t, {rows, width}, ScalarType::Float, said);
-    }
+    expect(form_, *t, state_sizes(width), ScalarType::Float, [name] { return name; });
     return static_cast<const float*>(held_.data(*t));
   }
 
-  Tensor new_states(int64_t width) const {
-    const int64_t rows = layers_ * args_.sizes.D;
-    return batched_ ? empty({rows, args_.sizes.N, width}, ScalarType::Float) : empty({rows, width}, ScalarType::Float);
+  Extents state_sizes(int64_t width) const {
+    const int64_t rows = layers_ * args_.sizes.D, N = args_.sizes.N;
+    if (form_.cell) return batched_ ? Extents{N, width} : Extents{width};
+    return batched_ ? Extents{rows, N, width} : Extents{rows, width};
   }
 
   void set_x(const Tensor& x) {
@@ -158,8 +168,8 @@ class Int8Call {
     const bool rows = args_.I <= 1 || x.stride(last) == 1;
     x_ = rows ? x : torch::stable::contiguous(x);
     args_.x = static_cast<const float*>(x_.const_data_ptr());
-    args_.x_stride_t = x_.stride(turned_ ? 1 : 0);
-    args_.x_stride_n = batched_ ? x_.stride(turned_ ? 0 : 1) : 0;
+    args_.x_stride_t = form_.step ? 0 : x_.stride(turned_ ? 1 : 0);
+    args_.x_stride_n = batched_ ? x_.stride(turned_ || form_.step ? 0 : 1) : 0;
   }
 
   const Tensor* weights_of(int64_t k, int64_t d) const { return weights_.data() + (k * args_.sizes.D + d) * each_; }
@@ -170,9 +180,9 @@ class Int8Call {
     const Sizes& s = args_.sizes;
     const Tensor* w = weights_of(k, d);
     int64_t n = 0;
-    const auto next = [&](const char* name, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+    const auto next = [&](const char* name, const Extents& sizes, ScalarType dtype) {
       const int64_t place = n++;
-      expect(w[place], sizes, dtype, [&] {
+      expect(form_, w[place], sizes, dtype, [&] {
         return "weights[" + std::to_string((k * s.D + d) * each_ + place) + "], " + name + " of layer " +
                std::to_string(k) + (d == 0 ? "," : ", reverse,");
       });
@@ -202,6 +212,7 @@ class Int8Call {
     }
   }
 
+  const Form form_;
   const std::vector<Tensor>& weights_;
   const int64_t layers_;
   const bool batched_, turned_;
@@ -222,11 +233,29 @@ using Int8Results = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 static Int8Results int8_stack(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
                               int64_t layers, bool bidirectional, bool batch_first, OptionalTensor lengths,
                               OptionalTensor reset_mask, bool weight_only, bool return_cells) {
-  return Int8Call(x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, weight_only,
-                  return_cells)
-      .run();
+  Int8Call call(Form{}, x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, weight_only,
+                return_cells);
+  std::vector<Tensor> made = call.run();
+  Tensor cells = return_cells ? made[3] : empty({0}, ScalarType::Float);
+  return {made[0], made[1], made[2], cells};
+}
+
+static std::vector<Tensor> int8_call(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
+                                     int64_t inputs, int64_t layers, bool bidirectional, bool batch_first,
+                                     bool weight_only, bool step, bool cell) {
+  return if_fit([&] {
+    fit(x.dim() > 0 && x.size(x.dim() - 1) == inputs);
+    const Form form{true, step || cell, cell};
+    Int8Call call(form, x, h0, c0, weights, layers, bidirectional, batch_first, {}, {}, weight_only, false);
+    std::vector<Tensor> made = call.run();
+    if (cell) made.erase(made.begin());
+    return made;
+  });
 }
 
 }  // namespace fastlstm
 
-STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) { m.impl("int8_stack", TORCH_BOX(&fastlstm::int8_stack)); }
+STABLE_TORCH_LIBRARY_IMPL(fastlstm, CPU, m) {
+  m.impl("int8_stack", TORCH_BOX(&fastlstm::int8_stack));
+  m.impl("int8_call", TORCH_BOX(&fastlstm::int8_call));
+}

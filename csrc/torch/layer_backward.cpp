@@ -384,7 +384,7 @@ static LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, Optional
   check(dcells, "dcells", {s.T, s.N, s.D, s.H}, s.wide);
 
   const bool projected = weight_hr.has_value();
-  const auto gradient = [&](bool wanted, std::vector<int64_t> sizes, ScalarType dtype) {
+  const auto gradient = [&](bool wanted, const Extents& sizes, ScalarType dtype) {
     return wanted ? on_large_pages(empty(sizes, dtype)) : empty({0}, dtype);
   };
   Tensor dx = gradient(need_dx, {s.T, s.N, s.I}, s.dtype), dh0 = empty({s.D, s.N, s.P}, s.states),

@@ -146,9 +146,7 @@ inline void mm_out(const Matrix& out, const Matrix& a, const Matrix& b) {
 
 inline Tensor converted(const Tensor& t, ScalarType dtype) {
   if (t.scalar_type() == dtype) return t;
-  std::vector<int64_t> sizes;
-  for (int64_t k = 0; k < t.dim(); ++k) sizes.push_back(t.size(k));
-  Tensor out = empty(sizes, dtype);
+  Tensor out = empty(Extents(t), dtype);
   torch::stable::copy_(out, t);
   return out;
 }

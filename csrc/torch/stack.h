@@ -45,13 +45,11 @@ struct Stack {
     return {T, N, D, inputs(k, I), H, P, dtype, wide_type(dtype), product, dtype, matrices};
   }
 
-  std::vector<int64_t> sequence_sizes(int64_t width) const {
+  Extents sequence_sizes(int64_t width) const {
     if (!batched) return {T, width};
-    return turned ? std::vector<int64_t>{N, T, width} : std::vector<int64_t>{T, N, width};
+    return turned ? Extents{N, T, width} : Extents{T, N, width};
   }
-  std::vector<int64_t> state_sizes(int64_t width) const {
-    return batched ? std::vector<int64_t>{L * D, N, width} : std::vector<int64_t>{L * D, width};
-  }
+  Extents state_sizes(int64_t width) const { return batched ? Extents{L * D, N, width} : Extents{L * D, width}; }
 
   // A new sequence as the caller has them, its steps one after the other in memory.
   Tensor new_sequence(int64_t width) const {
@@ -86,13 +84,12 @@ class Masks {
   Masks(const Stack& s, const OptionalTensor& lengths, const OptionalTensor& reset_mask) {
     if (lengths) {
       fit(lengths->numel() == s.N && (lengths->dim() == 1 || (!s.batched && lengths->dim() == 0)) &&
-          lengths->scalar_type() == ScalarType::Long && Where::of(*lengths) == s.where);
+          lengths->scalar_type() == ScalarType::Long && s.where.has(*lengths));
       this->lengths = static_cast<const int64_t*>(held_.data(*lengths));
     }
     if (reset_mask) {
-      const std::vector<int64_t> sizes =
-          s.batched ? std::vector<int64_t>{s.turned ? s.N : s.T, s.turned ? s.T : s.N} : std::vector<int64_t>{s.T};
-      fit_sizes(*reset_mask, sizes, ScalarType::Bool, s.where);
+      const Extents sizes = s.batched ? Extents{s.turned ? s.N : s.T, s.turned ? s.T : s.N} : Extents{s.T};
+      fit(*reset_mask, sizes, ScalarType::Bool, s.where);
       const bool turn = s.turned && s.N > 1 && s.T > 1;
       this->reset_mask =
           static_cast<const bool*>(held_.data(turn ? torch::stable::transpose(*reset_mask, 0, 1) : *reset_mask));
@@ -121,7 +118,7 @@ class States {
  public:
   States(const Stack& s, const OptionalTensor& given, int64_t width) : bytes_(s.D * s.N * width * s.bytes()) {
     if (!given) return;
-    fit_sizes(*given, s.state_sizes(width), s.dtype, s.where);
+    fit(*given, s.state_sizes(width), s.dtype, s.where);
     data_ = held_.data(*given);
   }
   const void* of(int64_t layer) const { return part_of(data_, layer * bytes_); }
@@ -137,19 +134,24 @@ class States {
 // The same with zeros in memory, for the CPU's kernels.
 class FilledStates : States {
  public:
-  FilledStates(const Stack& s, const OptionalTensor& given, int64_t width)
-      : States(s, given, width), zeros_(given ? 0 : bytes_) {}
-  const void* of(int64_t layer) const { return zeros_.empty() ? States::of(layer) : zeros_.data(); }
+  FilledStates(const Stack& s, const OptionalTensor& given, int64_t width) : States(s, given, width) {
+    if (given) return;
+    static const char few[1 << 12] = {};  // spares a short call the allocation
+    if (bytes_ > static_cast<int64_t>(sizeof(few))) held_zeros_.resize(bytes_);
+    zeros_ = held_zeros_.empty() ? few : held_zeros_.data();
+  }
+  const void* of(int64_t layer) const { return zeros_ == nullptr ? States::of(layer) : zeros_; }
 
  private:
-  std::vector<char> zeros_;
+  std::vector<char> held_zeros_;
+  const char* zeros_ = nullptr;
 };
 
 // What dropout multiplies each layer's output with but the last's, (T, N, D * P) for each; or nothing.
 inline std::vector<Tensor> noise_of(const Stack& s, const std::optional<std::vector<Tensor>>& noise) {
   if (!noise) return {};
   fit(noise->empty() || static_cast<int64_t>(noise->size()) == s.L - 1);
-  for (const Tensor& t : *noise) fit_sizes(t, {s.T, s.N, s.D * s.P}, s.dtype, s.where);
+  for (const Tensor& t : *noise) fit(t, {s.T, s.N, s.D * s.P}, s.dtype, s.where);
   return *noise;
 }
 
@@ -157,10 +159,10 @@ inline std::vector<Tensor> noise_of(const Stack& s, const std::optional<std::vec
 inline void fit_weights(const Stack& s, const std::vector<Tensor>& weights, int64_t I, ScalarType matrices) {
   for (int64_t j = 0; j < s.L * s.D; ++j) {
     const Tensor* w = weights.data() + j * s.each;
-    fit_sizes(w[0], {4 * s.H, s.inputs(j / s.D, I)}, matrices, s.where);
-    fit_sizes(w[1], {4 * s.H, s.P}, matrices, s.where);
-    for (int64_t b = 2; s.biased() && b < 4; ++b) fit_sizes(w[b], {4 * s.H}, s.dtype, s.where);
-    if (s.projected()) fit_sizes(w[s.each - 1], {s.P, s.H}, matrices, s.where);
+    fit(w[0], {4 * s.H, s.inputs(j / s.D, I)}, matrices, s.where);
+    fit(w[1], {4 * s.H, s.P}, matrices, s.where);
+    for (int64_t b = 2; s.biased() && b < 4; ++b) fit(w[b], {4 * s.H}, s.dtype, s.where);
+    if (s.projected()) fit(w[s.each - 1], {s.P, s.H}, matrices, s.where);
   }
 }
 

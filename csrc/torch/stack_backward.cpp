@@ -23,7 +23,7 @@ struct Wanted {
     dc0 = make(needs[2], [&] { return empty(s.state_sizes(s.H), s.dtype); });
     for (int64_t j = lowest * s.D; j < s.L * s.D; ++j) {
       const int64_t place = 3 + j * s.each;
-      const auto gradient = [&](bool there, int64_t at, std::vector<int64_t> sizes) {
+      const auto gradient = [&](bool there, int64_t at, const Extents& sizes) {
         return make(there && needs[at], [&] { return on_large_pages(empty(sizes, s.dtype)); });
       };
       WeightGradients& into = weights[j];

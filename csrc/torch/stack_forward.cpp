@@ -81,7 +81,8 @@ static std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, Optio
     const int64_t lowest = taped ? s.lowest(*needs) : s.L, I = x.size(x.dim() - 1);
     fit(!taped || matrices == s.dtype);
     fit(x, s.sequence_sizes(I), s.dtype);
-    fit_weights(s, weights, I, matrices);
+    const bool direct = !taped && DirectSteps::serve(s);
+    if (!direct) fit_weights(s, weights, I, matrices);  // direct steps check theirs themselves
     const std::vector<Tensor> factors = noise_of(s, noise);
     const FilledStates h(s, h0, s.P), c(s, c0, s.H);
     const Masks masks(s, lengths, reset_mask);
@@ -91,8 +92,9 @@ static std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, Optio
            c_n = empty(s.state_sizes(s.H), s.dtype);
     CellSequence sequence(s, save_cells);
     std::vector<Tensor> tape;
-    const bool direct = !taped && DirectSteps::serve(s);
-    Tensor input = s.time_major(x);
+    std::optional<DirectSteps> steps;
+    if (direct) steps.emplace(s, masks, dtype_of(x, "x"));
+    Tensor input = direct ? x : s.time_major(x);
     OptionalTensor below;  // the output of the layer below, before dropout
     for (int64_t k = 0; k < s.L; ++k) {
       const bool last = k == s.L - 1;
@@ -101,15 +103,14 @@ static std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, Optio
       const char *h_k = static_cast<const char*>(h.of(k)), *c_k = static_cast<const char*>(c.of(k));
       char *h_n_k = part_of(h_n.mutable_data_ptr(), k * s.h_bytes()),
            *c_n_k = part_of(c_n.mutable_data_ptr(), k * s.c_bytes());
-      if (direct) {
-        DirectSteps steps(s, masks, dtype_of(x, "x"));
+      if (steps) {
         Held held;
-        const void* rows = held.data(input);
+        const void* rows = k == 0 ? s.steps_of(x, held) : held.data(input);
         for (int64_t d = 0; d < s.D; ++d) {
           const int64_t h_row = d * s.h_bytes() / s.D, c_row = d * s.c_bytes() / s.D;
-          steps.run(d, step_weights(weights.data() + (k * s.D + d) * s.each, s.each), shape.I, rows, h_k + h_row,
-                    c_k + c_row, static_cast<char*>(made.mutable_data_ptr()), h_n_k + h_row, c_n_k + c_row,
-                    last ? sequence.direct() : nullptr);
+          steps->run(d, step_weights(weights.data() + (k * s.D + d) * s.each, s.each), shape.I, rows, h_k + h_row,
+                     c_k + c_row, static_cast<char*>(made.mutable_data_ptr()), h_n_k + h_row, c_n_k + c_row,
+                     last ? sequence.direct() : nullptr);
         }
       } else {
         OptionalTensor cells, gates;
@@ -136,14 +137,16 @@ static std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, Optio
         run(call);
         if (last && cells) sequence.take(call.cells);
       }
-      below = made;
+      if (taped) below = made;
       input = last || factors.empty() ? made : times(made, factors[k]);
     }
 
-    std::vector<Tensor> results{output, h_n, c_n};
+    std::vector<Tensor> results;
+    results.reserve(5 + tape.size());
+    for (Tensor* made : {&output, &h_n, &c_n}) results.push_back(std::move(*made));
     sequence.give(results);
     results.insert(results.end(), tape.begin(), tape.end());
-    if (taped && own_output) results.push_back(copy_of(output, s.new_sequence(s.D * s.P)));
+    if (taped && own_output) results.push_back(copy_of(results[0], s.new_sequence(s.D * s.P)));
     return results;
   });
 }

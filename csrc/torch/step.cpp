@@ -63,9 +63,9 @@ class StepCall {
   Tensor h_n, c_n;
 
  private:
-  std::vector<int64_t> sizes(int64_t width) const {
-    if (!stacked_) return batched_ ? std::vector<int64_t>{N_, width} : std::vector<int64_t>{width};
-    return batched_ ? std::vector<int64_t>{layers_, N_, width} : std::vector<int64_t>{layers_, width};
+  Extents sizes(int64_t width) const {
+    if (!stacked_) return batched_ ? Extents{N_, width} : Extents{width};
+    return batched_ ? Extents{layers_, N_, width} : Extents{layers_, width};
   }
 
   const ScalarType dtype_;

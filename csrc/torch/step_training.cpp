@@ -47,9 +47,7 @@ struct CellShape {
     fit(H > 0 && P > 0);
   }
 
-  std::vector<int64_t> sizes(int64_t width) const {
-    return batched ? std::vector<int64_t>{N, width} : std::vector<int64_t>{width};
-  }
+  Extents sizes(int64_t width) const { return batched ? Extents{N, width} : Extents{width}; }
 
   // Whether the rows are few enough for products with the weights as they lie, without large products.
   bool few() const { return N <= kMaxStepRows; }
@@ -130,7 +128,7 @@ static CellGradientResults lstm_cell_training_backward(OptionalTensor dh, Option
   STD_TORCH_CHECK(weight_hr || s.P == s.H, "fastlstm: weight_hh has ", s.P, " columns, expected H = ", s.H,
                   " without weight_hr");
   const auto result = [&](bool wanted, int64_t width, ScalarType dtype) {
-    return empty(wanted ? s.sizes(width) : std::vector<int64_t>{0}, dtype);
+    return empty(wanted ? s.sizes(width) : Extents{0}, dtype);
   };
   Tensor dx = result(need_dx, s.I, s.dtype), dh_in = result(need_dh, s.P, s.dtype),
          dc_in = result(need_dc, s.H, s.dtype), dgates = result(true, 4 * s.H, s.wide),
@@ -232,7 +230,7 @@ class Rows {
 struct Total {
   Tensor result, wide;
 
-  Total(std::vector<int64_t> sizes, ScalarType dtype, ScalarType wide_dtype)
+  Total(Extents sizes, ScalarType dtype, ScalarType wide_dtype)
       : result(on_large_pages(empty(sizes, dtype))),
         wide(dtype == wide_dtype ? result : on_large_pages(empty(sizes, wide_dtype))) {}
 
@@ -278,13 +276,13 @@ static std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates
       h_rows(h, "h", total, most, values);
   std::optional<Rows> dh_rows, unprojected_rows;
   std::optional<Total> ih, hh, bias, hr;
-  if (needs[0]) ih.emplace(std::vector<int64_t>{H4, I}, dtype, wide);
-  if (needs[1]) hh.emplace(std::vector<int64_t>{H4, P}, dtype, wide);
-  if (needs[2] || needs[3]) bias.emplace(std::vector<int64_t>{H4}, dtype, wide);
+  if (needs[0]) ih.emplace(Extents{H4, I}, dtype, wide);
+  if (needs[1]) hh.emplace(Extents{H4, P}, dtype, wide);
+  if (needs[2] || needs[3]) bias.emplace(Extents{H4}, dtype, wide);
   if (needs[4]) {
     dh_rows.emplace(dh, "dh", total, most, wide);
     unprojected_rows.emplace(unprojected, "unprojected", total, most, wide);
-    hr.emplace(std::vector<int64_t>{dh_rows->width(), unprojected_rows->width()}, dtype, wide);
+    hr.emplace(Extents{dh_rows->width(), unprojected_rows->width()}, dtype, wide);
   }
   for (auto* sum : {&ih, &hh, &bias, &hr}) {
     if (*sum && (total == 0 || sum == &bias)) torch::stable::zero_((*sum)->wide);

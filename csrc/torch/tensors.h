@@ -71,6 +71,31 @@ inline int64_t bytes_of(ScalarType dtype) {
   }
 }
 
+// A shape, or strides, of a tensor that is made or checked: an allocation for each is a tenth of the shortest calls.
+class Extents {
+ public:
+  static constexpr size_t kMost = 5;
+
+  Extents(std::initializer_list<int64_t> values) : count_(values.size()) {
+    STD_TORCH_CHECK(count_ <= kMost, "fastlstm: a shape of ", count_, " dimensions");
+    std::copy(values.begin(), values.end(), values_);
+  }
+  explicit Extents(const Tensor& t) : count_(t.dim()) {
+    STD_TORCH_CHECK(count_ <= kMost, "fastlstm: a tensor of ", count_, " dimensions");
+    for (size_t k = 0; k < count_; ++k) values_[k] = t.size(static_cast<int64_t>(k));
+  }
+  const int64_t* data() const { return values_; }
+  const int64_t* begin() const { return values_; }
+  const int64_t* end() const { return values_ + count_; }
+  size_t size() const { return count_; }
+  int64_t& operator[](size_t k) { return values_[k]; }
+  int64_t operator[](size_t k) const { return values_[k]; }
+
+ private:
+  int64_t values_[kMost];
+  size_t count_;
+};
+
 inline std::string text(const std::vector<int64_t>& sizes) {
   std::string s = "(";
   for (size_t k = 0; k < sizes.size(); ++k) s += (k ? ", " : "") + std::to_string(sizes[k]);
@@ -95,6 +120,12 @@ struct Where {
                     "fastlstm: a tensor has no device");
     return where;
   }
+  // Whether t is there; the index, which the CPU has not, is asked for elsewhere alone.
+  bool has(const Tensor& t) const {
+    int32_t of;
+    if (aoti_torch_get_device_type(t.get(), &of) != 0 || of != type) return false;
+    return type == aoti_torch_device_type_cpu() || Where::of(t) == *this;
+  }
   bool operator==(const Where& other) const {
     return type == other.type && (index == other.index || type == aoti_torch_device_type_cpu());
   }
@@ -104,21 +135,27 @@ struct Where {
   }
 };
 
-inline void check(const Tensor& t, const char* name, const std::vector<int64_t>& sizes, ScalarType dtype,
-                  const Where& where = Where::cpu()) {
+// Whether t has these sizes.
+inline bool is_of(const Tensor& t, const Extents& sizes) {
   bool fits = t.dim() == static_cast<int64_t>(sizes.size());
   for (size_t k = 0; fits && k < sizes.size(); ++k) fits = t.size(k) == sizes[k];
-  if (!fits) {
+  return fits;
+}
+
+inline void check(const Tensor& t, const char* name, const Extents& sizes, ScalarType dtype,
+                  const Where& where = Where::cpu()) {
+  if (!is_of(t, sizes)) {
     std::vector<int64_t> got;
     for (int64_t k = 0; k < t.dim(); ++k) got.push_back(t.size(k));
-    STD_TORCH_CHECK(false, "fastlstm: ", name, " has shape ", text(got), ", expected ", text(sizes));
+    STD_TORCH_CHECK(false, "fastlstm: ", name, " has shape ", text(got), ", expected ",
+                    text({sizes.begin(), sizes.end()}));
   }
   STD_TORCH_CHECK(t.scalar_type() == dtype, "fastlstm: ", name, " has a dtype that does not fit h0's");
   const Where found = Where::of(t);
   STD_TORCH_CHECK(found == where, "fastlstm: ", name, " is on ", found.name(), ", expected ", where.name());
 }
 
-inline void check(const OptionalTensor& t, const char* name, const std::vector<int64_t>& sizes, ScalarType dtype,
+inline void check(const OptionalTensor& t, const char* name, const Extents& sizes, ScalarType dtype,
                   const Where& where = Where::cpu()) {
   if (t) check(*t, name, sizes, dtype, where);
 }
@@ -181,19 +218,19 @@ inline int32_t code_of(ScalarType dtype) {
 }
 
 // A new tensor, made without the dispatcher, which would take longer than a short step.
-inline Tensor empty(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype,
-                    const Where& where = Where::cpu()) {
+inline Tensor empty(const Extents& sizes, const Extents& strides, ScalarType dtype, const Where& where = Where::cpu()) {
   AtenTensorHandle handle;
   STD_TORCH_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
                                            code_of(dtype), where.type, std::max(where.index, 0), &handle) == 0,
-                  "fastlstm: API call failed: a tensor of shape ", text(sizes), " could not be allocated");
+                  "fastlstm: API call failed: a tensor of shape ", text({sizes.begin(), sizes.end()}),
+                  " could not be allocated");
   Tensor t(handle);
   if (where.type == aoti_torch_device_type_cpu()) poison(t.mutable_data_ptr(), t.numel() * bytes_of(dtype));
   return t;
 }
 
-inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Where& where = Where::cpu()) {
-  std::vector<int64_t> strides(sizes.size());
+inline Tensor empty(const Extents& sizes, ScalarType dtype, const Where& where = Where::cpu()) {
+  Extents strides = sizes;
   int64_t expected = 1;
   for (size_t k = sizes.size(); k-- > 0;) {
     strides[k] = expected;
@@ -202,7 +239,7 @@ inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const W
   return empty(sizes, strides, dtype, where);
 }
 
-inline Tensor empty_beside(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
+inline Tensor empty_beside(const Tensor& like, const Extents& sizes, ScalarType dtype) {
   return torch::stable::new_empty(like, {sizes.data(), sizes.size()}, dtype);
 }
 

@@ -66,34 +66,37 @@ _getattribute = object.__getattribute__
 without_weight_names: set[type] = set()
 
 
-def reads_plainly(module: nn.Module, names) -> bool:
-    """Whether getattr returns what is in `module._parameters` for these names: there is no
+def stored_weights(module: nn.Module, names) -> list | None:
+    """The parameters of these names, or None unless getattr returns exactly these: there is no
     attribute of the instance (as pruning sets) or of its class (as parametrizations define), and
-    the class looks up attributes as nn.Module does (Pyro's does not)."""
+    the class looks up attributes as nn.Module does (Pyro's does not). nn.Module.__getattr__ is
+    slower by several times."""
     cls = type(module)
-    return (
-        cls.__getattr__ is _Module.__getattr__
-        and module.__dict__.keys().isdisjoint(names)
-        and (
-            cls in without_weight_names
-            or (
-                cls.__getattribute__ is _getattribute
-                and not any(hasattr(cls, name) for name in names)
-            )
+    if not (
+        cls in without_weight_names
+        or (
+            cls.__getattr__ is _Module.__getattr__
+            and cls.__getattribute__ is _getattribute
+            and not any(hasattr(cls, name) for name in names)
         )
-    )
+    ):
+        return None
+    attributes = module.__dict__
+    if not attributes.keys().isdisjoint(names):
+        return None
+    try:
+        return [*map(attributes["_parameters"].__getitem__, names)]
+    except KeyError:
+        return None
 
 
-def weights_by_name(module: nn.Module, names) -> list:
-    """The weights of these names as getattr returns them, unchecked."""
-    if not _is_compiling() and reads_plainly(module, names):
-        # Faster than nn.Module.__getattr__ by several times.
-        parameters = module._parameters
-        try:
-            return [parameters[name] for name in names]
-        except KeyError:
-            pass
-    return [getattr(module, name) for name in names]
+def weights_by_name(module: nn.Module, names, alone: bool = False) -> list:
+    """The weights of these names as getattr returns them, unchecked. alone: nothing traces or
+    compiles the call, as `stack.alone` has found."""
+    weights = None
+    if alone or not _is_compiling():
+        weights = stored_weights(module, names)
+    return [getattr(module, name) for name in names] if weights is None else weights
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -88,10 +88,11 @@ class FastLSTMCell(LSTMCell):
         """
         if type(input) is not Tensor and proxies(input):
             return self._trace(input, hx)
-        if int8_storage.is_int8(self):
+        if self.weight_dtype is int8_storage.INT8:
             return self._call_int8(input, hx)
-        weights = weights_by_name(self, _NAMES)
-        result = self._direct(input, hx, weights)
+        alone = stands_alone(input, self.backend)
+        weights = weights_by_name(self, _NAMES, alone)
+        result = self._direct(input, hx, weights) if alone else None
         if result is not None:
             return result
         dims = input.dim()
@@ -121,6 +122,9 @@ class FastLSTMCell(LSTMCell):
         return h, c
 
     def _call_int8(self, input, hx):
+        result = int8_calls.direct_cell(self, input, hx)
+        if result is not None:
+            return result
         if proxies(hx):
             return self._trace(input, hx)
         result = int8_calls.cell(self, input, hx)
@@ -150,9 +154,9 @@ class FastLSTMCell(LSTMCell):
         return h.squeeze(0), c.squeeze(0)
 
     def _direct(self, input, hx, weights):
-        """The cell by the ops that take the weights as they lie; None where they do not serve or do
-        not take the arguments."""
-        if not stands_alone(input, self.backend) or input.dim() not in (1, 2):
+        """The cell by the ops that take the weights as they lie; None where they do not take the
+        arguments."""
+        if input.dim() not in (1, 2):
             return None
         if hx is None:
             zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
@@ -165,7 +169,7 @@ class FastLSTMCell(LSTMCell):
 
     def _by_ops(self, x, h, c, weights):
         """`_direct` of tensors, which the ops check; weights: as `LSTMWeights`."""
-        needs = needed(x, h, c, [w for w in weights if w is not None])
+        needs = needed(x, h, c, weights[:4] if self.bias else weights[:2])
         if needs is None:
             return None
         if needs:

@@ -18,6 +18,7 @@ from ..checks import (
     swapped_states,
 )
 from ..precision import to_autocast
+from ..stack.alone import pair_for
 from ..stack.between import variational
 from ..stack.run import run_layers
 from ..torch_classes import LSTM
@@ -31,15 +32,13 @@ from .variant_settings import refuse_variants, variant_of
 
 def call(module, input, hx, lengths, reset_mask, return_cell_sequence):
     """The result of `FastLSTM.forward`."""
-    given = lengths, reset_mask, return_cell_sequence
-    if not module.batch_first_states or proxies(input, hx):
-        return _call(module, input, hx, *given)
-    N = _rows(module, input)
+    swap = module.batch_first_states and not proxies(input, hx)
+    N = _rows(module, input) if swap else None
     if N is None:
-        return _call(module, input, hx, *given)
+        return _call(module, input, hx, lengths, reset_mask, return_cell_sequence)
     if hx is not None:
         hx = layers_first(hx, *state_shapes(module, N))
-    output, states, *more = _call(module, input, hx, *given)
+    output, states, *more = _call(module, input, hx, lengths, reset_mask, return_cell_sequence)
     return output, swapped_states(states), *more
 
 
@@ -53,28 +52,31 @@ def _rows(module, input) -> int | None:
 
 
 def _call(module, input, hx, lengths, reset_mask, return_cell_sequence):
-    given = hx, lengths, reset_mask, return_cell_sequence
-    if type(input) is not Tensor:
+    if type(input) is not Tensor or input.is_nested:
+        given = hx, lengths, reset_mask, return_cell_sequence
         if isinstance(input, PackedSequence):
             return _call_packed(module, input, *given)
         if proxies(input):
             return _trace(module, input, *given)
-    if nested.is_nested(input):
-        return _call_nested(module, input, *given)
-    return _call_padded(module, input, *given)
+        if nested.is_nested(input):
+            return _call_nested(module, input, *given)
+    return _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence)
 
 
 def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
     dims = input.dim()
     if dims == 2 and isinstance(hx, Tensor) and hx.dim() == 3 and len(hx) == 2:
         hx = hx[0], hx[1]  # nn.LSTM accepts such a tensor for unbatched input
-    int8 = module.weight_dtype is torch.int8
-    values = None if int8 else weights_by_name(module, module._flat_weights_names)
-    if not int8 and dims in (2, 3) and not module.return_layer_outputs:
-        given = lengths, reset_mask, return_cell_sequence
-        result = whole_stack(module, input, hx, values, *given)
-        if result is not None:
-            return result
+    int8, values = module.weight_dtype is torch.int8, None
+    if not int8:
+        pair = pair_for(input, module.backend)
+        values = weights_by_name(module, module._flat_weights_names, alone=pair is not None)
+        if pair is not None and dims in (2, 3) and not module.return_layer_outputs:
+            result = whole_stack(
+                module, pair, input, hx, values, lengths, reset_mask, return_cell_sequence
+            )
+            if result is not None:
+                return result
     plain = (
         lengths is None
         and reset_mask is None

@@ -7,16 +7,15 @@ from torch import Tensor
 
 from ..checks import check_pair, swapped_states
 from ..precision import autocast_dtype, to_autocast
-from ..stack.alone import stands_alone
-from ..stack.int8 import int8_stack, refuse_gradients
+from ..stack.alone import needed, stands_alone
+from ..stack.int8 import int8_call, refuse_gradients
 from ..stack.run import run_layers
 from . import int8_storage
-from .arguments import has_hooks, state_widths
+from .arguments import has_hooks
 from .variant_settings import is_plain
 
-_below_autograd = torch._C._AutoDispatchBelowAutograd
-_is_grad_enabled = torch.is_grad_enabled
 _FLOAT = torch.float32
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
 def wanted_dtype(module, device: torch.device) -> torch.dtype | None:
@@ -26,56 +25,43 @@ def wanted_dtype(module, device: torch.device) -> torch.dtype | None:
     return _FLOAT if wanted is not None and int8_storage.is_int8(module) else wanted
 
 
-def _stack(module, x: Tensor, h0, c0, batch_first: bool):
-    """One call of the op, of arguments that fit."""
-    if _is_grad_enabled():
-        refuse_gradients(input=x, h0=h0, c0=c0)
-    buffers = module._buffers
+def _by_op(module, x: Tensor, state, options: dict) -> list[Tensor] | None:
+    """What `int8_call` gives; None where it does not take the arguments, or torch's own tools look
+    at each op, which know `int8_stack`."""
+    if state is None:
+        h0 = c0 = None
+    elif type(state) not in (tuple, list) or len(state) != 2 or state[0] is None:
+        return None
+    else:
+        h0, c0 = state
     try:
-        weights = [buffers[name] for name in int8_storage.known_names(module)]
+        weights = [*map(module._buffers.__getitem__, int8_storage.known_names(module))]
     except KeyError:
         return None
-    if weights[1].device != x.device:
+    needs = needed(x, h0, c0, weights)
+    if needs is None or _dispatch_modes():
         return None
-    with _below_autograd():
-        return int8_stack(
-            x, h0, c0, weights, module.num_layers, module.bidirectional, batch_first, None, None,
-            module.weight_only, False,
-        )  # fmt: skip
-
-
-def _fits(module, x: Tensor, h0, c0, rows: tuple) -> bool:
-    """Whether x, and the states where there are any, are what the op takes."""
-    if x.dtype is not _FLOAT or x.shape[-1] != module.input_size:
-        return False
-    if h0 is None:
-        return c0 is None
-    if type(h0) is not Tensor or type(c0) is not Tensor:
-        return False
-    P, H = state_widths(module)
-    lead = (module.num_layers * (2 if module.bidirectional else 1), *rows)
-    return (
-        h0.shape == (*lead, P)
-        and c0.shape == (*lead, H)
-        and h0.dtype is _FLOAT
-        and c0.dtype is _FLOAT
-        and h0.device == x.device == c0.device
-    )
+    if needs:
+        refuse_gradients(input=x, h0=h0, c0=c0)
+        return None
+    if module.weight_only:
+        options["weight_only"] = True
+    return int8_call(x, h0, c0, weights, module.input_size, **options) or None
 
 
 def whole_stack(module, x: Tensor, hx):
     """(output, (h_n, c_n)) of a call without lengths and masks."""
     if not (stands_alone(x, module.backend) and is_plain(module)):
         return None
-    if hx is None:
-        hx = None, None
-    elif type(hx) not in (tuple, list) or len(hx) != 2 or hx[0] is None or hx[1] is None:
-        return None
-    rows = () if x.dim() == 2 else (x.shape[0 if module.batch_first else 1],)
-    if not _fits(module, x, *hx, rows):
-        return None
-    result = _stack(module, x, *hx, module.batch_first)
-    return result and (result[0], (result[1], result[2]))
+    options = {}
+    if module.num_layers > 1:
+        options["layers"] = module.num_layers
+    if module.bidirectional:
+        options["bidirectional"] = True
+    if module.batch_first:
+        options["batch_first"] = True
+    results = _by_op(module, x, hx, options)
+    return results and (results[0], (results[1], results[2]))
 
 
 def direct_step(module, x_t: Tensor, state):
@@ -87,24 +73,26 @@ def direct_step(module, x_t: Tensor, state):
         or has_hooks(module)
     ):
         return None
-    if state is None:
-        state = None, None
-    elif type(state) not in (tuple, list) or len(state) != 2:
-        return None
-    swap = module.batch_first_states and x_t.dim() == 2 and state[0] is not None
-    if swap:
-        if any(not isinstance(s, Tensor) or s.dim() != 3 for s in state):
+    swap = module.batch_first_states and x_t.dim() == 2
+    if swap and state is not None:
+        if type(state) not in (tuple, list) or any(
+            not isinstance(s, Tensor) or s.dim() != 3 for s in state
+        ):
             return None
         state = swapped_states(state)
-    rows = x_t.shape[:-1]
-    if not _fits(module, x_t, *state, rows):
+    results = _by_op(module, x_t, state, {"layers": module.num_layers, "step": True})
+    if results is None:
         return None
-    result = _stack(module, x_t.unsqueeze(0), *state, False)
-    if result is None:
+    y, *states = results
+    return y, swapped_states(states) if swap else tuple(states)
+
+
+def direct_cell(module, input: Tensor, hx):
+    """A call of a FastLSTMCell: (h, c)."""
+    if not stands_alone(input, module.backend) or module.hidden_size == 0:
         return None
-    y, h, c, _ = result
-    swap = module.batch_first_states and x_t.dim() == 2
-    return y.squeeze(0), swapped_states((h, c)) if swap else (h, c)
+    states = _by_op(module, input, hx, {"cell": True})
+    return states and tuple(states)
 
 
 def cell(module, input: Tensor, hx):

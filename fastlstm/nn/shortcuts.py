@@ -9,10 +9,10 @@ from ..checks import may_look, swapped_states
 from ..precision import wide_products
 from ..stack import step as step_op
 from ..stack import step_training, whole
-from ..stack.alone import beside_each_other, needed, pair_for, stands_alone
+from ..stack.alone import beside_each_other, needed, stands_alone
 from ..stack.between import dropping, noises
 from . import weight_storage
-from .arguments import has_hooks, reads_plainly, state_widths, weights_by_name
+from .arguments import has_hooks, state_widths, stored_weights
 from .variant_settings import is_plain, recurs_plainly
 
 MOST_ROWS = 8  # of a step; with more, the general way's packed weights are faster
@@ -30,10 +30,9 @@ def direct_step(module, x_t: Tensor, state):
         or has_hooks(module)
     ):
         return None
-    names = module._flat_weights_names
-    if torch.is_grad_enabled() and not reads_plainly(module, names):
+    weights = stored_weights(module, module._flat_weights_names)
+    if weights is None:
         return None  # so that what computes weights is asked once
-    weights = weights_by_name(module, names)
     if state is None:
         lead = (module.num_layers, *x_t.shape[:-1])
         state = (x_t.new_zeros(*lead, width) for width in state_widths(module))
@@ -86,13 +85,13 @@ def _step_with_gradients(module, x: Tensor, h: Tensor, c: Tensor, weights: list)
     return x, torch.stack(h_n), torch.stack(c_n)
 
 
-def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells: bool):
+def whole_stack(module, pair, x: Tensor, hx, weights: list, lengths, reset_mask, cells: bool):
     """(output, (h_n, c_n)), and with `cells` the last layer's, of a FastLSTM's call by one op for
     all layers, or where a gradient is wanted by two; None where they do not serve or do not take
-    the arguments. `weights` are the module's, as they are named; the rest is as the caller has it.
+    the arguments. `pair` is `pair_for` x; `weights` are the module's, as they are named; the rest
+    is as the caller has it.
     """
-    pair = pair_for(x, module.backend)
-    if pair is None or not recurs_plainly(module):
+    if not recurs_plainly(module):
         return None
     if hx is None:
         h0 = c0 = None
@@ -121,15 +120,28 @@ def whole_stack(module, x: Tensor, hx, weights: list, lengths, reset_mask, cells
         T, N = _steps_and_rows(module, x)
         if beside_each_other(pair, x, T, N, weights, L):
             return None
-    noise = _noise(module, x) if module.training and module.dropout else None
-    options = (
-        lengths, reset_mask, noise, L, module.bidirectional,
-        module.batch_first, wide_products(x), cells, True,
-    )  # fmt: skip
+    options = {}
+    if lengths is not None:
+        options["lengths"] = lengths
+    if reset_mask is not None:
+        options["reset_mask"] = reset_mask
+    if L > 1:
+        options["layers"] = L
+        if module.training and module.dropout:
+            options["noise"] = _noise(module, x)
+    if module.bidirectional:
+        options["bidirectional"] = True
+    if module.batch_first:
+        options["batch_first"] = True
+    if x.dtype is not torch.float32 and wide_products(x):
+        options["wide_products"] = True
+    if cells:
+        options["save_cells"] = True
     results = whole.run(pair, needs, x, h0, c0, weights, options)
     if results is None:
         return None
-    return results[0], (results[1], results[2]), *results[3:]
+    output, h_n, c_n, *more = results
+    return (output, (h_n, c_n), *more) if more else (output, (h_n, c_n))
 
 
 def _plain(mask, x: Tensor) -> bool:
@@ -137,17 +149,14 @@ def _plain(mask, x: Tensor) -> bool:
 
 
 def _takes(lengths, x: Tensor) -> bool:
-    """Whether the op takes lengths: on the CPU it looks at the numbers itself, elsewhere the
-    general way does, where they are to be looked at."""
+    """Whether the op takes lengths. On the CPU it checks their values itself; on other devices the
+    general way does, where they are to be checked."""
     fits = _plain(lengths, x) and lengths.dtype is torch.int64
     return fits and (x.is_cpu or not may_look(x.device))
 
 
-def _noise(module, x: Tensor) -> list[Tensor] | None:
-    """What dropout multiplies the layers' outputs with, drawn as nn.LSTM draws it; None where there
-    is one layer."""
-    if module.num_layers == 1:
-        return None
+def _noise(module, x: Tensor) -> list[Tensor]:
+    """What dropout multiplies the layers' outputs with, drawn as nn.LSTM draws it."""
     T, N = _steps_and_rows(module, x)
     between = dropping(module.dropout, module.variational_dropout)
     width = state_widths(module)[0] * (2 if module.bidirectional else 1)

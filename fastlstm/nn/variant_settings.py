@@ -18,6 +18,7 @@ PLAIN = {
     "batch_first_states": False,
     "return_layer_outputs": False,
 }
+_NO_ZONEOUT = PLAIN["zoneout"]
 
 
 def variants_of(module: nn.Module) -> dict:
@@ -103,8 +104,9 @@ def reset_norms(module: nn.LSTM) -> None:
 
 def recurs_plainly(module: nn.LSTM) -> bool:
     """Whether the layers of a call of `module` are plain LSTMs; dropout between them is allowed."""
-    drops = module.training and (module.recurrent_dropout or module.weight_dropout)
-    return not (module.layer_norm or drops or any(module.zoneout))
+    if module.layer_norm or module.zoneout != _NO_ZONEOUT:
+        return False
+    return not (module.training and (module.recurrent_dropout or module.weight_dropout))
 
 
 def is_plain(module: nn.LSTM) -> bool:

@@ -56,17 +56,21 @@ def schema(name: str, arguments: type | None, results: type, **more: type) -> st
     """The schema of an op.
 
     Args:
-        arguments: a NamedTuple type, or None for no arguments. results: a NamedTuple type, or the
-        type of a single result. more: names and types of further arguments.
+        arguments: a NamedTuple type, whose defaults are the op's, or None for no arguments.
+        results: a NamedTuple type, or the type of a single result. more: names and types of further
+        arguments.
     """
 
-    def text(kinds) -> str:
-        return ", ".join(f"{kind} {field}" for field, kind in kinds.items())
+    def text(kinds, defaults) -> str:
+        return ", ".join(
+            f"{kind} {field}={defaults[field]}" if field in defaults else f"{kind} {field}"
+            for field, kind in kinds.items()
+        )
 
     given = {} if arguments is None else dict(_kinds(arguments))
     given |= {field: _KINDS[kind] for field, kind in more.items()}
-    made = _KINDS[results] if results in _KINDS else f"({text(_kinds(results))})"
-    return f"{name}({text(given)}) -> {made}"
+    made = _KINDS[results] if results in _KINDS else f"({text(_kinds(results), {})})"
+    return f"{name}({text(given, getattr(arguments, '_field_defaults', {}))}) -> {made}"
 
 
 def declare(name: str, arguments: type | None, results: type, **more: type) -> None:
@@ -222,6 +226,11 @@ class Op(typing.NamedTuple):
     kept: Callable | None
     derive: Callable | None
 
+    @property
+    def call(self) -> Callable:
+        """What a call of `overload` comes to, without its frame of Python."""
+        return self.overload._op
+
     def backward(self, ctx, *grads) -> tuple:
         """The derivative with the signature of autograd.Function.backward."""
         return self.derive(ctx, ctx.needs_input_grad, *grads)
@@ -256,7 +265,8 @@ def define_op(
         vmap: (overload, info, in_dims, arguments) -> results and their dims, as for
         torch.library.register_vmap, with in_dims as `arguments`.
         or_nothing: the op returns a list of its results, which is empty where its arguments do not
-        fit each other (also where only their devices differ).
+        fit each other (also where only their devices differ); and, without `run`, on devices for
+        which no kernel is registered.
     """
     declare(name, arguments, list[Tensor] if or_nothing else results)
     overload = op(name)
@@ -267,21 +277,26 @@ def define_op(
         # Not a NamedTuple: torch.compile rebuilds a tuple from its elements as the same type.
         return tuple(made) if isinstance(made, tuple) else made
 
-    def run_fake(*args):
+    def given(args) -> list[Tensor]:
         entries = (a if isinstance(a, (list, tuple)) else (a,) for a in args)
-        tensors = [t for of_entry in entries for t in of_entry if isinstance(t, Tensor)]
+        return [t for of_entry in entries for t in of_entry if isinstance(t, Tensor)]
+
+    def run_fake(*args):
+        tensors = given(args)
         if or_nothing and not on_one_device(*tensors):
             return []
         check_one_device(*tensors)
         return plainly(fake(arguments(*args)))
 
+    @outside_autocast
+    def run_elsewhere(*args):
+        if or_nothing and (run is None or not on_one_device(*given(args))):
+            return []
+        return plainly(run(arguments(*args)))
+
     torch.library.register_fake(f"fastlstm::{name}", run_fake, lib=library)
-    if run is not None:
-        library.impl(
-            name,
-            outside_autocast(lambda *args: plainly(run(arguments(*args)))),
-            "CompositeExplicitAutograd",
-        )
+    if run is not None or or_nothing:
+        library.impl(name, run_elsewhere, "CompositeExplicitAutograd")
     derivative = None, None, None
     if gradients is not None:
         derivative = _through_tape(name, arguments, results, tape, gradients, constants)

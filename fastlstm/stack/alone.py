@@ -2,22 +2,27 @@
 (step.py, step_training.py). The ops look at shapes and dtypes themselves and give nothing where
 these do not fit; so nothing is caught here."""
 
+import operator
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 from ..backends import native, table
-from ..ops import transforms
 from . import whole
 from .wavefront import plan
 
 _BACKENDS = ("auto", "cpu") if native.load() is None else ()
-_CLASSES = {Tensor, nn.Parameter}
+_CLASSES = Tensor, Parameter
 # Bound once: looking each up takes as long as asking it.
 _is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled
 _is_autocast_enabled = torch._C._is_any_autocast_enabled
+_are_transforms_active = torch._C._are_functorch_transforms_active
 _tracing_state = torch._C._get_tracing_state
 _dispatch_modes = torch._C._len_torch_dispatch_stack
+_requires_grad = operator.attrgetter("requires_grad")
 
 
 def stands_alone(x, backend: str) -> bool:
@@ -27,11 +32,12 @@ def stands_alone(x, backend: str) -> bool:
 
 
 def _plainly_called(x) -> bool:
-    return not (
+    # What `transforms.active` asks is asked here: another call of a function takes as long.
+    return type(x) is Tensor and not (
         _is_compiling()
-        or type(x) is not Tensor
         or _is_autocast_enabled()
-        or transforms.active()
+        or _are_transforms_active()
+        or forward_ad._current_level >= 0
         or _tracing_state() is not None
     )
 
@@ -76,19 +82,18 @@ def beside_each_other(
 
 def needed(x: Tensor, h: Tensor | None, c: Tensor | None, weights: list) -> list[bool] | None:
     """Of each tensor, in this order, whether its gradient is wanted; an empty list where none is.
-    None where an op may not stand for a call on them: a tensor is of a class of its own, or on the
-    CPU where x is not, or the other way round; a weight is None; or a gradient is wanted while
-    torch looks at each op."""
-    on_cpu = x.is_cpu
-    if not (_CLASSES.issuperset(map(type, weights)) and weights[0].is_cpu is on_cpu):
-        return None
-    if (h is not None or c is not None) and not (
-        type(h) in _CLASSES and type(c) in _CLASSES and h.is_cpu is on_cpu and c.is_cpu is on_cpu
-    ):
+    None where an op may not stand for a call on them: a tensor is of a class of its own, a weight
+    is None, or a gradient is wanted while torch looks at each op."""
+    for w in weights:
+        if type(w) is not Parameter and type(w) is not Tensor:
+            return None
+    stateless = h is None and c is None
+    if not (stateless or (type(h) in _CLASSES and type(c) in _CLASSES)):
         return None
     if not _is_grad_enabled():
         return []
-    needs = [t is not None and t.requires_grad for t in (x, h, c, *weights)]
+    states = (False, False) if stateless else (h.requires_grad, c.requires_grad)
+    needs = [x.requires_grad, *states, *map(_requires_grad, weights)]
     if True not in needs:
         return []
     return None if _dispatch_modes() else needs

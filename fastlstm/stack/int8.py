@@ -24,12 +24,20 @@ sum(q_hh h) + bias. Everything else is float32.
 
 On the CPU the compiled library has the kernels; the definition stands in where it has none, and is
 `int8_stack_reference` for who names that backend.
+
+`int8_call` is what a module's plain call takes, on the CPU alone: output, h_n, c_n in a list, which
+is empty where the arguments do not fit each other. x of a step is (N, I) or (I,), and the output
+(N, P) or (P,); a cell is a step whose states are (N, H) or (H,), and which gives h_n, c_n. inputs:
+I, of which packed weights do not say whether it is up to 3 less.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..int8 import LEVELS, dequantise, flat, unpack
+from ..ops.define import define_op
 from ..ops.library import check_one_device, library
 from ..reference.lstm import entered, entering_zeros, left, unrolled, valid_steps
 from ..weights import LSTMWeights, Variant
@@ -274,3 +282,34 @@ for _name in ("int8_stack", "int8_stack_reference"):
 
 int8_stack = torch.ops.fastlstm.int8_stack.default
 int8_stack_reference = torch.ops.fastlstm.int8_stack_reference.default
+
+
+class Int8Call(NamedTuple):
+    x: Tensor
+    h0: Tensor | None
+    c0: Tensor | None
+    weights: list[Tensor]
+    inputs: int
+    layers: int = 1
+    bidirectional: bool = False
+    batch_first: bool = False
+    weight_only: bool = False
+    step: bool = False
+    cell: bool = False
+
+
+def _call_fake(call: Int8Call) -> list[Tensor]:
+    x, h0, c0, weights, inputs, layers, bidirectional, batch_first, weight_only, step, cell = call
+    if x.dim() == 0 or x.shape[-1] != inputs:
+        return []
+    if step or cell:
+        x = x.unsqueeze(0)
+    masks = None, None
+    made = _fake(x, h0, c0, weights, layers, bidirectional, batch_first, *masks, weight_only, False)
+    output, h_n, c_n, _ = made
+    if cell:
+        return [h_n.squeeze(0), c_n.squeeze(0)]
+    return [output.squeeze(0) if step else output, h_n, c_n]
+
+
+int8_call = define_op("int8_call", Int8Call, list[Tensor], fake=_call_fake, or_nothing=True).call

@@ -210,8 +210,16 @@ def _run_whole(
     if between_layers is not None and len(layers) > 1:
         ones = x.new_ones((*x.shape[:2], len(layers[0]) * h0.shape[2]))
         noise = noises(between_layers, ones, len(layers) - 1, dropout)
-    sizes = len(layers), D == 2, False
-    options = lengths, reset_mask, noise, *sizes, wide_products, return_cells, own_output
+    options = {
+        "lengths": lengths,
+        "reset_mask": reset_mask,
+        "noise": noise,
+        "layers": len(layers),
+        "bidirectional": D == 2,
+        "wide_products": wide_products,
+        "save_cells": return_cells,
+        "own_output": own_output,
+    }
     results = whole.run(pair, needs, x, h0, c0, weights, options)
     if results is None:
         return None

@@ -98,7 +98,5 @@ def _cell_fake(call: Cell) -> States:
 
 lstm_step = define_op(
     "lstm_step", Step, StepResults, run=_step, fake=_step_fake, or_nothing=True
-).overload
-lstm_cell = define_op(
-    "lstm_cell", Cell, States, run=_cell, fake=_cell_fake, or_nothing=True
-).overload
+).call
+lstm_cell = define_op("lstm_cell", Cell, States, run=_cell, fake=_cell_fake, or_nothing=True).call

@@ -54,16 +54,16 @@ class StackForward(NamedTuple):
     h0: Tensor | None
     c0: Tensor | None
     weights: list[Tensor]
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    noise: list[Tensor] | None
-    layers: int
-    bidirectional: bool
-    batch_first: bool
-    wide_products: bool
-    save_cells: bool
-    own_output: bool
-    needs: list[bool] | None
+    lengths: Tensor | None = None
+    reset_mask: Tensor | None = None
+    noise: list[Tensor] | None = None
+    layers: int = 1
+    bidirectional: bool = False
+    batch_first: bool = False
+    wide_products: bool = False
+    save_cells: bool = False
+    own_output: bool = True
+    needs: list[bool] | None = None
 
 
 class StackBackward(NamedTuple):
@@ -91,15 +91,15 @@ class Options(NamedTuple):
     """What a call has beside tensors with gradients: the forward's arguments from `lengths` on, but
     for `needs`."""
 
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    noise: list[Tensor] | None
-    layers: int
-    bidirectional: bool
-    batch_first: bool
-    wide_products: bool
-    save_cells: bool
-    own_output: bool
+    lengths: Tensor | None = None
+    reset_mask: Tensor | None = None
+    noise: list[Tensor] | None = None
+    layers: int = 1
+    bidirectional: bool = False
+    batch_first: bool = False
+    wide_products: bool = False
+    save_cells: bool = False
+    own_output: bool = True
 
 
 def lowest_of(needs, per_layer: int) -> int:
@@ -166,35 +166,35 @@ def define(family: str, name: str) -> Pair:
         StackForward,
         list[Tensor],
         fake=_forward_fake,
-        run=lambda call: [],  # other arguments on devices without such kernels
         or_nothing=True,
     )
     backward = define_op(f"{name}_backward", StackBackward, list[Tensor], fake=_backward_fake)
-    return Pair(family, forward.overload, backward.overload)
+    return Pair(family, forward.call, backward.call)
 
 
 # By the family of recurrence ops that a backend runs.
 PAIRS = {"lstm": define("lstm", "lstm_stack")}
 
 
-def run(pair: Pair, needs, x: Tensor, h0, c0, weights: list, options: tuple) -> list | None:
+def run(pair: Pair, needs, x: Tensor, h0, c0, weights: list, options: dict) -> list | None:
     """output, h_n, c_n, and with save_cells the cells; None where the op does not take the
     arguments. For a call that `alone.pair_for` has a pair for.
 
     Args:
-        needs: `alone.needed` of x, h0, c0 and the weights. options: what `Options` has, all of it.
+        needs: `alone.needed` of x, h0, c0 and the weights. options: what of `Options` is not as by
+        default; torch takes 0.1 to 0.2 us for each argument that it is given.
     """
     try:
         if not needs:
-            return pair.forward(x, h0, c0, weights, *options, None) or None
+            return pair.forward(x, h0, c0, weights, **options) or None
         with below_autograd():
-            results = pair.forward(x, h0, c0, weights, *options, needs)
+            results = pair.forward(x, h0, c0, weights, **options, needs=needs)
     except RuntimeError as error:
-        _say(error, _forward_fake, StackForward(x, h0, c0, weights, *options, needs or None))
+        _say(error, _forward_fake, StackForward(x, h0, c0, weights, **options, needs=needs or None))
         raise
     if not results:
         return None
-    options = Options(*options)
+    options = Options(**options)
     applied = Layers.apply(pair, options, needs, results, x, h0, c0, *weights)
     return applied[: 3 + options.save_cells]
 
@@ -225,7 +225,7 @@ class Layers(torch.autograd.Function):
             *matrices, *tape, *(options.noise or ()),
         )  # fmt: skip
         ctx.counts = len(matrices), len(tape)
-        ctx.settings = options[3:]
+        ctx.sizes = options[3:]
         ctx.pair, ctx.lowest, ctx.each = pair, lowest, each
         ctx.set_materialize_grads(False)
         return tuple(results)
@@ -233,13 +233,13 @@ class Layers(torch.autograd.Function):
     @staticmethod
     def backward(ctx, doutput, dh_n, dc_n, *rest):
         needs = ctx.needs_input_grad[4:]
-        *sizes, save_cells, _ = settings = ctx.settings
-        dcells, dtape = (rest[0], rest[1:]) if save_cells else (None, rest)
         x, h0, c0, lengths, reset_mask, output, *saved = ctx.saved_tensors
         last_matrix, length = ctx.counts
         last_tape = last_matrix + length
         matrices, tape = saved[:last_matrix], saved[last_matrix:last_tape]
-        masks = lengths, reset_mask, saved[last_tape:] or None
+        noise = saved[last_tape:] or None
+        options = Options(lengths, reset_mask, noise, *ctx.sizes)
+        dcells, *dtape = rest if options.save_cells else (None, *rest)
         grads = doutput, dh_n, dc_n, dcells
         if (
             _is_grad_enabled()
@@ -249,10 +249,9 @@ class Layers(torch.autograd.Function):
             or True in [_is_legacy_batched(d) for d in grads if d is not None]
         ):
             saved = Saved(x, h0, c0, matrices, output, tape, ctx.lowest, ctx.each)
-            options = Options(*masks, *settings)
             found = by_layers(ctx.pair.family, options, needs, grads, dtape, saved)
             return None, None, None, None, *found
-        given = *grads, x, h0, c0, matrices, output, tape, *masks, *sizes, needs
+        given = *grads, x, h0, c0, matrices, output, tape, *options[:-2], needs
         try:
             with below_autograd():
                 found = iter(ctx.pair.backward(*given))

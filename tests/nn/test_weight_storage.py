@@ -55,8 +55,8 @@ def given(monkeypatch):
     """The dtypes of weight_hh that the whole stack's op took."""
     dtypes, pair_ = [], whole.PAIRS["lstm"]
 
-    def noted(x, h0, c0, weights, *rest):
-        results = pair_.forward(x, h0, c0, weights, *rest)
+    def noted(x, h0, c0, weights, **options):
+        results = pair_.forward(x, h0, c0, weights, **options)
         dtypes.extend([weights[1].dtype] if results else [])
         return results
 

@@ -268,13 +268,13 @@ def test_the_ops_are_sound_and_have_a_slow_form():
         arguments = x[0], h, c, [p.detach() for p in fast.parameters()]
         expected = step_op.lstm_step(*arguments)
         torch.testing.assert_close(list(step_op._step(step_op.Step(*arguments))), expected)
-        torch.library.opcheck(step_op.lstm_step, arguments)
+        torch.library.opcheck(torch.ops.fastlstm.lstm_step.default, arguments)
     x, h, c, *weights = (torch.randn(*s) for s in [(2, 3), (2, 4), (2, 4), (16, 3), (16, 4), (16,)])
     for biases in [(weights[2], None), (None, weights[2]), (None, None)]:
         arguments = x, h, c, *weights[:2], *biases
         slow = list(step_op._cell(step_op.Cell(*arguments)))
         torch.testing.assert_close(slow, step_op.lstm_cell(*arguments))
-        torch.library.opcheck(step_op.lstm_cell, arguments)
+        torch.library.opcheck(torch.ops.fastlstm.lstm_cell.default, arguments)
     rows = torch.zeros(9, 3), torch.zeros(1, 9, 4), torch.zeros(1, 9, 4)  # one more than it takes
     assert step_op.lstm_step(*rows, weights[:2]) == []
 

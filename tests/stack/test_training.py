@@ -13,7 +13,7 @@ from pairs import ignore_onednn, needs_library, one_thread  # noqa: F401  (a fix
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastlstm import FastLSTM
-from fastlstm.nn import shortcuts
+from fastlstm.nn import inputs
 from fastlstm.stack import alone, whole
 from fastlstm.stack import run as stack_run
 from fastlstm.testing import compare
@@ -51,7 +51,7 @@ class Short:
             return result
 
         monkeypatch.setattr(whole, "run", counted)
-        for module in (shortcuts, stack_run):
+        for module in (inputs, stack_run):
             monkeypatch.setattr(
                 module, "pair_for", lambda *args: pair_for(*args) if self.wanted else None
             )
