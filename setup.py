@@ -198,8 +198,9 @@ def library():
             os.replace(partial, outfile)
             return outfile, 1
 
-    # libtorch.so brings in libtorch_cuda.so; some linkers would drop it as unused
-    link = ["-Wl,--no-as-needed", "-ltorch"] if sys.platform == "linux" else []
+    # libtorch.so brings in libtorch_cuda.so; some linkers would drop it as unused. glibc before
+    # 2.34, as in the image of manylinux_2_28, has dlopen in libdl.
+    link = ["-Wl,--no-as-needed", "-ltorch", "-ldl"] if sys.platform == "linux" else []
     if "bdist_wheel" in sys.argv:  # names of functions are for profilers, of a build in place
         link.append("-s" if sys.platform == "linux" else "-Wl,-x")
     if sys.platform == "linux":
