@@ -185,6 +185,13 @@ def test_setup_py_refuses(environment, said):
     assert said in found.stderr
 
 
+def test_setup_py_refuses_a_setuptools_that_makes_no_wheels(tmp_path):
+    (tmp_path / "setuptools.py").write_text('__version__ = "65.5.0"\ndef setup(**given): pass\n')
+    found = setup_py("dist_info", PYTHONPATH=str(tmp_path))
+    assert found.returncode != 0
+    assert "setuptools 65.5.0 cannot make a wheel by itself: pip install" in found.stderr
+
+
 def test_no_wheel_has_emulated_kernels(tmp_path):
     found = setup_py("-q", "bdist_wheel", "-d", str(tmp_path), FASTLSTM_EMULATE_AVX512="1")
     assert found.returncode != 0
