@@ -28,7 +28,7 @@ import sys
 import sysconfig
 from glob import glob
 
-from setuptools import setup
+import setuptools
 
 LINK_MAP = os.path.join("build", "library.map")
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
@@ -43,6 +43,17 @@ def switch(name):
     if value not in ("auto", "0", "1"):
         raise SystemExit(f"fastlstm: {name}={value!r}: expected auto, 0 or 1")
     return value
+
+
+def check_setuptools():
+    """Those of fresh environments of Python 3.10 and 3.11 are too old, and pip without build
+    isolation does not look."""
+    found = setuptools.__version__
+    if [int(number) for number in re.findall(r"\d+", found)[:2]] < [70, 1]:
+        raise SystemExit(
+            f"fastlstm: setuptools {found} cannot make a wheel by itself: "
+            "pip install 'setuptools>=70.1' ninja"
+        )
 
 
 def wanted(name, tool, found, without):
@@ -156,8 +167,9 @@ def library():
         import torch.utils.cpp_extension as cpp_extension
     except ModuleNotFoundError as error:
         raise SystemExit(
-            f"fastlstm: the build needs torch ({error}). Install torch >= 2.10, then "
-            "`pip install --no-build-isolation .`; FASTLSTM_CPP=0 installs pure Python without it"
+            f"fastlstm: the build needs torch ({error}). Install torch >= 2.10, setuptools >= 70.1 "
+            "and ninja, then this with pip's --no-build-isolation; FASTLSTM_CPP=0 installs pure "
+            "Python without torch"
         ) from error
 
     sources = files("torch", ".cpp") + files("cpu", ".cpp")
@@ -198,8 +210,9 @@ def library():
             os.replace(partial, outfile)
             return outfile, 1
 
-    # libtorch.so brings in libtorch_cuda.so; some linkers would drop it as unused
-    link = ["-Wl,--no-as-needed", "-ltorch"] if sys.platform == "linux" else []
+    # libtorch.so brings in libtorch_cuda.so; some linkers would drop it as unused. glibc before
+    # 2.34, as in the image of manylinux_2_28, has dlopen in libdl.
+    link = ["-Wl,--no-as-needed", "-ltorch", "-ldl"] if sys.platform == "linux" else []
     if "bdist_wheel" in sys.argv:  # names of functions are for profilers, of a build in place
         link.append("-s" if sys.platform == "linux" else "-Wl,-x")
     if sys.platform == "linux":
@@ -224,5 +237,6 @@ def library():
     }
 
 
+check_setuptools()
 # The licence stands here: no spelling of it in pyproject.toml suits both old and new setuptools.
-setup(license="BSD-3-Clause", **library())
+setuptools.setup(license="BSD-3-Clause", **library())

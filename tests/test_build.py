@@ -52,8 +52,13 @@ def library():
     return path
 
 
-def symbols(library, which):
-    """Dynamic symbols of the library, demangled, without their versions."""
+# What may ask for a glibc above 2.28, that of manylinux_2_28, where a newer one built the library:
+# 2.34 took in libdl and libpthread under a new version; newer headers ask for the last two.
+OLD_IN_NEW_GLIBC = r"dl(open|sym|close|error|addr)|pthread_\w+|__libc_single_threaded|__isoc23_\w+"
+
+
+def versioned_symbols(library, which):
+    """Dynamic symbols of the library, demangled, with their versions."""
     if shutil.which("nm") is None:
         pytest.skip("nm (binutils) is not installed")
     listing = subprocess.run(
@@ -61,7 +66,11 @@ def symbols(library, which):
     )
     names = [line[17:].split(" ", 1)[1] for line in listing.stdout.splitlines()]
     assert names, listing.stderr
-    return [name.split("@")[0] for name in names]
+    return names
+
+
+def symbols(library, which):
+    return [name.split("@")[0] for name in versioned_symbols(library, which)]
 
 
 def test_library_needs_no_python_symbol(library):
@@ -72,6 +81,21 @@ def test_library_needs_no_python_symbol(library):
 def test_library_needs_no_cxx_symbol_of_torch(library):
     needed = symbols(library, "--undefined-only")
     assert [name for name in needed if re.search(r"(?<![\w:])(at|c10|torch)::", name)] == []
+
+
+def test_library_needs_no_glibc_above_that_of_the_wheels(library):
+    needed = [
+        (name, tuple(map(int, version.split("."))))
+        for name, _, version in (
+            symbol.rpartition("@GLIBC_")
+            for symbol in versioned_symbols(library, "--undefined-only")
+        )
+        if name
+    ]
+    if not needed:
+        pytest.skip("the library names no versions of glibc's symbols")
+    newer = [name.rstrip("@") for name, version in needed if version > (2, 28)]
+    assert [name for name in newer if not re.fullmatch(OLD_IN_NEW_GLIBC, name)] == []
 
 
 def test_library_needs_only_the_declared_stable_shim(library):
@@ -159,6 +183,13 @@ def test_setup_py_refuses(environment, said):
     found = setup_py("--version", **environment)
     assert found.returncode != 0
     assert said in found.stderr
+
+
+def test_setup_py_refuses_a_setuptools_that_makes_no_wheels(tmp_path):
+    (tmp_path / "setuptools.py").write_text('__version__ = "65.5.0"\ndef setup(**given): pass\n')
+    found = setup_py("dist_info", PYTHONPATH=str(tmp_path))
+    assert found.returncode != 0
+    assert "setuptools 65.5.0 cannot make a wheel by itself: pip install" in found.stderr
 
 
 def test_no_wheel_has_emulated_kernels(tmp_path):
