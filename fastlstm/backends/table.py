@@ -62,10 +62,10 @@ def _capability(index: int | None) -> tuple[int, int] | None:
 
 
 class Backend(NamedTuple):
-    """family: the prefix of its ops (ops/recurrence.py). reject: why it does not serve a call."""
+    """prefix: the prefix of its ops (ops/recurrence.py). reject: why it does not serve a call."""
 
     name: str
-    family: str
+    prefix: str
     reject: Callable[[Call], str | None]
 
 

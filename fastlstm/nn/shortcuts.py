@@ -110,7 +110,7 @@ def whole_stack(module, pair, x: Tensor, hx, weights: list, lengths, reset_mask,
     needs = needed(x, h0, c0, weights)
     if needs is None:
         return None
-    on_cpu = x.is_cpu and pair.family == "lstm"
+    on_cpu = x.is_cpu and pair.prefix == "lstm"
     if module.weight_dtype is not None and (needs or not on_cpu):
         return None
     if needs and module.checkpoint_every is not None:

@@ -64,7 +64,7 @@ def pair_for(x, backend: str) -> whole.Pair | None:
         call = table.Call.of(x.device, x.dtype)
         rows = (r for r in table.TABLE if backend in ("auto", r.name) and r.reject(call) is None)
         row = next(rows, None)
-        found = table.TABLE, None if row is None else whole.PAIRS.get(row.family)
+        found = table.TABLE, None if row is None else whole.PAIRS.get(row.prefix)
         _found[key] = found
     return found[1]
 
@@ -74,10 +74,10 @@ def beside_each_other(
 ) -> bool:
     """Whether the layers, of one direction, gain by running beside each other, which the pair does
     not do. `weights`: flat, the first layer's first."""
-    if layers == 1 or T < 2 * plan.LEAST_CHUNK or not plan.possible(pair.family, x.device):
+    if layers == 1 or T < 2 * plan.LEAST_CHUNK or not plan.possible(pair.prefix, x.device):
         return False
     sizes, projected = (T, N, layers, weights[1].shape[0] // 4), len(weights) // layers % 2 == 1
-    return plan.chunk_steps(pair.family, x.device, x.dtype, sizes, projected) < T
+    return plan.chunk_steps(pair.prefix, x.device, x.dtype, sizes, projected) < T
 
 
 def needed(x: Tensor, h: Tensor | None, c: Tensor | None, weights: list) -> list[bool] | None:

@@ -38,7 +38,7 @@ from torch import Tensor
 
 from ..int8 import LEVELS, dequantise, flat, unpack
 from ..ops.define import define_op
-from ..ops.library import check_one_device, library
+from ..ops.library import check_one_device, library, register_autograd_later
 from ..reference.lstm import entered, entering_zeros, left, unrolled, valid_steps
 from ..weights import LSTMWeights, Variant
 
@@ -275,9 +275,7 @@ for _name in ("int8_stack", "int8_stack_reference"):
     library.impl(_name, definition, "CompositeExplicitAutograd")
     _op = f"fastlstm::{_name}"
     torch.library.register_fake(_op, _fake, lib=library)
-    torch.library.register_autograd(
-        _op, _refuse_gradient, setup_context=_refuse_gradient, lib=library
-    )
+    register_autograd_later(_name, _refuse_gradient, _refuse_gradient)
     torch.library.register_vmap(_op, _of_rows, lib=library)
 
 int8_stack = torch.ops.fastlstm.int8_stack.default

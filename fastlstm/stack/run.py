@@ -94,7 +94,7 @@ def run_layers(
     wide = wide_products(x)
     call = backends.Call.of(x.device, x.dtype)
     row = backends.select(backend, call)
-    prefix = row.family
+    prefix = row.prefix
     if isinstance(layers[0][0], Int8Weights):
         if row.name in ("cpu", "reference") and (variant is None or not _changes(variant)):
             return int8.run_layers(
@@ -194,7 +194,7 @@ def _run_whole(
 ):  # fmt: skip
     """`run_layers` by one op for the whole stack; None if it does not support the call."""
     pair = pair_for(x, backend)
-    if pair is None or pair.family != prefix:
+    if pair is None or pair.prefix != prefix:
         return None
     first = layers[0][0]
     if (first.bias_ih is None) != (first.bias_hh is None):

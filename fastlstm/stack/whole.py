@@ -35,9 +35,9 @@ from .whole_by_layers import Saved, by_layers
 
 
 class Pair(NamedTuple):
-    """The ops of one family of recurrence ops (ops/recurrence.py)."""
+    """The ops for a whole stack that go with the recurrence ops of a prefix (ops/recurrence.py)."""
 
-    family: str
+    prefix: str
     forward: Callable
     backward: Callable
 
@@ -159,7 +159,7 @@ def _backward_fake(call: StackBackward) -> list[Tensor]:
     return results
 
 
-def define(family: str, name: str) -> Pair:
+def define(prefix: str, name: str) -> Pair:
     """The pair of ops `<name>_forward` and `<name>_backward`, whose kernels are compiled."""
     forward = define_op(
         f"{name}_forward",
@@ -169,10 +169,10 @@ def define(family: str, name: str) -> Pair:
         or_nothing=True,
     )
     backward = define_op(f"{name}_backward", StackBackward, list[Tensor], fake=_backward_fake)
-    return Pair(family, forward.call, backward.call)
+    return Pair(prefix, forward.call, backward.call)
 
 
-# By the family of recurrence ops that a backend runs.
+# By the prefix of the recurrence ops that a backend runs.
 PAIRS = {"lstm": define("lstm", "lstm_stack")}
 
 
@@ -249,7 +249,7 @@ class Layers(torch.autograd.Function):
             or True in [_is_legacy_batched(d) for d in grads if d is not None]
         ):
             saved = Saved(x, h0, c0, matrices, output, tape, ctx.lowest, ctx.each)
-            found = by_layers(ctx.pair.family, options, needs, grads, dtape, saved)
+            found = by_layers(ctx.pair.prefix, options, needs, grads, dtape, saved)
             return None, None, None, None, *found
         given = *grads, x, h0, c0, matrices, output, tape, *options[:-2], needs
         try:
