@@ -51,8 +51,7 @@ def check_setuptools():
     found = setuptools.__version__
     if [int(number) for number in re.findall(r"\d+", found)[:2]] < [70, 1]:
         raise SystemExit(
-            f"fastlstm: setuptools {found} cannot make a wheel by itself: "
-            "pip install 'setuptools>=70.1' ninja"
+            f"fastlstm: setuptools {found} cannot make a wheel by itself: pip install 'setuptools>=70.1' ninja"
         )
 
 
@@ -107,9 +106,7 @@ def find_cuda_home():
         nvcc = shutil.which(os.path.join(os.environ["CUDA_HOME"], "bin", "nvcc"))
     if nvcc is None:
         return None
-    dryrun = subprocess.run(
-        [nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True
-    )
+    dryrun = subprocess.run([nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True)
     here = re.search(r"^#\$ _HERE_=(.+)$", dryrun.stderr, re.MULTILINE)
     return os.path.dirname(here.group(1)) if here else None
 
@@ -185,9 +182,9 @@ def library():
         sources = [s for s in sources if not re.search("avx512|amx", s)]
         cxx_flags.append("-DFASTLSTM_WITHOUT_AVX512")
     cuda = {"nvcc": [], "libraries": [], "library_dirs": []}
-    if not left_out(
-        "FASTLSTM_CUDA", has_gpu, "no NVIDIA GPU found: building without CUDA"
-    ) and wanted("FASTLSTM_CUDA", "nvcc", cuda_home := find_cuda_home(), "building without CUDA"):
+    if not left_out("FASTLSTM_CUDA", has_gpu, "no NVIDIA GPU found: building without CUDA") and wanted(
+        "FASTLSTM_CUDA", "nvcc", cuda_home := find_cuda_home(), "building without CUDA"
+    ):
         cpp_extension.CUDA_HOME = cuda_home  # None under a torch without CUDA
         cuda = cuda_options(cuda_home)
         sources += files("cuda", ".cu")

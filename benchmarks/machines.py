@@ -52,9 +52,7 @@ def measured(folder: Path) -> list[tuple[str, dict]]:
         core = settings.get("variant") == "plain" and not settings.get("control")
         if result.get("kind") == "speed" and core and not path.name.startswith("latest"):
             found.append((path.name, result))
-    return sorted(
-        found, key=lambda each: (each[1]["machine"]["cpu"], each[1]["settings"]["date"], each[0])
-    )
+    return sorted(found, key=lambda each: (each[1]["machine"]["cpu"], each[1]["settings"]["date"], each[0]))
 
 
 def line_of(name: str, result: dict) -> list[str]:
@@ -66,9 +64,7 @@ def line_of(name: str, result: dict) -> list[str]:
     cells += [condition(result), str(len(rows)), str(lost)]
     for config in CONFIGS:
         entries = [
-            entry
-            for entry in result["summary"]
-            if (entry["dtype"], entry["mode"]) == config and "geomean" in entry
+            entry for entry in result["summary"] if (entry["dtype"], entry["mode"]) == config and "geomean" in entry
         ]
         entries.sort(key=lambda entry: entry["threads"])
         means = ", ".join(f"{entry['geomean']:.2f}" for entry in entries)
@@ -110,9 +106,7 @@ def runs(kind: str, tables: Callable[[dict], list[Table]], folder: Path = RESULT
             continue
         result = json.loads(path.read_text())
         machine, stem = result["machine"], path.stem
-        loads = " to ".join(
-            f"{machine[name]:.0f}" for name in ("load_average", "load_average_after")
-        )
+        loads = " to ".join(f"{machine[name]:.0f}" for name in ("load_average", "load_average_after"))
         library = f", sb3-contrib {machine['sb3_contrib']}" if "sb3_contrib" in machine else ""
         parts.append(
             f"{machine['cpu']} ({last(machine['flags'])}), {machine['cores']} cores at a load "

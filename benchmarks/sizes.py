@@ -72,9 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(found if args.all else by_part(found)), end="")
     library = ROOT / "fastlstm" / "_C.abi3.so"
     if args.map == MAP and library.exists():
-        print(
-            f"\n{library.name}: {library.stat().st_size / 1024:.1f} KiB with symbols, if it has any"
-        )
+        print(f"\n{library.name}: {library.stat().st_size / 1024:.1f} KiB with symbols, if it has any")
     return 0
 
 

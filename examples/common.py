@@ -187,9 +187,7 @@ def side_by_side(
     for name, model in models.items():
         model.train()
         optimizers[name] = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True)
-        schedules[name] = torch.optim.lr_scheduler.OneCycleLR(
-            optimizers[name], learning_rate, total_steps=len(batches)
-        )
+        schedules[name] = torch.optim.lr_scheduler.OneCycleLR(optimizers[name], learning_rate, total_steps=len(batches))
         # One untimed pass on a copy, since libraries initialise at the first call.
         loss(copy.deepcopy(model), batches[0]).backward()
 
@@ -219,6 +217,5 @@ def _check_equal_start(plain: nn.Module, fast: nn.Module) -> None:
     for key, value in plain.state_dict().items():
         if key not in ours or not torch.equal(value, ours[key]):
             raise ValueError(
-                f"the two models must start from equal weights, but {key} differs; "
-                "build both under the same seed"
+                f"the two models must start from equal weights, but {key} differs; build both under the same seed"
             )

@@ -51,9 +51,7 @@ def train(name, title, models, epochs, draw, settings) -> Result:
     train_set, (images, labels) = load(settings.seed)
     limit = 3 if settings.smoke else None
     batches = shuffled_batches(train_set, BATCH, settings.scaled(epochs), settings.seed, limit)
-    comparison = side_by_side(
-        name, models, batches, loss, learning_rate=LEARNING_RATE, seed=settings.seed
-    )
+    comparison = side_by_side(name, models, batches, loss, learning_rate=LEARNING_RATE, seed=settings.seed)
     predicted = {key: predict(model, images) for key, model in models.items()}
     losses = []
     if settings.int8:

@@ -67,9 +67,7 @@ def train(args: argparse.Namespace) -> tuple[list[float], float]:
     model = seeded(args.seed, lambda: digits.DigitLSTM(FastLSTM)).to(device)
     model = distributed(model, args.fsdp)
     optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, digits.LEARNING_RATE, total_steps=len(batches)
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, digits.LEARNING_RATE, total_steps=len(batches))
     losses = []
     for step, batch in enumerate(batches):
         x, y = (part.chunk(world)[rank].to(device) for part in batch)

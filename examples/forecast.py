@@ -51,9 +51,7 @@ def run(settings: Settings) -> Result:
     windows = scaled[:-HELD_OUT].unfold(0, WINDOW + 1, 1)  # (count, WINDOW + 1)
     limit = 2 if settings.smoke else None
     batches = shuffled_batches([windows], BATCH, settings.scaled(EPOCHS), settings.seed, limit)
-    comparison = side_by_side(
-        "forecast", models, batches, loss, learning_rate=LEARNING_RATE, seed=settings.seed
-    )
+    comparison = side_by_side("forecast", models, batches, loss, learning_rate=LEARNING_RATE, seed=settings.seed)
     truth = values[-HELD_OUT:]
     forecasts = {name: one_step_ahead(model, scaled) * std + mean for name, model in models.items()}
     apart = (forecasts[PLAIN] - forecasts[FAST]).abs().max().item()

@@ -115,9 +115,7 @@ class Learner:
 
     @torch.no_grad()
     def collect(self) -> dict[str, torch.Tensor]:
-        found: dict[str, list] = {
-            k: [] for k in ("x", "starts", "action", "logp", "value", "reward")
-        }
+        found: dict[str, list] = {k: [] for k in ("x", "starts", "action", "logp", "value", "reward")}
         for _ in range(T):
             x, starts = self.world.observe(), self.world.starts
             y, self.state = self.model.step(x, self.state, starts)

@@ -41,9 +41,7 @@ def print_summary(results: Sequence[Result]) -> None:
     for result in results:
         scores = [result.score_format(result.scores[name]) for name in BOTH]
         apart = f"{result.comparison.max_difference:.0e}"
-        rows.append(
-            [result.name, apart, *scores, *_seconds(result), f"{result.comparison.ratio:.2f}"]
-        )
+        rows.append([result.name, apart, *scores, *_seconds(result), f"{result.comparison.ratio:.2f}"])
     table("All: largest difference of the losses, scores, training times", header, rows)
 
 

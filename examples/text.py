@@ -78,9 +78,7 @@ def run(settings: Settings) -> Result:
     }
     epoch = consecutive_batches(train, limit=3 if settings.smoke else None)
     batches = epoch * settings.scaled(EPOCHS)
-    comparison = side_by_side(
-        "text", models, batches, carried_loss(), learning_rate=LEARNING_RATE, seed=settings.seed
-    )
+    comparison = side_by_side("text", models, batches, carried_loss(), learning_rate=LEARNING_RATE, seed=settings.seed)
 
     length = 20 if settings.smoke else WRITTEN
     written, seconds = {}, {}

@@ -38,19 +38,10 @@ def check_lengths(lengths: Tensor | None, T: int, N: int, device: torch.device) 
             "wrap it in torch.tensor(...)"
         )
     if lengths.dtype not in _INTEGERS:
-        raise ValueError(
-            f"lengths: got dtype {lengths.dtype}, expected an integer dtype; use lengths.long()"
-        )
+        raise ValueError(f"lengths: got dtype {lengths.dtype}, expected an integer dtype; use lengths.long()")
     if _shape(lengths) != (N,):
-        raise ValueError(
-            f"lengths: got shape {_shape(lengths)}, expected ({N},), one length for each row of "
-            "the batch"
-        )
-    if (
-        may_look(lengths.device)
-        and N
-        and not torch._C._functorch.is_functorch_wrapped_tensor(lengths)
-    ):
+        raise ValueError(f"lengths: got shape {_shape(lengths)}, expected ({N},), one length for each row of the batch")
+    if may_look(lengths.device) and N and not torch._C._functorch.is_functorch_wrapped_tensor(lengths):
         low, high = (int(v) for v in lengths.aminmax())
         if low < 0 or high > T:
             raise ValueError(f"lengths: got values from {low} to {high}, expected 0 to T = {T}")
@@ -68,17 +59,13 @@ def check_reset_mask(
     expected = {"(T, N)": (T, N), "(N, T)": (N, T), "(T,)": (T,)}[layout]
     if not isinstance(reset_mask, Tensor):
         raise ValueError(
-            f"reset_mask: got {type(reset_mask).__name__}, expected a bool tensor of shape "
-            f"{layout} = {expected}"
+            f"reset_mask: got {type(reset_mask).__name__}, expected a bool tensor of shape {layout} = {expected}"
         )
     if reset_mask.dtype != torch.bool:
-        raise ValueError(
-            f"reset_mask: got dtype {reset_mask.dtype}, expected torch.bool; use reset_mask.bool()"
-        )
+        raise ValueError(f"reset_mask: got dtype {reset_mask.dtype}, expected torch.bool; use reset_mask.bool()")
     if _shape(reset_mask) != expected:
         raise ValueError(
-            f"reset_mask: got shape {_shape(reset_mask)}, expected {layout} = {expected}, laid out "
-            "like the input"
+            f"reset_mask: got shape {_shape(reset_mask)}, expected {layout} = {expected}, laid out like the input"
         )
     if layout == "(N, T)":
         reset_mask = reset_mask.t()
@@ -104,8 +91,7 @@ def check_stack(input: Tensor, weights: Sequence, hx, D: int, batch_first: bool)
     if not isinstance(input, Tensor) or input.dim() != 3:
         got = f"shape {_shape(input)}" if isinstance(input, Tensor) else type(input).__name__
         raise ValueError(
-            f"input: got {got}, expected a tensor of 3 dimensions, (T, N, I) or (N, T, I) with "
-            "batch_first"
+            f"input: got {got}, expected a tensor of 3 dimensions, (T, N, I) or (N, T, I) with batch_first"
         )
     if not input.dtype.is_floating_point:
         raise ValueError(f"input: got dtype {input.dtype}, expected a floating-point dtype")
@@ -121,14 +107,8 @@ def check_stack(input: Tensor, weights: Sequence, hx, D: int, batch_first: bool)
         or first.weight_hh.shape[0] % 4
         or first.weight_hh.numel() == 0
     ):
-        got = (
-            _shape(first.weight_hh)
-            if isinstance(first.weight_hh, Tensor)
-            else type(first.weight_hh).__name__
-        )
-        raise ValueError(
-            f"weights[0].weight_hh: got {got}, expected shape (4H, P), neither of them 0"
-        )
+        got = _shape(first.weight_hh) if isinstance(first.weight_hh, Tensor) else type(first.weight_hh).__name__
+        raise ValueError(f"weights[0].weight_hh: got {got}, expected shape (4H, P), neither of them 0")
     H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1]
     stored = (input.dtype, first.weight_hh.dtype) == (BESIDE, STORED)
     matrices = input.new_empty(0, dtype=STORED) if stored else input
@@ -141,15 +121,12 @@ def check_stack(input: Tensor, weights: Sequence, hx, D: int, batch_first: bool)
                 check_tensor(f"weights[{k}].{name}", getattr(w, name), (4 * H,), input)
         for name in ("bias_ih", "bias_hh", "weight_hr"):
             if (getattr(w, name) is None) != (getattr(first, name) is None):
-                raise ValueError(
-                    f"weights[{k}].{name}: expected in every entry of weights or in none"
-                )
+                raise ValueError(f"weights[{k}].{name}: expected in every entry of weights or in none")
         if w.weight_hr is not None:
             check_tensor(f"weights[{k}].weight_hr", w.weight_hr, (P, H), matrices)
     if first.weight_hr is None and P != H:
         raise ValueError(
-            f"weights[0].weight_hh: got shape {_shape(first.weight_hh)}, expected ({4 * H}, {H}) "
-            "without weight_hr"
+            f"weights[0].weight_hh: got shape {_shape(first.weight_hh)}, expected ({4 * H}, {H}) without weight_hr"
         )
     if hx is not None:
         N = input.shape[0 if batch_first else 1]
@@ -160,8 +137,7 @@ def check_norms(norms: Sequence, entries: int, H: int, like: Tensor) -> None:
     """Checks that there is a fitting `LayerNormWeights` for each entry of the weights."""
     if len(norms) != entries:
         raise ValueError(
-            f"layer_norm: got {len(norms)} entries, expected one for each of the {entries} entries "
-            "of weights"
+            f"layer_norm: got {len(norms)} entries, expected one for each of the {entries} entries of weights"
         )
     for k, norm in enumerate(norms):
         for name, value in norm._asdict().items():
@@ -175,9 +151,7 @@ def check_pair(name: str, states) -> None:
     """Checks that states are two tensors, of any shapes: torch ignores further ones, and some of
     its code reads two without a check."""
     if not isinstance(states, (tuple, list)):
-        raise ValueError(
-            f"{name}: got {type(states).__name__}, expected a pair of tensors (h0, c0)"
-        )
+        raise ValueError(f"{name}: got {type(states).__name__}, expected a pair of tensors (h0, c0)")
     if len(states) != 2 or not all(isinstance(s, Tensor) for s in states):
         got = ", ".join("None" if s is None else type(s).__name__ for s in states[:4])
         got += ", ..." if len(states) > 4 else ""

@@ -135,9 +135,7 @@ def lstm(
         input = input.transpose(0, 1)
     T, N, _ = input.shape
     lengths = check_lengths(lengths, T, N, input.device)
-    reset_mask = check_reset_mask(
-        reset_mask, T, N, input.device, "(N, T)" if batch_first else "(T, N)"
-    )
+    reset_mask = check_reset_mask(reset_mask, T, N, input.device, "(N, T)" if batch_first else "(T, N)")
     if hx is None:
         hx = tuple(input.new_zeros(len(weights), N, width) for width in (P, H))
     between, outputs = None, [] if return_layer_outputs else None

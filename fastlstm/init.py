@@ -52,9 +52,7 @@ def forget_bias_(module: nn.Module, value: float = 1.0) -> nn.Module:
 
 
 @torch.no_grad()
-def orthogonal_(
-    module: nn.Module, gain: float = 1.0, generator: torch.Generator | None = None
-) -> nn.Module:
+def orthogonal_(module: nn.Module, gain: float = 1.0, generator: torch.Generator | None = None) -> nn.Module:
     """Makes the recurrent matrix of each gate orthogonal, times `gain`: each (H, P) part of every
     weight_hh, and weight_hr if there are projections. The input weights do not change.
 

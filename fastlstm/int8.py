@@ -138,9 +138,7 @@ def quantise(weights: LSTMWeights, name: str = "") -> Int8Weights:
         packed_hr = pack(q_hr, 1)
     bias = summed_bias(weights.bias_ih, weights.bias_hh)
     inputs = weights.weight_ih.shape[1]
-    return Int8Weights(
-        pack(q_ih), scale_ih, pack(q_hh), scale_hh, bias, packed_hr, scale_hr, inputs
-    )
+    return Int8Weights(pack(q_ih), scale_ih, pack(q_hh), scale_hh, bias, packed_hr, scale_hr, inputs)
 
 
 def dequantise(weights: Int8Weights) -> LSTMWeights:
@@ -180,8 +178,7 @@ def check_int8_stack(input: Tensor, weights, hx, D: int, batch_first: bool) -> N
     for k, w in enumerate(weights):
         if not isinstance(w, Int8Weights):
             raise ValueError(
-                f"weights[{k}]: got {type(w).__name__}, expected Int8Weights in every entry of "
-                "weights or in none"
+                f"weights[{k}]: got {type(w).__name__}, expected Int8Weights in every entry of weights or in none"
             )
         P, H = sizes_of(first)
         expected = input.shape[2] if k < D else D * P
@@ -199,9 +196,7 @@ def check_int8_stack(input: Tensor, weights, hx, D: int, batch_first: bool) -> N
         for name, shape in shapes.items():
             value = getattr(w, name)
             if (value is None) != (getattr(first, name) is None):
-                raise ValueError(
-                    f"weights[{k}].{name}: expected in every entry of weights or in none"
-                )
+                raise ValueError(f"weights[{k}].{name}: expected in every entry of weights or in none")
             if value is not None:
                 dtype = torch.int8 if name.startswith("packed") else torch.float32
                 check_tensor(f"weights[{k}].{name}", value, shape, input.new_empty(0, dtype=dtype))

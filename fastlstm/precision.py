@@ -55,10 +55,6 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 def to_autocast(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """`value` as autocast casts it: to `dtype`, but float64, integers and None are not changed."""
-    if (
-        not isinstance(value, Tensor)
-        or value.dtype == torch.float64
-        or not value.is_floating_point()
-    ):
+    if not isinstance(value, Tensor) or value.dtype == torch.float64 or not value.is_floating_point():
         return value
     return value.to(dtype)

@@ -99,16 +99,11 @@ def run(module, input, hx=None, *, seed=0, gradients=True, dtype=None, **options
     found = {name: value.detach() for name, value in named.items()}
     if gradients:
         generator = torch.Generator().manual_seed(seed + 1)
-        weights = [
-            torch.randn(v.shape, generator=generator).to(dtype or data.dtype).to(v)
-            for v in named.values()
-        ]
+        weights = [torch.randn(v.shape, generator=generator).to(dtype or data.dtype).to(v) for v in named.values()]
         leaves = {"d_input": data, **(dict(zip(("d_h0", "d_c0"), hx, strict=True)) if hx else {})}
         leaves |= {f"d_{k}": p for k, p in module.named_parameters()}
         values = list(named.values())
-        found |= zip(
-            leaves, torch.autograd.grad(values, list(leaves.values()), weights), strict=True
-        )
+        found |= zip(leaves, torch.autograd.grad(values, list(leaves.values()), weights), strict=True)
     return found
 
 
@@ -124,9 +119,7 @@ def relative_errors(got: dict[str, Tensor], oracle: dict[str, Tensor]) -> dict[s
     errors = {}
     for name, value in got.items():
         if value.shape != oracle[name].shape:
-            raise OverBudget(
-                f"{name}: shape {tuple(value.shape)}, expected {tuple(oracle[name].shape)}"
-            )
+            raise OverBudget(f"{name}: shape {tuple(value.shape)}, expected {tuple(oracle[name].shape)}")
         if not value.numel():
             errors[name] = 0.0
             continue
@@ -206,8 +199,7 @@ def compare(
     got, problem, errors = run(fast, input, hx, **options), None, {}
     for neighbour in _neighbours(input, hx):
         wide, low = (
-            run(module, *map_tensors(lambda t, d=d: t.to(d), neighbour), **options)
-            for d, module in oracles.items()
+            run(module, *map_tensors(lambda t, d=d: t.to(d), neighbour), **options) for d, module in oracles.items()
         )
         problem = problem or wide
         for name, error in relative_errors(low, wide).items():

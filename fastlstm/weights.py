@@ -25,9 +25,7 @@ class LSTMWeights(NamedTuple):
     weight_hr: Tensor | None = None
 
 
-_of_directions = [
-    operator.attrgetter(*(name + end for name in LSTMWeights._fields)) for end in ("", "_reverse")
-]
+_of_directions = [operator.attrgetter(*(name + end for name in LSTMWeights._fields)) for end in ("", "_reverse")]
 
 
 def weights_of(call, reverse: bool) -> LSTMWeights:
@@ -56,8 +54,7 @@ def nested(weights: Sequence, there, directions: int) -> list[list]:
     """
     rest, each = iter(weights), type(there)
     of_directions = [
-        each(*(next(rest) if is_there else None for is_there in there))
-        for _ in range(len(weights) // sum(there))
+        each(*(next(rest) if is_there else None for is_there in there)) for _ in range(len(weights) // sum(there))
     ]
     return [of_directions[k : k + directions] for k in range(0, len(of_directions), directions)]
 
@@ -65,10 +62,7 @@ def nested(weights: Sequence, there, directions: int) -> list[list]:
 def by_layer(*kinds: Sequence[Tensor]) -> list[LSTMWeights]:
     """The weights of each layer of a stack of one direction. kinds: a list for each field of
     `LSTMWeights` with an entry for each layer, or empty."""
-    return [
-        LSTMWeights(*(of_kind[k] if of_kind else None for of_kind in kinds))
-        for k in range(max(map(len, kinds)))
-    ]
+    return [LSTMWeights(*(of_kind[k] if of_kind else None for of_kind in kinds)) for k in range(max(map(len, kinds)))]
 
 
 def widened(layers, dtype: torch.dtype) -> list[list]:
@@ -76,9 +70,7 @@ def widened(layers, dtype: torch.dtype) -> list[list]:
 
     def widen(w):
         hr = None if w.weight_hr is None else w.weight_hr.to(dtype)
-        return w._replace(
-            weight_ih=w.weight_ih.to(dtype), weight_hh=w.weight_hh.to(dtype), weight_hr=hr
-        )
+        return w._replace(weight_ih=w.weight_ih.to(dtype), weight_hh=w.weight_hh.to(dtype), weight_hr=hr)
 
     return [[widen(w) for w in layer] for layer in layers]
 

@@ -30,9 +30,7 @@ def pytest_configure(config):
     if feature_table.RECORD in os.environ:
         config.pluginmanager.register(feature_table.Recorder(os.environ[feature_table.RECORD]))
     if native.load() is not None:  # then "auto" is right to take the reference, and to say so
-        config.addinivalue_line(
-            "filterwarnings", "ignore:fastlstm runs .* slow reference backend:RuntimeWarning"
-        )
+        config.addinivalue_line("filterwarnings", "ignore:fastlstm runs .* slow reference backend:RuntimeWarning")
 
 
 def pytest_report_header(config):

@@ -30,9 +30,7 @@ def files_and_library(pure: bool) -> None:
     assert (where / "py.typed").exists(), "py.typed is not installed"
     reason = native.load()
     assert (reason is not None) == pure, reason or "a compiled library, where none was expected"
-    shown = subprocess.run(
-        [sys.executable, "-m", "fastlstm", "--json"], capture_output=True, text=True, check=True
-    )
+    shown = subprocess.run([sys.executable, "-m", "fastlstm", "--json"], capture_output=True, text=True, check=True)
     found = json.loads(shown.stdout)
     assert found["library"]["loaded"] != pure
     served = {row["dtype"]: row["backend"] for row in found["backends"] if row["device"] == "cpu"}

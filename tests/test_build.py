@@ -19,9 +19,7 @@ from fastlstm.backends import native
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "run"
 
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "setup.py").exists(), reason="tests run outside of a source tree"
-)
+pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="tests run outside of a source tree")
 
 
 INCLUDE = Path(torch.__file__).parent / "include"
@@ -61,9 +59,7 @@ def versioned_symbols(library, which):
     """Dynamic symbols of the library, demangled, with their versions."""
     if shutil.which("nm") is None:
         pytest.skip("nm (binutils) is not installed")
-    listing = subprocess.run(
-        ["nm", "-D", "-C", which, library], capture_output=True, text=True, check=True
-    )
+    listing = subprocess.run(["nm", "-D", "-C", which, library], capture_output=True, text=True, check=True)
     names = [line[17:].split(" ", 1)[1] for line in listing.stdout.splitlines()]
     assert names, listing.stderr
     return names
@@ -87,8 +83,7 @@ def test_library_needs_no_glibc_above_that_of_the_wheels(library):
     needed = [
         (name, tuple(map(int, version.split("."))))
         for name, _, version in (
-            symbol.rpartition("@GLIBC_")
-            for symbol in versioned_symbols(library, "--undefined-only")
+            symbol.rpartition("@GLIBC_") for symbol in versioned_symbols(library, "--undefined-only")
         )
         if name
     ]
@@ -149,9 +144,7 @@ def test_version_stands_once():
 
 def setup_py(*arguments, cwd=ROOT, **environment):
     """Run setup.py, by default as a build without a compiler, which is quick and needs no torch."""
-    inherited = {
-        k: v for k, v in os.environ.items() if k != "CXX" and not k.startswith("FASTLSTM_")
-    }
+    inherited = {k: v for k, v in os.environ.items() if k != "CXX" and not k.startswith("FASTLSTM_")}
     return subprocess.run(
         [sys.executable, "setup.py", *arguments],
         cwd=cwd,
@@ -203,9 +196,7 @@ def test_no_wheel_has_emulated_kernels(tmp_path):
 def tree(tmp_path_factory):
     """A copy of the source tree, with a compiled library in it that some earlier build left."""
     tree = tmp_path_factory.mktemp("packages") / "tree"
-    left_out = shutil.ignore_patterns(
-        ".*", "build", "dist", "results", "__pycache__", "*.so", "*.egg-info"
-    )
+    left_out = shutil.ignore_patterns(".*", "build", "dist", "results", "__pycache__", "*.so", "*.egg-info")
     shutil.copytree(ROOT, tree, ignore=left_out)
     (tree / "fastlstm" / "_C.abi3.so").write_bytes(b"")
     return tree

@@ -71,10 +71,7 @@ def test_folders_include_downwards_only(path):
 
 
 def test_folders_have_no_circle():
-    rest = {
-        folder: {below for below in allowed if below in FOLDERS}
-        for folder, allowed in FOLDERS.items()
-    }
+    rest = {folder: {below for below in allowed if below in FOLDERS} for folder, allowed in FOLDERS.items()}
     while rest:
         bottom = [folder for folder, below in rest.items() if not below & rest.keys()]
         assert bottom, f"a circle among {sorted(rest)}"

@@ -127,9 +127,7 @@ def test_text_corpus_is_the_same_in_another_process():
     corpus = text.corpus(limit=30_000)
     assert len(corpus) == 30_000 and corpus.isascii()
     code = "from examples.text import corpus; print(repr(corpus(30_000)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == repr(corpus) + "\n"
 
 

@@ -30,30 +30,22 @@ def test_each_feature_of_the_table_is_shown_somewhere():
 
 
 def item(*marks, **params):
-    return SimpleNamespace(
-        nodeid="test", iter_markers=lambda name: marks, callspec=SimpleNamespace(params=params)
-    )
+    return SimpleNamespace(nodeid="test", iter_markers=lambda name: marks, callspec=SimpleNamespace(params=params))
 
 
 def test_marks_are_read():
     mark = pytest.mark.shows("lengths", "hx").mark
     assert feature_table.shown_by(item(mark, family="simt")) == [
-        (feature, "cuda", direction)
-        for feature in ("lengths", "hx")
-        for direction in ("forward", "backward")
+        (feature, "cuda", direction) for feature in ("lengths", "hx") for direction in ("forward", "backward")
     ]
     forward = pytest.mark.shows("lengths", backend="cpu", direction="forward").mark
-    assert feature_table.shown_by(item(forward, backend="reference")) == [
-        ("lengths", "cpu", "forward")
-    ]
+    assert feature_table.shown_by(item(forward, backend="reference")) == [("lengths", "cpu", "forward")]
     for wrong in (pytest.mark.shows("length", backend="cpu"), pytest.mark.shows("lengths")):
         with pytest.raises(ValueError, match="shows nothing known"):
             feature_table.shown_by(item(wrong.mark))
 
 
 def test_a_table_has_what_was_shown():
-    lines = feature_table.table(
-        {("lengths", "cpu", "forward"), ("hx", "cuda", "forward")}
-    ).splitlines()
+    lines = feature_table.table({("lengths", "cpu", "forward"), ("hx", "cuda", "forward")}).splitlines()
     (lengths,) = [line for line in lines if "`lengths`" in line]
     assert lengths == "| `lengths` | – | forward | – | – |"

@@ -195,7 +195,5 @@ def test_with_the_library_nothing_is_warned_of():
 
 
 def test_public_names():
-    assert {"FastLSTM", "FastLSTMCell", "convert", "functional", "__version__"} <= set(
-        fastlstm.__all__
-    )
+    assert {"FastLSTM", "FastLSTMCell", "convert", "functional", "__version__"} <= set(fastlstm.__all__)
     assert all(hasattr(fastlstm, name) for name in fastlstm.__all__)

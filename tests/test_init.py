@@ -51,9 +51,7 @@ def test_orthogonal(make):
         for block in blocks:
             block = block.double() if len(block) >= block.shape[1] else block.double().t()
             gram = block.t() @ block
-            torch.testing.assert_close(
-                gram, 4 * torch.eye(len(gram)).double(), rtol=0, atol=32 * eps
-            )
+            torch.testing.assert_close(gram, 4 * torch.eye(len(gram)).double(), rtol=0, atol=32 * eps)
         assert not torch.equal(blocks[0], blocks[-1]) or len(blocks) == 1
 
 

@@ -57,9 +57,7 @@ def test_text_tells_the_same(show, capsys, monkeypatch):
         assert all(product in text for product in cpu["products"].values())
     for entry in found["backends"]:
         lines = [line.split() for line in text.splitlines()]
-        assert any(
-            line[:3] == [entry["device"], entry["dtype"], entry["backend"]] for line in lines
-        )
+        assert any(line[:3] == [entry["device"], entry["dtype"], entry["backend"]] for line in lines)
         for reason in entry["refused"].values():
             assert reason in text
 

@@ -91,9 +91,7 @@ def test_a_layer_follows():
         torch.set_float32_matmul_precision(name)
         got = results(LAYER, problem)
         errors[name] = {
-            key: (
-                (got[key].double() - exact[key]).square().mean() / exact[key].square().mean()
-            ).sqrt()
+            key: ((got[key].double() - exact[key]).square().mean() / exact[key].square().mean()).sqrt()
             for key in ("output", "gates", "dx", "dweight_ih", "dweight_hh")
         }
     for key in errors["highest"]:

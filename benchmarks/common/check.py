@@ -83,12 +83,8 @@ def errors(got: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[s
     worst = {}
     for name, value in got.items():
         if value.shape != reference[name].shape:
-            raise WrongResult(
-                f"{name}: shape {tuple(value.shape)}, expected {tuple(reference[name].shape)}"
-            )
-        worst[name] = (
-            float((value.double() - reference[name]).abs().max()) if value.numel() else 0.0
-        )
+            raise WrongResult(f"{name}: shape {tuple(value.shape)}, expected {tuple(reference[name].shape)}")
+        worst[name] = float((value.double() - reference[name]).abs().max()) if value.numel() else 0.0
     return worst
 
 

@@ -42,9 +42,7 @@ def cpu_info() -> tuple[str, list[str]]:
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     present = set(flags.group(1).split()) if flags else set()
-    return (model.group(1).strip() if model else platform.machine()), [
-        flag for flag in FLAGS if flag in present
-    ]
+    return (model.group(1).strip() if model else platform.machine()), [flag for flag in FLAGS if flag in present]
 
 
 # Environment variables that limit libraries to fewer instructions or threads than the CPU has.
@@ -73,9 +71,7 @@ def commit() -> str:
 
 
 def git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.strip()
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def slug(text: str) -> str:

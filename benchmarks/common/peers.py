@@ -136,9 +136,7 @@ class TorchLSTM(Peer):
         module.load_state_dict(problem.state_dict)
         return Runner(module, self.forward_of(module, problem), dict(module.named_parameters()))
 
-    def forward_of(
-        self, module: nn.LSTM, problem: Problem
-    ) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    def forward_of(self, module: nn.LSTM, problem: Problem) -> Callable[[Tensor], tuple[Tensor, ...]]:
         variant, lengths, packing = problem.case.variant, problem.lengths, problem.packing
         if variant == "packed":
 
@@ -179,9 +177,7 @@ class CellLoop(Peer):
     def build(self, problem: Problem) -> Runner:
         case = problem.case
         cell = nn.LSTMCell(case.I, case.H).to(problem.dtype).to(problem.device)
-        cell.load_state_dict(
-            {name.removesuffix("_l0"): value for name, value in problem.state_dict.items()}
-        )
+        cell.load_state_dict({name.removesuffix("_l0"): value for name, value in problem.state_dict.items()})
         keep = (~problem.reset_mask).to(problem.dtype).unsqueeze(-1)  # [T, N, 1]
 
         def forward(x: Tensor) -> tuple[Tensor, ...]:
@@ -192,9 +188,7 @@ class CellLoop(Peer):
                 outputs.append(h)
             return torch.stack(outputs), h.unsqueeze(0), c.unsqueeze(0)
 
-        return Runner(
-            cell, forward, {f"{name}_l0": value for name, value in cell.named_parameters()}
-        )
+        return Runner(cell, forward, {f"{name}_l0": value for name, value in cell.named_parameters()})
 
 
 class FastLSTM(TorchLSTM):
@@ -228,9 +222,7 @@ class FastLSTM(TorchLSTM):
                 return str(error)
         return super().reject(case, dtype, device)
 
-    def forward_of(
-        self, module: nn.LSTM, problem: Problem
-    ) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    def forward_of(self, module: nn.LSTM, problem: Problem) -> Callable[[Tensor], tuple[Tensor, ...]]:
         if problem.case.variant == "lengths":
             lengths = problem.lengths.to(problem.device)
             return lambda x: flat(module(x, lengths=lengths))
@@ -278,6 +270,4 @@ class ControlInt8(TorchInt8):
 # The peers of a problem in float32 with int8 weights.
 INT8_PEERS: dict[str, Peer] = {peer.name: peer for peer in (TorchInt8(), FastInt8(), ControlInt8())}
 
-PEERS: dict[str, Peer] = {
-    peer.name: peer for peer in (TorchLSTM(), CellLoop(), FastLSTM(), Control())
-}
+PEERS: dict[str, Peer] = {peer.name: peer for peer in (TorchLSTM(), CellLoop(), FastLSTM(), Control())}

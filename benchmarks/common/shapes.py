@@ -132,9 +132,7 @@ def parse_shapes(texts: Iterable[str]) -> list[Case]:
         except ValueError:
             sizes = []
         if len(sizes) not in (3, 4) or min(sizes, default=0) < 1:
-            raise ValueError(
-                f"shapes: got {text!r}, expected T,N,H or T,N,I,H with positive whole numbers"
-            )
+            raise ValueError(f"shapes: got {text!r}, expected T,N,H or T,N,I,H with positive whole numbers")
         T, N, H = sizes[0], sizes[1], sizes[-1]
         cases.append(Case(T, N, sizes[2], H))
     return cases
@@ -144,9 +142,7 @@ def parse_shapes(texts: Iterable[str]) -> list[Case]:
 _NOMINAL_GFLOPS = {"float32": 60.0, "bfloat16": 45.0, "float16": 55.0, "float64": 20.0}
 _NOMINAL_GFLOPS["int8"] = 60.0
 _NOMINAL_STEP_SECONDS = {"infer": 5e-6, "train": 20e-6}
-CALLS_PER_CELL = (
-    14  # two peers, each once for the check, once to warm up and at least five times measured
-)
+CALLS_PER_CELL = 14  # two peers, each once for the check, once to warm up and at least five times measured
 
 
 def expected_seconds(case: Case, dtype: str, mode: str, threads: int) -> float:
@@ -184,9 +180,7 @@ def spread_order(cases: Sequence[Case]) -> list[Case]:
     order = [max(left, key=lambda case: case.flops("infer"))]
     left.remove(order[0])
     while left:
-        far = max(
-            left, key=lambda case: min(math.dist(place(case), place(other)) for other in order)
-        )
+        far = max(left, key=lambda case: min(math.dist(place(case), place(other)) for other in order))
         left.remove(far)
         order.append(far)
     return order
@@ -230,17 +224,13 @@ def shorter(cells: Sequence[Cell], seconds: float | None) -> list[Cell]:
     return [cell for cell in cells if seconds is None or expected(cell) <= seconds]
 
 
-def all_cells(
-    cases: Sequence[Case], dtypes: Sequence[str], modes: Sequence[str], threads: Sequence[int]
-) -> list[Cell]:
+def all_cells(cases: Sequence[Case], dtypes: Sequence[str], modes: Sequence[str], threads: Sequence[int]) -> list[Cell]:
     """Every case in every configuration."""
     found = product(cases, _configurations(dtypes, modes, threads))
     return [Cell(case, *config) for case, config in found]
 
 
-def _configurations(
-    dtypes: Sequence[str], modes: Sequence[str], threads: Sequence[int]
-) -> list[tuple[str, str, int]]:
+def _configurations(dtypes: Sequence[str], modes: Sequence[str], threads: Sequence[int]) -> list[tuple[str, str, int]]:
     """All but training with int8 weights, which have no gradients."""
     every = product(dtypes, modes, threads)
     return [each for each in every if each[:2] != ("int8", "train")]

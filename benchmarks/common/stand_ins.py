@@ -48,9 +48,7 @@ def stand_ins() -> dict[str, str]:
     if (simt / "family.py").exists():
         sys.path.insert(0, str(simt))
         try:
-            reason = next(
-                filter(None, (importlib.import_module(f).load() for f in SIMULATIONS)), None
-            )
+            reason = next(filter(None, (importlib.import_module(f).load() for f in SIMULATIONS)), None)
         except Exception as error:  # a failing compiler must not prevent the rest of the dry run
             reason = f"{type(error).__name__}: {error}"[:500]
         if reason is None:

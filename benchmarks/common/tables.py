@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-Table = tuple[
-    str, list[str], list[list[str]], list[float | None]
-]  # title, header, lines, ratio that colours each line
+Table = tuple[str, list[str], list[list[str]], list[float | None]]  # title, header, lines, ratio that colours each line
 
 
 def threads_text(count: int) -> str:
@@ -15,11 +13,7 @@ def threads_text(count: int) -> str:
 
 def shape_text(row: dict) -> str:
     """``64,16,128`` for T, N, H, with I where it differs from H; as ``--shapes`` takes it."""
-    sizes = (
-        [row["T"], row["N"], row["H"]]
-        if row["I"] == row["H"]
-        else [row["T"], row["N"], row["I"], row["H"]]
-    )
+    sizes = [row["T"], row["N"], row["H"]] if row["I"] == row["H"] else [row["T"], row["N"], row["I"], row["H"]]
     return ",".join(map(str, sizes))
 
 

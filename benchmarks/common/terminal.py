@@ -42,9 +42,7 @@ def show(tables: Sequence[Table], head: Sequence[str] = ()) -> None:
     for text in head:
         console.print(text, "", sep="\n", markup=False, highlight=False)
     for title, header, lines, ratios in tables:
-        table = rich.table.Table(
-            title=title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD
-        )
+        table = rich.table.Table(title=title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD)
         for index, name in enumerate(header):
             table.add_column(
                 name,

@@ -114,9 +114,7 @@ def spread(times: Sequence[float]) -> dict[str, float | int]:
     """What a results file keeps of a list of times: count, and min, quartiles and max in
     seconds.
     """
-    low, q25, median, q75, high = (
-        float(value) for value in np.quantile(times, (0, 0.25, 0.5, 0.75, 1))
-    )
+    low, q25, median, q75, high = (float(value) for value in np.quantile(times, (0, 0.25, 0.5, 0.75, 1)))
     return {
         "samples": len(times),
         "min_s": low,
@@ -127,9 +125,7 @@ def spread(times: Sequence[float]) -> dict[str, float | int]:
     }
 
 
-def paired_ratio(
-    base: Sequence[float], other: Sequence[float], resamples: int = 1000
-) -> dict[str, float]:
+def paired_ratio(base: Sequence[float], other: Sequence[float], resamples: int = 1000) -> dict[str, float]:
     """How many times faster ``other`` is than ``base``, both lists paired by round.
 
     ``ratio``: median of the ratios of each round, which a disturbance that lasts for a round leaves
@@ -137,9 +133,7 @@ def paired_ratio(
     rounds it is little less than their range.
     """
     if len(base) != len(other) or not base:
-        raise ValueError(
-            f"times: got {len(base)} and {len(other)} of them, expected two equal lists, not empty"
-        )
+        raise ValueError(f"times: got {len(base)} and {len(other)} of them, expected two equal lists, not empty")
     ratios = np.asarray(base) / np.asarray(other)
     picks = np.random.default_rng(0).integers(0, len(ratios), (resamples, len(ratios)))
     low, high = np.quantile(np.median(ratios[picks], axis=1), (0.025, 0.975))

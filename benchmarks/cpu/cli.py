@@ -65,9 +65,7 @@ def memory_rows(args: argparse.Namespace) -> list[dict]:
 def error_rows() -> list[dict]:
     """Measure every contender."""
     found = errors.contenders()
-    groups = with_progress(
-        errors.run(found), len(found), lambda group: errors.name_of(group[0]), lambda _: "done"
-    )
+    groups = with_progress(errors.run(found), len(found), lambda group: errors.name_of(group[0]), lambda _: "done")
     return [row for group in groups for row in group]
 
 
@@ -172,9 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not cells:
             if args.full:
                 parser.error(f"longest: {args.longest:g} leaves out every cell")
-            parser.error(
-                f"seconds: {args.seconds:g} is too short for any shape; give more, or name --shapes"
-            )
+            parser.error(f"seconds: {args.seconds:g} is too short for any shape; give more, or name --shapes")
         rates.measure_peaks(args.dtype, args.threads)
         for text in rates.disturbed():
             terminal.warn(text)

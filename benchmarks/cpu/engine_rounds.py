@@ -62,9 +62,7 @@ class Engine:
     def __init__(self, name: str, threads: int) -> None:
         command = [sys.executable, "-m", "benchmarks.cpu.engines", name, str(threads)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, text=True, stderr=subprocess.DEVNULL, **pipes
-        )
+        self.process = subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.DEVNULL, **pipes)
 
     def ask(self, **request: object) -> dict[str, object]:
         """The process's answer; an error if it has ended or takes too long."""
@@ -139,11 +137,7 @@ def measured_row(
         reason = notes.get(ours[0], "no other engine runs: " + "; ".join(notes.values()))
         return row | {"status": "failed", "error": reason, "ratios": {}}
     best = min(others, key=lambda name: row["times"][name]["median_s"])
-    row["ratios"] = {
-        name: {"of": best, **paired_ratio(times[best], times[name])}
-        for name in ours
-        if name in times
-    }
+    row["ratios"] = {name: {"of": best, **paired_ratio(times[best], times[name])} for name in ours if name in times}
     return row
 
 

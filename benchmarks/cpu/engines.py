@@ -98,9 +98,7 @@ def onnx_runtime(problem: Problem, threads: int) -> Call:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(
-        onnx_model(problem), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(onnx_model(problem), options, providers=["CPUExecutionProvider"])
     feed = {"x": problem.x.numpy()}
     return lambda: without_directions(*session.run(None, feed))
 
@@ -159,10 +157,7 @@ def rounded(problem: Problem) -> Problem:
 
 def results(call: Call) -> dict[str, Tensor]:
     """Copies, since an engine may return its own buffers."""
-    return {
-        key: torch.as_tensor(value).clone()
-        for key, value in zip(check.STATE_NAMES, call(), strict=True)
-    }
+    return {key: torch.as_tensor(value).clone() for key, value in zip(check.STATE_NAMES, call(), strict=True)}
 
 
 @torch.no_grad()

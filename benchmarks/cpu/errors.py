@@ -210,9 +210,7 @@ def in_fresh_process(contender: Contender, timeout: float = 1800) -> list[dict[s
     command = [sys.executable, "-m", "benchmarks.cpu.errors", json.dumps(asdict(contender))]
     failed = {**asdict(contender), "kind": "all", "status": "failed"}
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout
-        )
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         return [failed | {"error": f"not done in {timeout:g} s"}]
     if done.returncode:

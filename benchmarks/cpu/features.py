@@ -226,13 +226,10 @@ def report(data: dict) -> str:
         f"load average {data['load']} at the start\n"
     ]
     if data["resets"]:
-        lines.append(
-            f"**reset_mask**, {RESET_SHARE:.0%} resets: how many times as long the others take\n"
-        )
+        lines.append(f"**reset_mask**, {RESET_SHARE:.0%} resets: how many times as long the others take\n")
         lines += ["| T,N,H | beside | ratio | 95 % interval |", "| --- | --- | --- | --- |"]
         lines += [
-            f"| {r['T']},{r['N']},{r['H']} | {r['other']} | {r['ratio']:.1f} | "
-            f"{r['low']:.1f}-{r['high']:.1f} |"
+            f"| {r['T']},{r['N']},{r['H']} | {r['other']} | {r['ratio']:.1f} | {r['low']:.1f}-{r['high']:.1f} |"
             for r in data["resets"]
         ]
     if data["checkpoints"]:
@@ -249,8 +246,7 @@ def report(data: dict) -> str:
         lines.append("\n**Loops over cells and steps** beside torch's: how many times as fast\n")
         lines += ["| T,N,I,H | what | ratio | 95 % interval |", "| --- | --- | --- | --- |"]
         lines += [
-            f"| {r['T']},{r['N']},{r['I']},{r['H']} | {r['what']} | {r['ratio']:.2f} | "
-            f"{r['low']:.2f}-{r['high']:.2f} |"
+            f"| {r['T']},{r['N']},{r['I']},{r['H']} | {r['what']} | {r['ratio']:.2f} | {r['low']:.2f}-{r['high']:.2f} |"
             for r in data["cells"]
         ]
     lines += int8_features.lines(data["int8"])

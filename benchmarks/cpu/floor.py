@@ -129,11 +129,7 @@ class Machine:
         if dtype == "int8":
             return float("inf")
         kinds = (dtype, "float32")
-        return max(
-            rate
-            for (kind, _, count), rate in self.peaks.items()
-            if kind in kinds and count == threads
-        )
+        return max(rate for (kind, _, count), rate in self.peaks.items() if kind in kinds and count == threads)
 
     def bandwidth(self, size: int, threads: int) -> float:
         key = (size, threads)
@@ -149,9 +145,7 @@ class Machine:
     def floor(self, cell: Cell) -> tuple[float, str]:
         """See `floor_seconds`."""
         per_step = streamed_bytes(cell.case, cell.dtype, "infer") // (cell.case.T * cell.case.L)
-        return floor_seconds(
-            cell, self.peak(cell.dtype, cell.threads), self.bandwidth(per_step, cell.threads)
-        )
+        return floor_seconds(cell, self.peak(cell.dtype, cell.threads), self.bandwidth(per_step, cell.threads))
 
     def as_dict(self) -> dict[str, object]:
         """For the results file: rates in GF/s and GB/s."""

@@ -90,14 +90,10 @@ def in_fresh_process(peer: str, case: Case, dtype: str, threads: int, timeout: f
     # Threads wait passively: on a busy machine spinning would take many times as long, with the
     # same memory.
     env = os.environ | {"OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout
-    )
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        raise RuntimeError(
-            lines[-1] if lines else f"the process ended with status {done.returncode}"
-        )
+        raise RuntimeError(lines[-1] if lines else f"the process ended with status {done.returncode}")
     return int(done.stdout.strip().splitlines()[-1])
 
 
@@ -118,9 +114,7 @@ def run(
             }
             try:
                 bytes_of = {
-                    peer: statistics.median(
-                        in_fresh_process(peer, case, dtype, threads) for _ in range(repetitions)
-                    )
+                    peer: statistics.median(in_fresh_process(peer, case, dtype, threads) for _ in range(repetitions))
                     for peer in ("nn.LSTM", candidate)
                 }
                 row |= {"growth_bytes": bytes_of, "samples": repetitions, "candidate": candidate}
@@ -135,14 +129,10 @@ def run(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="measure one training step in this process; prints bytes"
-    )
+    parser = argparse.ArgumentParser(description="measure one training step in this process; prints bytes")
     parser.add_argument("request", help="JSON: peer, case, dtype, threads")
     request = json.loads(parser.parse_args().request)
-    print(
-        growth_bytes(request["peer"], Case(**request["case"]), request["dtype"], request["threads"])
-    )
+    print(growth_bytes(request["peer"], Case(**request["case"]), request["dtype"], request["threads"]))
 
 
 if __name__ == "__main__":

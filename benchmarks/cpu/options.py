@@ -48,12 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="all 60 core shapes in every configuration (hours on two cores; see --longest)",
     )
     what.add_argument("--quick", action="store_true", help="four small shapes, a smoke test")
-    what.add_argument(
-        "--shapes", nargs="+", metavar="T,N,H", help="these shapes; T,N,I,H where I is not H"
-    )
-    what.add_argument(
-        "--variant", choices=shapes.VARIANTS, help="the short list of an edge variant"
-    )
+    what.add_argument("--shapes", nargs="+", metavar="T,N,H", help="these shapes; T,N,I,H where I is not H")
+    what.add_argument("--variant", choices=shapes.VARIANTS, help="the short list of an edge variant")
     what.add_argument(
         "--features",
         action="store_true",
@@ -141,9 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="time nn.LSTM in fastlstm's place: the ratio should be 1",
     )
     keep = parser.add_argument_group("what to keep")
-    keep.add_argument(
-        "--save", action="store_true", help="name the results after the CPU and the commit"
-    )
+    keep.add_argument("--save", action="store_true", help="name the results after the CPU and the commit")
     keep.add_argument(
         "--out",
         type=Path,
@@ -167,8 +161,6 @@ def thread_counts(text: str) -> list[int]:
     counts = set()
     for part in text.split(","):
         if part != "all" and not (part.isdecimal() and int(part) > 0):
-            raise argparse.ArgumentTypeError(
-                f"got {part!r}, expected positive whole numbers or all, such as 1,all"
-            )
+            raise argparse.ArgumentTypeError(f"got {part!r}, expected positive whole numbers or all, such as 1,all")
         counts.add(machine.all_threads() if part == "all" else int(part))
     return sorted(counts)

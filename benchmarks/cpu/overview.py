@@ -60,8 +60,7 @@ def save_overview(result: dict, dtype: str, threads: int, path: Path) -> None:
             for H, place in places.items():
                 axis.plot([place] * len(line[H]), line[H], marker, color=colour, ms=4, alpha=0.5)
             means = [geometric_mean(line[H]) for H in places]
-            axis.plot(places.values(), means, color=colour, linewidth=1.8, marker=marker, ms=6,
-                      label=f"N = {N}")  # fmt: skip
+            axis.plot(places.values(), means, color=colour, linewidth=1.8, marker=marker, ms=6, label=f"N = {N}")
         axis.set_title(TITLES[mode], fontsize=11)
         axis.set_xticks(range(len(sizes)), [str(H) for H in sizes])
         axis.set_xlabel("H (hidden units; inputs I = H)", fontsize=10)

@@ -114,8 +114,7 @@ def describe(figure, axes, result: dict, base: str, other: str) -> None:
     machine = result["machine"]
     figure.supylabel("T,N,H", fontsize=9)
     figure.supxlabel(
-        f"time of {base} / time of {other}: median of the rounds, 95 % interval\n"
-        f"right of 1, {other} is faster",
+        f"time of {base} / time of {other}: median of the rounds, 95 % interval\nright of 1, {other} is faster",
         fontsize=9,
     )
     handles = {}

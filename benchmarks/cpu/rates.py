@@ -93,8 +93,6 @@ def caches(threads: Iterable[int], seconds: float = 0.05) -> list[dict[str, obje
     return measured("reads", seconds, *threads)
 
 
-def buffers(
-    sizes: Sequence[int], threads: Iterable[int], seconds: float = 0.05
-) -> list[dict[str, object]]:
+def buffers(sizes: Sequence[int], threads: Iterable[int], seconds: float = 0.05) -> list[dict[str, object]]:
     """Reading buffers of these sizes in bytes over and over, each thread its own share."""
     return measured("reads", seconds, *threads, "--", *sizes)

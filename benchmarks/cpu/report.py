@@ -123,9 +123,7 @@ def summary_table(summary: Sequence[dict]) -> Table:
             ratios.append(None)
             continue
         counted = (
-            str(entry["cells"])
-            if not entry["failed"]
-            else f"{entry['cells'] - entry['failed']} of {entry['cells']}"
+            str(entry["cells"]) if not entry["failed"] else f"{entry['cells'] - entry['failed']} of {entry['cells']}"
         )
         means = [
             *judged(entry["geomean"], entry["target"]),

@@ -52,9 +52,7 @@ class Pace:
         return allowed
 
 
-def chosen_peers(
-    case: Case, dtype: torch.dtype, device: str, candidate: str
-) -> tuple[Peer, Peer, list[Peer]]:
+def chosen_peers(case: Case, dtype: torch.dtype, device: str, candidate: str) -> tuple[Peer, Peer, list[Peer]]:
     """(baseline, candidate, all that run). The baseline is the first row of `PEERS` that takes the
     case.
 
@@ -65,9 +63,7 @@ def chosen_peers(
     if reason:
         raise NoPeer(reason)
     reasons = {name: peer.reject(case, dtype, device) for name, peer in peers.items()}
-    others = [
-        peers[name] for name in peers if reasons[name] is None and name not in (CANDIDATE, CONTROL)
-    ]
+    others = [peers[name] for name in peers if reasons[name] is None and name not in (CANDIDATE, CONTROL)]
     if not others:
         raise NoPeer("no baseline: " + "; ".join(filter(None, reasons.values())))
     return others[0], peers[candidate], [*others, peers[candidate]]
@@ -110,9 +106,7 @@ class Bench:
         mode = "train" if "train" in modes else "infer"
         checked = checkable(case, mode)
         self.checked_T = checked.T
-        self.check_problem = (
-            self.problem if checked == case else Problem.make(checked, torch_dtype, device)
-        )
+        self.check_problem = self.problem if checked == case else Problem.make(checked, torch_dtype, device)
         self.check_runners = self.runners if checked == case else self.build(self.check_problem)
         exact = self.check_problem.as_float64()
         base = PEERS["nn.LSTM"] if dtype == "int8" else self.base
@@ -127,9 +121,7 @@ class Bench:
         candidate used.
         """
         base = self.base.name
-        base_errors = check.errors(
-            check.results(self.check_runners[base], self.check_problem, mode), self.reference
-        )
+        base_errors = check.errors(check.results(self.check_runners[base], self.check_problem, mode), self.reference)
         used = {}
         for name, runner in self.check_runners.items():
             if name != base:
@@ -141,10 +133,7 @@ class Bench:
         """The measured part of a row (see `run`)."""
         with torch_threads(cell.threads):
             used = self.check(cell.mode)
-            tasks = {
-                name: check.make_task(runner, self.problem, cell.mode)
-                for name, runner in self.runners.items()
-            }
+            tasks = {name: check.make_task(runner, self.problem, cell.mode) for name, runner in self.runners.items()}
             times = interleave(tasks, seconds, device=cell.device)
         base, candidate = self.base.name, self.candidate.name
         return {
@@ -175,9 +164,7 @@ def run(
         groups.setdefault((cell.case, cell.dtype, cell.device), []).append(cell)
     pace = Pace(cells, total, per_cell)
     most_threads = max((cell.threads for cell in cells), default=1)
-    for key, group in sorted(
-        groups.items(), key=lambda item: sum(map(expected_cell_seconds, item[1]))
-    ):
+    for key, group in sorted(groups.items(), key=lambda item: sum(map(expected_cell_seconds, item[1]))):
         bench: Bench | Exception
         with warnings.catch_warnings(record=True) as built:
             warnings.simplefilter("default")

@@ -100,10 +100,7 @@ def peer_tables(rows: Sequence[dict], summary: Sequence[dict]) -> list[Table]:
                 lines.append([sizes(row), *[""] * (len(names) + 1), row["error"]])
                 ratios.append(None)
                 continue
-            cells = [
-                microseconds(row["times"][n]["median_s"]) if n in row["times"] else ""
-                for n in names
-            ]
+            cells = [microseconds(row["times"][n]["median_s"]) if n in row["times"] else "" for n in names]
             lines.append([sizes(row), *cells, *(with_interval(row, lane) for lane in lanes)])
             ratios.append(row["ratios"][next(iter(lanes))]["ratio"])
         columns = [lanes.get(name, name) for name in names]

@@ -78,9 +78,7 @@ def cells_of(part: str, share: tuple[int, int] = (1, 1), most: int | None = None
         precision = part.removeprefix("bench ")
         pairs = [(case, precision) for case in grid_cases()]
     k, n = share
-    cells = [
-        GpuCell(case, precision, mode) for case, precision in pairs[k - 1 :: n] for mode in MODES
-    ]
+    cells = [GpuCell(case, precision, mode) for case, precision in pairs[k - 1 :: n] for mode in MODES]
     return cells[:most]
 
 

@@ -83,22 +83,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=plan.MINUTES,
         help="what the run may take (default: %(default)g)",
     )
-    parser.add_argument(
-        "--slice", default="1/1", metavar="K/N", help="the K-th of N shares of cells"
-    )
+    parser.add_argument("--slice", default="1/1", metavar="K/N", help="the K-th of N shares of cells")
     parser.add_argument("--cells", type=int, metavar="COUNT", help="no more cells of a part")
-    parser.add_argument(
-        "--cell-seconds", type=float, default=0.5, help="measured calls of a cell (%(default)g)"
-    )
+    parser.add_argument("--cell-seconds", type=float, default=0.5, help="measured calls of a cell (%(default)g)")
     parser.add_argument("--tests", metavar="EXPRESSION", help="these tests, as pytest -k")
     parser.add_argument("--fresh", action="store_true", help="forget what earlier runs finished")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="the CPU in the GPU's place, tiny shapes"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="the CPU in the GPU's place, tiny shapes")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for results, journal, logs")
-    parser.add_argument(
-        "--commit", help="the commit's name, where git is not at hand (or FASTLSTM_COMMIT)"
-    )
+    parser.add_argument("--commit", help="the commit's name, where git is not at hand (or FASTLSTM_COMMIT)")
     return parser
 
 
@@ -200,9 +192,7 @@ def status_of(states: dict[str, str], dry: bool = False) -> int:
 
 def only_report(args: argparse.Namespace, out: Path | None) -> int:
     """Write the results of a journal that may come from another machine."""
-    path = next(
-        (p / "journal.jsonl" for p in (out, WORK) if p and (p / "journal.jsonl").exists()), None
-    )
+    path = next((p / "journal.jsonl" for p in (out, WORK) if p and (p / "journal.jsonl").exists()), None)
     stamp = None if path is None else last_stamp(path)
     if stamp is None:
         print(f"fastlstm: no run to report on in {out or WORK}", file=sys.stderr)

@@ -132,9 +132,7 @@ def contenders_of(cell: GpuCell) -> list[Contender]:
     found = [Contender("nn.LSTM", torch_lstm)]
     found += [Contender(name, peer) for name, peer in fast.items()]
     if cell.case.L > 1 and cell.case.D == 1:
-        found += [
-            Contender(f"{name}, layers in turn", InTurn(name), checked=False) for name in BACKENDS
-        ]
+        found += [Contender(f"{name}, layers in turn", InTurn(name), checked=False) for name in BACKENDS]
     if cell.precision == "bf16" and cell.case.variant == "plain" and cell.case.T == WIDE_T:
         found += [
             Contender("nn.LSTM, flat weights", Flat(), checked=False),

@@ -51,8 +51,7 @@ def save(result: dict, path: Path) -> str | None:
             chosen = {
                 (row["N"], row["H"]): row["ratios"][f"{backend}{end}"]["ratio"]
                 for row in rows
-                if (row["dtype"], row["mode"], row["T"]) == (dtype, mode, T)
-                and f"{backend}{end}" in row["ratios"]
+                if (row["dtype"], row["mode"], row["T"]) == (dtype, mode, T) and f"{backend}{end}" in row["ratios"]
             }
             image = draw(axis, chosen, Ns, Hs, norm, colours)
             if axis in axes[0]:

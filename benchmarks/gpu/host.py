@@ -49,9 +49,7 @@ def expected_seconds() -> float:
     return sum(2 * calls * L * 0.00035 for _, L, _, _, _ in shapes())
 
 
-def call_of(
-    module, device: str, T: int, backward: bool, dtype: torch.dtype
-) -> Callable[[], object]:
+def call_of(module, device: str, T: int, backward: bool, dtype: torch.dtype) -> Callable[[], object]:
     """One call of a module on one row."""
     if T == 0:
         x = torch.randn(1, WIDTH, device=device, dtype=dtype)

@@ -81,9 +81,7 @@ class Journal:
                 record = json.loads(line)
             except ValueError:
                 continue
-            if record.get("kind") == kind and lasting_part(record["stamp"]) == lasting_part(
-                self.stamp
-            ):
+            if record.get("kind") == kind and lasting_part(record["stamp"]) == lasting_part(self.stamp):
                 found[record["key"]] = record
         return found
 

@@ -251,8 +251,7 @@ class CellRun:
             "budget_used": self.used,
             "checked_T": bench.verifier.case.T,
             "peak_bytes": self.memory,
-            "calls": self.known["calls"]
-            | {name: lane.calls * lane.sets for name, lane in self.lanes.items()},
+            "calls": self.known["calls"] | {name: lane.calls * lane.sets for name, lane in self.lanes.items()},
             "input_sets": len(bench.sets),
             **limit,
             "floor_share": {n: limit["floor_s"] / m["median_s"] for n, m in medians.items()},

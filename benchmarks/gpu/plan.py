@@ -281,9 +281,7 @@ def run_verdicts(context: Context) -> str:
     for line in verdicts.table(found):
         context.say("{:<20} {:<5} {:<14} {:<14} {}".format(*line))
     bad = verdicts.bad_families(found)
-    wrong = any(
-        word not in ("ok", "not possible") for r in found.values() for word in r["passes"].values()
-    )
+    wrong = any(word not in ("ok", "not possible") for r in found.values() for word in r["passes"].values())
     if bad:
         rest = [name for name in forced.NAMES if name not in bad or name == "step"]
         os.environ[forced.VARIABLE] = " ".join(rest)

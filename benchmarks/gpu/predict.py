@@ -58,9 +58,7 @@ def table(family, precision: str) -> list[str]:
         for N in ROWS:
             both = [step(family, precision, N, H, backward) for backward in (False, True)]
             ratios += [us / floor for us, _, floor in both]
-            cells.append(
-                " / ".join(f"{us:.2f}{name[0]} ({us / low:.1f})" for us, name, low in both)
-            )
+            cells.append(" / ".join(f"{us:.2f}{name[0]} ({us / low:.1f})" for us, name, low in both))
         lines.append(f"| {H} | " + " | ".join(cells) + " |")
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
     near = sum(ratio <= 2 for ratio in ratios)

@@ -82,9 +82,7 @@ def summarize(rows: list[dict]) -> list[dict[str, object]]:
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         for lane in row["ratios"]:
-            groups.setdefault((tables.kind_of(row), row["dtype"], row["mode"], lane), []).append(
-                row
-            )
+            groups.setdefault((tables.kind_of(row), row["dtype"], row["mode"], lane), []).append(row)
     entries = []
     for (kind, dtype, mode, lane), group in sorted(groups.items(), key=lambda item: str(item[0])):
         ratios = [row["ratios"][lane]["ratio"] for row in group]

@@ -108,9 +108,7 @@ def run(context) -> str:
     return "failed" if any(row["status"] == "failed" for row in rows) else "done"
 
 
-def attempt(
-    line: list[str], env: dict[str, str], seconds: float, length: int = SAID_LENGTH
-) -> dict[str, object]:
+def attempt(line: list[str], env: dict[str, str], seconds: float, length: int = SAID_LENGTH) -> dict[str, object]:
     """A command's end: ``finished`` (it made all its calls), ``status``, ``said`` (its last
     words).
     """
@@ -140,9 +138,7 @@ def attempt(
     return found | {"seconds": round(time.time() - began, 1)}
 
 
-def one(
-    tool: str, which: list[str], log: Path, executable: str, seconds: float, named: str
-) -> dict[str, object]:
+def one(tool: str, which: list[str], log: Path, executable: str, seconds: float, named: str) -> dict[str, object]:
     """Run one tool; ``status``: ok, failed (it found something), unavailable (it did not run)."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)

@@ -45,9 +45,7 @@ def short(result: dict) -> list[Table]:
 
 
 def parts_table(result: dict) -> Table:
-    lines = [
-        [part, each["state"], f"{each['seconds']:.0f}"] for part, each in result["parts"].items()
-    ]
+    lines = [[part, each["state"], f"{each['seconds']:.0f}"] for part, each in result["parts"].items()]
     verdicts = {"done": 2.0, "cut": 0.95, "skipped": 0.95}
     return (
         "parts",
@@ -74,8 +72,7 @@ def forced_table(rows: list[dict]) -> Table:
             said = f"{row['us']:.2f} / {row['predicted_us']:.2f}"
             lines.setdefault(key, {})[row["family"]] = said
     made = [
-        [f"N {N}", f"H {H}", "backward" if back else "forward"]
-        + [each.get(name, "-") for name in forced.NAMES]
+        [f"N {N}", f"H {H}", "backward" if back else "forward"] + [each.get(name, "-") for name in forced.NAMES]
         for (N, H, back), each in lines.items()
     ]
     title = "us a step by each family, measured / predicted"
@@ -84,9 +81,7 @@ def forced_table(rows: list[dict]) -> Table:
 
 def host_table(rows: list[dict]) -> Table:
     columns = ("fast_us", "torch_us", "target_us")
-    lines = [
-        [row["shape"], *(f"{row[c]:.0f}" if c in row else "-" for c in columns)] for row in rows
-    ]
+    lines = [[row["shape"], *(f"{row[c]:.0f}" if c in row else "-" for c in columns)] for row in rows]
     return (
         "us a call costs the host, the least",
         ["call", "FastLSTM", "nn.LSTM", "target"],
@@ -214,18 +209,14 @@ def memory(row: dict) -> str:
 
 def others(row: dict, lanes: list[str]) -> str:
     return ", ".join(
-        f"{lane} {milliseconds(each['median_s'])}"
-        for lane, each in row["times"].items()
-        if lane not in lanes
+        f"{lane} {milliseconds(each['median_s'])}" for lane, each in row["times"].items() if lane not in lanes
     )
 
 
 def kernel_table(profile: list[dict]) -> Table:
     lines = []
     for each in profile:
-        named = "; ".join(
-            f"{k['name']} x{k['count']} {k['us']:.0f} us" for k in each["kernels"][:4]
-        )
+        named = "; ".join(f"{k['name']} x{k['count']} {k['us']:.0f} us" for k in each["kernels"][:4])
         said = named or each.get("note", "no kernel was seen")
         lines.append([each["case"], NAMES[each["dtype"]], each["mode"], each["contender"], said])
     header = ["case", "dtype", "mode", "contender", "kernels of one call"]

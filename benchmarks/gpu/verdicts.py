@@ -78,13 +78,7 @@ def items(family: str, kind: str, dry: bool) -> list[Item]:
     if dry:
         widths, P = (min(DRY_H, H),), min(P, 12)
     steps, rows = (DRY_STEPS, DRY_ROWS) if dry else (STEPS, ROWS)
-    return [
-        Item(family, kind, T, N, D, width, P)
-        for width in widths
-        for T in steps
-        for N in rows
-        for D in (1, 2)
-    ]
+    return [Item(family, kind, T, N, D, width, P) for width in widths for T in steps for N in rows for D in (1, 2)]
 
 
 def expected_seconds() -> float:
@@ -103,9 +97,7 @@ def judge(item: Item, device: str) -> dict[str, str]:
     from benchmarks.common.precision import PRECISIONS, fp32_precision
 
     os.environ["FASTLSTM_CUDA_KERNELS"] = FAMILIES[item.family][2]
-    dtype, mode, roundoff = (
-        (torch.float64, "ieee", 2.0**-53) if item.kind == "fp64" else PRECISIONS[item.kind]
-    )
+    dtype, mode, roundoff = (torch.float64, "ieee", 2.0**-53) if item.kind == "fp64" else PRECISIONS[item.kind]
     torch.manual_seed(len(item.key))
     with fp32_precision(mode):
         if item.family == "stack":
@@ -160,18 +152,13 @@ def judge_recurrence(item: Item, device, dtype, tf32: bool, roundoff: float) -> 
         base = by_reference(dtype) if dtype != torch.float64 else oracle
     forward, backward = (getattr(ops, f"{prefix}_{w}") for w in ("forward", "backward"))
     plain = forward(*given, *masks, False, False, tf32)
-    got = passes_of(
-        lambda *a: forward(*a, True, True, tf32), lambda *a: backward(*a, False, tf32), dtype
-    )
+    got = passes_of(lambda *a: forward(*a, True, True, tf32), lambda *a: backward(*a, False, tf32), dtype)
     longest = max(4 * H, T)
     return {
-        "inference": said(dict(zip(("output", "h_n", "c_n"), plain, strict=False)), base, oracle,
-                          roundoff, longest),
-        "tape": said({k: got[k] for k in ("output", "h_n", "c_n")}, base, oracle, roundoff,
-                     longest),
-        "backward": said({k: got[k] for k in ("dgates", "dh0", "dc0")}, base, oracle, roundoff,
-                         longest),
-    }  # fmt: skip
+        "inference": said(dict(zip(("output", "h_n", "c_n"), plain, strict=False)), base, oracle, roundoff, longest),
+        "tape": said({k: got[k] for k in ("output", "h_n", "c_n")}, base, oracle, roundoff, longest),
+        "backward": said({k: got[k] for k in ("dgates", "dh0", "dc0")}, base, oracle, roundoff, longest),
+    }
 
 
 def judge_stack(item: Item, device, dtype, roundoff: float) -> dict[str, str]:
@@ -382,9 +369,7 @@ def main(argv: list[str] | None = None) -> int:
     if dry:
         stand_ins.fake_backends()
     done = journal.latest("verdict")
-    waiting = [
-        group for group in groups(dry) if not all(item.key in done for item in items(*group, dry))
-    ]
+    waiting = [group for group in groups(dry) if not all(item.key in done for item in items(*group, dry))]
     Zygote(journal, "cpu" if dry else "cuda", dry, args.stop).run(waiting, args.processes)
     return 0
 

@@ -124,9 +124,7 @@ class Verifier:
             start = {"output": results[0][: self.case.T].detach()}
             self._judge(f"{name}, whole length", start, {"output"})
 
-    def verify_replay(
-        self, name: str, once: tuple[Tensor, ...], again: tuple[Tensor, ...]
-    ) -> str | None:
+    def verify_replay(self, name: str, once: tuple[Tensor, ...], again: tuple[Tensor, ...]) -> str | None:
         """None where a graph's replay gives the bits of the plain call, else how far it is off; two
         results within the budget may be two budgets apart, and what is further raises
         `check.WrongResult`.
@@ -138,9 +136,7 @@ class Verifier:
                 off = float((a.double() - b.double()).abs().max() / a.double().abs().max())
                 worst = off if not off <= worst else worst  # so that a NaN stays
         if not worst <= allowed:
-            raise check.WrongResult(
-                f"{name}: the replay is off by {worst:.2e} of the call's, allowed {allowed:.2e}"
-            )
+            raise check.WrongResult(f"{name}: the replay is off by {worst:.2e} of the call's, allowed {allowed:.2e}")
         return f"the replay is not the call bit for bit: off by {worst:.2e}" if worst else None
 
 

@@ -36,9 +36,7 @@ class Worker:
         seconds: for the measured calls of one cell.
     """
 
-    def __init__(
-        self, device: Device, journal: Journal, part: str, stop: float, seconds: float
-    ) -> None:
+    def __init__(self, device: Device, journal: Journal, part: str, stop: float, seconds: float) -> None:
         self.device, self.journal, self.part = device, journal, part
         self.stop, self.seconds = stop, seconds
         self.bench: tuple[object, Bench] | None = None

@@ -81,11 +81,7 @@ def text() -> str:
     lines = [f"bfloat16, T = {STEPS}; forward / backward.", ""]
     for captured in (False, True):
         title = "in a CUDA graph" if captured else "launched by the host"
-        lines += [
-            f"| wavefront, {title}: H | "
-            + " | ".join(f"L{L} N{N}" for L in LAYERS for N in ROWS)
-            + " |"
-        ]
+        lines += [f"| wavefront, {title}: H | " + " | ".join(f"L{L} N{N}" for L in LAYERS for N in ROWS) + " |"]
         lines.append("|---" * (len(LAYERS) * len(ROWS) + 1) + "|")
         every = []
         for H in UNITS:

@@ -40,6 +40,4 @@ def head(result: dict) -> list[str]:
 
 
 def markdown(result: dict) -> str:
-    return (
-        "\n\n".join(["# Recurrent PPO", *head(result), *map(markdown_table, tables(result))]) + "\n"
-    )
+    return "\n\n".join(["# Recurrent PPO", *head(result), *map(markdown_table, tables(result))]) + "\n"

@@ -76,9 +76,7 @@ class Contender:
         return [reward for each in self.env.env_method("get_episode_rewards") for reward in each]
 
 
-def measure(
-    H: int, *, n_envs: int, n_steps: int, rounds: int, threads: int, seed: int
-) -> Iterator[dict]:
+def measure(H: int, *, n_envs: int, n_steps: int, rounds: int, threads: int, seed: int) -> Iterator[dict]:
     """A row of a results file of kind `rl` for each of `PARTS`."""
     with timing.torch_threads(threads), timing.collector_off():
         contenders = {name: Contender(name, H, n_envs, n_steps, seed) for name in CONTENDERS}

@@ -61,8 +61,7 @@ def _triton_backward(*args):
     call = recurrence.Backward(*args)
     if call.dgates_out is not None:
         raise RuntimeError(
-            "fastlstm::triton_backward: a gradient of the gates is the reference's to take: call "
-            "reference_backward"
+            "fastlstm::triton_backward: a gradient of the gates is the reference's to take: call reference_backward"
         )
     given = (value for name, value in call._asdict().items() if name != "dgates_out")
     return triton_kernels.backward(*given, precision.allows_tf32())

@@ -83,9 +83,7 @@ class FastLstmPolicy:
         if T == 1 and reset_mask is None:
             return lstm.step(x[:, 0], lstm_states)
         lengths = getattr(episode_starts, "sequence_lengths", None)
-        output, lstm_states = lstm(
-            x.transpose(0, 1), lstm_states, lengths=lengths, reset_mask=reset_mask
-        )
+        output, lstm_states = lstm(x.transpose(0, 1), lstm_states, lengths=lengths, reset_mask=reset_mask)
         return output.transpose(0, 1).flatten(0, 1), lstm_states
 
 

@@ -15,9 +15,7 @@ try:
     from tensordict.nn import dispatch
     from torchrl.modules import LSTMModule
 except ImportError as error:
-    raise ImportError(
-        "fastlstm.integrations.torchrl needs TorchRL: pip install torchrl (the extra 'rl')"
-    ) from error
+    raise ImportError("fastlstm.integrations.torchrl needs TorchRL: pip install torchrl (the extra 'rl')") from error
 
 from ..functional import lstm as functional_lstm
 from ..interop.convert import convert

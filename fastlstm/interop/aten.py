@@ -64,9 +64,7 @@ def decompositions(loop: str = "auto") -> dict[Any, Callable[..., Any]]:
             ("forward", reference.lstm_forward),
             ("variant_forward", variant_reference.variant_forward),
         ):
-            table[getattr(ops, f"{prefix}_{name}").default] = functools.partial(
-                _recurrence, recurrence, loop
-            )
+            table[getattr(ops, f"{prefix}_{name}").default] = functools.partial(_recurrence, recurrence, loop)
     table[ops.stack_forward.default] = _stack
     for name in ("int8_stack", "int8_stack_reference"):
         table[getattr(ops, name).default] = functools.partial(_int8, loop)
@@ -114,9 +112,7 @@ def scanned(count: int, step, carry, sequences, constants, reverse: bool):
     def combine(*flat):
         rest = iter(flat)
         old = [next(rest) for _ in carry]
-        at, of_all = (
-            [None if v is None else next(rest) for v in values] for values in (sequences, constants)
-        )
+        at, of_all = ([None if v is None else next(rest) for v in values] for values in (sequences, constants))
         new, kept = step(old, at, of_all)
         unwanted[:] = [k.dtype for k in kept[count:]]
         # clone: scan's results must not share memory, but h and the output do.
@@ -164,9 +160,7 @@ def _stack(*args):
 def _int8(asked: str, *args):
     """A stack with int8 weights: its definition, or a scan whose step is the definition's call of
     one step."""
-    x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, weight_only = args[
-        :10
-    ]
+    x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, weight_only = args[:10]
     return_cells, batched = args[10], x.dim() == 3
     if _unrolled(asked, x.shape[1 if batched and batch_first else 0]):
         return int8.definition(*args)

@@ -151,9 +151,7 @@ def checkpointed_backward(call: checkpoint.CheckpointedBackward) -> int:
             below = call.need_dx or k > 0
             found += _products(T * N, weights.weight_hh, weights.weight_hr)
             found += _products(T * N, weights.weight_ih) if below else 0
-            found += sum(
-                _products(T * N, w) for w, need in zip(weights, needed, strict=True) if need
-            )
+            found += sum(_products(T * N, w) for w, need in zip(weights, needed, strict=True) if need)
     return found
 
 

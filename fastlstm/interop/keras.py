@@ -9,9 +9,7 @@ from torch import Tensor
 from ..nn.lstm import FastLSTM
 
 
-def from_keras(
-    *weights: Any, bidirectional: bool = False, batch_first: bool = True, **options: Any
-) -> FastLSTM:
+def from_keras(*weights: Any, bidirectional: bool = False, batch_first: bool = True, **options: Any) -> FastLSTM:
     """A FastLSTM with copies of the weights of Keras LSTM layers, one layer or a stack of them.
 
     `fastlstm.from_keras(*layer.get_weights())`; of a stack,

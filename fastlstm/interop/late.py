@@ -37,9 +37,7 @@ def _act(module: ModuleType, action) -> None:
     try:
         action(module)
     except Exception as error:
-        warnings.warn(
-            f"fastlstm could not make itself known to {module.__name__}: {error!r}", stacklevel=3
-        )
+        warnings.warn(f"fastlstm could not make itself known to {module.__name__}: {error!r}", stacklevel=3)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -52,9 +52,7 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
     try:
         import onnxscript
     except ImportError as error:
-        raise ImportError(
-            "fastlstm.onnx needs onnx and onnxscript: pip install onnx onnxscript"
-        ) from error
+        raise ImportError("fastlstm.onnx needs onnx and onnxscript: pip install onnx onnxscript") from error
 
     # The arguments of `<prefix>_layer_forward`. By their annotations the exporter sees that the
     # last three are attributes, not tensors.
@@ -68,9 +66,8 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
         directions = [(weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)]
         if weight_ih_reverse is not None:
             directions.append(
-                (weight_ih_reverse, weight_hh_reverse, bias_ih_reverse, bias_hh_reverse,
-                 weight_hr_reverse)
-            )  # fmt: skip
+                (weight_ih_reverse, weight_hh_reverse, bias_ih_reverse, bias_hh_reverse, weight_hr_reverse)
+            )
         nodes = _Nodes(onnxscript.opset18, x.dtype)
         results = _layer(nodes, x, h0, c0, directions, lengths)
         # Cells and gates are not used in inference.
@@ -111,8 +108,7 @@ def _by_torch(*args):
     for name, given in (("lengths", call.lengths), ("proj_size", call.weight_hr)):
         if given is not None:  # torch's export of a projection does not run
             raise NotInOnnx(
-                f"{name}: torch.onnx.export needs custom_translation_table="
-                "fastlstm.onnx.translation_table()"
+                f"{name}: torch.onnx.export needs custom_translation_table=fastlstm.onnx.translation_table()"
             )
     weights, D = [], 1 if call.weight_hh_reverse is None else 2
     for w in (weights_of(call, reverse) for reverse in range(D)):
@@ -120,17 +116,14 @@ def _by_torch(*args):
         if len(biases) == 1:  # torch takes both or neither
             biases.append(torch.zeros_like(biases[0]))
         weights += [w.weight_ih, w.weight_hh, *biases]
-    results = torch.ops.aten.lstm.input(
-        call.x, [call.h0, call.c0], weights, bool(biases), 1, 0.0, False, D == 2, False
-    )
+    results = torch.ops.aten.lstm.input(call.x, [call.h0, call.c0], weights, bool(biases), 1, 0.0, False, D == 2, False)
     # Cells and gates are not used in inference.
     return (*results, call.x.new_zeros((0,)), call.x.new_zeros((0,)))
 
 
 def _int8_by_torch(*args):
     raise NotInOnnx(
-        "weight_dtype=torch.int8: torch.onnx.export needs custom_translation_table="
-        "fastlstm.onnx.translation_table()"
+        "weight_dtype=torch.int8: torch.onnx.export needs custom_translation_table=fastlstm.onnx.translation_table()"
     )
 
 
@@ -205,9 +198,7 @@ class _Nodes:
     def in_onnx_order(self, weight, H):
         """(4H, ...) with the gates in ONNX's order."""
         # As a single Gather of rows, which the exporter folds into small weights.
-        return self.op.Gather(
-            weight, self.integers(*(k * H + unit for k in _ONNX_ORDER for unit in range(H))), axis=0
-        )
+        return self.op.Gather(weight, self.integers(*(k * H + unit for k in _ONNX_ORDER for unit in range(H))), axis=0)
 
     def results(self, y, h_n, c_n, h0, c0, lengths):
         """output (T, N, D*P), h_n and c_n from a node's Y (T, D, N, P) and states."""

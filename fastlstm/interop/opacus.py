@@ -157,15 +157,11 @@ def _watch(hooks, loss_reduction: str, batch_first: bool):
         def take(grads):
             rest = iter(grads)
             grads = [next(rest) if differentiable else None for differentiable in with_gradient]
-            grads = [
-                g if g is None else of_kind(g) for of_kind, g in zip(call.rows, grads, strict=False)
-            ]
+            grads = [g if g is None else of_kind(g) for of_kind, g in zip(call.rows, grads, strict=False)]
             with torch.enable_grad():  # off in a backward
                 found = _gradients_of_samples(module, call, grads, autocast)
             side_by_side = torch.cat([g.flatten(1) for g in found.values()], 1).detach()
-            hooks.capture_backprops_hook(
-                module, None, (as_opacus_has(side_by_side),), loss_reduction, batch_first
-            )
+            hooks.capture_backprops_hook(module, None, (as_opacus_has(side_by_side),), loss_reduction, batch_first)
 
         results = _apart(results)
         # Outputs of layers below all trained ones have no gradient. (`take` must not refer to the

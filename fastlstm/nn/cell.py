@@ -77,9 +77,7 @@ class FastLSTMCell(LSTMCell):
         self.weight_dtype = weight_dtype
         self.weight_only = weight_only
 
-    def forward(
-        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """See the class for arguments and results.
 
         Raises:
@@ -173,9 +171,7 @@ class FastLSTMCell(LSTMCell):
         if needs is None:
             return None
         if needs:
-            return (
-                step_training.step(x, h, c, weights) if step_training.serves(x, weights) else None
-            )
+            return step_training.step(x, h, c, weights) if step_training.serves(x, weights) else None
         if x.dim() == 2 and x.shape[0] > MOST_ROWS:
             return None
         states = step_op.lstm_cell(x, h, c, *weights[:4])
@@ -195,14 +191,10 @@ class FastLSTMCell(LSTMCell):
                     f"of shape {tuple(input.shape)}"
                 )
             if state.device != input.device:
-                raise ValueError(
-                    f"{name}: on {state.device}, expected the input's device, {input.device}"
-                )
+                raise ValueError(f"{name}: on {state.device}, expected the input's device, {input.device}")
         # torch computes with a c of another dtype, and the result has the wider one.
         if wanted is None and hx[0].dtype != input.dtype:
-            raise ValueError(
-                f"hx[0] (h): got dtype {hx[0].dtype}, expected the input's, {input.dtype}"
-            )
+            raise ValueError(f"hx[0] (h): got dtype {hx[0].dtype}, expected the input's, {input.dtype}")
 
     def _fitting(self, input, dims, hx, wanted, weights):
         """x (1, N, I), h and c (1, N, H), and the weights; None where any does not fit the rest."""
@@ -269,9 +261,7 @@ class FastLSTMCell(LSTMCell):
         if int8_storage.is_int8(self):
             int8_storage.add_state(self, destination, prefix)
 
-    def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-    ):
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
         if int8_storage.is_int8(self):
             assign = local_metadata.get("assign_to_params_buffers", False)
             state_dict = int8_storage.take_state(self, state_dict, prefix, assign, missing, errors)

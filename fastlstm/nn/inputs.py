@@ -72,17 +72,10 @@ def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
         pair = pair_for(input, module.backend)
         values = weights_by_name(module, module._flat_weights_names, alone=pair is not None)
         if pair is not None and dims in (2, 3) and not module.return_layer_outputs:
-            result = whole_stack(
-                module, pair, input, hx, values, lengths, reset_mask, return_cell_sequence
-            )
+            result = whole_stack(module, pair, input, hx, values, lengths, reset_mask, return_cell_sequence)
             if result is not None:
                 return result
-    plain = (
-        lengths is None
-        and reset_mask is None
-        and not return_cell_sequence
-        and not module.return_layer_outputs
-    )
+    plain = lengths is None and reset_mask is None and not return_cell_sequence and not module.return_layer_outputs
     if int8 and plain and dims in (2, 3):
         result = int8_calls.whole_stack(module, input, hx)
         if result is not None:
@@ -116,9 +109,7 @@ def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
         lengths = check_lengths(lengths, T, N, x.device)
     if reset_mask is not None:
         reset_mask = check_reset_mask(reset_mask, T, N, x.device, layout)
-    output, states, *more = _run(
-        module, x, h0, c0, layers, lengths, reset_mask, return_cell_sequence, wanted
-    )
+    output, states, *more = _run(module, x, h0, c0, layers, lengths, reset_mask, return_cell_sequence, wanted)
     if dims == 2:
         states = [s.squeeze(1) for s in states]
         return _laid_out(lambda s: s.squeeze(1), output, states, *more)
@@ -251,9 +242,7 @@ def _run(module, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=
             # nn.LSTM draws its mask for the packed rows; the same seed must give the same mask.
             return packing.pad(F.dropout(packing.pack(y), module.dropout))
 
-    guard = (
-        contextlib.nullcontext() if wanted is None else torch.autocast(x.device.type, enabled=False)
-    )
+    guard = contextlib.nullcontext() if wanted is None else torch.autocast(x.device.type, enabled=False)
     lower = [] if module.return_layer_outputs else None
     with guard:
         output, h_n, c_n, cells = run_layers(
@@ -278,10 +267,7 @@ def _run(module, x, h0, c0, layers, lengths, reset_mask, cells, wanted, packing=
 
 def _refuse_lengths(lengths, beside: str) -> None:
     if lengths is not None:
-        raise ValueError(
-            f"lengths: got a tensor beside a {beside}, which has lengths of its own; give one of "
-            "them"
-        )
+        raise ValueError(f"lengths: got a tensor beside a {beside}, which has lengths of its own; give one of them")
 
 
 def _as_torch(module, input, hx, plain: bool):

@@ -75,9 +75,7 @@ def direct_step(module, x_t: Tensor, state):
         return None
     swap = module.batch_first_states and x_t.dim() == 2
     if swap and state is not None:
-        if type(state) not in (tuple, list) or any(
-            not isinstance(s, Tensor) or s.dim() != 3 for s in state
-        ):
+        if type(state) not in (tuple, list) or any(not isinstance(s, Tensor) or s.dim() != 3 for s in state):
             return None
         state = swapped_states(state)
     results = _by_op(module, x_t, state, {"layers": module.num_layers, "step": True})

@@ -188,15 +188,10 @@ def layers_of(module: nn.Module) -> list[list[Int8Weights]]:
         kinds = {}
         for kind in ("weight_ih", "weight_hh", "weight_hr"):
             there = f"{kind}{suffix}" in shapes
-            kinds[kind] = [
-                getattr(module, f"{kind}{suffix}{part}") if there else None
-                for part in (_PACKED, _SCALE)
-            ]
+            kinds[kind] = [getattr(module, f"{kind}{suffix}{part}") if there else None for part in (_PACKED, _SCALE)]
         bias = getattr(module, f"bias_sum{suffix}") if module.bias else None
         inputs = shapes[f"weight_ih{suffix}"][1]
-        entries.append(
-            Int8Weights(*kinds["weight_ih"], *kinds["weight_hh"], bias, *kinds["weight_hr"], inputs)
-        )
+        entries.append(Int8Weights(*kinds["weight_ih"], *kinds["weight_hh"], bias, *kinds["weight_hr"], inputs))
     D = 2 if getattr(module, "bidirectional", False) else 1
     return [entries[k : k + D] for k in range(0, len(entries), D)]
 
@@ -292,10 +287,7 @@ def take_state(module: nn.Module, state: dict, prefix: str, assign: bool, missin
 def _scale_fits(key: str, q: Tensor, scale: Tensor | None, errors: list) -> bool:
     if scale is None or scale.shape != q.shape[:1] or not scale.is_floating_point():
         got = "none" if scale is None else f"{scale.dtype} of shape {tuple(scale.shape)}"
-        errors.append(
-            f"{key}: an int8 matrix needs {key}{_SCALE}, floating-point of shape ({q.shape[0]},); "
-            f"got {got}"
-        )
+        errors.append(f"{key}: an int8 matrix needs {key}{_SCALE}, floating-point of shape ({q.shape[0]},); got {got}")
         return False
     if q.numel() and not (q.is_meta or bool(q.amin() >= -LEVELS)):
         errors.append(f"{key}: has -128, expected values from -127 to 127")

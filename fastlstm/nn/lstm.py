@@ -227,9 +227,7 @@ class FastLSTM(LSTM):
         """
         return forms.call(self, input, hx, lengths, reset_mask, return_cell_sequence)
 
-    def step(
-        self, x_t: Tensor, state: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def step(self, x_t: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One time step, for streaming: the module called with T = 1.
 
         On the CPU it is, for a few rows and where no gradient is wanted (`torch.no_grad()`), one op
@@ -250,10 +248,7 @@ class FastLSTM(LSTM):
             pair of tensors. Else as forward.
         """
         if self.bidirectional:
-            raise ValueError(
-                "step: this FastLSTM is bidirectional, and its reverse direction needs the whole "
-                "sequence"
-            )
+            raise ValueError("step: this FastLSTM is bidirectional, and its reverse direction needs the whole sequence")
         if x_t.dim() not in (1, 2):
             raise ValueError(f"x_t: got shape {tuple(x_t.shape)}, expected (N, I) or (I,)")
         if type(self).forward is FastLSTM.forward:
@@ -328,9 +323,7 @@ class FastLSTM(LSTM):
         if int8_storage.is_int8(self):
             int8_storage.add_state(self, destination, prefix)
 
-    def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-    ):
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
         if int8_storage.is_int8(self):
             assign = local_metadata.get("assign_to_params_buffers", False)
             state_dict = int8_storage.take_state(self, state_dict, prefix, assign, missing, errors)

@@ -30,9 +30,7 @@ def _weight_names(module: nn.Module) -> list[str]:
     return ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if module.bias else [])]
 
 
-def rebuild(
-    cls: type[nn.Module], source: nn.Module, *, share: bool = False, **options
-) -> nn.Module:
+def rebuild(cls: type[nn.Module], source: nn.Module, *, share: bool = False, **options) -> nn.Module:
     """An instance of `cls` with the settings, weights and training flag of `source`.
 
     The weights are those that `source` computes with: parametrizations and pruning masks are
@@ -96,9 +94,7 @@ def complete_state(state: dict) -> dict:
     kinds += ["weight_hr"] if state["proj_size"] else []
     directions = ("", "_reverse") if state["bidirectional"] else ("",)
     state["_all_weights"] = [
-        [f"{kind}_l{k}{direction}" for kind in kinds]
-        for k in range(state["num_layers"])
-        for direction in directions
+        [f"{kind}_l{k}{direction}" for kind in kinds] for k in range(state["num_layers"]) for direction in directions
     ]
     state["_flat_weights_names"] = [name for layer in state["_all_weights"] for name in layer]
     return state
@@ -231,7 +227,5 @@ def trace_as_leaf(module: nn.Module, args: tuple, options: dict) -> Proxy:
     """
     tracer = proxies(*args)[0].tracer
     if tracer.root is module:
-        raise TraceError(
-            f"{type(module).__name__} is a leaf of torch.fx graphs: trace a module that contains it"
-        )
+        raise TraceError(f"{type(module).__name__} is a leaf of torch.fx graphs: trace a module that contains it")
     return tracer.create_proxy("call_module", tracer.path_of_module(module), args, options)

@@ -49,9 +49,7 @@ def norm_names(module: nn.LSTM) -> list[str]:
     return [f"ln_{kind}_{suffix}" for suffix in suffixes for kind in kinds]
 
 
-def norms_of(
-    module: nn.LSTM, x: Tensor, wanted: torch.dtype | None
-) -> list[list[LayerNormWeights]]:
+def norms_of(module: nn.LSTM, x: Tensor, wanted: torch.dtype | None) -> list[list[LayerNormWeights]]:
     """Gains and biases of layer normalisation, [layer][direction]. Raises ValueError if they do not
     fit `x`."""
     H, D = module.hidden_size, 2 if module.bidirectional else 1

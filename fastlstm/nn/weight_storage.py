@@ -55,9 +55,7 @@ def check(module: nn.Module, value: torch.dtype | None, where: str = "") -> None
     if value is None:
         return
     if value not in (STORED, int8_storage.INT8):
-        raise ValueError(
-            f"weight_dtype: got {value!r}, expected {STORED}, {int8_storage.INT8} or None"
-        )
+        raise ValueError(f"weight_dtype: got {value!r}, expected {STORED}, {int8_storage.INT8} or None")
     if int8_storage.is_int8(module):
         return
     for name, weight in module._parameters.items():

@@ -152,19 +152,11 @@ def _through_plain(arguments: type, results: type, plain: Callable):
         needed, _ = lists.flatten(needs, listed)
         with torch.enable_grad():
             # New views as leaves: autograd.grad must not go further, to what made the tensors.
-            leaves = [
-                v.view_as(v) if isinstance(v, Tensor) and v.requires_grad else v for v in flat
-            ]
-            made, _ = lists.flatten(
-                plain(arguments(*lists.unflatten(leaves, lengths))), listed_results
-            )
+            leaves = [v.view_as(v) if isinstance(v, Tensor) and v.requires_grad else v for v in flat]
+            made, _ = lists.flatten(plain(arguments(*lists.unflatten(leaves, lengths))), listed_results)
             given, _ = lists.flatten(grads, listed_results)
             wanted = [k for k, need in enumerate(needed) if need and leaves[k] is not None]
-            pairs = [
-                (r, g)
-                for r, g in zip(made, given, strict=True)
-                if g is not None and r.requires_grad
-            ]
+            pairs = [(r, g) for r, g in zip(made, given, strict=True) if g is not None and r.requires_grad]
             found = [None] * len(wanted)
             if pairs and wanted:
                 found = torch.autograd.grad(
@@ -308,9 +300,7 @@ def define_op(
     if vmap is not None:
         torch.library.register_vmap(
             overload,
-            lambda info, in_dims, *args: vmap(
-                overload, info, arguments(*in_dims), arguments(*args)
-            ),
+            lambda info, in_dims, *args: vmap(overload, info, arguments(*in_dims), arguments(*args)),
             lib=library,
         )
     return defined

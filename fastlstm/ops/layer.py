@@ -229,9 +229,7 @@ def _gradients(prefix: str, tape: LayerTape, grads: Results, needs: LayerForward
     transformed = transforms.active()
     if dgates is not None:
         # The gates have a gradient only in a second derivative, which has no compiled kernels.
-        recurrence_backward = (
-            reference_backward.lstm_backward if transformed else op("reference_backward")
-        )
+        recurrence_backward = reference_backward.lstm_backward if transformed else op("reference_backward")
         results = plain_backward(recurrence_backward, call, dgates)
     elif transformed:
         results = transforms.backwards[prefix](call)
@@ -256,9 +254,7 @@ def _gradients(prefix: str, tape: LayerTape, grads: Results, needs: LayerForward
 gradients = outside_autocast(_gradients)
 
 
-def _of_direction(
-    needs: LSTMWeights, d: int, dweight_ih, dweight_hh, dbias, dweight_hr
-) -> LSTMWeights:
+def _of_direction(needs: LSTMWeights, d: int, dweight_ih, dweight_hh, dbias, dweight_hr) -> LSTMWeights:
     """The gradients that direction d needs, from those of all directions (D, ...)."""
     return LSTMWeights(
         dweight_ih[d] if needs.weight_ih else None,
@@ -280,9 +276,7 @@ _functions: dict = {}
 _backwards: dict = {}
 
 
-def layer(
-    prefix: str, args: tuple, save_tape: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def layer(prefix: str, args: tuple, save_tape: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`<prefix>_layer_forward` with the least overhead that the call allows. args: the op's
     arguments. save_tape: the value of `save_tape` among them."""
     if transforms.active():

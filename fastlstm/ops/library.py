@@ -50,18 +50,14 @@ class _Kept:
         self.kernel = kernel
 
 
-def register_autograd_later(
-    name: str, backward: Callable, setup_context: Callable | None = None
-) -> None:
+def register_autograd_later(name: str, backward: Callable, setup_context: Callable | None = None) -> None:
     """torch.library.register_autograd for `fastlstm::<name>`, but what it makes, two classes for
     each op, is made at the op's first call: most programs never call most of the ops."""
 
     @functools.cache
     def kernel() -> Callable:
         kept = _Kept()
-        torch.library.register_autograd(
-            f"fastlstm::{name}", backward, setup_context=setup_context, lib=kept
-        )
+        torch.library.register_autograd(f"fastlstm::{name}", backward, setup_context=setup_context, lib=kept)
         return kept.kernel
 
     library.impl(

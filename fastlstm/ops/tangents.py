@@ -26,9 +26,7 @@ def _product(value: Tensor | None, factor: Tensor | None) -> Tensor | float:
     return 0.0 if value is None or factor is None else value @ factor.t()
 
 
-def _direction(
-    z, h, c, weight_hh, weight_hr, projected, c0, cells, gates, lengths, reset_mask, reverse
-):
+def _direction(z, h, c, weight_hh, weight_hr, projected, c0, cells, gates, lengths, reset_mask, reverse):
     """The loop over steps of one direction: the tangents of its outputs, last h, last c, cells and
     gates.
 
@@ -97,9 +95,7 @@ def layer_tangents(call, changes, results) -> tuple[Tensor, Tensor, Tensor, Tens
     x, dx = (reference.existing(widened(v), lengths) for v in (call.x, changes.x))
     of_directions = []
     for d in range(D):
-        weight, change = (
-            LSTMWeights(*map(widened, weights_of(of, d == 1))) for of in (call, changes)
-        )
+        weight, change = (LSTMWeights(*map(widened, weights_of(of, d == 1))) for of in (call, changes))
         y, a, c = widened(output[..., d * P : (d + 1) * P]), widened(gates[:, :, d]), cells[:, :, d]
         h_in = reference.entering_states(y, widened(call.h0[d]), reset_mask, lengths, d == 1)
         z = torch.zeros_like(a) + _product(dx, weight.weight_ih)

@@ -57,9 +57,7 @@ def _for_each(run, info, in_dims, call):
     """`run` for one member of the batch at a time."""
     results = []
     for k in range(info.batch_size):
-        member = (
-            a if dim is None else a.select(dim, k) for a, dim in zip(call, in_dims, strict=True)
-        )
+        member = (a if dim is None else a.select(dim, k) for a, dim in zip(call, in_dims, strict=True))
         results.append(run(type(call)(*member)))
     stacked = tuple(torch.stack(r) for r in zip(*results, strict=True))
     return stacked, (0,) * len(stacked)
@@ -130,9 +128,7 @@ def _pull_back(call, needs, grads, rule):
     """The gradients of a backward's arguments, by torch.func.vjp through `rule`, the same function
     in plain torch. (`define._through_plain` is for autograd without transforms.)"""
     wanted = {
-        name: value
-        for name, value, need in zip(call._fields, call, needs, strict=True)
-        if value is not None and need
+        name: value for name, value, need in zip(call._fields, call, needs, strict=True) if value is not None and need
     }
 
     def function(*leaves):
@@ -214,9 +210,7 @@ def define(prefix: str, forward_op: Op, backward_op: Op, run_backward, plain_bac
             # Torch turns forward AD off here. Re-enable it for outer levels, and strip this level's
             # tangents of what was saved.
             with forward_ad._set_fwd_grad_enabled(True):
-                saved = [
-                    t if t is None else forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors
-                ]
+                saved = [t if t is None else forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors]
                 count = len(Forward._fields)
                 results = forward_op.results(*saved[count:])
                 return _tangents(Forward(*saved[:count]), Forward(*changes), results)

@@ -97,12 +97,8 @@ def backward(loop, call: VariantBackward) -> VariantGrads:
     sums = {
         "dweight_hh": found.hh,
         "dweight_hr": found.hr,
-        "dnorm_hh": (arrived.dgates_x * prepared.product_hat).sum((0, 1))
-        if needs.norm_hh and normed
-        else None,
-        "dnorm_c": (arrived.dshown * prepared.cell_hat).sum((0, 1))
-        if needs.norm_c and normed
-        else None,
+        "dnorm_hh": (arrived.dgates_x * prepared.product_hat).sum((0, 1)) if needs.norm_hh and normed else None,
+        "dnorm_c": (arrived.dshown * prepared.cell_hat).sum((0, 1)) if needs.norm_c and normed else None,
         "dbias_c": arrived.dshown.sum((0, 1)) if needs.bias_c and call.bias_c is not None else None,
     }
     return VariantGrads(
@@ -130,9 +126,7 @@ def _backward_fake(call: VariantBackward) -> VariantGrads:
 _reference_backward = functools.partial(backward, reference_backward.loop)
 
 
-def _gradients(
-    prefix: str, tape: VariantTape, grads: Results, needs: VariantForward
-) -> VariantForward:
+def _gradients(prefix: str, tape: VariantTape, grads: Results, needs: VariantForward) -> VariantForward:
     # The gates have a gradient only in a second derivative, which has no compiled kernels.
     rule = "reference" if grads.gates is not None else prefix
     wanted = list(_of_weights(needs))
@@ -192,8 +186,7 @@ def _loop(run, call: VariantBackward, prepared) -> Arrived:
     """`reference.backward.loop` by a kernel that takes the fields of `VariantLoop`."""
     if call.dgates_out is not None:
         raise RuntimeError(
-            "fastlstm: a gradient of the gates is the reference's to take: call "
-            "reference_variant_backward"
+            "fastlstm: a gradient of the gates is the reference's to take: call reference_variant_backward"
         )
     given = prepared._asdict()
     found = (given[n] if n in given else getattr(call, n) for n in VariantLoop._fields)

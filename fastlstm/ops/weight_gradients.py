@@ -37,10 +37,7 @@ def product_of_steps(dy: Tensor, x: Tensor, samples: int | None = None) -> Tenso
         # reshape, since flatten has no batching rule here: see layer.plain_backward
         rows = dy.shape[0] * dy.shape[1]
         return dy.reshape(rows, dy.shape[2]).t() @ x.reshape(rows, x.shape[2])
-    dy, x = (
-        v.unflatten(1, (samples, v.shape[1] // samples)).movedim(1, 0).flatten(1, 2)
-        for v in (dy, x)
-    )
+    dy, x = (v.unflatten(1, (samples, v.shape[1] // samples)).movedim(1, 0).flatten(1, 2) for v in (dy, x))
     return dy.mT @ x
 
 
@@ -111,9 +108,7 @@ def weight_gradients(
         ]  # fmt: skip
     if wanted.hr and dhidden.dim() == 4:
         hidden = gates[..., 3 * H4 // 4 :].to(shown.dtype) * shown.tanh()
-        found["hr"] = [
-            product_of_steps(dhidden[:, :, d], hidden[:, :, d], samples) for d in range(D)
-        ]
+        found["hr"] = [product_of_steps(dhidden[:, :, d], hidden[:, :, d], samples) for d in range(D)]
     of_direction = 0 if samples is None else 1
     stacked = {k: torch.stack(v, dim=of_direction).to(dtype) for k, v in found.items()}
     if wanted.bias:

@@ -140,9 +140,7 @@ def prepare(call: VariantBackward) -> Prepared:
         if call.h_mask is not None:
             factor = (factor * call.h_mask[d]).to(call.h0.dtype)
         products.append(reference.product(factor.to(wide), call.weight_hh[d].to(wide).t()))
-    return Prepared(
-        candidates, *_normalised(torch.stack(products, dim=2)), *_normalised(candidates)
-    )
+    return Prepared(candidates, *_normalised(torch.stack(products, dim=2)), *_normalised(candidates))
 
 
 def _normalised(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,14 +202,10 @@ def _direction(
         if dgates_out is not None:
             ei, ef, eg, eo = dgates_out[t].chunk(4, dim=-1)
             di, df, dg, do = di + ei, df + ef, dg + eg, do + eo
-        dgates = torch.cat(
-            [di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)], dim=-1
-        )
+        dgates = torch.cat([di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)], dim=-1)
         dproducts = dgates
         if norm_hh is not None:
-            dproducts = _through_norm(
-                norm_hh * dgates, prepared.product_hat[t], prepared.product_scale[t]
-            )
+            dproducts = _through_norm(norm_hh * dgates, prepared.product_hat[t], prepared.product_scale[t])
         dh_in = reference.product(dproducts, weight_hh)
         dh_in = _plus(dh_in if h_mask is None else dh_in * h_mask, dh_kept)
         dc_in = _plus(dcandidate * f, dc_kept)

@@ -41,9 +41,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return a @ b
 
 
-def entering_cuts(
-    T: int, reset_mask: Tensor | None, lengths: Tensor | None, reverse: bool
-) -> Tensor | None:
+def entering_cuts(T: int, reset_mask: Tensor | None, lengths: Tensor | None, reverse: bool) -> Tensor | None:
     """At which steps a reset makes a direction enter with zeros: (T, N) bool, or None for none."""
     if reset_mask is None:
         return None
@@ -55,9 +53,7 @@ def entering_cuts(
     return cut
 
 
-def entering_zeros(
-    T: int, reset_mask: Tensor | None, lengths: Tensor | None, reverse: bool
-) -> Tensor | None:
+def entering_zeros(T: int, reset_mask: Tensor | None, lengths: Tensor | None, reverse: bool) -> Tensor | None:
     """`entering_cuts` or the step does not exist: (T, N) bool, or None for none."""
     cut = entering_cuts(T, reset_mask, lengths, reverse)
     if lengths is None:

@@ -69,9 +69,7 @@ def pair_for(x, backend: str) -> whole.Pair | None:
     return found[1]
 
 
-def beside_each_other(
-    pair: whole.Pair, x: Tensor, T: int, N: int, weights: list, layers: int
-) -> bool:
+def beside_each_other(pair: whole.Pair, x: Tensor, T: int, N: int, weights: list, layers: int) -> bool:
     """Whether the layers, of one direction, gain by running beside each other, which the pair does
     not do. `weights`: flat, the first layer's first."""
     if layers == 1 or T < 2 * plan.LEAST_CHUNK or not plan.possible(pair.prefix, x.device):

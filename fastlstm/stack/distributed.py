@@ -81,9 +81,7 @@ def run_layers(
         # N is that of all devices, which need not have the same number of rows.
         first, _, last = tensor.shape
         shape, stride = (first, N, last), (N * last, last, 1)
-        return DTensor.from_local(
-            tensor, mesh, placements(1), run_check=False, shape=shape, stride=stride
-        )
+        return DTensor.from_local(tensor, mesh, placements(1), run_check=False, shape=shape, stride=stride)
 
     if layer_outputs is not None:
         layer_outputs.extend(map(back, outputs))

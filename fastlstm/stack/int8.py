@@ -177,8 +177,7 @@ def _of_rows(info, in_dims, *args):
     x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, *rest = args
     if any(d is not None for d in in_dims[3]):
         raise RuntimeError(
-            "vmap: int8 weights are the same for all members of a call; give those of each member "
-            "to a call of its own"
+            "vmap: int8 weights are the same for all members of a call; give those of each member to a call of its own"
         )
     B, batched = info.batch_size, x.dim() - (in_dims[0] is not None) == 3
 
@@ -198,9 +197,7 @@ def _of_rows(info, in_dims, *args):
     h0, c0 = (folded(s, d, 1, 3) for s, d in ((h0, in_dims[1]), (c0, in_dims[2])))
     lengths = folded(lengths, in_dims[7], 0, 1)
     reset_mask = folded(reset_mask, in_dims[8], 1, 2)
-    output, h_n, c_n, cells = int8_stack(
-        x, h0, c0, weights, layers, bidirectional, first, lengths, reset_mask, *rest
-    )
+    output, h_n, c_n, cells = int8_stack(x, h0, c0, weights, layers, bidirectional, first, lengths, reset_mask, *rest)
 
     def unfolded(t, rows: int):
         return t.unflatten(rows, (B, -1)) if batched else t
@@ -226,11 +223,7 @@ def norms_by_name(variant: Variant | None) -> dict[str, Tensor]:
     if variant is None or variant.norms is None:
         return {}
     every = [norm for layer in variant.norms for norm in layer]
-    return {
-        f"layer_norm[{k}].{name}": value
-        for k, norm in enumerate(every)
-        for name, value in norm._asdict().items()
-    }
+    return {f"layer_norm[{k}].{name}": value for k, norm in enumerate(every) for name, value in norm._asdict().items()}
 
 
 def widened(layers) -> list[list[LSTMWeights]]:

@@ -129,18 +129,14 @@ def run_layers(
     if checkpointing.serves(every, x, h0, c0, layers, variant):
         return checkpointing.run_layers(prefix, x, h0, c0, layers, variant, every, **rest)
     if variant is None and layer_outputs is None:
-        results = _run_whole(
-            prefix, x, h0, c0, layers, backend, dropout=dropout, own_output=own_output, **rest
-        )
+        results = _run_whole(prefix, x, h0, c0, layers, backend, dropout=dropout, own_output=own_output, **rest)
         if results is not None:
             return results
     stackable = D == 1 and layer_outputs is None
     if variant is not None:
         results = variant_layers.run_layers(prefix, x, h0, c0, layers, variant, **rest)
     elif stackable and _beside_each_other(prefix, x, layers):
-        results = _run_stack(
-            prefix, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
-        )
+        results = _run_stack(prefix, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout)
     else:
         results = _run_each(prefix, x, h0, c0, layers, **rest)
     return _beside_the_tape(*results) if own_output else results
@@ -227,9 +223,7 @@ def _run_whole(
     return output, h_n, c_n, *(cells or (None,))
 
 
-def _run_each(
-    prefix, x, h0, c0, layers, *, lengths, reset_mask, return_cells, between_layers, wide_products
-):
+def _run_each(prefix, x, h0, c0, layers, *, lengths, reset_mask, return_cells, between_layers, wide_products):
     """`run_layers` by an op for each layer."""
     D = len(layers[0])
     h_n, c_n, cells = [], [], None
@@ -238,9 +232,7 @@ def _run_each(
         weights = (*layer[0], *(layer[1] if D == 2 else _NO_WEIGHTS))
         h, c = (h0, c0) if len(layers) == 1 else (h0[k * D : (k + 1) * D], c0[k * D : (k + 1) * D])
         inputs = (x, h, c, *weights)
-        save_tape = torch.is_grad_enabled() and any(
-            a is not None and a.requires_grad for a in inputs
-        )
+        save_tape = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in inputs)
         args = (*inputs, lengths, reset_mask, wide_products, save_tape, return_cells and last)
         x, h, c, cells, _ = layer_ops.layer(prefix, args, save_tape)
         h_n.append(h)
@@ -252,15 +244,10 @@ def _run_each(
     return x, h, c, cells.flatten(2).to(x.dtype) if return_cells else None
 
 
-def _run_stack(
-    prefix, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout
-):
+def _run_stack(prefix, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout):
     """`run_layers` by one op that runs the layers concurrently."""
     # A list of tensors in a schema cannot contain None.
-    weights = [
-        [w for w in of_kind if w is not None]
-        for of_kind in zip(*(layer[0] for layer in layers), strict=True)
-    ]
+    weights = [[w for w in of_kind if w is not None] for of_kind in zip(*(layer[0] for layer in layers), strict=True)]
     masks = []
     if between_layers is not None:
         # Drawn layer by layer, in the order of dropout between layers.

@@ -96,7 +96,5 @@ def _cell_fake(call: Cell) -> States:
     return States(call.h.new_empty(call.h.shape), call.c.new_empty(call.c.shape))
 
 
-lstm_step = define_op(
-    "lstm_step", Step, StepResults, run=_step, fake=_step_fake, or_nothing=True
-).call
+lstm_step = define_op("lstm_step", Step, StepResults, run=_step, fake=_step_fake, or_nothing=True).call
 lstm_cell = define_op("lstm_cell", Cell, States, run=_cell, fake=_cell_fake, or_nothing=True).call

@@ -117,12 +117,8 @@ def _weight_gradients_fake(call: Shares) -> list[Tensor]:
 _forward = define_op(
     "lstm_cell_training_forward", CellForward, CellResults, fake=_forward_fake, or_nothing=True
 ).overload
-_backward = define_op(
-    "lstm_cell_training_backward", CellBackward, CellGrads, fake=_backward_fake
-).overload
-_weight_gradients = define_op(
-    "lstm_cell_weight_gradients", Shares, list[Tensor], fake=_weight_gradients_fake
-).overload
+_backward = define_op("lstm_cell_training_backward", CellBackward, CellGrads, fake=_backward_fake).overload
+_weight_gradients = define_op("lstm_cell_weight_gradients", Shares, list[Tensor], fake=_weight_gradients_fake).overload
 
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 _graph_task = torch._C._current_graph_task_id
@@ -278,9 +274,7 @@ def _as_layer(
         lead(x, 3), lead(h, 3), lead(c, 3), weight_ih, weight_hh, weight_hr, None, None, None,
         output, taped(cells), taped(gates), None, None, wide_products=True,
     )  # fmt: skip
-    of_results = Results(
-        lead(grads.h_n, 3), None, lead(grads.c_n, 3), taped(grads.cells), taped(grads.gates)
-    )
+    of_results = Results(lead(grads.h_n, 3), None, lead(grads.c_n, 3), taped(grads.cells), taped(grads.gates))
     wanted = dict.fromkeys(layer_ops.LayerForward._fields, False) | dict(
         x=needs.x, h0=needs.h, c0=needs.c, **weights_of(needs, False)._asdict()
     )

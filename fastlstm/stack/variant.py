@@ -86,9 +86,7 @@ def run_layer(
         _stacked(norms, "weight_c"), _stacked(norms, "bias_c"),
     )  # fmt: skip
     save_tape = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in inputs)
-    call = VariantForward(
-        *inputs, lengths, reset_mask, seed, *zoneout, 2 * layer, first_step, save_tape, save_cells
-    )
+    call = VariantForward(*inputs, lengths, reset_mask, seed, *zoneout, 2 * layer, first_step, save_tape, save_cells)
     return _run(prefix, call)
 
 

@@ -225,9 +225,7 @@ class InThisProcess:
         pass
 
 
-@pytest.mark.parametrize(
-    "where", [InThisProcess, pytest.param(engine_rounds.Engine, marks=pytest.mark.sweep)]
-)
+@pytest.mark.parametrize("where", [InThisProcess, pytest.param(engine_rounds.Engine, marks=pytest.mark.sweep)])
 def test_the_command_line_runs_the_peers(where, tmp_path, monkeypatch):
     monkeypatch.setattr(engine_rounds, "Engine", where)
     monkeypatch.setattr(engine_rounds, "SHAPES", ((5, 3, 4, 6),))

@@ -18,9 +18,7 @@ TINY = Case(5, 3, 4, 6)
 
 @pytest.fixture(scope="module")
 def result():
-    cells = shapes.all_cells(
-        [TINY, Case(4, 1, 5, 5)], ["float32", "bfloat16"], ["infer", "train"], [1]
-    )
+    cells = shapes.all_cells([TINY, Case(4, 1, 5, 5)], ["float32", "bfloat16"], ["infer", "train"], [1])
     rows = list(sweep.run(cells, candidate=sweep.CONTROL, per_cell=0.0))
     machine = floor.Machine(peaks={("float32", "avx2", 1): 1e11, ("bfloat16", "amx", 1): 2e11})
     sweep.add_floors(rows, machine)
@@ -40,11 +38,7 @@ def test_result_is_valid_and_survives_json(result, tmp_path):
     again = json.loads((tmp_path / "deep" / "r.json").read_text())
     schema.validate(again)
     assert len(again["rows"]) == 8
-    assert all(
-        row["times"][peer]["samples"] >= timing.MIN_REPS
-        for row in again["rows"]
-        for peer in row["times"]
-    )
+    assert all(row["times"][peer]["samples"] >= timing.MIN_REPS for row in again["rows"] for peer in row["times"])
 
 
 @pytest.mark.parametrize(
@@ -253,9 +247,7 @@ def test_thread_counts():
 def test_memory_of_a_step_grows_with_its_length():
     if memory.unsupported():
         pytest.skip(memory.unsupported())
-    short, long = (
-        memory.in_fresh_process("nn.LSTM", Case(T, 32, 64, 64), "float32", 1) for T in (64, 512)
-    )
+    short, long = (memory.in_fresh_process("nn.LSTM", Case(T, 32, 64, 64), "float32", 1) for T in (64, 512))
     # Output, gates and cell of every step are kept for backward: at least 6·H float32 numbers.
     assert long - short > (512 - 64) * 32 * 64 * 6 * 4 / 2
 

@@ -28,9 +28,7 @@ SOME = ["--tests", TESTS, "--cells", "2", "--minutes", "25"]
 def run_dry(folder, *arguments):
     command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(folder)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800
-    )
+    return subprocess.run([*command, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800)
 
 
 def kept_results():
@@ -129,10 +127,7 @@ def test_what_the_kernels_choice_assumes_is_asked_of_the_device(dry, result):
     assert {"all-gather over the grid, a counter", "read from shared memory"} < asked
     assert "from asking global memory until it answers" in asked
     assert all(answer["value"] > 0 for answer in result["probe"])
-    assert (
-        "| clusters at once, a block to a multiprocessor | 16 blocks | 8 |"
-        in (dry[0] / "dry-run.md").read_text()
-    )
+    assert "| clusters at once, a block to a multiprocessor | 16 blocks | 8 |" in (dry[0] / "dry-run.md").read_text()
 
 
 @pytest.mark.slow
@@ -270,9 +265,7 @@ def test_the_shell_command_reaches_it():
     env = os.environ | {"PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
     for name in ("OUT", "FASTLSTM_PYTHON"):
         env.pop(name, None)
-    done = subprocess.run(
-        ["./run", "gpu", "tests"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600
-    )
+    done = subprocess.run(["./run", "gpu", "tests"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2
     assert "no GPU to run on" in done.stderr
     assert "--dry-run" in done.stderr

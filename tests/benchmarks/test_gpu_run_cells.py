@@ -129,11 +129,7 @@ def test_a_long_case_is_checked_on_its_first_steps(monkeypatch):
     monkeypatch.setattr(verify, "ORACLE_FLOPS", TINY.flops("train") / 2)
     checker = verifier()
     assert (checker.whole, checker.case.T) == (False, 4)
-    y, h_n, c_n = (
-        TorchLSTM()
-        .build(Problem.make(TINY, torch.float32))
-        .forward(Problem.make(TINY, torch.float32).x)
-    )
+    y, h_n, c_n = TorchLSTM().build(Problem.make(TINY, torch.float32)).forward(Problem.make(TINY, torch.float32).x)
     checker.verify_whole("right", (y, h_n, c_n))
     late = y.detach().clone()
     late[2] += 1e-3
@@ -184,9 +180,7 @@ def test_precision_is_set_and_restored(mode):
     assert [place.fp32_precision for place in places] == before
 
 
-@pytest.mark.parametrize(
-    ("capability", "expected"), [("8.0", "80"), ("8.6", "86"), ("9.0", "90a"), ("10.0", "100a")]
-)
+@pytest.mark.parametrize(("capability", "expected"), [("8.0", "80"), ("8.6", "86"), ("9.0", "90a"), ("10.0", "100a")])
 def test_architecture(capability, expected):
     assert device.architecture(capability) == expected
 

@@ -130,5 +130,4 @@ def test_drive_goes_on_after_a_forked_child_that_breaks(forks, tmp_path):
 def test_what_a_run_waits_for_first_comes_first():
     files = ["test_device_compile.py", "test_device_ops.py", "test_device_graphs.py", "test_x.py"]
     ordered = sorted(files, key=suite.place)
-    assert ordered == ["test_device_ops.py", "test_device_graphs.py", "test_device_compile.py",
-                       "test_x.py"]  # fmt: skip
+    assert ordered == ["test_device_ops.py", "test_device_graphs.py", "test_device_compile.py", "test_x.py"]

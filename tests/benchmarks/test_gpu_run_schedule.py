@@ -47,9 +47,7 @@ def test_every_family_dtype_direction_and_pass_has_verdicts():
     assert {item.family for item in every} == set(verdicts.FAMILIES)
     for family in verdicts.FAMILIES:
         of = [item for item in every if item.family == family]
-        assert {(i.T, i.N, i.D) for i in of} == {
-            (T, N, D) for T in (6, 40) for N in (1, 9, 17) for D in (1, 2)
-        }
+        assert {(i.T, i.N, i.D) for i in of} == {(T, N, D) for T in (6, 40) for N in (1, 9, 17) for D in (1, 2)}
         assert {i.kind for i in of} >= {"bf16", "fp16", "tf32", "fp32"}
     assert len({item.key for item in every}) == len(every)
 

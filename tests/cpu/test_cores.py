@@ -19,9 +19,7 @@ CSRC = TESTS.parent / "csrc"
 V2 = "31 23 0:28 {root} /sys/fs/cgroup rw,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = "33 31 0:30 {root} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
 OTHERS = (
-    "22 1 0:20 / /proc rw - proc proc rw\n"
-    "34 31 0:31 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n"
-    "odd line\n"
+    "22 1 0:20 / /proc rw - proc proc rw\n34 31 0:31 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\nodd line\n"
 )
 V1_MOUNT, V2_MOUNT = "sys/fs/cgroup/cpu,cpuacct", "sys/fs/cgroup"
 

@@ -63,9 +63,7 @@ def test_steps(steps, masks, D):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=NAMES.get)
-@pytest.mark.parametrize(
-    "N, H, P", [(1, 633, None), (2, 633, None), (3, 190, 183), (16, 331, None)], ids=str
-)
+@pytest.mark.parametrize("N, H, P", [(1, 633, None), (2, 633, None), (3, 190, 183), (16, 331, None)], ids=str)
 def test_weights_streamed_in_16_bits(N, H, P, dtype):
     """Which bfloat16 weights are in pairs of two terms, the last alone where their number is
     uneven."""

@@ -116,9 +116,7 @@ def _in_child(case, problem, expected, queue):
 
 # Python 3.12 warns of any fork beside threads, which is what is tested here.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork"
-)
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork")
 @pytest.mark.parametrize("case", [CASES[0], CASES[5]], ids=str)
 def test_a_fork_after_use_works_on_one_thread(case):
     problem = drawn(case)

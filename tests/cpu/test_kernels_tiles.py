@@ -116,9 +116,7 @@ def test_numbers_that_are_not_finite(value):
     arguments, gradients = draw(case)
     gradients[0][1, 4, 9] = value
     tape = tape_of(forward(case, "reference", arguments))
-    got, expected = (
-        backward(case, family, arguments, gradients, tape) for family in ("lstm", "reference")
-    )
+    got, expected = (backward(case, family, arguments, gradients, tape) for family in ("lstm", "reference"))
     same(got, expected)
 
 

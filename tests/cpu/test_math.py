@@ -171,9 +171,7 @@ def test_packed_weights_and_states_are_exact(dtype):
     gates_x[..., 1, :] = 80
     states = torch.zeros(1, 2**8, 1, dtype=dtype), numbers
     weights = torch.zeros(1, 2**10, 1, dtype=dtype), torch.zeros(1, 1, 2**8, dtype=dtype)
-    results = torch.ops.fastlstm.lstm_forward(
-        gates_x.flatten(3), *states, *weights, None, None, True, True
-    )
+    results = torch.ops.fastlstm.lstm_forward(gates_x.flatten(3), *states, *weights, None, None, True, True)
     expected = numbers.float()
     torch.testing.assert_close(results[3][:, :, 0], expected, rtol=0, atol=0, equal_nan=True)
 

@@ -167,9 +167,7 @@ def test_too_much_is_found():
     assert spills(kernels) == ["bad: 24 bytes in local memory"]
     budget = {"kernels": {"bad": {"sm_90a": 40}, "gone": {"sm_90a": 8}, "other": {"shared": 1}}}
     registers = {name: usage.registers for name, usage in kernels.items()}
-    assert over(budget, registers, "sm_90a") == [
-        "bad: 48 registers, 40 in cuda_budget.json for sm_90a"
-    ]
+    assert over(budget, registers, "sm_90a") == ["bad: 48 registers, 40 in cuda_budget.json for sm_90a"]
     assert strangers(budget, kernels, "sm_90a") == [
         "fine<Shape<int, 4>, 1>: is not in cuda_budget.json for sm_90a",
         "none: is not in cuda_budget.json for sm_90a",

@@ -64,9 +64,7 @@ EXPECTED = {
 def test_the_table():
     with family.simulated(**H200):
         found = {
-            (kind, N, H, T): "".join(
-                family.choose(kind, T, N, H, backward=which).family[0] for which in BOTH
-            )
+            (kind, N, H, T): "".join(family.choose(kind, T, N, H, backward=which).family[0] for which in BOTH)
             for kind, N, H, T in EXPECTED
         }
     assert found == EXPECTED

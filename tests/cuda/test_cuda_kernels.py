@@ -154,9 +154,7 @@ def test_strides_and_addresses_do_not_matter(change, P, kernels, monkeypatch):
     plain |= backward(case, "simt", arguments, gradients, tape_of(plain))
     other = forward(case, "simt", [change(a) for a in arguments])
     tape = [change(t) for t in tape_of(other)]
-    other |= backward(
-        case, "simt", [change(a) for a in arguments], [change(g) for g in gradients], tape
-    )
+    other |= backward(case, "simt", [change(a) for a in arguments], [change(g) for g in gradients], tape)
     for name, value in plain.items():
         assert torch.equal(value, other[name]), name
 

@@ -43,9 +43,7 @@ def draw(dtype, P):
 def through(given, chunk):
     """All results of both passes but the weights' gradients, which sum over steps."""
     call, grads = given
-    ops = [
-        getattr(torch.ops.fastlstm, f"simt_{which}").default for which in ("forward", "backward")
-    ]
+    ops = [getattr(torch.ops.fastlstm, f"simt_{which}").default for which in ("forward", "backward")]
     made = stack.forward(ops[0], call, chunk)
     found = {n: getattr(made, n, None) for n in StackBackward._fields}
     found |= {k: v for k, v in call._asdict().items() if k in found}

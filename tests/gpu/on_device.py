@@ -28,9 +28,9 @@ KINDS = {
 }
 
 
-def family_of(backend: str) -> str:
+def prefix_of(backend: str) -> str:
     """The family of ops behind a backend's row."""
-    return next(row.family for row in table.TABLE if row.name == backend)
+    return next(row.prefix for row in table.TABLE if row.name == backend)
 
 
 def scaled(value: int, dry: int) -> int:
@@ -45,7 +45,7 @@ def check_kind(case: Case, backend: str, kind: str, device: torch.device) -> flo
     case = replace(case, dtype=dtype, wide=case.wide and half)
     with fp32_precision("ieee"):  # of a layer's other products
         torch.backends.cudnn.rnn.fp32_precision = "tf32" if kind == "tf32" else "ieee"
-        return op_cases.check(case, family_of(backend), factors=factors, device=device)
+        return op_cases.check(case, prefix_of(backend), factors=factors, device=device)
 
 
 def tensors_to(device, value):
@@ -56,9 +56,7 @@ def negated(value):
     return map_tensors(torch.neg, value)
 
 
-def hold(
-    module: FastLSTM, backend: str, device, input, hx=None, *, factors=None, **options
-) -> float:
+def hold(module: FastLSTM, backend: str, device, input, hx=None, *, factors=None, **options) -> float:
     """Hold a backend's results and gradients to the float64 reference; the largest share of the
     budget used (fastlstm/testing.py has it, with the reference for nn.LSTM).
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from on_device import family_of, no_waiting
+from on_device import no_waiting, prefix_of
 from op_cases import Case, draw, forward, to
 
 from fastlstm import FastLSTM
@@ -49,7 +49,7 @@ def test_op_argument_on_the_cpu(place, backend, device, real_gpu):
     arguments = to(None, draw(case)[0], device)
     arguments[place] = arguments[place].cpu()
     with pytest.raises((RuntimeError, ValueError), match=r"cpu|device"):
-        forward(case, family_of(backend), arguments)
+        forward(case, prefix_of(backend), arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from on_device import family_of, scaled
+from on_device import prefix_of, scaled
 from op_cases import Case, draw, forward, to
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -40,7 +40,7 @@ def function_of(case, family, arguments, places):
 @small
 def test_first_derivative(case, backend, device):
     arguments, leaves, places = leaves_of(case, device)
-    function = function_of(case, family_of(backend), arguments, places)
+    function = function_of(case, prefix_of(backend), arguments, places)
     assert gradcheck(function, leaves, fast_mode=True)
 
 
@@ -48,7 +48,7 @@ def test_first_derivative(case, backend, device):
 def test_second_derivative(case, backend, device):
     case = dataclasses.replace(case, T=2)
     arguments, leaves, places = leaves_of(case, device)
-    function = function_of(case, family_of(backend), arguments, places)
+    function = function_of(case, prefix_of(backend), arguments, places)
     assert gradgradcheck(function, leaves, fast_mode=True)
 
 

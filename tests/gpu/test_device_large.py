@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from on_device import check_kind, family_of, hold, scaled
+from on_device import check_kind, hold, prefix_of, scaled
 from op_cases import (
     Case,
     Measured,
@@ -105,7 +105,7 @@ def test_offsets_beyond_32_bits(tape, backend, device, alone):
 
     gates_x, h0, c0, weight_hh, *rest = problem[0]
     arguments = [*map(widened, (gates_x, h0, c0)), weight_hh.to(device), *rest]
-    family = family_of(backend)
+    family = prefix_of(backend)
     results = forward(small, family, arguments, save_tape=tape, save_cells=tape)
     names = ("output", "h_n", "c_n", "cells", "gates") if tape else ("output", "h_n", "c_n")
     found = {name: narrowed(results[name]) for name in names}
@@ -141,9 +141,9 @@ def test_full_memory_is_torchs_error_and_the_next_call_works(backend, device, re
     arguments = to(None, draw(case)[0], device)
     # Room for the smaller results, and not for the gates.
     with no_more_memory_than(200 * 2**20), pytest.raises(torch.OutOfMemoryError):
-        forward(case, family_of(backend), arguments)
+        forward(case, prefix_of(backend), arguments)
     check_kind(small, backend, "float32", device)
-    forward(case, family_of(backend), arguments)
+    forward(case, prefix_of(backend), arguments)
 
 
 def test_full_memory_in_a_module(backend, device, real_gpu):

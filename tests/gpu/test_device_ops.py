@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from on_device import DRY, KINDS, check_kind, family_of, scaled
+from on_device import DRY, KINDS, check_kind, prefix_of, scaled
 from op_cases import Case, backward, by_id, draw, forward, sampled_cases, tape_of, to
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned_empty")]
@@ -108,8 +108,8 @@ def test_gradients_that_are_not_there(gradients, backend, device):
 
 
 def run_op(case, backend, arguments, gradients):
-    results = forward(case, family_of(backend), arguments)
-    return results | backward(case, family_of(backend), arguments, gradients, tape_of(results))
+    results = forward(case, prefix_of(backend), arguments)
+    return results | backward(case, prefix_of(backend), arguments, gradients, tape_of(results))
 
 
 def strided(t):
@@ -158,8 +158,6 @@ def test_one_tape_for_all(other, backend, device):
     """The forward of one backend differentiated by another."""
     case = Case("recurrence", T=4, N=3, H=6, P=4, D=2, dtype=torch.float64, masks="random")
     arguments, gradients = (to(torch.float64, part, device) for part in draw(case))
-    tape = tape_of(forward(case, family_of(backend), arguments))
-    got, expected = (
-        backward(case, family_of(name), arguments, gradients, tape) for name in (other, "reference")
-    )
+    tape = tape_of(forward(case, prefix_of(backend), arguments))
+    got, expected = (backward(case, prefix_of(name), arguments, gradients, tape) for name in (other, "reference"))
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)

@@ -6,7 +6,7 @@ import copy
 import pytest
 import torch
 from chunks_of_steps import check_chunks_of_steps
-from on_device import DRY, KINDS, family_of, hold, scaled
+from on_device import DRY, KINDS, hold, prefix_of, scaled
 from op_cases import Case
 
 from benchmarks.common.precision import fp32_precision
@@ -92,7 +92,7 @@ def test_a_sequence_cut_in_chunks(kind, P, backend, device):
     dtype = KINDS[kind][0]
     sizes = {"T": scaled(12, 4), "N": N, "H": H, "P": P, "dtype": dtype, "masks": "random"}
     with fp32_precision("tf32" if kind == "tf32" else "ieee"):
-        check_chunks_of_steps(Case("recurrence", **sizes), family_of(backend), at=3, device=device)
+        check_chunks_of_steps(Case("recurrence", **sizes), prefix_of(backend), at=3, device=device)
 
 
 def test_modules_that_share_nothing(backend, device, opened):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import variant_cases
-from on_device import KINDS, family_of, scaled
+from on_device import KINDS, prefix_of, scaled
 from op_cases import by_id
 
 from benchmarks.common.precision import fp32_precision
@@ -29,7 +29,7 @@ def test_recurrence(case, kind, backend, device):
     case = replace(case, dtype=dtype, wide=case.wide and dtype.itemsize == 2)
     with fp32_precision("ieee"):
         torch.backends.cudnn.rnn.fp32_precision = "tf32" if kind == "tf32" else "ieee"
-        variant_cases.check(case, family_of(backend), factors=factors, device=device)
+        variant_cases.check(case, prefix_of(backend), factors=factors, device=device)
 
 
 def test_masks_of_zoneout_are_the_references_bits(backend, device):
@@ -40,7 +40,7 @@ def test_masks_of_zoneout_are_the_references_bits(backend, device):
         arguments[place].fill_(value)
     wanted = variant_cases.forward(case, "reference", arguments)
     arguments = [a if a is None else a.to(device) for a in arguments]
-    found = variant_cases.forward(case, family_of(backend), arguments)
+    found = variant_cases.forward(case, prefix_of(backend), arguments)
     for name in ("h_n", "c_n"):
         assert torch.equal(found[name].cpu() == 1, wanted[name] == 1)
 

@@ -184,9 +184,7 @@ def test_a_minibatch_gives_the_same_gradients(options):
     model = ppo("MlpLstmPolicy", **options)
     model.learn(24 * 3)
     plain, fast = (
-        policy(
-            model.observation_space, model.action_space, model.lr_schedule, **model.policy_kwargs
-        )
+        policy(model.observation_space, model.action_space, model.lr_schedule, **model.policy_kwargs)
         for policy in (PlainInDouble, FastInDouble)
     )
     fast.load_state_dict(plain.state_dict())
@@ -195,9 +193,7 @@ def test_a_minibatch_gives_the_same_gradients(options):
         found = []
         for policy in (plain, fast):
             given = samples.actions.long().flatten(), samples.lstm_states, samples.episode_starts
-            results = [
-                r.flatten()[exist] for r in policy.evaluate_actions(samples.observations, *given)
-            ]
+            results = [r.flatten()[exist] for r in policy.evaluate_actions(samples.observations, *given)]
             values, log_prob, entropy = results
             loss = values.square().mean() + log_prob.mean() - entropy.square().mean()
             parameters = list(policy.parameters())

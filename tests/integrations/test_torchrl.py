@@ -146,9 +146,7 @@ def test_takes_an_lstm():
 def test_in_an_environment():
     """A rollout by single steps, and the same outputs by one call of all of it."""
     pytest.importorskip("gymnasium")
-    lstm = FastLSTMModule(
-        input_size=4, hidden_size=H, in_keys=["observation", "h", "c"], out_keys=KEYS["out_keys"]
-    )
+    lstm = FastLSTMModule(input_size=4, hidden_size=H, in_keys=["observation", "h", "c"], out_keys=KEYS["out_keys"])
     env = TransformedEnv(GymEnv("CartPole-v1"), InitTracker())
     env.append_transform(lstm.make_tensordict_primer())
     env.append_transform(StepCounter(7))
@@ -158,9 +156,7 @@ def test_in_an_environment():
         def forward(self, y):
             return nn.functional.one_hot((y[..., 0] > 0).long(), 2)
 
-    policy = TensorDictSequential(
-        lstm, TensorDictModule(Choice(), in_keys=["y"], out_keys=["action"])
-    )
+    policy = TensorDictSequential(lstm, TensorDictModule(Choice(), in_keys=["y"], out_keys=["action"]))
     with torch.no_grad():
         rollout = env.rollout(40, policy, break_when_any_done=False, auto_reset=True)
         assert rollout["is_init"].sum() > 3

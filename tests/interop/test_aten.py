@@ -230,9 +230,7 @@ def test_refusals():
         fastlstm.decompositions("while")
     x = torch.zeros(6, 3, I)
     with torch.no_grad():
-        program = torch.export.export(
-            FastLSTM(I, H), (x,), dynamic_shapes={"input": {0: Dim("steps")}}
-        )
+        program = torch.export.export(FastLSTM(I, H), (x,), dynamic_shapes={"input": {0: Dim("steps")}})
     with pytest.raises(Exception, match="loop='unrolled' needs a static number of steps"):
         program.run_decompositions(fastlstm.decompositions("unrolled"))
     table = fastlstm.decompositions()
@@ -306,9 +304,7 @@ def test_executorch_runs_it(loop):
 
 
 # Four directions, written out, take long to trace.
-@pytest.mark.sweep(
-    but=lambda options, weight_only, loop: loop == "scan" or "batch_first" in options
-)
+@pytest.mark.sweep(but=lambda options, weight_only, loop: loop == "scan" or "batch_first" in options)
 @loops
 @pytest.mark.parametrize("weight_only", [False, True], ids=["dynamic", "weight_only"])
 @pytest.mark.parametrize(
@@ -321,9 +317,7 @@ def test_executorch_runs_it(loop):
 )
 def test_int8_weights(options, weight_only, loop):
     """Against the definition, whose integers the decomposition has."""
-    lstm = FastLSTM(
-        I, H, backend="reference", weight_dtype=torch.int8, weight_only=weight_only, **options
-    )
+    lstm = FastLSTM(I, H, backend="reference", weight_dtype=torch.int8, weight_only=weight_only, **options)
     x, (h, c) = torch.randn(N, T, I), make_states(lstm, N, torch.float32)
     lengths, resets = torch.tensor([5, 0, 3, 2]), torch.rand(N, T) < 0.4
     if not lstm.batch_first:

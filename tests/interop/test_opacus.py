@@ -40,9 +40,7 @@ class Model(nn.Module):
         if "cells" in self.form:
             options["return_cell_sequence"] = True
         if "packed" in self.form:
-            given = pack_padded_sequence(
-                x if first else x.transpose(0, 1), lengths, first, enforce_sorted=False
-            )
+            given = pack_padded_sequence(x if first else x.transpose(0, 1), lengths, first, enforce_sorted=False)
         elif "nested" in self.form:
             rows = [row[:n] for row, n in zip(x, lengths, strict=True)]
             given = torch.nested.nested_tensor(rows, layout=torch.jagged)
@@ -71,10 +69,7 @@ class Model(nn.Module):
 def draw(model):
     lstm = model.lstm
     D = lstm.num_layers * (2 if lstm.bidirectional else 1)
-    x, h0, c0 = (
-        torch.randn(N, *size, dtype=torch.float64)
-        for size in ((T, I), (D, lstm.proj_size or H), (D, H))
-    )
+    x, h0, c0 = (torch.randn(N, *size, dtype=torch.float64) for size in ((T, I), (D, lstm.proj_size or H), (D, H)))
     lengths = torch.tensor([3, 5, 1, 4])
     return x, lengths, torch.rand(N, T) < 0.4, h0, c0
 
@@ -89,9 +84,7 @@ def by_loop(model, given):
     found = {name: [] for name in trained}
     for k in range(N):
         part = slice(k, k + 1)
-        grads = torch.autograd.grad(
-            loss(model(*(g[part] for g in given)), part), list(trained.values())
-        )
+        grads = torch.autograd.grad(loss(model(*(g[part] for g in given)), part), list(trained.values()))
         for name, grad in zip(trained, grads, strict=True):
             found[name].append(grad)
     return {name: torch.stack(grads) for name, grads in found.items()}

@@ -52,8 +52,7 @@ def onnx_examples():
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         pairs = (node.input, inputs), (node.output, outputs)
         given, expected = (
-            {k: torch.tensor(v) for k, v in zip(filter(None, names), values, strict=True)}
-            for names, values in pairs
+            {k: torch.tensor(v) for k, v in zip(filter(None, names), values, strict=True)} for names, values in pairs
         )
         found.append((name, attributes, given, expected))
 

@@ -88,11 +88,7 @@ def test_a_library_imported_before_or_after(library, before):
     assert (places <= set(found.replaced)) == before
     assert places <= set(fastlstm.unpatch())
     assert [type(m) for m in user.all_of_them()] == [torchs.LSTM] * 4
-    assert (
-        user.LSTM is torchs.LSTM
-        and user.Cell is torchs.LSTMCell
-        and user.FromItsFile is torchs.LSTM
-    )
+    assert user.LSTM is torchs.LSTM and user.Cell is torchs.LSTMCell and user.FromItsFile is torchs.LSTM
 
 
 def test_what_is_taken_from_torchs_file_needs_another_call(library):

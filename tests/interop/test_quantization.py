@@ -148,9 +148,7 @@ def test_torchao_filter():
     """The recipe in docs/int8.md: torchao for the rest of a model, `convert` for its LSTMs."""
     torchao = pytest.importorskip("torchao.quantization")
     model = Model().eval()
-    torchao.quantize_(
-        model, torchao.Int8WeightOnlyConfig(), filter_fn=lambda m, _: isinstance(m, nn.Linear)
-    )
+    torchao.quantize_(model, torchao.Int8WeightOnlyConfig(), filter_fn=lambda m, _: isinstance(m, nn.Linear))
     fastlstm.convert(model, weight_dtype=INT8)
     with torch.no_grad():
         assert model(X).shape == (5, 3, 3)

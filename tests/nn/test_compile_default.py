@@ -85,10 +85,7 @@ def test_full_graph_and_gradients(options):
     model = nn.Sequential(nn.Linear(3, 4), FastLSTM(4, 5, **options))
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     x = torch.randn(4, 2, 3, requires_grad=True)
-    found = [
-        torch.autograd.grad(m(x)[0].sin().sum(), [x, *model.parameters()])
-        for m in (compiled, model)
-    ]
+    found = [torch.autograd.grad(m(x)[0].sin().sum(), [x, *model.parameters()]) for m in (compiled, model)]
     torch.testing.assert_close(*found)
 
 

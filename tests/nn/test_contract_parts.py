@@ -180,9 +180,7 @@ def test_states_of_other_versions_load():
 
 OLD = {
     "1.3": lambda lstm, state: state.pop("_flat_weights_names"),
-    "1.3 without the list": lambda lstm, state: [
-        state.pop(k) for k in ("_flat_weights_names", "_flat_weights")
-    ],
+    "1.3 without the list": lambda lstm, state: [state.pop(k) for k in ("_flat_weights_names", "_flat_weights")],
     "without the list": lambda lstm, state: state.pop("_flat_weights"),
     "0.1": lambda lstm, state: state.update(
         all_weights=lstm.all_weights, _all_weights=state.pop("_flat_weights_names")[:0]

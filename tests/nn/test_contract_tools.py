@@ -277,9 +277,7 @@ def gradients(model):
 @pytest.mark.filterwarnings("ignore")
 def test_distributed_data_parallel(process_group):
     fast, plain = models()
-    torch.testing.assert_close(
-        gradients(nn.parallel.DistributedDataParallel(fast)), gradients(plain)
-    )
+    torch.testing.assert_close(gradients(nn.parallel.DistributedDataParallel(fast)), gradients(plain))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -47,9 +47,7 @@ def test_every_pair_is_in_a_combination():
         assert together == feature_grid.can_go_together({a, b}), f"{a} with {b}"
 
 
-@pytest.mark.parametrize(
-    "pair", [p for p in itertools.combinations(TOGETHER, 2) if feature_grid.can_go_together(p)]
-)
+@pytest.mark.parametrize("pair", [p for p in itertools.combinations(TOGETHER, 2) if feature_grid.can_go_together(p)])
 @pytest.mark.parametrize("backend", [on_cpu])
 def test_pair_alone(pair, backend):
     """What fails in a combination, by itself."""

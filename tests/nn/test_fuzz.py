@@ -63,9 +63,7 @@ class Call:
         )
         kinds = ["batched", "batched", "unbatched"] + ["packed"] * (self.N > 0)
         self.kind = chance.choice(kinds)
-        self.input = make_input(
-            T, self.N, I, self.dtype, kind=self.kind, batch_first=self.lstm.batch_first
-        )
+        self.input = make_input(T, self.N, I, self.dtype, kind=self.kind, batch_first=self.lstm.batch_first)
         rows = None if self.kind == "unbatched" else self.N
         self.hx = make_states(self.lstm, rows, self.dtype) if flip() else None
         if self.hx is not None and flip(0.3):

@@ -127,9 +127,7 @@ def test_forms_of_input(batch_first, weight_only):
     output = pad_packed_sequence(output, batch_first, total_length=6)[0]
     torch.testing.assert_close((output, packed_states), (expected, states), **close)
     rows = x if batch_first else x.transpose(0, 1)
-    nested = torch.nested.nested_tensor(
-        [row[:n] for row, n in zip(rows, lengths, strict=True)], layout=torch.jagged
-    )
+    nested = torch.nested.nested_tensor([row[:n] for row, n in zip(rows, lengths, strict=True)], layout=torch.jagged)
     output, nested_states = fast(nested, hx)
     output = output.to_padded_tensor(0.0, output_size=(3, 6, 24))
     padded = expected if batch_first else expected.transpose(0, 1)
@@ -338,9 +336,7 @@ def test_a_gradient_is_refused():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "options", [{"zoneout": 0.25}, {"layer_norm": True}, {"zoneout": (0.1, 0.0), "proj_size": 3}]
-)
+@pytest.mark.parametrize("options", [{"zoneout": 0.25}, {"layer_norm": True}, {"zoneout": (0.1, 0.0), "proj_size": 3}])
 def test_variants_of_the_cell_take_widened_weights(options):
     fast = FastLSTM(4, 6, weight_dtype=INT8, **options).eval()
     x = torch.randn(5, 3, 4)
@@ -449,9 +445,7 @@ def test_stateless(weight_only):
         x.transpose(0, 1), weights, batch_first=True, batch_first_states=True, backend="reference",
         hx=[s.transpose(0, 1) for s in hx], **given,
     )  # fmt: skip
-    torch.testing.assert_close(
-        turned[0].transpose(0, 1), fast(x, hx)[0], rtol=0, atol=one_level(fast)
-    )
+    torch.testing.assert_close(turned[0].transpose(0, 1), fast(x, hx)[0], rtol=0, atol=one_level(fast))
     with torch.autocast("cpu", torch.bfloat16):
         assert functional.lstm(x.bfloat16(), weights, **given)[0].dtype == torch.float32
     for change, words in (
@@ -526,9 +520,7 @@ def test_what_does_not_fit_is_refused():
     pruned = prune.l1_unstructured(FastLSTM(3, 4), "weight_hh_l0", 0.5)
     with pytest.raises(ValueError, match="weight_hh_l0 is not a parameter of the module itself"):
         pruned.weight_dtype = INT8
-    with pytest.raises(
-        ValueError, match=r"weight_only: it says that with weight_dtype=torch\.int8"
-    ):
+    with pytest.raises(ValueError, match=r"weight_only: it says that with weight_dtype=torch\.int8"):
         FastLSTM(3, 4, weight_only=True)
     with pytest.raises(TypeError, match="weight_only: got int"):
         FastLSTM(3, 4, weight_dtype=INT8, weight_only=1)

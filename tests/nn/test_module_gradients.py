@@ -30,9 +30,7 @@ def check(backend, *, num_layers, bidirectional, proj_size, kind, batch_first=Fa
 
     def results(data, h0, c0, *weights):
         input = PackedSequence(data, *x[1:]) if kind == "packed" else data
-        y, state, *cells = functional_call(
-            fast, dict(zip(names, weights, strict=True)), (input, (h0, c0)), options
-        )
+        y, state, *cells = functional_call(fast, dict(zip(names, weights, strict=True)), (input, (h0, c0)), options)
         rest = [c.data if kind == "packed" else c for c in cells]
         return (y.data if kind == "packed" else y, *state, *rest)
 
@@ -80,9 +78,7 @@ def test_gradgradcheck(backend):
     x = make_input(T, N, I, torch.float64).requires_grad_()
     lengths, mask = torch.tensor([2, 3]), torch.rand(T, N) < 0.4
     assert torch.autograd.gradgradcheck(
-        lambda x, w: functional_call(
-            fast, {"weight_hh_l0": w}, (x,), {"lengths": lengths, "reset_mask": mask}
-        )[0],
+        lambda x, w: functional_call(fast, {"weight_hh_l0": w}, (x,), {"lengths": lengths, "reset_mask": mask})[0],
         (x, fast.weight_hh_l0.detach().clone().requires_grad_()),
         fast_mode=True,
     )

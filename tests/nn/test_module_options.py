@@ -107,9 +107,7 @@ def with_resets(lstm, x, hx, mask, lengths):
                         state = tuple(torch.zeros_like(s) for s in state)
                     steps = x[a:b, row].flip(0) if d else x[a:b, row]
                     out, state = torch.func.functional_call(one, weights, (steps, state))
-                    y = y.index_put(
-                        (torch.arange(a, b), torch.tensor(row)), out.flip(0) if d else out
-                    )
+                    y = y.index_put((torch.arange(a, b), torch.tensor(row)), out.flip(0) if d else out)
                 h_n = h_n.index_put((torch.tensor(k), torch.tensor(row)), state[0][0])
                 c_n = c_n.index_put((torch.tensor(k), torch.tensor(row)), state[1][0])
             outputs.append(y)
@@ -150,9 +148,7 @@ def test_resets_of_a_packed_batch_follow_the_user_order(backend):
     hx = make_states(lstm, N, torch.float64)
     packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
     ours, state, cells = fast(packed, hx, reset_mask=mask, return_cell_sequence=True)
-    padded, expected, padded_cells = fast(
-        x, hx, lengths=lengths, reset_mask=mask, return_cell_sequence=True
-    )
+    padded, expected, padded_cells = fast(x, hx, lengths=lengths, reset_mask=mask, return_cell_sequence=True)
     assert isinstance(cells, PackedSequence)
     torch.testing.assert_close(pad_packed_sequence(ours)[0], padded)
     torch.testing.assert_close(pad_packed_sequence(cells)[0], padded_cells)
@@ -250,9 +246,7 @@ def test_unbatched_options(backend):
         return_cell_sequence=True,
     )
     for lengths in (torch.tensor(4), torch.tensor([4])):
-        y, (h_n, c_n), cells = fast(
-            x, (h0, c0), lengths=lengths, reset_mask=mask, return_cell_sequence=True
-        )
+        y, (h_n, c_n), cells = fast(x, (h0, c0), lengths=lengths, reset_mask=mask, return_cell_sequence=True)
         torch.testing.assert_close(y, as_batch[0][0])
         torch.testing.assert_close(h_n, as_batch[1][0][:, 0])
         torch.testing.assert_close(c_n, as_batch[1][1][:, 0])
@@ -292,9 +286,7 @@ def test_step_refuses():
 @pytest.mark.parametrize("kind", ["batched", "unbatched", "packed"])
 @pytest.mark.parametrize("num_layers, proj_size", [(1, 0), (2, 2)])
 def test_dropout_draws_the_same_stream(kind, num_layers, proj_size, backend):
-    lstm, fast = pair(
-        I, H, 1 + num_layers, backend=backend, dropout=0.5, proj_size=proj_size, bidirectional=True
-    )
+    lstm, fast = pair(I, H, 1 + num_layers, backend=backend, dropout=0.5, proj_size=proj_size, bidirectional=True)
     x = make_input(T, N, I, torch.float32, kind=kind)
     drawn = []
     for module in (lstm, fast):

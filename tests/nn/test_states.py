@@ -37,9 +37,7 @@ SIZES = re.compile(
     r"Expected hidden\[[01]\] size|hx and cx should also be|Input batch size \d+ doesn't match "
     r"hidden[01]|hidden[01] has inconsistent hidden_size"
 )
-many = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def check(call, given, name, shape, c_of_any_dtype=False):

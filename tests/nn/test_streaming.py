@@ -25,9 +25,7 @@ LARGE = "FASTLSTM_TEST_LARGE"
 
 @pytest.mark.shows("step")
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     chunks=st.lists(st.integers(0, 5), min_size=1, max_size=5),
     layers=st.integers(1, 2),

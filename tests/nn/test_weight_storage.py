@@ -123,14 +123,10 @@ def test_gradients_are_those_of_the_rounded_weights(given):
 @torch.no_grad()
 def test_stateless():
     stored, _, x, hx = problem(6, 3, 4, 5, {"bidirectional": True})
-    weights = [
-        [getattr(stored, name) for name in stored._flat_weights_names[k : k + 4]] for k in (0, 4)
-    ]
+    weights = [[getattr(stored, name) for name in stored._flat_weights_names[k : k + 4]] for k in (0, 4)]
     result = functional.lstm(x, weights, hx, bidirectional=True)
     torch.testing.assert_close(result, stored(x, hx), rtol=0, atol=0)
-    assert (
-        functional.lstm(x, weights, hx, bidirectional=True, backend="reference")[0].dtype == x.dtype
-    )
+    assert functional.lstm(x, weights, hx, bidirectional=True, backend="reference")[0].dtype == x.dtype
     weights[1][1] = weights[1][1].float()
     with pytest.raises(ValueError, match=r"weights\[1\].weight_hh: got dtype torch.float32"):
         functional.lstm(x, weights, hx, bidirectional=True)

@@ -37,10 +37,7 @@ def call_of(case, family, which, *, requires_grad=True):
         tape = tape_of(forward(case, "reference", arguments))
         given = backward_arguments(case, arguments, gradients, tape)
     if requires_grad:
-        given = [
-            a.requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a
-            for a in given
-        ]
+        given = [a.requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in given]
     return op(case.entry, family, which), tuple(given)
 
 

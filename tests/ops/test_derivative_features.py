@@ -19,9 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabl
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    "feature", [pytest.param(f, marks=pytest.mark.shows(f), id=f) for f in CHECKS]
-)
+@pytest.mark.parametrize("feature", [pytest.param(f, marks=pytest.mark.shows(f), id=f) for f in CHECKS])
 def test_feature(feature, backend):
     with served_here("cuda", "simt"):
         CHECKS[feature](backend, torch.device("cpu"))

@@ -40,9 +40,7 @@ def run(case, family, inputs, gradients, lengths=None, reset_mask=None):
 
 def assert_same(got, expected, names=None, **tolerance):
     for name in names or expected:
-        torch.testing.assert_close(
-            got[name], expected[name], **tolerance, msg=lambda m, name=name: f"{name}: {m}"
-        )
+        torch.testing.assert_close(got[name], expected[name], **tolerance, msg=lambda m, name=name: f"{name}: {m}")
 
 
 BITWISE = {"rtol": 0, "atol": 0, "equal_nan": True}

@@ -136,10 +136,7 @@ def test_gradients_share_no_memory(case):
     for leaf in leaves:  # as an optimiser would change them, in place
         others = [a.grad.clone() for a in leaves if a is not leaf]
         leaf.grad.add_(1)
-        assert all(
-            torch.equal(a.grad, b)
-            for a, b in zip((a for a in leaves if a is not leaf), others, strict=True)
-        )
+        assert all(torch.equal(a.grad, b) for a, b in zip((a for a in leaves if a is not leaf), others, strict=True))
 
 
 @small

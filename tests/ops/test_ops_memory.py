@@ -76,9 +76,7 @@ def assert_same(case, got, expected):
     for name, value in expected.items():
         # torch's own products may go another way for other strides; nothing else may differ.
         same = {} if case.entry == "layer" else {"rtol": 0, "atol": 0}
-        torch.testing.assert_close(
-            got[name], value, **same, msg=lambda m, name=name: f"{name}: {m}"
-        )
+        torch.testing.assert_close(got[name], value, **same, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def drawn(case):
@@ -114,9 +112,7 @@ def test_expanded_everything(case):
                 assert_same(case, *results)
 
 
-@pytest.mark.parametrize(
-    **by_id(sampled_cases("recurrence", 10, seed=2) + sampled_cases("layer", 10, seed=3) + CASES)
-)
+@pytest.mark.parametrize(**by_id(sampled_cases("recurrence", 10, seed=2) + sampled_cases("layer", 10, seed=3) + CASES))
 def test_every_element_is_written(case, poisoned_empty):
     probe = torch.empty(3)
     assert probe.isnan().all(), "the fixture fills nothing"

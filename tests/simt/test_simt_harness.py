@@ -123,9 +123,7 @@ def test_global_memory_past_its_end(seed):
 def test_a_deadlock_names_who_waits_for_what(broken, lacks, seed):
     outcome, _ = ring(seed, broken)
     assert outcome.code == "deadlock"
-    assert (
-        "thread (0,0,0) to thread (127,0,0) polls mbarrier_try_wait at rings.cu:" in outcome.report
-    )
+    assert "thread (0,0,0) to thread (127,0,0) polls mbarrier_try_wait at rings.cu:" in outcome.report
     assert f"lacks {lacks}" in outcome.report
 
 
@@ -141,9 +139,7 @@ def test_a_grid_barrier_needs_a_cooperative_launch():
     assert outcome.code == "deadlock"
     assert "block (0,0,0) thread (0,0,0) polls ld_acquire_gpu at rings.cu:" in outcome.report
     assert "and sees 1" in outcome.report
-    assert (
-        "block (0,0,0) thread (1,0,0) to thread (63,0,0) waits in __syncthreads" in outcome.report
-    )
+    assert "block (0,0,0) thread (1,0,0) to thread (63,0,0) waits in __syncthreads" in outcome.report
 
 
 MISUSES = {
@@ -214,9 +210,7 @@ def test_launch_errors_come_back():
     expected = [[error, error, 0] for _, error in LAUNCHES.values()]
     wrong = [
         name
-        for name, got, want in zip(
-            LAUNCHES, outcome.arrays["errors"].tolist(), expected, strict=True
-        )
+        for name, got, want in zip(LAUNCHES, outcome.arrays["errors"].tolist(), expected, strict=True)
         if got != want
     ]
     assert not wrong, outcome.arrays["errors"]

@@ -26,9 +26,7 @@ from simt.small_kernels import needs_compiler
 
 pytestmark = [needs_compiler, pytest.mark.slow]
 
-CASE = Case(
-    "recurrence", T=5, N=5, H=37, D=2, dtype=torch.bfloat16, masks="random", wide_states=True
-)
+CASE = Case("recurrence", T=5, N=5, H=37, D=2, dtype=torch.bfloat16, masks="random", wide_states=True)
 LENGTHS = (5, 0, 3, 4, 5)
 RESETS = ((0, 0, 1, 0, 1), (0, 0, 1, 0, 0), (1, 0, 0, 0, 0), (0, 0, 0, 1, 1), (0, 0, 0, 0, 1))
 SEEDS = range(6)

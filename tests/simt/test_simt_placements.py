@@ -38,9 +38,7 @@ def test_a_workspace_is_the_calls_own_in_any_order():
             assert run(placed, placed) == (0, ""), order
 
 
-@pytest.mark.parametrize(
-    ("placed", "chosen"), [((0, 4), (0, 0)), ((4, 0), (0, 4)), ((4, 4), (4, 0))]
-)
+@pytest.mark.parametrize(("placed", "chosen"), [((0, 4), (0, 0)), ((4, 0), (0, 4)), ((4, 4), (4, 0))])
 def test_a_workspace_that_is_too_small_is_refused(placed, chosen):
     beside, said = run(placed, chosen)
     assert beside == 0

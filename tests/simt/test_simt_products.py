@@ -82,15 +82,11 @@ def test_every_number_is_right_or_not_finite(how):
     for extra_bits in (-1,) if how == "plain" else (-1, 1):
         got = multiply(how, weights, state, extra_bits).double()
         wanted = exact[: len(got)]
-        factors = (
-            state.double().T[: len(got)].abs() + weights.double().diagonal()[: len(got), None].abs()
-        )
+        factors = state.double().T[: len(got)].abs() + weights.double().diagonal()[: len(got), None].abs()
         # Parts below bfloat16's smallest number are lost, and what is below float32's.
         allowed = wanted.abs() * 2.0**-21 + factors * 2.0**-133 + 2.0**-149
         close = (got - wanted).abs() <= allowed
-        overflow = (wanted.abs() >= largest * (1 - 2.0**-21)) & (
-            got.abs() >= largest * (1 - 2.0**-20)
-        )
+        overflow = (wanted.abs() >= largest * (1 - 2.0**-21)) & (got.abs() >= largest * (1 - 2.0**-20))
         finite = wanted.isfinite()
         assert (close | overflow)[finite].all()
         assert not got[~finite & ~overflow].isfinite().any()

@@ -229,9 +229,7 @@ def test_every_instruction_is_emulated():
     text = "".join((device / name).read_text() for name in ("ptx.h", "ptx_cluster.h"))
     used = (build.HERE / "kernels" / "every_ptx.cu").read_text()
     functions = {
-        line.split("(")[0].split()[-1]
-        for line in text.splitlines()
-        if "FASTLSTM_PTX " in line and "(" in line
+        line.split("(")[0].split()[-1] for line in text.splitlines() if "FASTLSTM_PTX " in line and "(" in line
     }
     assert len(functions) > 40
     assert not {name for name in functions if f"ptx::{name}" not in used}

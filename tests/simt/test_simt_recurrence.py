@@ -114,9 +114,7 @@ def test_nothing_beside_an_array_is_touched_in_steps(case, multiprocessors, kind
 @sweep
 @pytest.mark.parametrize("kind", KINDS_ON_CHIP)
 @pytest.mark.parametrize(("kernels", "case", "multiprocessors"), ON_CHIP, ids=str)
-def test_nothing_beside_an_array_is_touched_on_chip(
-    kernels, case, multiprocessors, kind, monkeypatch
-):
+def test_nothing_beside_an_array_is_touched_on_chip(kernels, case, multiprocessors, kind, monkeypatch):
     monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
     before = family.launches()
     check_sanitized(case, kind, multiprocessors)

@@ -142,9 +142,7 @@ def test_masks_that_do_not_fit_are_refused_as_by_the_general_way(calls):
         ("reset_mask", torch.zeros(2, 3)),
         ("reset_mask", [[False] * 3] * 2),
     ):
-        with pytest.raises(
-            (ValueError, RuntimeError), match=name if "meta" not in str(wrong) else "meta"
-        ):
+        with pytest.raises((ValueError, RuntimeError), match=name if "meta" not in str(wrong) else "meta"):
             fast(x, hx, **{name: wrong})
     assert not calls
     fast(x, hx, lengths=torch.tensor([1, 3], dtype=torch.int32))
@@ -179,11 +177,7 @@ def test_its_shapes_are_known_without_running_it():
             sizes = 2, fast.bidirectional, fast.batch_first, False
             lead = x.shape[:-1]
             lengths = torch.tensor([5, 2][: N or 1])
-            noise = [
-                torch.ones(
-                    5, N or 1, 2 * hx[0].shape[-1] if fast.bidirectional else hx[0].shape[-1]
-                )
-            ]
+            noise = [torch.ones(5, N or 1, 2 * hx[0].shape[-1] if fast.bidirectional else hx[0].shape[-1])]
             masks = lengths, torch.zeros(lead, dtype=torch.bool), noise
             for given, cells in (((None, None, None), False), (masks, True)):
                 torch.library.opcheck(

@@ -37,8 +37,9 @@ def problem(T, N, I, H, options, dtype=torch.float32):
     return lstm, layers, x, states
 
 
-def call(op, layers, x, states=(None, None), *, batch_first=False, lengths=None, reset=None,
-         weight_only=False, cells=False):  # fmt: skip
+def call(
+    op, layers, x, states=(None, None), *, batch_first=False, lengths=None, reset=None, weight_only=False, cells=False
+):
     D = len(layers[0])
     return op(
         x, *states, int8.flat(layers), len(layers), D == 2, batch_first, lengths, reset,
@@ -54,10 +55,7 @@ def by_integers(layers, x, states):
     def products(v, packed, scale, rows, K):
         q_v, a = quantise_activations(v)
         q_w = int8.unpack(packed, rows, K).tolist()
-        sums = [
-            [sum(int(p) * q for p, q in zip(row, unit, strict=True)) for unit in q_w]
-            for row in q_v.tolist()
-        ]
+        sums = [[sum(int(p) * q for p, q in zip(row, unit, strict=True)) for unit in q_w] for row in q_v.tolist()]
         return torch.tensor(sums, dtype=torch.float64) * a.double() * scale.double()
 
     z = products(x[0], w.packed_ih, w.scale_ih, H, x.shape[2])
@@ -93,18 +91,14 @@ def test_the_kernels_and_the_definition(case, weight_only):
     # step of what it is quantised to.
     step = max(float(w.detach().abs().max()) for w in lstm.parameters()) / 127 + 1e-5
     for given in ({}, {"lengths": lengths, "reset": reset}):
-        found = [
-            call(op, layers, x, states, weight_only=weight_only, cells=True, **given)
-            for op in OPS.values()
-        ]
+        found = [call(op, layers, x, states, weight_only=weight_only, cells=True, **given) for op in OPS.values()]
         torch.testing.assert_close(*found, rtol=0, atol=step)
         assert [t.stride() for t in found[0]] == [t.stride() for t in found[1]]
     y, h_n, c_n, cells = found[0]
     assert cells.shape == (T, N, (1 + lstm.bidirectional) * lstm.hidden_size)
     missing = torch.arange(T)[:, None] >= lengths
     assert not y[missing].any() and not cells[missing].any()
-    first = call(int8_stack, layers, x.transpose(0, 1), states, weight_only=weight_only,
-                 batch_first=True, **given)  # fmt: skip
+    first = call(int8_stack, layers, x.transpose(0, 1), states, weight_only=weight_only, batch_first=True, **given)
     torch.testing.assert_close(first[0].transpose(0, 1), y, rtol=0, atol=step)
     torch.testing.assert_close(first[1:3], (h_n, c_n), rtol=0, atol=step)
     assert first[3].shape == (0,)
@@ -188,9 +182,7 @@ def test_a_gradient_is_refused_with_what_to_do():
     with pytest.raises(RuntimeError, match=words):
         call(int8_stack, layers, x.requires_grad_(), states)
     with pytest.raises(RuntimeError):  # torch's own words; a module says it in ours
-        torch.func.grad(lambda h: call(int8_stack, layers, x.detach(), (h, states[1]))[0].sum())(
-            states[0]
-        )
+        torch.func.grad(lambda h: call(int8_stack, layers, x.detach(), (h, states[1]))[0].sum())(states[0])
     with torch.no_grad():
         call(int8_stack, layers, x, states)
 
@@ -213,6 +205,5 @@ def test_vmap_is_rows_of_one_call():
     flat = int8.flat(layers)
     with pytest.raises(RuntimeError, match="int8 weights are the same for all members"):
         torch.vmap(
-            lambda s: int8_stack(x, None, None, [flat[0], s, *flat[2:]], 1, True, False, None,
-                                 None, False, False)
-        )(torch.stack([flat[1]] * 2))  # fmt: skip
+            lambda s: int8_stack(x, None, None, [flat[0], s, *flat[2:]], 1, True, False, None, None, False, False)
+        )(torch.stack([flat[1]] * 2))

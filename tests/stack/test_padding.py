@@ -211,9 +211,7 @@ def test_gradients_of_samples(backend):
 
         def loss(weights, x, length):
             ws = [weights[k : k + 4] for k in (0, 4)]
-            output, _ = functional.lstm(
-                x, ws, (h0, c0), bidirectional=True, lengths=length, backend=backend
-            )
+            output, _ = functional.lstm(x, ws, (h0, c0), bidirectional=True, lengths=length, backend=backend)
             return output.sin().sum()
 
         by_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))

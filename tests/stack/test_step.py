@@ -82,9 +82,7 @@ def test_errors_are_within_the_budget(case, dtype, calls):
     cell = FastLSTMCell(case[1], case[2], bias=lstm.bias, dtype=dtype)
     cell.load_state_dict({name[:-3]: w for name, w in lstm.state_dict().items() if "_l0" in name})
     one_layer = nn.LSTM(case[1], case[2], bias=lstm.bias, dtype=dtype)
-    one_layer.load_state_dict(cell.state_dict().__class__(
-        (f"{name}_l0", w) for name, w in cell.state_dict().items()
-    ))  # fmt: skip
+    one_layer.load_state_dict(cell.state_dict().__class__((f"{name}_l0", w) for name, w in cell.state_dict().items()))
 
     def as_lstm(input, hx=None):
         hx = hx and (hx[0][0], hx[1][0])
@@ -174,9 +172,7 @@ def test_what_needs_more_than_the_op_takes_the_general_way(calls):
     y, _ = fast.step(x[0], hx)
     torch.testing.assert_close(y, expected[0][0])
     grads = torch.autograd.grad(y.sum(), list(fast.parameters()))
-    for got, wanted in zip(
-        grads, torch.autograd.grad(expected[0].sum(), list(lstm.parameters())), strict=True
-    ):
+    for got, wanted in zip(grads, torch.autograd.grad(expected[0].sum(), list(lstm.parameters())), strict=True):
         torch.testing.assert_close(got, wanted)
 
     class Doubled(FastLSTM):
@@ -311,9 +307,7 @@ def _in_child(fast, x, expected, queue):
 
 # Python 3.12 warns of any fork beside threads, which is what is tested here.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork"
-)
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork")
 def test_a_fork_after_use_works_on_one_thread():
     _, fast, x, _ = problem(2, 600, 300, {})
     with torch.no_grad(), threads(2):

@@ -31,9 +31,7 @@ def test_a_loop_makes_the_weights_gradients_once(calls):
     weights = list(fast.parameters())
     first = torch.autograd.grad(y.sum(), weights, retain_graph=True)
     assert calls.taken() == (4, 4, 1)
-    torch.testing.assert_close(
-        torch.autograd.grad(outputs_of(plain, xs).sum(), plain.parameters()), first
-    )
+    torch.testing.assert_close(torch.autograd.grad(outputs_of(plain, xs).sum(), plain.parameters()), first)
     # Again, of some of the steps, and of some of the weights.
     again = torch.autograd.grad(y.sum(), weights, retain_graph=True)
     torch.testing.assert_close(again, first, rtol=0, atol=0)
@@ -166,9 +164,7 @@ def test_checkpoints(reentrant):
         # A reentrant one goes back while the graph around it does, on the same weights.
         state = checkpoint(lambda a, c=cell: c(a), x[0], use_reentrant=reentrant)
         state = cell(x[1], state)
-        y = checkpoint(
-            lambda h, c, a, f=cell: f(a, (h, c))[0], *state, x[2], use_reentrant=reentrant
-        )
+        y = checkpoint(lambda h, c, a, f=cell: f(a, (h, c))[0], *state, x[2], use_reentrant=reentrant)
         y.square().sum().backward()
         found.append([x.grad, *(p.grad for p in cell.parameters())])
     torch.testing.assert_close(found[1], found[0])

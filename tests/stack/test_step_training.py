@@ -74,9 +74,7 @@ def test_jacobians_by_vmap_of_a_backward(N):
     found = []
     for cell in (plain, fast):
         y = outputs_of(cell, xs).flatten()[:4]
-        found.append(
-            torch.autograd.grad(y, list(cell.parameters()), torch.eye(4), is_grads_batched=True)
-        )
+        found.append(torch.autograd.grad(y, list(cell.parameters()), torch.eye(4), is_grads_batched=True))
     torch.testing.assert_close(found[1], found[0])
 
 
@@ -93,9 +91,7 @@ def test_outputs_may_be_changed_in_place_and_share_no_memory():
         given = [*fast.parameters(), xs]
         grads = [g for g in found[1] if g is not None]
         made = [h, c, *grads]
-        assert len({t.untyped_storage().data_ptr() for t in (*given, *made)}) == len(given) + len(
-            made
-        )
+        assert len({t.untyped_storage().data_ptr() for t in (*given, *made)}) == len(given) + len(made)
     module = FastLSTM(5, 7)
     y, (h_n, c_n) = module.step(xs[0])
     assert len({t.untyped_storage().data_ptr() for t in (y, h_n, c_n)}) == 3

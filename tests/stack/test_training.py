@@ -52,9 +52,7 @@ class Short:
 
         monkeypatch.setattr(whole, "run", counted)
         for module in (inputs, stack_run):
-            monkeypatch.setattr(
-                module, "pair_for", lambda *args: pair_for(*args) if self.wanted else None
-            )
+            monkeypatch.setattr(module, "pair_for", lambda *args: pair_for(*args) if self.wanted else None)
 
     def both(self, call) -> list:
         """What `call` gives by the ops, which must have served, and by the general way."""
@@ -86,10 +84,7 @@ def step(module, x, hx=None, results=(0, 1, 2), leaves=(), masks=None):
     """Results and gradients, of a random sum of some of the results: of x, hx and parameters."""
     for p in module.parameters():
         p.grad = None
-    x, *hx = (
-        t.detach().requires_grad_(k in leaves)
-        for k, t in enumerate((x, *(() if hx is None else hx)))
-    )
+    x, *hx = (t.detach().requires_grad_(k in leaves) for k, t in enumerate((x, *(() if hx is None else hx))))
     torch.manual_seed(2)
     output, states, *cells = module(x, tuple(hx) or None, **(masks or {}))
     torch.manual_seed(1)
@@ -210,9 +205,7 @@ def test_jacobians_by_vmap_of_a_backward(short):
         leaf = x.clone().requires_grad_()
         output, _ = module(leaf)
         basis = torch.eye(output.numel(), dtype=x.dtype).view(-1, *output.shape)
-        return torch.autograd.grad(
-            output, [leaf, module.weight_hh_l0], basis, is_grads_batched=True
-        )
+        return torch.autograd.grad(output, [leaf, module.weight_hh_l0], basis, is_grads_batched=True)
 
     torch.testing.assert_close(*short.both(jacobian), rtol=1e-12, atol=1e-14)
 
@@ -362,8 +355,7 @@ def test_its_shapes_are_known_without_running_it(case):
         needs = [lowest == 0] * 3 + [j >= lowest * each * D for j in range(len(weights))]
         sizes = module.num_layers, module.bidirectional, module.batch_first, False
         forward, backward = (
-            getattr(torch.ops.fastlstm, f"lstm_stack_{which}").default
-            for which in ("forward", "backward")
+            getattr(torch.ops.fastlstm, f"lstm_stack_{which}").default for which in ("forward", "backward")
         )
         tests = {"test_utils": ("test_schema", "test_faketensor")}
         masks = masks_of(MASKS[-1], module, x)
@@ -376,6 +368,4 @@ def test_its_shapes_are_known_without_running_it(case):
         first = weights[lowest * each * D :]
         matrices = [*first[::each], *first[1::each], *(first[each - 1 :: each] if each % 2 else ())]
         given = output, h_n, None, cells, None if lowest else x, h0, c0
-        torch.library.opcheck(
-            backward, (*given, matrices, output, tape, *masks, *sizes, needs), **tests
-        )
+        torch.library.opcheck(backward, (*given, matrices, output, tape, *masks, *sizes, needs), **tests)

@@ -117,9 +117,7 @@ def naive_direction(gates_x, h0, c0, w, m, zoneout, stream, reverse, lengths, re
     return nested[0], torch.stack(hs), torch.stack(cells), nested[1]
 
 
-def naive_layer(
-    gates_x, h0, c0, weights, m, norms, zoneout, stream, lengths, resets, seed, first=0
-):
+def naive_layer(gates_x, h0, c0, weights, m, norms, zoneout, stream, lengths, resets, seed, first=0):
     """All directions of a layer, or its reverse one where stream is odd. weights: (D, 4H, P) and
     (D, P, H) or None. norms: three of (D, ...), or None."""
 
@@ -186,13 +184,10 @@ def test_op_and_its_gradients_are_those_of_the_papers(case):
     stream = case.pop("stream", 4)
     tensors = problem(**case)
     leaves = [
-        t.requires_grad_() if t is not None and t.is_floating_point() and k != 5 else t
-        for k, t in enumerate(tensors)
+        t.requires_grad_() if t is not None and t.is_floating_point() and k != 5 else t for k, t in enumerate(tensors)
     ]
     gates_x, h0, c0, weight_hh, weight_hr, m, *norms, lengths, resets = leaves
-    wanted = naive_layer(
-        gates_x, h0, c0, (weight_hh, weight_hr), m, norms, zoneout, stream, lengths, resets, seed, 7
-    )
+    wanted = naive_layer(gates_x, h0, c0, (weight_hh, weight_hr), m, norms, zoneout, stream, lengths, resets, seed, 7)
     seeds = None if seed is None else torch.tensor([seed])
     options = *zoneout, stream, 7
     found = torch.ops.fastlstm.reference_variant_forward(*leaves, seeds, *options, True, True)
@@ -201,9 +196,7 @@ def test_op_and_its_gradients_are_those_of_the_papers(case):
     for a, b in zip(found, wanted, strict=False):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
     grads = [
-        torch.autograd.grad(
-            sum((a * b).sum() for a, b in zip(r, weights, strict=False)), inputs, allow_unused=True
-        )
+        torch.autograd.grad(sum((a * b).sum() for a, b in zip(r, weights, strict=False)), inputs, allow_unused=True)
         for r in (found[:4], wanted)
     ]
     for a, b, leaf in zip(*grads, inputs, strict=True):
@@ -235,12 +228,8 @@ def test_the_reference_itself_is_differentiable():
     tensors = problem(T=2, N=1, D=1)
     leaf = tensors[3].requires_grad_()
     y = variant_forward(*tensors, torch.tensor([5]), 0.2, 0.2, 0, 0)[0]
-    found = torch.ops.fastlstm.reference_variant_forward(
-        *tensors, torch.tensor([5]), 0.2, 0.2, 0, 0, True, False
-    )[0]
-    torch.testing.assert_close(
-        *(torch.autograd.grad(r.square().sum(), leaf)[0] for r in (y, found))
-    )
+    found = torch.ops.fastlstm.reference_variant_forward(*tensors, torch.tensor([5]), 0.2, 0.2, 0, 0, True, False)[0]
+    torch.testing.assert_close(*(torch.autograd.grad(r.square().sum(), leaf)[0] for r in (y, found)))
 
 
 @pytest.mark.parametrize("which", ["forward", "backward"])
@@ -263,9 +252,7 @@ def test_compiled_it_is_one_graph_and_draws_the_same():
     options = {k: v for k, v in ALL.items() if k != "layer_norm"}
 
     def run(x):
-        return fastlstm.functional.lstm(
-            x, weights, layer_norm=norms, training=True, backend="reference", **options
-        )[0]
+        return fastlstm.functional.lstm(x, weights, layer_norm=norms, training=True, backend="reference", **options)[0]
 
     results = []
     for f in (run, torch.compile(run, backend="aot_eager", fullgraph=True)):
@@ -280,9 +267,9 @@ def test_compiled_it_is_one_graph_and_draws_the_same():
 def test_module_is_its_layers(training):
     """Weights, layer normalisation of the input product, the order of the draws, dropout between
     layers, batch_first, lengths and resets: two bidirectional, projected layers by hand."""
-    lstm = shuffled_norms(
-        make(3, 4, 2, proj_size=2, bidirectional=True, batch_first=True, dropout=0.5, **ALL)
-    ).train(training)
+    lstm = shuffled_norms(make(3, 4, 2, proj_size=2, bidirectional=True, batch_first=True, dropout=0.5, **ALL)).train(
+        training
+    )
     N, T, D, P = 3, 4, 2, 2
     x, hx = normal(N, T, 3), (normal(4, N, 2), normal(4, N, 4))
     lengths, resets = torch.tensor([2, 4, 3]), torch.rand(N, T) < 0.3
@@ -309,18 +296,13 @@ def test_module_is_its_layers(training):
             ],
             dim=2,
         )
-        norms = [
-            torch.stack([p[f"ln_{n}_{s}"] for s in names])
-            for n in ("weight_hh", "weight_c", "bias_c")
-        ]
+        norms = [torch.stack([p[f"ln_{n}_{s}"] for s in names]) for n in ("weight_hh", "weight_c", "bias_c")]
         weights = (
             torch.stack([hh[s] for s in names]),
             torch.stack([p[f"weight_hr_{s}"] for s in names]),
         )
         h, c = (s[2 * k : 2 * k + 2] for s in hx)
-        y, *rest = naive_layer(
-            gates_x, h, c, weights, m, norms, (0.25, 0.5), 2 * k, lengths, resets.t(), seed
-        )
+        y, *rest = naive_layer(gates_x, h, c, weights, m, norms, (0.25, 0.5), 2 * k, lengths, resets.t(), seed)
         states.append(rest)
         if k == 0 and training:
             y = F.dropout(y, 0.5)
@@ -389,9 +371,7 @@ def test_parameters_state_dict_and_copies():
     lstm = FastLSTM(3, 5, 2, bidirectional=True, backend="reference", **ALL)
     new = [n for n, _ in lstm.named_parameters() if n not in dict(plain.named_parameters())]
     kinds = ("ln_weight_ih", "ln_weight_hh", "ln_weight_c", "ln_bias_c")
-    assert new == [
-        f"{kind}_{s}" for s in ("l0", "l0_reverse", "l1", "l1_reverse") for kind in kinds
-    ]
+    assert new == [f"{kind}_{s}" for s in ("l0", "l0_reverse", "l1", "l1_reverse") for kind in kinds]
     shapes = [(20,), (20,), (5,), (5,)] * 4
     assert [tuple(p.shape) for n, p in lstm.named_parameters() if n in new] == shapes
     for name, weight in plain.named_parameters():
@@ -418,9 +398,7 @@ def test_parameters_state_dict_and_copies():
     lstm.reset_parameters()
     assert torch.equal(lstm.ln_bias_c_l1, torch.zeros(5))
     assert torch.equal(lstm.ln_weight_hh_l1_reverse, torch.ones(20))
-    assert not [
-        n for n, _ in FastLSTM(3, 5, bias=False, layer_norm=True).named_parameters() if "bias" in n
-    ]
+    assert not [n for n, _ in FastLSTM(3, 5, bias=False, layer_norm=True).named_parameters() if "bias" in n]
 
 
 def test_from_torch_and_convert_take_the_options():
@@ -490,20 +468,13 @@ def test_wrong_norms():
 def test_function_is_the_module():
     lstm = shuffled_norms(make(3, 4, 2, **ALL))
     p = dict(lstm.named_parameters())
-    weights = [
-        [p[f"{n}_l{k}"] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")] for k in (0, 1)
-    ]
-    norms = [
-        [p[f"ln_{n}_l{k}"] for n in ("weight_ih", "weight_hh", "weight_c", "bias_c")]
-        for k in (0, 1)
-    ]
+    weights = [[p[f"{n}_l{k}"] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")] for k in (0, 1)]
+    norms = [[p[f"ln_{n}_l{k}"] for n in ("weight_ih", "weight_hh", "weight_c", "bias_c")] for k in (0, 1)]
     x, options = normal(4, 2, 3), {k: v for k, v in ALL.items() if k != "layer_norm"}
     torch.manual_seed(5)
     wanted = lstm(x)
     torch.manual_seed(5)
-    found = fastlstm.functional.lstm(
-        x, weights, layer_norm=norms, training=True, backend="reference", **options
-    )
+    found = fastlstm.functional.lstm(x, weights, layer_norm=norms, training=True, backend="reference", **options)
     assert torch.equal(found[0], wanted[0])
 
 

@@ -172,9 +172,7 @@ def hooked(module, x):
         module.register_full_backward_hook(note("backward")),
         module.weight_hh_l0.register_hook(note("weight")),
         module.weight_ih_l1.register_hook(lambda g: 2 * g),
-        module.bias_ih_l0.register_post_accumulate_grad_hook(
-            lambda p: seen.append(("acc", [p.grad]))
-        ),
+        module.bias_ih_l0.register_post_accumulate_grad_hook(lambda p: seen.append(("acc", [p.grad]))),
     ]
     x = x.clone().requires_grad_()
     output, (h_n, _) = module(x)

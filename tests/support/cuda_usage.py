@@ -124,9 +124,7 @@ def launch(N: int, H: int, P: int | None, dtype, tf32: bool, **device: int) -> N
         output, _, _, cells, gates = run.simt_kernels_forward(
             tensor(1, N, 1, 4 * H), *states, *weights, None, None, True, True, tf32
         )
-        run.simt_kernels_backward(
-            output, *[None] * 4, *states, *weights, cells, gates, None, None, False, tf32
-        )
+        run.simt_kernels_backward(output, *[None] * 4, *states, *weights, cells, gates, None, None, False, tf32)
 
 
 def launch_around(dtype) -> None:
@@ -142,9 +140,7 @@ def launch_around(dtype) -> None:
     with family.simulated(dry=1):
         output, _, _, *tape = pair.forward(x, h0, c0, weights, *masks, *sizes, False, False, needs)
         matrices = [weights[0], weights[1], weights[4]]
-        pair.backward(
-            output, None, None, None, x, h0, c0, matrices, output, tape, *masks, *sizes, needs
-        )
+        pair.backward(output, None, None, None, x, h0, c0, matrices, output, tape, *masks, *sizes, needs)
 
 
 def launch_variants() -> dict[int, tuple[int, int]]:
@@ -199,9 +195,7 @@ def read_launches() -> dict[str, int] | str:
 
 def named_launches(library, launched) -> dict[str, int]:
     """`family.launched_kernels` by name."""
-    listing = subprocess.run(
-        ["nm", "-C", "--defined-only", library], capture_output=True, text=True, check=True
-    ).stdout
+    listing = subprocess.run(["nm", "-C", "--defined-only", library], capture_output=True, text=True, check=True).stdout
     names = {}
     for line in listing.splitlines():
         address, _, name = line.split(" ", 2)

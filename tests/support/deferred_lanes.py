@@ -107,9 +107,7 @@ class Owners(TorchDispatchMode):
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         for tensor in given:
             owner = self.owners.get(_memory(tensor), CALLER)
-            assert not tensor.numel() or owner in (CALLER, here), (
-                f"{func}: {here} uses memory of lane {owner}"
-            )
+            assert not tensor.numel() or owner in (CALLER, here), f"{func}: {here} uses memory of lane {owner}"
             self.checked += 1
         results = func(*args, **(kwargs or {}))
         known = {_memory(t) for t in given}

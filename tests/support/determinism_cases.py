@@ -42,10 +42,7 @@ def bits_of(module, x, hx, options, *, seed=1, call=None):
     torch.manual_seed(seed)
     result = (call or module)(x, hx, **options)
     named = named_results(result)
-    loss = sum(
-        (v * torch.arange(v.numel(), device=v.device).view_as(v).sin()).sum()
-        for v in named.values()
-    )
+    loss = sum((v * torch.arange(v.numel(), device=v.device).view_as(v).sin()).sum() for v in named.values())
     found = torch.autograd.grad(loss, [data, *hx, *module.parameters()])
     return [v.detach() for v in (*named.values(), *found)]
 

@@ -141,9 +141,7 @@ def check_fsdp(device):
     other = shard(other, mesh_of(device))
     states.set_model_state_dict(other, saved, options=options)
     with torch.no_grad():
-        torch.testing.assert_close(
-            other(mine(x), mine(lengths)), sharded(mine(x), mine(lengths)), rtol=0, atol=0
-        )
+        torch.testing.assert_close(other(mine(x), mine(lengths)), sharded(mine(x), mine(lengths)), rtol=0, atol=0)
 
 
 def check_fsdp_in_mixed_precision(device):
@@ -189,10 +187,7 @@ def check_tensor_parallel_neighbours(device):
     model = parallelize_module(model, mesh_of(device), plan)
     assert isinstance(model.first.weight, DTensor)
     loss_of(model, x, lengths).backward()
-    got = {
-        name: g.full_tensor() if isinstance(g, DTensor) else g
-        for name, g in gradients(model).items()
-    }
+    got = {name: g.full_tensor() if isinstance(g, DTensor) else g for name, g in gradients(model).items()}
     torch.testing.assert_close(got, expected)
 
 

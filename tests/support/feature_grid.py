@@ -223,9 +223,7 @@ class Problem:
         torch.manual_seed(seed)
         results = [r for r in function(x, states) if r is not None]
         generator = torch.Generator().manual_seed(seed)
-        loss = sum(
-            (r * torch.randn(r.shape, generator=generator).to(r.dtype)).sum() for r in results
-        )
+        loss = sum((r * torch.randn(r.shape, generator=generator).to(r.dtype)).sum() for r in results)
         double = "double" in self.on
         gradients = torch.autograd.grad(loss, leaves, create_graph=double)
         found = [*results, *gradients]

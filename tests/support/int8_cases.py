@@ -59,9 +59,7 @@ class Direction:
         return flat + ([pack(self.hr[0], 1), self.hr[1]] if self.hr else [])
 
 
-def run(
-    x, h0, c0, directions, *, layers=1, batch_first=False, lengths=None, resets=None, **options
-):
+def run(x, h0, c0, directions, *, layers=1, batch_first=False, lengths=None, resets=None, **options):
     """The op on a list of the directions of all layers: output, h_n, c_n, cells."""
     weights = [w for d in directions for w in d.packed()]
     flags = options.get("weight_only", False), options.get("cells", True)

@@ -151,9 +151,7 @@ def draw(case: Case) -> tuple[list, list]:
 
 def to(dtype: torch.dtype | None, tensors, device: torch.device | str = "cpu") -> list:
     """The tensors with floating-point numbers in `dtype`, or with None as they are, on a device."""
-    return [
-        t if t is None else t.to(device, dtype if t.is_floating_point() else None) for t in tensors
-    ]
+    return [t if t is None else t.to(device, dtype if t.is_floating_point() else None) for t in tensors]
 
 
 def op(entry: str, family: str, which: str):
@@ -305,9 +303,7 @@ def multiplies_parts(case: Case) -> bool:
     return isa.startswith("amx") and case.dtype in (torch.bfloat16, torch.float16)
 
 
-def judge(
-    case: Case, got: dict, low: dict, oracle: dict, measured: Measured, factor: float = 0.0
-) -> float:
+def judge(case: Case, got: dict, low: dict, oracle: dict, measured: Measured, factor: float = 0.0) -> float:
     """Raises AssertionError where a tensor of `got` is over its budget; returns the share used.
 
     factor: what a product's rounding leaves out of a factor. A gradient takes it at each of its T

@@ -28,8 +28,8 @@ def tangents_of(leaves):
     return tuple(torch.randn_like(leaf) for leaf in leaves)
 
 
-def family_of(backend: str) -> str:
-    return next(row.family for row in table.TABLE if row.name == backend)
+def prefix_of(backend: str) -> str:
+    return next(row.prefix for row in table.TABLE if row.name == backend)
 
 
 # Of a function of a tuple of tensors: what the transform gives, on the tensors and on tangents.
@@ -56,8 +56,7 @@ def test_first_derivatives(transform, problem, backend, device):
     leaves, masks = tuple(problem.draw(device)), problem.masks(device)
     v = tangents_of(leaves)
     got, expected = (
-        FIRST[transform](lambda *a, f=f: f(*a, **masks), leaves, v)
-        for f in (problem.fast(backend), problem.plain())
+        FIRST[transform](lambda *a, f=f: f(*a, **masks), leaves, v) for f in (problem.fast(backend), problem.plain())
     )
     torch.testing.assert_close(got, expected, **EXACT)
 
@@ -87,10 +86,7 @@ def test_batched_gradients_of_a_gradient(problem, backend, device):
         if not found:
             found.append(torch.autograd.grad(grads, pick, v, is_grads_batched=True))
         else:
-            each = [
-                torch.autograd.grad(grads, pick, [w[k] for w in v], retain_graph=True)
-                for k in range(3)
-            ]
+            each = [torch.autograd.grad(grads, pick, [w[k] for w in v], retain_graph=True) for k in range(3)]
             found.append([torch.stack(d) for d in zip(*each, strict=True)])
     torch.testing.assert_close(tuple(found[0]), tuple(found[1]), **EXACT)
 
@@ -231,9 +227,7 @@ def test_forward_mode_of_autograd(backend, device):
 
     expected = jvp(function, (x, *values), (v, *changes))[1]
     with forward_ad.dual_level():
-        duals = [
-            forward_ad.make_dual(a, b) for a, b in zip((x, *values), (v, *changes), strict=True)
-        ]
+        duals = [forward_ad.make_dual(a, b) for a, b in zip((x, *values), (v, *changes), strict=True)]
         results = [forward_ad.unpack_dual(r) for r in function(*duals)]
         plain = function(x, *values)
         for (primal, tangent), right, wanted in zip(results, plain, expected, strict=True):
@@ -255,7 +249,7 @@ def test_tangents_of_the_tape(backend, device):
 
     def layer(x, h0, c0):
         rest = *weights, *(None,) * 5, *masks, False, True, True
-        return layer_ops.layer(family_of(backend), (x, h0, c0, *rest), True)
+        return layer_ops.layer(prefix_of(backend), (x, h0, c0, *rest), True)
 
     def plain(x, h0, c0):
         weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = weights
@@ -273,9 +267,7 @@ def test_empty(T, N, backend, device):
     function = problem.fast(backend)
     got = jvp(function, args, tangents_of(args))[1]
     assert [g.shape for g in got] == [r.shape for r in function(*args)]
-    per_sample = mapped(
-        grad(lambda *a: scalar(function)(*a), (0, 3, 4)), (0, *(None,) * (len(args) - 1))
-    )
+    per_sample = mapped(grad(lambda *a: scalar(function)(*a), (0, 3, 4)), (0, *(None,) * (len(args) - 1)))
     found = per_sample(torch.stack([args[0]] * 2), *args[1:])
     assert [f.shape for f in found] == [(2, *args[k].shape) for k in (0, 3, 4)]
     assert all(f.isfinite().all() for f in found)

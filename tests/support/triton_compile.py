@@ -111,18 +111,14 @@ class Layer(NamedTuple):
         cells = c0.new_empty((self.T, self.N, self.D, self.H), dtype=accumulation_dtype(self.dtype))
         gradients = [h0.new_empty((self.T, self.N, self.D * h0.shape[-1])), h0, c0, cells]
         tape = [cells, gates_x.to(self.dtype)]
-        return launch.backward(
-            *gradients, h0, c0, *rest[:2], *tape, *rest[2:], self.wide, tf32, config=config
-        )
+        return launch.backward(*gradients, h0, c0, *rest[:2], *tape, *rest[2:], self.wide, tf32, config=config)
 
 
 def compile_launch(launched: Launch, target: GPUTarget):
     """The compiled kernel, specialised as the launch would specialise it for tensors of torch's:
     pointers are multiples of 16 bytes."""
     signature, constants, attributes = {}, {}, {}
-    for k, (parameter, value) in enumerate(
-        zip(launched.kernel.params, launched.arguments, strict=True)
-    ):
+    for k, (parameter, value) in enumerate(zip(launched.kernel.params, launched.arguments, strict=True)):
         if parameter.is_constexpr or value is None:
             signature[parameter.name], constants[parameter.name] = "constexpr", value
         elif isinstance(value, torch.Tensor):

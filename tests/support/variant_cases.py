@@ -85,9 +85,7 @@ def forward(case: Case, family: str, arguments, switches=(True, True), at=None) 
     return dict(zip(FORWARD, op(*arguments, *(at or options(case)), *switches), strict=True))
 
 
-def backward(
-    case: Case, family: str, arguments, gradients, tape, needs=(True,) * 5, at=None
-) -> dict:
+def backward(case: Case, family: str, arguments, gradients, tape, needs=(True,) * 5, at=None) -> dict:
     op = getattr(torch.ops.fastlstm, f"{family}_variant_backward").default
     given = [*gradients, None, *arguments[1:9], *tape, *arguments[9:]]
     return dict(zip(BACKWARD, op(*given, *(at or options(case)), case.wide, needs), strict=True))
@@ -184,9 +182,7 @@ FROZEN = Case(
 def check_frozen(family: str, monkeypatch) -> None:
     """Without each weight's gradient in turn: it is not formed, and the others are the same."""
     made, product = [], weight_gradients.product_of_steps
-    monkeypatch.setattr(
-        weight_gradients, "product_of_steps", lambda *of: made.append(of) or product(*of)
-    )
+    monkeypatch.setattr(weight_gradients, "product_of_steps", lambda *of: made.append(of) or product(*of))
     arguments, gradients = draw(FROZEN)
     tape = list(forward(FROZEN, "reference", arguments).values())
     given = FROZEN, family, arguments, gradients, [tape[0], *tape[3:]]

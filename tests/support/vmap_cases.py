@@ -9,7 +9,7 @@ import torch
 from stack_problems import Calls, Problem, scalar
 from torch.func import functional_call, grad, jvp, stack_module_state
 from torch.func import vmap as mapped
-from transform_cases import EXACT, family_of, problems, tangents_of
+from transform_cases import EXACT, prefix_of, problems, tangents_of
 
 from fastlstm import FastLSTM
 
@@ -60,7 +60,7 @@ def test_vmap_over_inputs_is_one_call(in_dims, backend, device):
 
     with Calls() as calls:
         got = mapped(function, in_dims)(*args)
-    assert calls.count[f"{family_of(backend)}_layer_forward"] == problem.L
+    assert calls.count[f"{prefix_of(backend)}_layer_forward"] == problem.L
     torch.testing.assert_close(got, loop(function, in_dims, args), **EXACT)
 
 
@@ -97,8 +97,8 @@ def test_per_sample_gradients(problem, backend, device):
     gradient = grad(value, argnums=tuple(range(3 + len(weights))))
     with Calls() as calls:
         got = mapped(gradient, in_dims)(xs, h0s, c0, *weights)
-    family = family_of(backend)
-    expected = {f"{family}_layer_forward": problem.L, f"{family}_backward": problem.L}
+    prefix = prefix_of(backend)
+    expected = {f"{prefix}_layer_forward": problem.L, f"{prefix}_backward": problem.L}
     assert {name: calls.count[name] for name in expected} == expected
     expected = loop(gradient, in_dims, (xs, h0s, c0, *weights))
     torch.testing.assert_close(got, expected, **EXACT)

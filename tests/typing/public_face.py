@@ -93,9 +93,7 @@ def functions() -> None:
 
 def interchange() -> None:
     report: list[Converted] = []
-    model: nn.Module = convert(
-        nn.Sequential(nn.LSTM(I, H)), backend="auto", weight_dtype=torch.bfloat16, report=report
-    )
+    model: nn.Module = convert(nn.Sequential(nn.LSTM(I, H)), backend="auto", weight_dtype=torch.bfloat16, report=report)
     assert isinstance(model, nn.Sequential) and report[0].reason is None
     kernel, recurrent, bias = torch.randn(I, 4 * H), torch.randn(H, 4 * H), torch.randn(4 * H)
     keras: FastLSTM = from_keras(kernel, recurrent, bias, batch_first=True)

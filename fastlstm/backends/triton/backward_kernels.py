@@ -53,9 +53,7 @@ def arriving_dh(
 
 
 @triton.jit
-def with_doutput(
-    dh, doutput, t, d, row0, rows, output0, outputs, live, N, D: tl.constexpr, P: tl.constexpr
-):
+def with_doutput(dh, doutput, t, d, row0, rows, output0, outputs, live, N, D: tl.constexpr, P: tl.constexpr):
     """dh [rows, outputs] plus the gradient of step t's output."""
     if doutput is not None:
         p = doutput + ((t.to(tl.int64) * N + row0) * D + d) * P + output0
@@ -135,9 +133,7 @@ def cell_tile(
     dc = dc_old
     if dcells is not None:
         dc += tl.load(dcells + step_row * H + unit0 + cells_at, live, 0.0)
-    di, df, dg, do, dc = cell_backward(
-        dh, dc, i.to(WIDE), f.to(WIDE), g.to(WIDE), o.to(WIDE), c, c_in
-    )
+    di, df, dg, do, dc = cell_backward(dh, dc, i.to(WIDE), f.to(WIDE), g.to(WIDE), o.to(WIDE), c, c_in)
 
     DTYPE: tl.constexpr = dgates_out.dtype.element_ty
     factors = (d * N + row0) * (4 * H_ROW) + unit0

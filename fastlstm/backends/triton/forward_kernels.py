@@ -35,9 +35,7 @@ def load_gates(gates, step_row, unit0, rows, units, live, D: tl.constexpr, H: tl
 
 
 @triton.jit
-def store_gates(
-    gates, i, f, g, o, step_row, unit0, rows, units, live, D: tl.constexpr, H: tl.constexpr
-):
+def store_gates(gates, i, f, g, o, step_row, unit0, rows, units, live, D: tl.constexpr, H: tl.constexpr):
     STORED: tl.constexpr = gates.dtype.element_ty
     p = gates + step_row * (4 * H) + unit0
     at = rows[:, None] * (D * 4 * H) + units[None, :]
@@ -102,9 +100,7 @@ def cell_tile(
         i, f = tl.where(cut, 0.0, i), tl.where(cut, 0.0, f)
         g, o = tl.where(cut, 0.0, g), tl.where(cut, 0.0, o)
         c_in = tl.where(cut, 0.0, c_old)
-    i, f, g, o, c, h = cell_forward(
-        i + xi.to(WIDE), f + xf.to(WIDE), g + xg.to(WIDE), o + xo.to(WIDE), c_in
-    )
+    i, f, g, o, c, h = cell_forward(i + xi.to(WIDE), f + xf.to(WIDE), g + xg.to(WIDE), o + xo.to(WIDE), c_in)
 
     c_stored = c
     if lengths is not None:

@@ -18,10 +18,7 @@ from .configs import ANY, Config, arithmetic, choose, forced_way
 def _plain(*tensors: Tensor | None) -> list[Tensor | None]:
     """The tensors contiguous and aligned to 16 bytes, as new tensors are: for others Triton would
     compile further kernels, with narrow loads."""
-    return [
-        x if x is None or (x.is_contiguous() and x.data_ptr() % 16 == 0) else _copy(x, x, x.dtype)
-        for x in tensors
-    ]
+    return [x if x is None or (x.is_contiguous() and x.data_ptr() % 16 == 0) else _copy(x, x, x.dtype) for x in tensors]
 
 
 def _copy(x: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -68,9 +65,7 @@ def _shared_memory(device: torch.device) -> int:
     return (getattr(properties, "shared_memory_per_block_optin", 0) or 64 << 10) >> 10
 
 
-def _choice(
-    which: str, h0: Tensor, c0: Tensor, projected: bool, tf32: bool, way: str | None
-) -> tuple[Config, str]:
+def _choice(which: str, h0: Tensor, c0: Tensor, projected: bool, tf32: bool, way: str | None) -> tuple[Config, str]:
     """The table's configuration for a pass, and the kernels' PRECISION (products.dot)."""
     kind = arithmetic(h0.dtype, tf32 and torch.version.hip is None)
     width, shared = max(h0.shape[-1], c0.shape[-1]), _shared_memory(h0.device)
@@ -171,9 +166,7 @@ def forward(
         )
 
 
-def _run_forward(
-    gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, output, cells, gates, plan
-):
+def _run_forward(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, output, cells, gates, plan):
     """h_n and c_n."""
     if plan.way == "resident":
         h_n, c_n = torch.empty_like(h0), torch.empty_like(c0)

@@ -65,11 +65,10 @@ def product(
         live = live_rows[:, None] & (ks < A_ROW - start)[None, :]
         left = tl.load(a[:, None] + (start + ks)[None, :], live, 0.0)
         right = tl.load(
-            weight + tl.cast(start, tl.int64) * STRIDE + ks[:, None] * STRIDE
-            + columns[None, :] * COLUMN,
+            weight + tl.cast(start, tl.int64) * STRIDE + ks[:, None] * STRIDE + columns[None, :] * COLUMN,
             (ks < K - start)[:, None] & live_columns[None, :],
             0.0,
-        )  # fmt: skip
+        )
         acc = dot(left, right, acc, PRECISION)
     return acc
 
@@ -96,9 +95,7 @@ def gate_products(
     ks = tl.arange(0, BLOCK_K)
     for start in range(0, K, BLOCK_K):
         live_k = ks < K - start
-        left = tl.load(
-            h[:, None] + (start + ks)[None, :], live_rows[:, None] & live_k[None, :], 0.0
-        )
+        left = tl.load(h[:, None] + (start + ks)[None, :], live_rows[:, None] & live_k[None, :], 0.0)
         live = live_k[:, None] & live_units[None, :]
         at = (start + ks)[:, None] + units[None, :] * K
         i = dot(left, tl.load(weight + at, live, 0.0), i, PRECISION)

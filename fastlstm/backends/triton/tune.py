@@ -126,9 +126,7 @@ def best(which: str, kind: str, N: int, width: int) -> Row | None:
     if not found:
         return None
     _, shared, config = min(found)
-    projected = (
-        config.way != "resident" or 5 * DTYPES[kind].itemsize * config.block_h**2 <= 48 << 10
-    )
+    projected = config.way != "resident" or 5 * DTYPES[kind].itemsize * config.block_h**2 <= 48 << 10
     return Row(N, width, config, -(-shared // (16 << 10)) * 16, projected)
 
 

@@ -132,12 +132,8 @@ def lstm_variant_kernel_cell_backward(
         if dcells is not None:
             dc += tl.load(dcells + step * H + units, live, 0.0)
         nothing = tl.zeros([BLOCK], dtype=WIDE)
-        dc_kept = zoned(
-            dc, nothing, seed, units, n, t, d, stream, first_step, 1, ZONEOUT_C, THRESHOLD_C
-        )
-        dcandidate += zoned(
-            nothing, dc, seed, units, n, t, d, stream, first_step, 1, ZONEOUT_C, THRESHOLD_C
-        )
+        dc_kept = zoned(dc, nothing, seed, units, n, t, d, stream, first_step, 1, ZONEOUT_C, THRESHOLD_C)
+        dcandidate += zoned(nothing, dc, seed, units, n, t, d, stream, first_step, 1, ZONEOUT_C, THRESHOLD_C)
         first = all_if(t == tl.where(reverse == 0, 0, end - 1), units)
         before = (step + (2 * reverse - 1) * D * N) * H
         c_in = tl.load(cells + before + units, live & ~first & crosses, 0.0)
@@ -156,9 +152,7 @@ def lstm_variant_kernel_cell_backward(
             gi, gf, gg, go = gates_of(norm_hh + d * 4 * H, units, live, H, WIDE)
             hi, hf, hg, ho = gates_of(product_hat + step * 4 * H, units, live, H, WIDE)
             i, f, g, o = gi * i, gf * f, gg * g, go * o
-            mean = (
-                lane_sum(i, live) + lane_sum(f, live) + lane_sum(g, live) + lane_sum(o, live)
-            ) / (4 * H)
+            mean = (lane_sum(i, live) + lane_sum(f, live) + lane_sum(g, live) + lane_sum(o, live)) / (4 * H)
             mean_hat = lane_sum(i * hi, live) + lane_sum(f * hf, live)
             mean_hat = (mean_hat + lane_sum(g * hg, live) + lane_sum(o * ho, live)) / (4 * H)
             scale = tl.load(product_scale + step)
@@ -169,10 +163,11 @@ def lstm_variant_kernel_cell_backward(
                 rounded(o, GATES), units, live, H,
             )  # fmt: skip
         i, f, g, o = (
-            tl.where(crosses, i, nothing), tl.where(crosses, f, nothing),
+            tl.where(crosses, i, nothing),
+            tl.where(crosses, f, nothing),
             tl.where(crosses, g, nothing),
             tl.where(crosses, o, nothing),
-        )  # fmt: skip
+        )
         put_gates(
             factor_state + row * FOUR_ROW, factor(i, DTYPE, PRECISION), factor(f, DTYPE, PRECISION),
             factor(g, DTYPE, PRECISION), factor(o, DTYPE, PRECISION), units, live, H,
@@ -186,9 +181,7 @@ def lstm_variant_kernel_cell_backward(
 
 
 @triton.jit(do_not_specialize=["T", "N"])
-def lstm_variant_kernel_initial(
-    dh_n, lengths, h_mask, sums, kept, dh0, T, N, P: tl.constexpr, BLOCK: tl.constexpr
-):
+def lstm_variant_kernel_initial(dh_n, lengths, h_mask, sums, kept, dh0, T, N, P: tl.constexpr, BLOCK: tl.constexpr):
     """dh0: grid (N, D)."""
     n, d = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     units = tl.arange(0, BLOCK)

@@ -25,9 +25,7 @@ def emit(
     live = units < P
     row = d * N + n
     old = tl.load(h_state + row * P + units, live & crosses, 0.0).to(y.dtype)
-    h = rounded(
-        zoned(old, y, seed, units, n, t, d, stream, first_step, 0, ZONEOUT, THRESHOLD), DTYPE
-    )
+    h = rounded(zoned(old, y, seed, units, n, t, d, stream, first_step, 0, ZONEOUT, THRESHOLD), DTYPE)
     tl.store(h_state + row * P + units, h, live)
     tl.store(output + ((t.to(tl.int64) * N + n) * D + d) * P + units, h, live)
     h = h.to(y.dtype)
@@ -58,9 +56,7 @@ def lstm_variant_kernel_cell(
         crosses = crossing(reset_mask, t + reverse, end, n, N, units)
         i, f, g, o = gates_of(products + row * 4 * H, units, live & crosses, H, WIDE)
         if norm_hh is not None:
-            mean = (
-                lane_sum(i, live) + lane_sum(f, live) + lane_sum(g, live) + lane_sum(o, live)
-            ) / (4 * H)
+            mean = (lane_sum(i, live) + lane_sum(f, live) + lane_sum(g, live) + lane_sum(o, live)) / (4 * H)
             i, f, g, o = i - mean, f - mean, g - mean, o - mean
             squares = lane_sum(i * i, live) + lane_sum(f * f, live)
             squares += lane_sum(g * g, live) + lane_sum(o * o, live)
@@ -70,9 +66,7 @@ def lstm_variant_kernel_cell(
         xi, xf, xg, xo = gates_of(gates_x + step * 4 * H, units, live, H, WIDE)
         c_in = tl.load(c_state + row * H + units, live & crosses, 0.0)
         i, f, g, o, candidate, h = cell_forward(xi + i, xf + f, xg + g, xo + o, c_in)
-        c = zoned(
-            c_in, candidate, seed, units, n, t, d, stream, first_step, 1, ZONEOUT_C, THRESHOLD_C
-        )
+        c = zoned(c_in, candidate, seed, units, n, t, d, stream, first_step, 1, ZONEOUT_C, THRESHOLD_C)
         tl.store(c_state + row * H + units, c, live)
         if cells is not None:
             tl.store(cells + step * H + units, c, live)

@@ -144,13 +144,9 @@ def loop(
         dh0, dc_state = _copy(dh_n, h0, of_states), _copy(dc_n, c0, wide)
         if T and N:
             plan = _Plan("backward", h0, c0, projected, tf32)
-            doutput, dh_n, dcells, c0, weight_hh, weight_hr = _plain(
-                doutput, dh_n, dcells, c0, weight_hh, weight_hr
-            )
+            doutput, dh_n, dcells, c0, weight_hh, weight_hr = _plain(doutput, dh_n, dcells, c0, weight_hh, weight_hr)
             h_mask, norm_hh, norm_c, bias_c = _plain(h_mask, norm_hh, norm_c, bias_c)
-            cells, gates, *prepared = _plain(
-                cells, gates, candidates, product_hat, product_scale, cell_hat, cell_scale
-            )
+            cells, gates, *prepared = _plain(cells, gates, candidates, product_hat, product_scale, cell_hat, cell_scale)
             lengths, reset_mask = _plain(lengths, reset_mask)
             weight_hh, weight_hr = (_factor(w, plan.precision) for w in (weight_hh, weight_hr))
             state = h0.new_zeros((D, N, _row(H4, dtype)))

@@ -100,9 +100,7 @@ class VariantLayers:
         for k, (w, n) in enumerate(zip(weights, norms, strict=True)):
             biases = [b.to(wide) for b in (w.bias_ih, w.bias_hh) if b is not None]
             gain = None if n.weight_ih is None else n.weight_ih.to(wide)
-            self.inputs.append(
-                (w.weight_ih.to(self.product), sum(biases) if biases else None, gain)
-            )
+            self.inputs.append((w.weight_ih.to(self.product), sum(biases) if biases else None, gain))
             mask = None if h_mask is None else h_mask[k]
             of_recurrence = w.weight_hh, w.weight_hr, mask, n.weight_hh, n.weight_c, n.bias_c
             self.parameters.append([None if p is None else p[None] for p in of_recurrence])

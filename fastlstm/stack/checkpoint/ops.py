@@ -35,9 +35,7 @@ def _forward_fake(call: CheckpointedForward) -> CheckpointedResults:
 
 def _backward_fake(call: CheckpointedBackward) -> CheckpointedGrads:
     def like(tensors, needs):
-        return [
-            t.new_empty(t.shape if need else (0,)) for t, need in zip(tensors, needs, strict=True)
-        ]
+        return [t.new_empty(t.shape if need else (0,)) for t, need in zip(tensors, needs, strict=True)]
 
     return CheckpointedGrads(
         call.x.new_empty(call.x.shape if call.need_dx else (0,)),
@@ -48,9 +46,7 @@ def _backward_fake(call: CheckpointedBackward) -> CheckpointedGrads:
     )
 
 
-def _gradients(
-    tape: CheckpointedTape, grads: CheckpointedResults, needs: CheckpointedForward
-) -> CheckpointedForward:
+def _gradients(tape: CheckpointedTape, grads: CheckpointedResults, needs: CheckpointedForward) -> CheckpointedForward:
     nothing = CheckpointedForward(*(None,) * len(CheckpointedForward._fields))
     need_dweights, need_dnorms = list(needs.weights or []), list(needs.norms or [])
     of_results = grads.output, grads.h_n, grads.c_n, grads.cells

@@ -52,10 +52,7 @@ def _flat_rows(layers) -> list:
 
 def _parts(call) -> list[Part]:
     """call: `CheckpointedForward` or `CheckpointedBackward`."""
-    weights, norms = (
-        _flat_rows(of_layers(call))
-        for of_layers in (calls.weights_of_layers, calls.norms_of_layers)
-    )
+    weights, norms = (_flat_rows(of_layers(call)) for of_layers in (calls.weights_of_layers, calls.norms_of_layers))
     is_variant, lengths = calls.is_variant(call), call.lengths
     if lengths is not None:
         lengths = lengths.clamp(0, call.x.shape[0])
@@ -123,9 +120,7 @@ class Back(NamedTuple):
         inputs, tapes = [x], []
         for k, r in enumerate(self.rows):
             states = kept_h[r : r + 1], kept_c[r : r + 1]
-            results, tape = self.layers.forward(
-                k, inputs[k], *states, chunk, k >= self.lowest, False
-            )
+            results, tape = self.layers.forward(k, inputs[k], *states, chunk, k >= self.lowest, False)
             inputs.append(results.output)
             tapes.append(tape)
         del results, tape
@@ -133,14 +128,10 @@ class Back(NamedTuple):
             r = self.rows[k]
             grads = dy, dh[r : r + 1], dc[r : r + 1], dcells
             states = kept_h[r : r + 1], kept_c[r : r + 1]
-            needs = tuple(
-                type(of_kind)(*(total is not None for total in of_kind)) for of_kind in self.sums[k]
-            )
+            needs = tuple(type(of_kind)(*(total is not None for total in of_kind)) for of_kind in self.sums[k])
             inputs.pop()
             need_dx = k > self.lowest or (k == 0 and self.need_dx)
-            found = self.layers.backward(
-                k, grads, inputs[k], *states, tapes.pop(), chunk, need_dx, needs
-            )
+            found = self.layers.backward(k, grads, inputs[k], *states, tapes.pop(), chunk, need_dx, needs)
             dy, dh[r], dc[r], dcells = found.dx, found.dh[0], found.dc[0], None
             chunk.cut(dh[r], dc[r])
             for totals, of_kind in zip(self.sums[k], (found.weights, found.norms), strict=True):
@@ -157,17 +148,12 @@ def backward(call: CheckpointedBackward) -> CheckpointedGrads:
     dx = x.new_empty(x.shape if call.need_dx else (0,))
     # Between chunks the gradients of both states are in the accumulation dtype.
     dh0, dc0 = (
-        torch.zeros_like(s, dtype=wide)
-        if g is None
-        else g.to(wide, copy=True, memory_format=torch.contiguous_format)
+        torch.zeros_like(s, dtype=wide) if g is None else g.to(wide, copy=True, memory_format=torch.contiguous_format)
         for s, g in ((h0, call.dh_n), (c0, call.dc_n))
     )
 
     def zeros(tensors, needs):
-        return [
-            t.new_zeros(t.shape, dtype=wide) if need else None
-            for t, need in zip(tensors, needs, strict=True)
-        ]
+        return [t.new_zeros(t.shape, dtype=wide) if need else None for t, need in zip(tensors, needs, strict=True)]
 
     of_weights, of_norms = (
         zeros(call.weights, call.need_dweights),

@@ -52,9 +52,7 @@ class StackForward(NamedTuple):
     save_cells: bool
 
     def layers(self) -> list[LSTMWeights]:
-        return by_layer(
-            self.weights_ih, self.weights_hh, self.biases_ih, self.biases_hh, self.weights_hr
-        )
+        return by_layer(self.weights_ih, self.weights_hh, self.biases_ih, self.biases_hh, self.weights_hr)
 
 
 class StackResults(NamedTuple):

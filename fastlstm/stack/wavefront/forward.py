@@ -65,9 +65,7 @@ class _ForwardLayer:
     """The forward of a layer. Tensors that `chunk` allocates are used on its lane only; what it
     writes to arrays of the whole sequence is for other lanes too."""
 
-    def __init__(
-        self, run, call: StackForward, masks: Masks, k: int, weights: LSTMWeights, below, h_n, c_n
-    ) -> None:
+    def __init__(self, run, call: StackForward, masks: Masks, k: int, weights: LSTMWeights, below, h_n, c_n) -> None:
         """run: the recurrence's forward. below: the layer below, None for the first. h_n (N, P),
         c_n (N, H): the last states, to write."""
         self.run, self.call, self.masks = run, call, masks
@@ -133,9 +131,7 @@ def forward(run, call: StackForward, chunk: int) -> StackResults:
     masks = Masks(call.x.shape[0], chunk, call.lengths, call.reset_mask)
     layers = []
     for k, weights in enumerate(call.layers()):
-        layers.append(
-            _ForwardLayer(run, call, masks, k, weights, layers[-1] if k else None, h_n[k], c_n[k])
-        )
+        layers.append(_ForwardLayer(run, call, masks, k, weights, layers[-1] if k else None, h_n[k], c_n[k]))
     sweep(call.x.device, layers, len(masks.spans))
     *lower, last = layers
     kept = [], [], []

@@ -113,9 +113,7 @@ def _gradients(tape: StackTape, grads: StackResults, needs: StackForward) -> Sta
         weights_hh=where_needed(results.dweights_hh, needs.weights_hh),
         biases_ih=where_needed(results.dbiases if has_bias_ih else [], needs.biases_ih),
         # Both biases have the same gradient, but an op's results must not share memory.
-        biases_hh=where_needed(
-            [d.clone() for d in results.dbiases] if has_bias_hh else [], needs.biases_hh
-        ),
+        biases_hh=where_needed([d.clone() for d in results.dbiases] if has_bias_hh else [], needs.biases_hh),
         weights_hr=where_needed(results.dweights_hr, needs.weights_hr),
         lengths=None,
         reset_mask=None,
@@ -161,9 +159,7 @@ def takes(prefix: str, device: torch.device, weights: Sequence[Sequence[Tensor |
     if transforms.active():
         return False
     return all(
-        (one is None) == (first is None)
-        for layer in weights[1:]
-        for one, first in zip(layer, weights[0], strict=True)
+        (one is None) == (first is None) for layer in weights[1:] for one, first in zip(layer, weights[0], strict=True)
     )
 
 

@@ -64,9 +64,7 @@ def possible(prefix: str, device: torch.device) -> bool:
     return asked == "1" or (asked == "auto" and device.type == "cuda" and prefix in ONE_LAUNCH)
 
 
-def chunk_steps(
-    prefix: str, device: torch.device, dtype: torch.dtype, sizes: tuple, projected: bool
-) -> int:
+def chunk_steps(prefix: str, device: torch.device, dtype: torch.dtype, sizes: tuple, projected: bool) -> int:
     """The steps of a chunk; T if the layers should run one after the other.
 
     Args:
@@ -84,9 +82,7 @@ def chunk_steps(
         return T
     # Beyond ONE_LAUNCH the compiled kernels may be those that take the whole GPU, but in float64.
     launched = prefix == "triton" or dtype == torch.float64
-    if asked == "auto" and not (
-        (one_launch or launched) and _gains(device, N, H, one_launch, captured)
-    ):
+    if asked == "auto" and not ((one_launch or launched) and _gains(device, N, H, one_launch, captured)):
         return T
     step, host = STEP if one_launch else LAUNCHED_STEP, 0 if captured else HOST_CHUNK
     chunk = best_chunk(T, L, step, host)

@@ -90,10 +90,7 @@ OTHERS = () if ALL else pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(case, id=name, marks=() if KEPT.search(name) else OTHERS)
-        for name, case in CASES.items()
-    ],
+    [pytest.param(case, id=name, marks=() if KEPT.search(name) else OTHERS) for name, case in CASES.items()],
 )
 def test_compiles_within_bounds(case, tmp_path, monkeypatch):
     which, row, dtype, tf32, variant, capability = case

@@ -51,9 +51,7 @@ def test_a_way_is_taken_where_it_fits(which, kind, way):
             config = choose(which, kind, 16, width, projected=projected, way=way)
             if way == "resident":
                 fits = there and any(
-                    row.config.way == way
-                    and width <= row.config.block_h
-                    and (row.projected or not projected)
+                    row.config.way == way and width <= row.config.block_h and (row.projected or not projected)
                     for row in rows
                 )
                 assert (config.way == way) == fits
@@ -119,9 +117,7 @@ def installed(monkeypatch):
 
 def test_why_triton_is_not_available(installed, monkeypatch):
     installed()
-    assert triton_kernels.available() == (
-        "Triton is not installed: pip install 'triton>=3.6' (Linux)"
-    )
+    assert triton_kernels.available() == ("Triton is not installed: pip install 'triton>=3.6' (Linux)")
     installed(triton="3.5.1")
     assert triton_kernels.available() == ("Triton 3.5.1 is too old: pip install 'triton>=3.6'")
     monkeypatch.setitem(sys.modules, "triton", None)
@@ -131,7 +127,5 @@ def test_why_triton_is_not_available(installed, monkeypatch):
 
 def test_importing_the_package_imports_no_triton():
     code = "import sys, fastlstm.backends.triton.configs; assert 'triton' not in sys.modules"
-    found = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
-    )
+    found = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr

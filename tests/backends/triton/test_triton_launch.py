@@ -13,12 +13,7 @@ from triton_compile import MODULES, Layer, record
 from fastlstm.backends.triton import launch
 from fastlstm.backends.triton.configs import Config
 
-KERNELS = {
-    name: kernel
-    for module in MODULES
-    for name, kernel in vars(module).items()
-    if name.startswith("lstm_")
-}
+KERNELS = {name: kernel for module in MODULES for name, kernel in vars(module).items() if name.startswith("lstm_")}
 RESIDENT = Config("resident", 16, 64, 64, 4, 1)
 SEQUENCE = Config("sequence", 16, 32, 64, 8, 3)
 STEP = Config("step", 16, 32, 64, 4, 4)
@@ -69,9 +64,7 @@ def test_steps_go_to_the_compiled_kernel_and_differ_in_s_alone(which, monkeypatc
     """Nothing is bound, looked up, or allocated for a step but its number."""
     layer = Layer(T=5, H=40, P=20, masks=True, dtype=torch.bfloat16)
     launches = record(monkeypatch, lambda: layer.run(which, config=STEP))
-    for name in {launched.kernel.__name__ for launched in launches} - {
-        "lstm_backward_kernel_start"
-    }:
+    for name in {launched.kernel.__name__ for launched in launches} - {"lstm_backward_kernel_start"}:
         same = [launched for launched in launches if launched.kernel.__name__ == name]
         assert [launched.compiled for launched in same] == [False, True, True, True, True]
         assert [argument(launched, "s") for launched in same] == [0, 1, 2, 3, 4]
@@ -103,10 +96,7 @@ def test_rows_of_16_bytes(monkeypatch):
         monkeypatch,
         lambda: Layer(H=129, P=33, dtype=torch.bfloat16).run("forward", config=SEQUENCE),
     )
-    shapes = {
-        name: tuple(argument(odd, name).shape)
-        for name in ("weight_hh", "weight_hr", "even", "odd", "hidden")
-    }
+    shapes = {name: tuple(argument(odd, name).shape) for name in ("weight_hh", "weight_hr", "even", "odd", "hidden")}
     assert shapes == {
         "weight_hh": (1, 516, 40),
         "weight_hr": (1, 33, 136),
@@ -160,9 +150,7 @@ def test_resident_refuses_more_units_than_its_tile(monkeypatch):
 
 
 def test_what_is_not_wanted_is_not_there(monkeypatch):
-    (launched,) = record(
-        monkeypatch, lambda: Layer(T=2).run("forward", config=RESIDENT, save_tape=False)
-    )
+    (launched,) = record(monkeypatch, lambda: Layer(T=2).run("forward", config=RESIDENT, save_tape=False))
     assert argument(launched, "gates") is None
     assert argument(launched, "cells") is not None
     assert argument(launched, "lengths") is None

@@ -54,9 +54,7 @@ def test_the_printed_table_is_the_fastest(which, kind, monkeypatch, capsys):
     ]
     assert {row.config.block_k for row in found} == {32}
     assert "out of resource" in told and "1.03 us a step" in told
-    assert set(asked) == {
-        config for width in (64, 256) for config in tune.candidates(which, kind, width)
-    }
+    assert set(asked) == {config for width in (64, 256) for config in tune.candidates(which, kind, width)}
 
 
 def test_the_table_prints_as_it_stands():
@@ -90,9 +88,7 @@ def test_what_is_measured_can_be_launched(which, kind, monkeypatch):
     from fastlstm.backends.triton import launch
 
     randn = torch.randn
-    monkeypatch.setattr(
-        torch, "randn", lambda shape, device, dtype: randn(shape, device="meta", dtype=dtype)
-    )
+    monkeypatch.setattr(torch, "randn", lambda shape, device, dtype: randn(shape, device="meta", dtype=dtype))
     arguments = tune.problem(which, kind, 16, 64)
     monkeypatch.setattr(launch._Plan, "run", lambda plan, kernel, grid, *args: None)
     config = next(iter(tune.candidates(which, kind, 64)))

@@ -37,9 +37,7 @@ def run(dtype, P, everything: bool, T=1):
     given = [*states, *weights, *extras]
     variant_launch.forward(gates, *given, *masks, seed, *options, True, True, False)
     gradients = [empty(T, N, D * outputs), *states, cells]
-    variant_launch.loop(
-        *gradients, *given, cells, gates, cells, *hats, *masks, seed, *options, True, False
-    )
+    variant_launch.loop(*gradients, *given, cells, gates, cells, *hats, *masks, seed, *options, True, False)
 
 
 @pytest.mark.parametrize(

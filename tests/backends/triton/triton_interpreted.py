@@ -31,9 +31,7 @@ def loop_kernel(x, T):
 
 # The interpreter of Triton 3.6 and before takes an array of one number for a number, which NumPy
 # 2.3 warns of and NumPy 2.4 refuses.
-old_loops = pytest.mark.filterwarnings(
-    "ignore:Conversion of an array with ndim > 0:DeprecationWarning"
-)
+old_loops = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
 pytestmark = [pytest.mark.usefixtures("poisoned_empty"), old_loops]
 try:
     with warnings.catch_warnings():
@@ -42,9 +40,7 @@ try:
 except InterpreterError as error:
     if "0-dimensional" not in str(error):
         raise
-    pytest.skip(
-        f"Triton {triton.__version__} interprets no loops under this NumPy", allow_module_level=True
-    )
+    pytest.skip(f"Triton {triton.__version__} interprets no loops under this NumPy", allow_module_level=True)
 
 gpu.register("triton", gpu._triton_forward, gpu._triton_backward, "CPU")
 
@@ -112,9 +108,7 @@ CHOSEN = [
 
 
 @but_swept
-@pytest.mark.parametrize(
-    ("way", "case"), WAYS, ids=[f"{way}-{c}".replace("recurrence-", "") for way, c in WAYS]
-)
+@pytest.mark.parametrize(("way", "case"), WAYS, ids=[f"{way}-{c}".replace("recurrence-", "") for way, c in WAYS])
 def test_way(way, case, monkeypatch):
     held(case, way, monkeypatch)
 

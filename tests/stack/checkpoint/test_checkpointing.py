@@ -194,9 +194,7 @@ def test_a_variants_frozen_weights_get_no_products(every, backend, monkeypatch):
     fast = FastLSTM(I, H, 2, **ALL, backend=backend, checkpoint_every=every, dtype=torch.float64)
     x, made = make_input(T, N, I, torch.float64).requires_grad_(), []
     product = weight_gradients.product_of_steps
-    monkeypatch.setattr(
-        weight_gradients, "product_of_steps", lambda *of: made.append(of) or product(*of)
-    )
+    monkeypatch.setattr(weight_gradients, "product_of_steps", lambda *of: made.append(of) or product(*of))
     grads = []
     for frozen in (False, True):
         fast.weight_hh_l0.requires_grad_(not frozen)
@@ -247,9 +245,7 @@ def test_one_graph_for_any_number_of_steps():
     weights = fast.all_weights
 
     def call(x, lengths):
-        return functional.lstm(x, weights, bidirectional=True, lengths=lengths, checkpoint_every=3)[
-            0
-        ]
+        return functional.lstm(x, weights, bidirectional=True, lengths=lengths, checkpoint_every=3)[0]
 
     counter = CompileCounterWithBackend("aot_eager")
     torch._dynamo.reset()

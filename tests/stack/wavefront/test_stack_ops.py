@@ -214,9 +214,7 @@ def test_lanes_use_their_own_memory_and_round_no_state(name):
 @pytest.mark.parametrize("without_grad", [False, True])
 def test_tape_only_where_it_is_wanted(without_grad):
     arguments = draw("masks")
-    _, _, _, cells, *tape = torch.ops.fastlstm.stack_forward(
-        "reference", *arguments, False, without_grad
-    )
+    _, _, _, cells, *tape = torch.ops.fastlstm.stack_forward("reference", *arguments, False, without_grad)
     assert tape == [[], [], []]
     assert cells.numel() == (11 * 4 * 5 if without_grad else 0)
     with pytest.raises(RuntimeError, match="stack_forward was called with save_tape=False"):
@@ -271,9 +269,7 @@ def test_first_and_second_derivatives(monkeypatch):
     def call(x, h0, c0, *w):
         lists = [list(w[k : k + L]) for k in range(0, 4 * L, L)]
         lists.insert(2, [])
-        return stack_ops.forward(
-            ("reference", x, h0, c0, *lists, lengths, resets, masks, 0.3, True, True), True
-        )
+        return stack_ops.forward(("reference", x, h0, c0, *lists, lengths, resets, masks, 0.3, True, True), True)
 
     with opened_as(Deferred("any")) as factory:
         assert gradcheck(call, inputs, fast_mode=True)
@@ -343,9 +339,7 @@ def test_one_graph_for_any_number_of_steps():
     module = torch.nn.LSTM(3, 4, 3)
 
     def model(x, weights, lengths):
-        return functional.lstm(
-            x, weights, lengths=lengths, dropout=0.5, training=True, backend="reference"
-        )
+        return functional.lstm(x, weights, lengths=lengths, dropout=0.5, training=True, backend="reference")
 
     compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
     weights = [tuple(w) for w in module.all_weights]
@@ -368,9 +362,7 @@ def test_who_takes_the_op(monkeypatch):
     assert not stack_ops.takes("lstm", cpu, plain)
     assert not stack_ops.takes("reference", cpu, plain[:1])
     assert not stack_ops.takes("reference", cpu, [plain[0], (torch.ones(1),) * 3 + (None,) * 2])
-    assert not torch.vmap(lambda _: torch.tensor(stack_ops.takes("reference", cpu, plain)))(
-        torch.ones(1)
-    )
+    assert not torch.vmap(lambda _: torch.tensor(stack_ops.takes("reference", cpu, plain)))(torch.ones(1))
     with torch.autograd.forward_ad.dual_level():
         assert not stack_ops.takes("reference", cpu, plain)
     monkeypatch.setenv(wavefront.VARIABLE, "0")
