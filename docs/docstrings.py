@@ -4,9 +4,7 @@ Markdown; napoleon makes fields of the sections, once a line of them is a name a
 
 import re
 
-SECTION = re.compile(
-    r"(Args|Raises[^:]*|Returns|Inputs|Outputs)\b.*?(:|cells|outputs)$|(Inputs|Outputs): "
-)
+SECTION = re.compile(r"(Args|Raises[^:]*|Returns|Inputs|Outputs)\b.*?(:|cells|outputs)$|(Inputs|Outputs): ")
 FIELD = re.compile(r"[\w, ]+: ?")
 
 
