@@ -120,12 +120,13 @@ def outcome(row: dict) -> str:
 
 def stem(args: argparse.Namespace, described: dict) -> str:
     """File name without its ending: ``latest`` or ``<cpu>-<commit>``, with the part that was run
-    unless it is the core.
-    """
+    unless it is the core, and int8 if that was run."""
     kind = kind_of(args)
     flags = {"resets": args.features, "control": args.control, "full": args.full}
     part = args.variant or next((name for name, given in flags.items() if given), "")
     part = part if kind == "speed" else kind
+    if "int8" in args.dtype:
+        part = f"{part}-int8" if part else "int8"
     name = f"{machine.slug(described['cpu'])}-{described['commit']}" if args.save else "latest"
     isa = described["limits"].get("FASTLSTM_CPU_ISA", "")
     return "-".join(filter(None, [name, isa, part, "busy" if args.busy else ""]))
