@@ -26,8 +26,8 @@ README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
 RL_PAGE, RECIPES_PAGE = ROOT / "docs" / "reinforcement-learning.md", ROOT / "docs" / "nn-lstm.md"
 PICTURE = ROOT / "docs" / "speed.png"
 # The results files of the README's numbers, the newest of a kind on each CPU, and of its picture.
-SPEED, NEWER = "intel-xeon-processor-bf528fe-full", "amd-epyc-88937ec"
-PEERS, INT8, PPO = "amd-epyc-3657186-peers", "amd-epyc-0fed810-peers", "amd-epyc-20ac88e-rl"
+SPEED, NEWER = "intel-xeon-processor-bf528fe-full", "amd-epyc-3c528f9"
+PEERS, INT8, PPO = "amd-epyc-3c528f9-peers", "amd-epyc-c76c969-peers-int8", "amd-epyc-20ac88e-rl"
 DRAWN = ("float32", 2)
 HEADLINES = (
     ("float32", "infer", (SPEED, NEWER)),
@@ -154,7 +154,8 @@ def headlines(folder: Path = RESULTS) -> str:
 
 
 def ok(result: dict) -> list[dict]:
-    return [row for row in result["rows"] if row["status"] == "ok"]
+    """The rows on one thread that were timed."""
+    return [row for row in result["rows"] if row["status"] == "ok" and row["threads"] == 1]
 
 
 def beside(row: dict, rival: str, lane: str) -> float:
