@@ -262,10 +262,10 @@ def test_the_command_line_runs_the_peers_in_int8(tmp_path, monkeypatch):
     monkeypatch.setattr(floor.Machine, "measure_peaks", lambda m, *_: m.peaks.update(peaks))
     arguments = ["--peers", "--dtype", "int8", "--threads", "1", "--cell-seconds", "0.01"]
     assert cli.main([*arguments, "--out", str(tmp_path)]) == 0
-    (row,) = json.loads((tmp_path / "latest-peers.json").read_text())["rows"]
+    (row,) = json.loads((tmp_path / "latest-peers-int8.json").read_text())["rows"]
     assert row["dtype"] == "int8" and set(int8_engines.OURS) <= row["ratios"].keys()
     assert row["times"].keys() | row["notes"].keys() == int8_engines.ENGINES.keys()
-    text = (tmp_path / "latest-peers.md").read_text()
+    text = (tmp_path / "latest-peers-int8.md").read_text()
     assert "us, int8, infer, 1 thread" in text and "largest error of the output" in text
 
 
@@ -277,7 +277,7 @@ def test_lists_of_shapes_in_int8(tmp_path, monkeypatch):
     arguments = ["--shapes", "4,2,5,6", "--dtype", "int8", "--threads", "1", "--no-plot"]
     arguments += ["--cell-seconds", "0.01", "--out", str(tmp_path)]
     assert cli.main(arguments) == 0
-    (row,) = json.loads((tmp_path / "latest.json").read_text())["rows"]  # none of training
+    (row,) = json.loads((tmp_path / "latest-int8.json").read_text())["rows"]  # none of training
     assert (row["baseline"], row["candidate"]) == ("quantize_dynamic", "FastLSTM")
     assert row["mode"] == "infer" and row["floor_kind"] == "bytes" and row["budget_used"] <= 1
     with pytest.raises(SystemExit):
