@@ -190,8 +190,7 @@ class Forward {
   // Products whose cells are still to be made. The cells of one product are few, with one row a single vector: a chain
   // of some fifty dependent operations, longer than the processor looks ahead. Those of several products overlap.
   struct Batch {
-    static constexpr int kVectors = 24;
-    static_assert(kVectors >= Product::kRows);
+    static constexpr int kVectors = std::max(24, Product::kRows);  // at least one product's
     // Rows [slot, slot + rows) at the units from `unit` on; their sums begin at `sums`, 4 vectors of each row.
     struct Part {
       int64_t slot, unit;
