@@ -13,7 +13,7 @@ from pairs import ignore_onednn, pair
 
 from fastlstm import FastLSTM, functional, precision
 from fastlstm.backends import table
-from fastlstm.nn import shortcuts
+from fastlstm.nn import inputs
 from fastlstm.stack import between, whole
 from fastlstm.stack import run as stack_run
 from fastlstm.testing import compare
@@ -274,10 +274,10 @@ def test_dropout_does_not_round_its_scale(
         return torch.autograd.grad(output, wanted, w, create_graph=differentiable)
 
     if way == "general":
-        monkeypatch.setattr(shortcuts, "pair_for", lambda *_: None)
+        monkeypatch.setattr(inputs, "pair_for", lambda *_: None)
     found = gradients()
     assert len(on_cpu) == 1
-    for module in (shortcuts, stack_run):
+    for module in (inputs, stack_run):
         monkeypatch.setattr(module, "pair_for", lambda *_: None)
     expected = gradients()
     assert len(on_cpu) == 1

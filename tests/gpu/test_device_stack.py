@@ -11,7 +11,7 @@ from op_cases import Case
 
 from benchmarks.common.precision import fp32_precision
 from fastlstm import FastLSTM
-from fastlstm.nn import shortcuts
+from fastlstm.nn import inputs
 from fastlstm.stack import run as stack_run
 from fastlstm.stack.wavefront import lanes
 from fastlstm.stack.wavefront import plan as wavefront
@@ -77,7 +77,7 @@ def test_dropout_in_bfloat16_does_not_round_its_scale(variational, backend, devi
     fast.variational_dropout = variational
     x = make_input(6, 16, 32, torch.bfloat16).to(device)
     found = run(fast, x, seed=3)
-    for module in (shortcuts, stack_run):
+    for module in (inputs, stack_run):
         monkeypatch.setattr(module, "pair_for", lambda *_: None)
     for name, layers in run(fast, x, seed=3).items():
         if "weight" in name:
