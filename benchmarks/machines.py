@@ -106,7 +106,7 @@ def runs(kind: str, tables: Callable[[dict], list[Table]], folder: Path = RESULT
             continue
         result = json.loads(path.read_text())
         machine, stem = result["machine"], path.stem
-        loads = " to ".join(f"{machine[name]:.0f}" for name in ("load_average", "load_average_after"))
+        loads = " to ".join(f"{machine[name]:.1f}" for name in ("load_average", "load_average_after"))
         library = f", sb3-contrib {machine['sb3_contrib']}" if "sb3_contrib" in machine else ""
         parts.append(
             f"{machine['cpu']} ({last(machine['flags'])}), {machine['cores']} cores at a load "
