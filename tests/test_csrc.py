@@ -1,9 +1,16 @@
-"""The folders of csrc include one way, and the names of its sources' objects are their own."""
+"""The folders of csrc include one way, the names of its sources' objects are their own, and those of
+AVX-512 compile where the build leaves them out."""
 
+import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "simt"))
+import build
 
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
@@ -44,6 +51,8 @@ FOLDERS = {
 # The kernels' other ptx.h, under a plain C++ compiler: tests/simt's.
 ELSEWHERE = {"cuda/device/ptx.h": {"simt/ptx.h"}}
 SOURCES = sorted(path for path in CSRC.rglob("*.*") if path.suffix in (".h", ".cpp", ".cu"))
+# What a build in place has on machines with AVX-512 alone, and the table that names it.
+AVX512 = [path for path in SOURCES if re.fullmatch(r".*(avx512|amx).*\.cpp|dispatch\.cpp", path.name)]
 
 
 def name_of(path):
@@ -88,6 +97,24 @@ def test_objects_do_not_share_a_name():
     """An object lies where its source does, and is named without the source's ending."""
     objects = [path.with_suffix("") for path in SOURCES if path.suffix in (".cpp", ".cu")]
     assert len(set(objects)) == len(objects)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere these sources are empty")
+@pytest.mark.parametrize("emulated", [False, pytest.param(True, marks=pytest.mark.sweep)], ids=["as_built", "emulated"])
+@pytest.mark.parametrize("path", AVX512, ids=name_of)
+def test_kernels_of_avx512_compile(path, emulated):
+    """Without their machine code, which takes minutes: types, static_asserts and templates, with all
+    that is instantiated. A change of a loop that AVX-512 shares shows on any processor."""
+    compiler = build.compiler()
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    if emulated and "clang" in build.compiler_version():
+        pytest.skip("the stand-ins are for GCC")
+    flags = ["-std=c++17", "-fsyntax-only", f"-I{CSRC}"]
+    flags += ["-DFASTLSTM_EMULATE_AVX512", "-Wno-psabi"] if emulated else []
+    done = subprocess.run([compiler, *flags, path], capture_output=True, text=True)
+    errors = [line for line in done.stderr.splitlines() if "error" in line]
+    assert done.returncode == 0, "\n".join(errors) or done.stderr
 
 
 def test_the_device_that_a_choice_makes_current_is_torchs_own_again():

@@ -182,7 +182,7 @@ struct Gradients {
       }
     };
     if (sums.ih.wanted()) {
-      const ScalarType type = own_dweights ? value_type(s.product, s.dtype) : s.product;
+      const ScalarType type = own_dweights ? value_type(s.product, s.dtype, parts.values) : s.product;
       add(sums.ih, existing_rows_of(x, t, steps, lengths, type, kept));
     }
     if (sums.hh.wanted()) add(sums.hh, h_entering.rows(d, steps));

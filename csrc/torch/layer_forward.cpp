@@ -98,12 +98,14 @@ void run(const LayerForward& call) {
     const LayerShape& s;
     const Tensor& x;
     ChunkRows gates_x;
+    int parts;                    // of a value
     bool once;                    // one chunk, of products in a wider type than the weights'
     std::vector<Tensor> weights;  // of each direction, [4H, I]; with `once` as they came
     std::vector<OwnWeight> own;   // instead of these, where the products are the kernels' own
   } context{s,
             call.x,
             {static_cast<char*>(gates_x.mutable_data_ptr()), steps, s.N, 4 * s.H, s.product},
+            parts.values,
             s.product != s.weights,
             {},
             {}};
@@ -122,7 +124,8 @@ void run(const LayerForward& call) {
       const bool own = !c.own.empty();
       Tensor kept;
       const Matrix gates = c.gates_x.rows(d, k1 - k0),
-                   rows = rows_of(c.x, t, k1 - k0, own ? value_type(c.s.product, c.s.dtype) : c.s.product, kept);
+                   rows =
+                       rows_of(c.x, t, k1 - k0, own ? value_type(c.s.product, c.s.dtype, c.parts) : c.s.product, kept);
       if (own) {
         c.own[d].multiply(gates, rows, false, shares);
       } else if (c.once) {

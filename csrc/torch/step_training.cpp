@@ -271,7 +271,7 @@ static std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates
   const PartCounts parts = PartCounts::of(dtype);
   const int64_t I = x[0].size(x[0].dim() - 1), P = h[0].size(h[0].dim() - 1);
   const bool own = own_product(wide, H4, I + P, most, parts.gradients, parts.values);
-  const ScalarType values = own ? value_type(wide, dtype) : wide;
+  const ScalarType values = own ? value_type(wide, dtype, parts.values) : wide;
   Rows dgates_rows(dgates, "dgates", total, most, wide), x_rows(x, "x", total, most, values),
       h_rows(h, "h", total, most, values);
   std::optional<Rows> dh_rows, unprojected_rows;

@@ -94,8 +94,10 @@ def test_each_instruction_set(isa, passes_on):
 
 
 def test_pairs_of_bfloat16(passes_on):
-    """AVX512-BF16 changes bfloat16 products alone."""
-    passes_on("avx512bf16", "cpu/test_kernels_tiles.py", "cpu/test_kernels_products.py")
+    """AVX512-BF16 changes bfloat16 products alone, and must know them from float32's with weights
+    stored as bfloat16."""
+    names = "cpu/test_kernels_tiles.py", "cpu/test_kernels_products.py", "nn/test_weight_storage.py"
+    passes_on("avx512bf16", *names)
 
 
 @pytest.mark.parametrize("isa", ["avxvnni", "avx512vnni"])
