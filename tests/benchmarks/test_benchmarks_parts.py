@@ -313,7 +313,7 @@ def test_runs_stand_under_what_they_ran_on(tmp_path):
     for name in ("a-1", "latest"):
         (tmp_path / f"{name}-recipes.json").write_text(json.dumps(result))
     text = machines.runs("recipes", recipe_tables, tmp_path)
-    assert text.startswith("A (avx2), 4 cores at a load average of 0 to 1, torch 2 ([a-1-recipes](")
+    assert text.startswith("A (avx2), 4 cores at a load average of 0.2 to 1.2, torch 2 ([a-1-recipes](")
     assert "| a program | 7 | 0.25 | 0.25 | 0.50 (0.40-0.60) | 1e-07 |" in text
     assert text.count("a program") == 1 and "Recipes, rounds: 3, 2 threads" in text
 
