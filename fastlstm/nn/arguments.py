@@ -62,7 +62,7 @@ def weights_of(
 
 _Module = nn.Module
 _getattribute = object.__getattribute__
-# Classes without attributes of the weights' names, for which `reads_plainly` need not look.
+# Classes without attributes of the weights' names: `stored_weights` need not look for them.
 without_weight_names: set[type] = set()
 
 
