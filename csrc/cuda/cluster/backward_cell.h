@@ -7,22 +7,10 @@
 namespace fastlstm::cuda {
 
 template <class IO, class Acc>
-struct ClusterBackwardCall {
-  Sizes sizes;
+struct ClusterBackwardCall : BackwardArrays<IO, Acc> {
   Steps steps;
-  const IO* doutput;  // or null
-  int64_t doutput_stride_t, doutput_stride_n;
-  EitherArray<IO, Acc> dh_n, dc_n;             // each or null
-  const Acc* dcells;                           // or null
-  EitherArray<IO, Acc> c0;                     // or null
   const IO *weight_hh, *weight_hr;             // of direction 0; weight_hr null without a projection
   int64_t weight_hh_stride, weight_hr_stride;  // from there to those of direction 1, in numbers
-  const Acc* cells;
-  const IO* gates;
-  const int64_t* lengths;
-  EitherArray<IO, Acc> dgates_x;
-  EitherArray<IO, Acc> dh0, dc0;  // each or null
-  Acc* dhidden;                   // with a projection, else null
 };
 
 // The step that direction d takes kStepsAhead later, going backwards from t; it may not exist.

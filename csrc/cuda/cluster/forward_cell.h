@@ -7,20 +7,10 @@
 namespace fastlstm::cuda {
 
 template <class IO, class Acc>
-struct ClusterForwardCall {
-  Sizes sizes;
+struct ClusterForwardCall : ForwardArrays<IO, Acc> {
   Steps steps;
-  EitherArray<IO, Acc> gates_x;
-  int64_t gates_stride_d, gates_stride_t, gates_stride_n;
-  const IO* h0;                                // or null
-  EitherArray<IO, Acc> c0;                     // or null
   const IO *weight_hh, *weight_hr;             // of direction 0; weight_hr null without a projection
   int64_t weight_hh_stride, weight_hr_stride;  // from there to those of direction 1, in numbers
-  const int64_t* lengths;
-  IO *output, *h_n;
-  EitherArray<IO, Acc> c_n;
-  Acc* cells;  // or null
-  IO* gates;   // or null
 };
 
 // How many steps before its loads a step's numbers are prefetched. Memory may take longer than a step to answer; from

@@ -1,7 +1,7 @@
 // The arguments of the kernels that keep the weights on the chip, from a call's; and which calls they take.
 #pragma once
 
-#include <utility>
+#include <type_traits>
 
 #include "cuda/cluster/backward.h"
 #include "cuda/recurrence.h"
@@ -23,57 +23,19 @@ void put_weights(const void* const (&from)[2], int64_t D, const IO*& first, int6
   stride = D == 2 && from[0] != nullptr ? (at(1) - at(0)) / static_cast<intptr_t>(sizeof(IO)) : 0;
 }
 
-template <class Policy>
-auto on_chip_call(const ForwardArgs& a) {
-  using IO = typename Policy::IO;
-  using Acc = typename Policy::Acc;
-  ClusterForwardCall<IO, Acc> call{};
-  call.sizes = a.sizes;
-  call.steps = {a.sizes.T, a.sizes.N, a.reset_mask};
-  call.gates_x = {const_cast<void*>(a.gates_x), a.wide_gates};
-  call.gates_stride_d = a.gates_strides.d;
-  call.gates_stride_t = a.gates_strides.t;
-  call.gates_stride_n = a.gates_strides.n;
-  call.h0 = static_cast<const IO*>(a.h0);
-  call.c0 = {const_cast<void*>(a.c0), a.wide_states};
-  put_weights(a.weight_hh, a.sizes.D, call.weight_hh, call.weight_hh_stride);
-  put_weights(a.weight_hr, a.sizes.D, call.weight_hr, call.weight_hr_stride);
-  call.lengths = a.lengths;
-  call.output = static_cast<IO*>(a.output);
-  call.h_n = static_cast<IO*>(a.h_n);
-  call.c_n = {a.c_n, a.wide_states};
-  call.cells = static_cast<Acc*>(a.cells);
-  call.gates = static_cast<IO*>(a.gates);
-  return call;
-}
-
-template <class Policy>
-auto on_chip_call(const BackwardArgs& a) {
-  using IO = typename Policy::IO;
-  using Acc = typename Policy::Acc;
-  ClusterBackwardCall<IO, Acc> call{};
-  call.sizes = a.sizes;
-  call.steps = {a.sizes.T, a.sizes.N, a.reset_mask};
-  call.doutput = static_cast<const IO*>(a.doutput);
-  call.doutput_stride_t = a.doutput_stride_t;
-  call.doutput_stride_n = a.doutput_stride_n;
-  call.dh_n = {const_cast<void*>(a.dh_n), a.wide_states};
-  call.dc_n = {const_cast<void*>(a.dc_n), a.wide_states};
-  call.dcells = static_cast<const Acc*>(a.dcells);
-  call.c0 = {const_cast<void*>(a.c0), a.wide_states};
-  put_weights(a.weight_hh, a.sizes.D, call.weight_hh, call.weight_hh_stride);
-  put_weights(a.weight_hr, a.sizes.D, call.weight_hr, call.weight_hr_stride);
-  call.cells = static_cast<const Acc*>(a.cells);
-  call.gates = static_cast<const IO*>(a.gates);
-  call.lengths = a.lengths;
-  call.dgates_x = {a.dgates_x, a.wide_gates};
-  call.dh0 = {a.dh0, a.wide_states};
-  call.dc0 = {a.dc0, a.wide_states};
-  call.dhidden = static_cast<Acc*>(a.dhidden);
-  return call;
-}
+template <class Policy, class Args>
+using CallOf =
+    std::conditional_t<std::is_same_v<Args, ForwardArgs>, ClusterForwardCall<typename Policy::IO, typename Policy::Acc>,
+                       ClusterBackwardCall<typename Policy::IO, typename Policy::Acc>>;
 
 template <class Policy, class Args>
-using CallOf = decltype(on_chip_call<Policy>(std::declval<const Args&>()));
+auto on_chip_call(const Args& a) {
+  CallOf<Policy, Args> call{};
+  call.take(a);
+  call.steps = {a.sizes.T, a.sizes.N, a.reset_mask};
+  put_weights(a.weight_hh, a.sizes.D, call.weight_hh, call.weight_hh_stride);
+  put_weights(a.weight_hr, a.sizes.D, call.weight_hr, call.weight_hr_stride);
+  return call;
+}
 
 }  // namespace fastlstm::cuda

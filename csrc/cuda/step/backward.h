@@ -5,7 +5,7 @@
 // W_hr.
 #pragma once
 
-#include "cuda/device/place.h"
+#include "cuda/device/arrays.h"
 #include "cuda/product/product.h"
 
 namespace fastlstm::cuda {
@@ -13,27 +13,13 @@ namespace fastlstm::cuda {
 // What the kernels of one call share. "Passed" are the gates' gradients as a factor of the product for the step before:
 // zero before a row's last step and where a reset cuts them, unchanged by steps that a row does not have.
 template <class IO, class Acc>
-struct BackwardCall {
-  Sizes sizes;
+struct BackwardCall : BackwardArrays<IO, Acc> {
   Steps steps;
-  const IO* doutput;  // or null
-  int64_t doutput_stride_t, doutput_stride_n;
-  EitherArray<IO, Acc> dh_n, dc_n;  // or null
-  const Acc* dcells;                // or null
-  EitherArray<IO, Acc> c0;          // or null
-  const Acc* cells;
-  const IO* gates;
-  const int64_t* lengths;
-  EitherArray<IO, Acc> dgates_x;
-  EitherArray<IO, Acc> dh0, dc0;  // each or null
-  Acc* dhidden;                   // with a projection, else null
-  IO* passed[2];                  // [D, N, passed_width] each; launch j reads passed[j % 2] and writes the other
-  int64_t passed_width;           // 4H, padded
-  IO* projected;                  // dhidden of the step as a factor, [D, N, projected_width]
+  IO* passed[2];         // [D, N, passed_width] each; launch j reads passed[j % 2] and writes the other
+  int64_t passed_width;  // 4H, padded
+  IO* projected;         // dhidden of the step as a factor, [D, N, projected_width]
   int64_t projected_width;
   Acc* dc;  // [D, N, H], for the step before
-
-  __device__ __forceinline__ int64_t length(int64_t n) const { return clamped_length(lengths, n, sizes.T); }
 };
 
 template <class IO, class Acc>

@@ -18,22 +18,8 @@ class BackwardSteps {
   BackwardSteps(const BackwardArgs& args, void* workspace) : args_(args) {
     const Sizes& s = args.sizes;
     Layout layout(static_cast<char*>(workspace));
-    call_.sizes = s;
+    call_.take(args);
     call_.steps = {s.T, s.N, args.reset_mask};
-    call_.doutput = static_cast<const IO*>(args.doutput);
-    call_.doutput_stride_t = args.doutput_stride_t;
-    call_.doutput_stride_n = args.doutput_stride_n;
-    call_.dh_n = {const_cast<void*>(args.dh_n), args.wide_states};
-    call_.dc_n = {const_cast<void*>(args.dc_n), args.wide_states};
-    call_.dcells = static_cast<const Acc*>(args.dcells);
-    call_.c0 = {const_cast<void*>(args.c0), args.wide_states};
-    call_.cells = static_cast<const Acc*>(args.cells);
-    call_.gates = static_cast<const IO*>(args.gates);
-    call_.lengths = args.lengths;
-    call_.dgates_x = {args.dgates_x, args.wide_gates};
-    call_.dh0 = {args.dh0, args.wide_states};
-    call_.dc0 = {args.dc0, args.wide_states};
-    call_.dhidden = static_cast<Acc*>(args.dhidden);
     call_.passed_width = padded<IO>(4 * s.H);
     for (IO*& buffer : call_.passed) buffer = layout.array<IO>(s.D * s.N * call_.passed_width);
     call_.dc = layout.array<Acc>(s.D * s.N * s.H);

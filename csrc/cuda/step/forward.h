@@ -1,7 +1,7 @@
 // The forward kernels: what follows a step's product, and how the states of step 0 are made.
 #pragma once
 
-#include "cuda/device/place.h"
+#include "cuda/device/arrays.h"
 #include "cuda/product/product.h"
 
 namespace fastlstm::cuda {
@@ -10,25 +10,13 @@ namespace fastlstm::cuda {
 // the product (padded with zeros to a multiple of 16 bytes), c in the wide type; both zero where a reset cuts them,
 // unchanged by steps that a row does not have.
 template <class IO, class Acc>
-struct ForwardCall {
-  Sizes sizes;
+struct ForwardCall : ForwardArrays<IO, Acc> {
   Steps steps;
-  EitherArray<IO, Acc> gates_x;
-  int64_t gates_stride_d, gates_stride_t, gates_stride_n;
-  const IO* h0;             // or null
-  EitherArray<IO, Acc> c0;  // or null
-  const int64_t* lengths;
-  IO *output, *h_n;
-  EitherArray<IO, Acc> c_n;
-  Acc* cells;         // or null
-  IO* gates;          // or null
   IO* entering_h[2];  // [D, N, entering_width] each; step k reads entering_h[k % 2] and writes the other
   int64_t entering_width;
   Acc* entering_c;  // [D, N, H]
   IO* unprojected;  // [D, N, unprojected_width], with a projection, else null
   int64_t unprojected_width;
-
-  __device__ __forceinline__ int64_t length(int64_t n) const { return clamped_length(lengths, n, sizes.T); }
 };
 
 template <class IO, class Acc>

@@ -18,20 +18,8 @@ class ForwardSteps {
   ForwardSteps(const ForwardArgs& args, void* workspace) : args_(args) {
     const Sizes& s = args.sizes;
     Layout layout(static_cast<char*>(workspace));
-    call_.sizes = s;
+    call_.take(args);
     call_.steps = {s.T, s.N, args.reset_mask};
-    call_.gates_x = {const_cast<void*>(args.gates_x), args.wide_gates};
-    call_.gates_stride_d = args.gates_strides.d;
-    call_.gates_stride_t = args.gates_strides.t;
-    call_.gates_stride_n = args.gates_strides.n;
-    call_.h0 = static_cast<const IO*>(args.h0);
-    call_.c0 = {const_cast<void*>(args.c0), args.wide_states};
-    call_.lengths = args.lengths;
-    call_.output = static_cast<IO*>(args.output);
-    call_.h_n = static_cast<IO*>(args.h_n);
-    call_.c_n = {args.c_n, args.wide_states};
-    call_.cells = static_cast<Acc*>(args.cells);
-    call_.gates = static_cast<IO*>(args.gates);
     call_.entering_width = padded<IO>(s.P);
     for (IO*& buffer : call_.entering_h) buffer = layout.array<IO>(s.D * s.N * call_.entering_width);
     call_.entering_c = layout.array<Acc>(s.D * s.N * s.H);

@@ -6,27 +6,11 @@
 namespace fastlstm::cuda {
 
 template <class IO, class Acc>
-struct VariantBackwardCall {
-  Sizes sizes;
-  VariantSteps steps;
-  const IO* doutput;  // or null
-  int64_t doutput_stride_t, doutput_stride_n;
-  EitherArray<IO, Acc> dh_n, dc_n;  // data is null without one
-  const Acc* dcells;                // or null
-  EitherArray<IO, Acc> c0;
-  const Acc* cells;
-  const IO* gates;
-  const int64_t* lengths;
-  const Acc* h_mask;
-  const IO *norm_hh, *norm_c, *bias_c;
-  Zone<Acc, 0> zone_h;
-  Zone<Acc, 1> zone_c;
+struct VariantBackwardCall : BackwardArrays<IO, Acc>, VariantArrays<IO, Acc> {
   const Acc *candidates, *product_hat, *product_scale, *cell_hat, *cell_scale;
-  EitherArray<IO, Acc> dgates_x, dproducts;
+  EitherArray<IO, Acc> dproducts;
   Acc* dshown;
-  EitherArray<IO, Acc> dh0, dc0;
-  Acc* dhidden;  // [T, N, D, P], with a projection, else null
-  IO* factor;    // [D, N, factor_width], dproducts of the later step, zero where a reset cuts them; padded
+  IO* factor;  // [D, N, factor_width], dproducts of the later step, zero where a reset cuts them; padded
   int64_t factor_width;
   Acc* sums;      // [D, N, P], their product with W_hh
   Acc* kept;      // [D, N, P], what zoneout passes to the previous h
@@ -36,10 +20,9 @@ struct VariantBackwardCall {
   Acc* dc;           // [D, N, H]
   Acc* work;         // [D, N, 4H], with layer normalisation
 
-  __device__ __forceinline__ int64_t length(int64_t n) const { return clamped_length(lengths, n, sizes.T); }
   __device__ __forceinline__ Place place(int64_t j) const {
     const int d = static_cast<int>(blockIdx.y);
-    return {d, j, steps.step_at(d, sizes.T - 1 - j), static_cast<int64_t>(blockIdx.x), 0};
+    return {d, j, this->steps.step_at(d, this->sizes.T - 1 - j), static_cast<int64_t>(blockIdx.x), 0};
   }
 };
 

@@ -7,22 +7,7 @@
 namespace fastlstm::cuda {
 
 template <class IO, class Acc>
-struct VariantForwardCall {
-  Sizes sizes;
-  VariantSteps steps;
-  EitherArray<IO, Acc> gates_x;
-  int64_t gates_stride_d, gates_stride_t, gates_stride_n;
-  const IO* h0;
-  EitherArray<IO, Acc> c0;
-  const int64_t* lengths;
-  IO *output, *h_n;
-  EitherArray<IO, Acc> c_n;
-  Acc* cells;  // or null
-  IO* gates;   // or null
-  const Acc* h_mask;
-  const IO *norm_hh, *norm_c, *bias_c;
-  Zone<Acc, 0> zone_h;
-  Zone<Acc, 1> zone_c;
+struct VariantForwardCall : ForwardArrays<IO, Acc>, VariantArrays<IO, Acc> {
   IO* h;       // [D, N, P], entering the next step; zero where a reset cuts it
   IO* factor;  // [D, N, factor_width], the same masked and padded with zeros
   int64_t factor_width;
@@ -33,10 +18,9 @@ struct VariantForwardCall {
   Acc* projected;   // [D, N, P], with a projection
   Acc* candidates;  // [D, N, H], with layer normalisation
 
-  __device__ __forceinline__ int64_t length(int64_t n) const { return clamped_length(lengths, n, sizes.T); }
   __device__ __forceinline__ Place place(int64_t k) const {
     const int d = static_cast<int>(blockIdx.y);
-    return {d, k, steps.step_at(d, k), static_cast<int64_t>(blockIdx.x), 0};
+    return {d, k, this->steps.step_at(d, k), static_cast<int64_t>(blockIdx.x), 0};
   }
 };
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "core/variant.h"
-#include "cuda/device/place.h"
+#include "cuda/device/arrays.h"
 #include "cuda/product/product.h"
 
 namespace fastlstm::cuda {
@@ -55,6 +55,26 @@ struct Zone {
       k1 += 0xBB67AE85u;
     }
     return (kWord == 0 ? a : b) >> 8 < threshold;
+  }
+};
+
+// What the kernels of both passes get of the variant.
+template <class IO, class Acc>
+struct VariantArrays {
+  VariantSteps steps;
+  const Acc* h_mask;
+  const IO *norm_hh, *norm_c, *bias_c;
+  Zone<Acc, 0> zone_h;
+  Zone<Acc, 1> zone_c;
+
+  void take_variant(const Variant& v, const Sizes& s, const bool* reset_mask) {
+    steps = {{s.T, s.N, reset_mask}, static_cast<int>(v.stream % 2)};
+    h_mask = static_cast<const Acc*>(v.h_mask);
+    norm_hh = static_cast<const IO*>(v.norm_hh);
+    norm_c = static_cast<const IO*>(v.norm_c);
+    bias_c = static_cast<const IO*>(v.bias_c);
+    zone_h = Zone<Acc, 0>::of(v);
+    zone_c = Zone<Acc, 1>::of(v);
   }
 };
 
