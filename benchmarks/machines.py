@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.common.machine import RESULTS, ROOT
+from benchmarks.common.programs import library
 from benchmarks.common.tables import Table, markdown_line, markdown_table, threads_text
 from benchmarks.common.timing import geometric_mean
 from benchmarks.cpu.overview import save_overview
@@ -107,10 +108,9 @@ def runs(kind: str, tables: Callable[[dict], list[Table]], folder: Path = RESULT
         result = json.loads(path.read_text())
         machine, stem = result["machine"], path.stem
         loads = " to ".join(f"{machine[name]:.1f}" for name in ("load_average", "load_average_after"))
-        library = f", sb3-contrib {machine['sb3_contrib']}" if "sb3_contrib" in machine else ""
         parts.append(
             f"{machine['cpu']} ({last(machine['flags'])}), {machine['cores']} cores at a load "
-            f"average of {loads}, torch {machine['torch']}{library} "
+            f"average of {loads}, torch {machine['torch']}{library(machine)} "
             f"([{stem}](../{RESULTS.relative_to(ROOT)}/{stem}.md)):"
         )
         parts += map(markdown_table, tables(result))

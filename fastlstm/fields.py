@@ -1,12 +1,14 @@
 """NamedTuples made of others, so that fields which several ops have in common are listed once."""
 
+import itertools
+import types
 import typing
 from collections.abc import Callable
 
 
 def joined(*parts: type | dict[str, typing.Any]) -> Callable[[type], typing.Any]:
     """Decorates a class: makes it a NamedTuple of the fields of `parts`, in their order, and then
-    of its own, with its methods.
+    of its own, with its methods. A default stays where all fields after it have one.
 
     Args:
         parts: NamedTuple types, or dicts from a field's name to its type.
@@ -14,13 +16,14 @@ def joined(*parts: type | dict[str, typing.Any]) -> Callable[[type], typing.Any]
 
     def make(cls: type):
         kinds: dict[str, typing.Any] = {}
+        body = {name: value for name, value in vars(cls).items() if not name.startswith("__")}
+        defaults = dict(body)
         for part in (*parts, cls):
             kinds |= part if isinstance(part, dict) else typing.get_type_hints(part)
-        made = typing.NamedTuple(cls.__name__, kinds.items())
-        made.__doc__, made.__module__ = cls.__doc__, cls.__module__
-        for name, value in vars(cls).items():
-            if not name.startswith("__"):
-                setattr(made, name, value)
-        return made
+            defaults |= getattr(part, "_field_defaults", {})
+        for name in itertools.takewhile(defaults.__contains__, reversed(kinds)):
+            body[name] = defaults[name]
+        body |= {"__annotations__": kinds, "__doc__": cls.__doc__, "__module__": cls.__module__}
+        return types.new_class(cls.__name__, (typing.NamedTuple,), exec_body=lambda made: made.update(body))
 
     return make

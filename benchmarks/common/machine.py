@@ -80,6 +80,11 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "unknown"
 
 
+def stem(described: dict, save: bool) -> str:
+    """The beginning of a results file's name: that of CPU and commit, or ``latest``."""
+    return f"{slug(described['cpu'])}-{described['commit']}" if save else "latest"
+
+
 def load_average() -> float | None:
     """Runnable processes, averaged over the last minute; None where that is not known."""
     try:

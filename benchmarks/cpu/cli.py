@@ -127,7 +127,7 @@ def stem(args: argparse.Namespace, described: dict) -> str:
     part = part if kind == "speed" else kind
     if "int8" in args.dtype:
         part = f"{part}-int8" if part else "int8"
-    name = f"{machine.slug(described['cpu'])}-{described['commit']}" if args.save else "latest"
+    name = machine.stem(described, args.save)
     isa = described["limits"].get("FASTLSTM_CPU_ISA", "")
     return "-".join(filter(None, [name, isa, part, "busy" if args.busy else ""]))
 

@@ -18,9 +18,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.common import machine, terminal, timing
-from benchmarks.common.schema import SCHEMA, write
-from benchmarks.recipes.report import head, markdown, tables
+from benchmarks.common import machine, programs, terminal, timing
+from benchmarks.recipes import report
 from examples.recipes import RECIPES
 from examples.recipes.common import ROUNDS
 
@@ -35,14 +34,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RECIPES)} (all)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each ({ROUNDS})")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (1)")
-    parser.add_argument("--quick", action="store_true", help="whether they run: tiny, one round")
-    parser.add_argument("--save", action="store_true", help="name the results by CPU and commit")
-    parser.add_argument("--out", type=Path, default=machine.RESULTS, metavar="FOLDER")
-    args = parser.parse_args(argv)
-    for name in ("rounds", "threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"{name}: got {getattr(args, name)}, expected at least 1")
+    args = programs.parsed(parser, argv, "rounds")
     for name in args.names:
         if name not in RECIPES:
             parser.error(f"got {name!r}, expected some of {', '.join(RECIPES)}")
@@ -103,26 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not rows:
         print("nothing was measured: pip install 'fastlstm[recipes]'", file=sys.stderr)
         return 1
-    described["load_average_after"] = machine.load_average()
-    stem = f"{machine.slug(described['cpu'])}-{described['commit']}" if args.save else "latest"
-    path = args.out / f"{stem}-recipes.json"
+    path = programs.path_of(args, described, report.KIND)
     rows += kept(path, described, args.threads, [*(row["recipe"] for row in rows), *failed])
-    result = {
-        "schema": SCHEMA,
-        "kind": "recipes",
-        "machine": described,
-        "settings": {
-            "date": datetime.date.today().isoformat(),
-            "wall_s": time.perf_counter() - started,
-        },
-        "rates": {},
-        "rows": sorted(rows, key=lambda row: RECIPES.index(row["recipe"])),
-        "summary": [],
-    }
-    terminal.show(tables(result), head(result))
-    write(result, path)
-    path.with_suffix(".md").write_text(markdown(result))
-    print(f"written: {path} and .md")
+    rows.sort(key=lambda row: RECIPES.index(row["recipe"]))
+    programs.leave(path, report, described, rows, started)
     return 1 if failed else 0
 
 

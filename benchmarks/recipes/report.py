@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from benchmarks.common.tables import Table, markdown_table, threads_text
+from benchmarks.common.programs import interval
+from benchmarks.common.tables import Table, threads_text
+
+KIND = "recipes"
+TITLE = "Recipes"
+MEANING = (
+    "Seconds are medians of a round, in which both took a turn in one process. A ratio is the median "
+    "over rounds; in brackets its 95 % interval. Results are compared by their largest difference, of "
+    "the largest result."
+)
 
 
 def tables(result: dict) -> list[Table]:
@@ -11,8 +20,7 @@ def tables(result: dict) -> list[Table]:
     for row in result["rows"]:
         medians = [f"{times['median_s']:.3g}" for times in row["times"].values()]
         (found,) = row["ratios"].values()
-        bounds = f"{found['ratio']:.2f} ({found['low']:.2f}-{found['high']:.2f})"
-        lines.append([row["what"], row["version"], *medians, bounds, f"{row['apart']:.0e}"])
+        lines.append([row["what"], row["version"], *medians, interval(found), f"{row['apart']:.0e}"])
         ratios.append(found["ratio"])
     row = result["rows"][0]
     header = ["program", "version", *(f"{name}, s" for name in row["times"])]
@@ -21,18 +29,3 @@ def tables(result: dict) -> list[Table]:
     count = " to ".join(map(str, dict.fromkeys((rounds[0], rounds[-1]))))
     title = f"Recipes, rounds: {count}, {threads_text(row['threads'])}"
     return [(title, header, lines, ratios)]
-
-
-def head(result: dict) -> list[str]:
-    made = result["machine"]
-    return [
-        f"{made['cpu']}, {made['cores']} cores, torch {made['torch']}, commit {made['commit']}, "
-        f"{result['settings']['date']}",
-        "Seconds are medians of a round, in which both took a turn in one process. A ratio is the "
-        "median over rounds; in brackets its 95 % interval. Results are compared by their largest "
-        "difference, of the largest result.",
-    ]
-
-
-def markdown(result: dict) -> str:
-    return "\n\n".join(["# Recipes", *head(result), *map(markdown_table, tables(result))]) + "\n"

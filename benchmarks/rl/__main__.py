@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from benchmarks.common import machine, terminal
-from benchmarks.common.schema import SCHEMA, write
-from benchmarks.rl.report import head, markdown, tables
+from benchmarks.common import machine, programs, terminal
+from benchmarks.rl import report
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -20,15 +17,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--envs", type=int, default=8, help="environments (8)")
     parser.add_argument("--steps", type=int, default=128, help="steps of a rollout (128)")
     parser.add_argument("--rounds", type=int, default=8, help="rollouts of each contender (8)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (1)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="whether it runs: tiny, two rollouts")
-    parser.add_argument("--save", action="store_true", help="name the results by CPU and commit")
-    parser.add_argument("--out", type=Path, default=machine.RESULTS, metavar="FOLDER")
-    args = parser.parse_args(argv)
-    for name in ("envs", "steps", "rounds", "threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"{name}: got {getattr(args, name)}, expected at least 1")
+    args = programs.parsed(parser, argv, "envs", "steps", "rounds")
     if args.quick:
         args.hidden, args.envs, args.steps, args.rounds = [8], 2, 64, 2
     return args
@@ -58,26 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 seed=args.seed,
             )
             advance(f"H = {H}: updates {rows[-2]['ratios'][training.FAST]['ratio']:.2f}")
-    described["load_average_after"] = machine.load_average()
-    result = {
-        "schema": SCHEMA,
-        "kind": "rl",
-        "machine": described,
-        "settings": {
-            "date": datetime.date.today().isoformat(),
-            "seed": args.seed,
-            "wall_s": time.perf_counter() - started,
-        },
-        "rates": {},
-        "rows": rows,
-        "summary": [],
-    }
-    terminal.show(tables(result), head(result))
-    stem = f"{machine.slug(described['cpu'])}-{described['commit']}" if args.save else "latest"
-    path = args.out / f"{stem}-rl.json"
-    write(result, path)
-    path.with_suffix(".md").write_text(markdown(result))
-    print(f"written: {path} and .md")
+    path = programs.path_of(args, described, report.KIND)
+    programs.leave(path, report, described, rows, started, seed=args.seed)
     return 0
 
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from benchmarks.common.tables import Table, markdown_table, threads_text
+from benchmarks.common.programs import interval
+from benchmarks.common.tables import Table, threads_text
 
+KIND = "rl"
+TITLE = "Recurrent PPO"
+MEANING = (
+    "Seconds are sums over the rollouts. A ratio is the median over rollouts, in each of which all "
+    "took a turn; in brackets the median's 95 % interval."
+)
 WORDS = {"update": "updates", "training": "whole training"}
 
 
@@ -14,7 +21,7 @@ def tables(result: dict) -> list[Table]:
         names = list(row["times"])
         seconds = [f"{row['total_s'][name]:.2f}" for name in names]
         found = [row["ratios"][name] for name in names[1:]]
-        bounds = [f"{r['ratio']:.2f} ({r['low']:.2f}-{r['high']:.2f})" for r in found]
+        bounds = map(interval, found)
         same = "yes" if all(row["same_rewards"].values()) else "no"
         lines.append([f"{WORDS[row['part']]}, H = {row['H']}", *seconds, *bounds, same])
         ratios.append(found[-1]["ratio"])
@@ -27,17 +34,3 @@ def tables(result: dict) -> list[Table]:
         f"{threads_text(row['threads'])}"
     )
     return [(title, header, lines, ratios)]
-
-
-def head(result: dict) -> list[str]:
-    made = result["machine"]
-    return [
-        f"{made['cpu']}, {made['cores']} cores, torch {made['torch']}, sb3-contrib "
-        f"{made['sb3_contrib']}, commit {made['commit']}, {result['settings']['date']}",
-        "Seconds are sums over the rollouts. A ratio is the median over rollouts, in each of which "
-        "all took a turn; in brackets the median's 95 % interval.",
-    ]
-
-
-def markdown(result: dict) -> str:
-    return "\n\n".join(["# Recurrent PPO", *head(result), *map(markdown_table, tables(result))]) + "\n"

@@ -20,23 +20,10 @@ struct CudaStack : Stack {
 
   int64_t rows() const { return T * N; }
 
-  Tensor make(const Extents& sizes, ScalarType type) const { return fastlstm::empty(sizes, type, where); }
-  Tensor make(const Extents& sizes) const { return make(sizes, dtype); }
-  // A new sequence as the caller has them, its steps one after the other in memory.
-  Tensor make_sequence(int64_t width) const {
-    return turned ? fastlstm::empty(sequence_sizes(width), {width, N * width, 1}, dtype, where)
-                  : make(sequence_sizes(width));
-  }
-
   // A matrix where it lies, as torch's products take it.
   Tensor matrix(const void* data, int64_t matrix_rows, int64_t columns, int64_t row_stride, int64_t column_stride,
                 ScalarType type) const {
-    const int64_t sizes[] = {matrix_rows, columns}, strides[] = {row_stride, column_stride};
-    AtenTensorHandle handle;
-    STD_TORCH_CHECK(aoti_torch_create_tensor_from_blob(const_cast<void*>(data), 2, sizes, strides, 0, code_of(type),
-                                                       where.type, std::max(where.index, 0), &handle) == 0,
-                    "fastlstm: a matrix of shape ", text({matrix_rows, columns}), " could not be made a tensor");
-    return Tensor(handle);
+    return tensor_at(data, {matrix_rows, columns}, {row_stride, column_stride}, type, where);
   }
   Tensor matrix(const void* data, int64_t matrix_rows, int64_t columns) const {
     return matrix(data, matrix_rows, columns, columns, 1, dtype);
@@ -66,11 +53,7 @@ class Dropout {
 
   // Of layer k's output or its gradient.
   Tensor operator()(const Tensor& y, int64_t k) const {
-    if (!masks_) return times(y, noise_[k]);
-    using torch::stable::detail::from;
-    StableIValue stack[] = {from(y), from(noise_[k]), from(scale_)};
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::native_dropout_backward", "", stack, TORCH_ABI_VERSION));
-    return torch::stable::detail::to<Tensor>(stack[0]);
+    return masks_ ? call_op<Tensor>("aten::native_dropout_backward", "", y, noise_[k], scale_) : times(y, noise_[k]);
   }
 
  private:
@@ -81,26 +64,17 @@ class Dropout {
 
 // Whether float32 may be rounded to tf32 in products: the answer is Python's (fastlstm/backends/gpu.py).
 inline bool tf32_for(ScalarType dtype) {
-  if (dtype != ScalarType::Float) return false;
-  StableIValue stack[1];
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("fastlstm::cuda_tf32", "", stack, TORCH_ABI_VERSION));
-  return torch::stable::detail::to<bool>(stack[0]);
+  return dtype == ScalarType::Float && call_op<bool>("fastlstm::cuda_tf32", "");
 }
 
 // out = x weight^T (+ bias), in place: out [rows, columns].
 inline void linear_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const Tensor& out) {
-  using torch::stable::detail::from;
-  StableIValue stack[] = {from(x), from(weight), from(bias), from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "out", stack, TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);
+  call_op<Tensor>("aten::linear", "out", x, weight, bias, out);
 }
 
 // out = a b, in place.
 inline void mm_out(const Tensor& a, const Tensor& b, const Tensor& out) {
-  using torch::stable::detail::from;
-  StableIValue stack[] = {from(a), from(b), from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack, TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);
+  call_op<Tensor>("aten::mm", "out", a, b, out);
 }
 
 // Launches a call's recurrence: with the memory that it needs beside its arrays, where it needs any.

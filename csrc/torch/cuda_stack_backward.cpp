@@ -11,51 +11,13 @@ namespace {
 
 // Both directions' weight_ih, one under the other: a product with them adds the directions up by itself.
 Tensor cat_rows(const Tensor& a, const Tensor& b) {
-  using torch::stable::detail::from;
-  StableIValue stack[] = {from(std::vector<Tensor>{a, b}), from(int64_t{0})};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::cat", "", stack, TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
+  return call_op<Tensor>("aten::cat", "", std::vector<Tensor>{a, b}, int64_t{0});
 }
-
-// The results: tensors for the gradients that are wanted, in the order of `needs`.
-class CudaGradients {
- public:
-  CudaGradients(const CudaStack& s, const std::vector<bool>& needs, int64_t lowest, int64_t I)
-      : needs_(needs), places_(needs.size()) {
-    take(0, [&] { return s.make_sequence(I); });
-    take(1, [&] { return s.make(s.state_sizes(s.P)); });
-    take(2, [&] { return s.make(s.state_sizes(s.H)); });
-    for (int64_t j = lowest * s.D; j < s.L * s.D; ++j) {
-      const int64_t place = 3 + j * s.each;
-      take(place, [&] { return s.make({4 * s.H, s.inputs(j / s.D, I)}); });
-      take(place + 1, [&] { return s.make({4 * s.H, s.P}); });
-      for (int64_t b = 2; s.biased() && b < 4; ++b) take(place + b, [&] { return s.make({4 * s.H}); });
-      if (s.projected()) take(place + s.each - 1, [&] { return s.make({s.P, s.H}); });
-    }
-  }
-
-  // The gradient at that place among `needs`, or null.
-  Tensor* at(int64_t place) { return needs_[place] ? &tensors[places_[place]] : nullptr; }
-  void* data(int64_t place) { return needs_[place] ? at(place)->mutable_data_ptr() : nullptr; }
-
-  std::vector<Tensor> tensors;
-
- private:
-  template <class Make>
-  void take(int64_t place, const Make& made) {
-    if (!needs_[place]) return;
-    places_[place] = tensors.size();
-    tensors.push_back(made());
-  }
-
-  const std::vector<bool>& needs_;
-  std::vector<size_t> places_;
-};
 
 // A layer's gradients after its recurrence.
 class LayerGradients {
  public:
-  LayerGradients(const CudaStack& s, const cuda::Around& around, CudaGradients& into, int64_t k, const Tensor& dgates)
+  LayerGradients(const CudaStack& s, const cuda::Around& around, Gradients& into, int64_t k, const Tensor& dgates)
       : s_(s), around_(around), into_(into), k_(k), dgates_(dgates.const_data_ptr()) {}
 
   // dx [rows, width] = sum over directions of dgates weight_ih.
@@ -148,7 +110,7 @@ class LayerGradients {
 
   const CudaStack& s_;
   const cuda::Around& around_;
-  CudaGradients& into_;
+  Gradients& into_;
   int64_t k_;
   const void* dgates_;
 };
@@ -170,7 +132,7 @@ std::vector<Tensor> cuda_stack_backward(OptionalTensor doutput, OptionalTensor d
     const States h(s, h0, s.P), c(s, c0, s.H), dh(s, dh_n, s.P), dc(s, dc_n, s.H);
     const Masks masks(s, lengths, reset_mask);  // lengths are clamped by the kernels
     const ScalarType wide = wide_type(s.dtype);
-    CudaGradients into(s, needs, lowest, I);
+    Gradients into(s, needs, lowest, I);
 
     cuda::BackwardArgs args{};
     args.device = device.index();

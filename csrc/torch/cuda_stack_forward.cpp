@@ -35,12 +35,7 @@ class BiasSums {
   OptionalTensor of(int64_t k, int64_t d) const {
     if (!sums_) return {};
     // One dimension, which linear wants.
-    const int64_t sizes[] = {4 * s_.H}, strides[] = {1};
-    AtenTensorHandle handle;
-    STD_TORCH_CHECK(aoti_torch_create_tensor_from_blob(data(k * s_.D + d), 1, sizes, strides, 0, code_of(s_.dtype),
-                                                       s_.where.type, std::max(s_.where.index, 0), &handle) == 0,
-                    "fastlstm: a bias could not be made a tensor");
-    return Tensor(handle);
+    return tensor_at(data(k * s_.D + d), {4 * s_.H}, {1}, s_.dtype, s_.where);
   }
 
  private:

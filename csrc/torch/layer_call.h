@@ -126,22 +126,12 @@ struct Matrix {
   }
   Matrix transposed() const { return {data, columns, rows, column_stride, row_stride, dtype}; }
 
-  Tensor tensor() const {
-    const int64_t sizes[] = {rows, columns}, strides[] = {row_stride, column_stride};
-    AtenTensorHandle handle;
-    STD_TORCH_CHECK(aoti_torch_create_tensor_from_blob(data, 2, sizes, strides, 0, code_of(dtype),
-                                                       aoti_torch_device_type_cpu(), 0, &handle) == 0,
-                    "fastlstm: a matrix of shape ", text({rows, columns}), " could not be made a tensor");
-    return Tensor(handle);
-  }
+  Tensor tensor() const { return tensor_at(data, {rows, columns}, {row_stride, column_stride}, dtype); }
 };
 
 // out = a @ b, in place: out is [rows, columns].
 inline void mm_out(const Matrix& out, const Matrix& a, const Matrix& b) {
-  using torch::stable::detail::from;
-  StableIValue stack[] = {from(a.tensor()), from(b.tensor()), from(out.tensor())};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack, TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);  // takes the reference that the call returned, and drops it
+  call_op<Tensor>("aten::mm", "out", a.tensor(), b.tensor(), out.tensor());
 }
 
 inline Tensor converted(const Tensor& t, ScalarType dtype) {

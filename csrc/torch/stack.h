@@ -51,11 +51,13 @@ struct Stack {
   }
   Extents state_sizes(int64_t width) const { return batched ? Extents{L * D, N, width} : Extents{L * D, width}; }
 
+  // A new tensor where the call's are.
+  Tensor make(const Extents& sizes, ScalarType type) const { return ready(empty(sizes, type, where)); }
+  Tensor make(const Extents& sizes) const { return make(sizes, dtype); }
   // A new sequence as the caller has them, its steps one after the other in memory.
-  Tensor new_sequence(int64_t width) const {
-    Tensor made =
-        turned ? empty(sequence_sizes(width), {width, N * width, 1}, dtype) : empty(sequence_sizes(width), dtype);
-    return on_large_pages(made);
+  Tensor make_sequence(int64_t width) const {
+    const Extents sizes = sequence_sizes(width);
+    return turned ? ready(empty(sizes, {width, N * width, 1}, dtype, where)) : make(sizes);
   }
   Tensor time_major(const Tensor& sequence) const {
     if (!batched) return torch::stable::unsqueeze(sequence, 1);
@@ -75,6 +77,11 @@ struct Stack {
     fit(static_cast<int64_t>(needs.size()) == 3 + each * L * D);
     if (needs[0] || needs[1] || needs[2]) return 0;
     return (std::find(needs.begin() + 3, needs.end(), true) - needs.begin() - 3) / (each * D);
+  }
+
+ private:
+  Tensor ready(Tensor made) const {
+    return where.type == aoti_torch_device_type_cpu() ? on_large_pages(std::move(made)) : made;
   }
 };
 
@@ -167,11 +174,6 @@ inline void fit_weights(const Stack& s, const std::vector<Tensor>& weights, int6
 }
 
 // By torch, for its rounding in 16 bits.
-inline Tensor times(const Tensor& a, const Tensor& b) {
-  using torch::stable::detail::from;
-  StableIValue stack[] = {from(a), from(b)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mul", "Tensor", stack, TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
+inline Tensor times(const Tensor& a, const Tensor& b) { return call_op<Tensor>("aten::mul", "Tensor", a, b); }
 
 }  // namespace fastlstm

@@ -4,40 +4,6 @@
 
 namespace fastlstm {
 
-namespace {
-
-// The results: tensors for the gradients that are wanted, in the order of `needs`.
-struct Wanted {
-  void *dx = nullptr, *dh0 = nullptr, *dc0 = nullptr;
-  std::vector<WeightGradients> weights;  // of each layer's directions
-  std::vector<Tensor> tensors;
-
-  Wanted(const Stack& s, const std::vector<bool>& needs, int64_t lowest, int64_t I) : weights(s.L * s.D) {
-    const auto make = [&](bool need, const auto& made) -> void* {
-      if (!need) return nullptr;
-      tensors.push_back(made());
-      return tensors.back().mutable_data_ptr();
-    };
-    dx = make(needs[0], [&] { return s.new_sequence(I); });
-    dh0 = make(needs[1], [&] { return empty(s.state_sizes(s.P), s.dtype); });
-    dc0 = make(needs[2], [&] { return empty(s.state_sizes(s.H), s.dtype); });
-    for (int64_t j = lowest * s.D; j < s.L * s.D; ++j) {
-      const int64_t place = 3 + j * s.each;
-      const auto gradient = [&](bool there, int64_t at, const Extents& sizes) {
-        return make(there && needs[at], [&] { return on_large_pages(empty(sizes, s.dtype)); });
-      };
-      WeightGradients& into = weights[j];
-      into.ih = gradient(true, place, {4 * s.H, j < s.D ? I : s.D * s.P});
-      into.hh = gradient(true, place + 1, {4 * s.H, s.P});
-      into.bias_ih = gradient(s.biased(), place + 2, {4 * s.H});
-      into.bias_hh = gradient(s.biased(), place + 3, {4 * s.H});
-      into.hr = gradient(s.projected(), place + s.each - 1, {s.P, s.H});
-    }
-  }
-};
-
-}  // namespace
-
 static std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalTensor dh_n, OptionalTensor dc_n,
                                                OptionalTensor dcells, OptionalTensor x, OptionalTensor h0,
                                                OptionalTensor c0, std::vector<Tensor> matrices, Tensor output,
@@ -57,7 +23,7 @@ static std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalT
     const FilledStates h(s, h0, s.P), c(s, c0, s.H);
     const Masks masks(s, lengths, reset_mask);
     masks.fit_lengths(s);
-    Wanted wanted(s, needs, lowest, I);
+    Gradients into(s, needs, lowest, I);
     std::vector<char> unwanted(s.h_bytes() + s.c_bytes());  // the kernels write the states' gradients in any case
 
     Held held;
@@ -74,7 +40,7 @@ static std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalT
       const Tensor input = k == 0 ? s.time_major(*x) : drops ? times(tape.below(k), *drops) : tape.below(k);
       const std::vector<DirectionWeights> of_layer = tape.weights(k, shape.I);
       OptionalTensor below;
-      if (pass_down) below = on_large_pages(empty({s.T, s.N, shape.I}, s.dtype));
+      if (pass_down) below = s.make({s.T, s.N, shape.I});
       Held of_call;
       LayerBackward call{shape, input, of_layer};
       if (from_above) call.doutput = of_call.rows(*from_above, &call.doutput_stride_t, &call.doutput_stride_n);
@@ -93,14 +59,14 @@ static std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalT
       call.gates = of_call.data(tape.gates(k));
       call.lengths = masks.lengths;
       call.reset_mask = masks.reset_mask;
-      call.dx = pass_down ? below->mutable_data_ptr() : k == 0 ? wanted.dx : nullptr;
-      call.dh0 = wanted.dh0 ? part_of(wanted.dh0, k * s.h_bytes()) : unwanted.data();
-      call.dc0 = wanted.dc0 ? part_of(wanted.dc0, k * s.c_bytes()) : unwanted.data() + s.h_bytes();
-      for (int64_t d = 0; d < s.D; ++d) call.dweights[d] = wanted.weights[k * s.D + d];
+      call.dx = pass_down ? below->mutable_data_ptr() : k == 0 ? into.data(0) : nullptr;
+      call.dh0 = needs[1] ? part_of(into.data(1), k * s.h_bytes()) : unwanted.data();
+      call.dc0 = needs[2] ? part_of(into.data(2), k * s.c_bytes()) : unwanted.data() + s.h_bytes();
+      for (int64_t d = 0; d < s.D; ++d) call.dweights[d] = into.of(k * s.D + d);
       run(call);
       from_above = pass_down && drops ? times(*below, *drops) : below;
     }
-    return wanted.tensors;
+    return into.tensors;
   });
 }
 

@@ -40,7 +40,7 @@ Tensor copy_of(const Tensor& from, Tensor to) {
 class CellSequence {
  public:
   CellSequence(const Stack& s, bool wanted) : s_(s) {
-    if (wanted) made_ = s.new_sequence(s.D * s.H);
+    if (wanted) made_ = s.make_sequence(s.D * s.H);
   }
   // Where kernels that write cells in the accumulation type may put them, if that is here.
   void* place(bool taped) const { return made_ && !taped && is_wide() ? made_->mutable_data_ptr() : nullptr; }
@@ -88,7 +88,7 @@ static std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, Optio
     const Masks masks(s, lengths, reset_mask);
     masks.fit_lengths(s);
 
-    Tensor output = s.new_sequence(s.D * s.P), h_n = empty(s.state_sizes(s.P), s.dtype),
+    Tensor output = s.make_sequence(s.D * s.P), h_n = empty(s.state_sizes(s.P), s.dtype),
            c_n = empty(s.state_sizes(s.H), s.dtype);
     CellSequence sequence(s, save_cells);
     std::vector<Tensor> tape;
@@ -98,7 +98,7 @@ static std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, Optio
     OptionalTensor below;  // the output of the layer below, before dropout
     for (int64_t k = 0; k < s.L; ++k) {
       const bool last = k == s.L - 1;
-      Tensor made = last ? output : on_large_pages(empty({s.T, s.N, s.D * s.P}, s.dtype));
+      Tensor made = last ? output : s.make({s.T, s.N, s.D * s.P});
       const LayerShape shape = s.layer(k, I, matrices);
       const char *h_k = static_cast<const char*>(h.of(k)), *c_k = static_cast<const char*>(c.of(k));
       char *h_n_k = part_of(h_n.mutable_data_ptr(), k * s.h_bytes()),
@@ -115,9 +115,9 @@ static std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, Optio
       } else {
         OptionalTensor cells, gates;
         if (k >= lowest || (last && save_cells && sequence.place(taped) == nullptr))
-          cells = on_large_pages(empty({s.T, s.N, s.D, s.H}, shape.wide));
+          cells = s.make({s.T, s.N, s.D, s.H}, shape.wide);
         if (k >= lowest) {
-          gates = on_large_pages(empty({s.T, s.N, s.D, 4 * s.H}, s.dtype));
+          gates = s.make({s.T, s.N, s.D, 4 * s.H});
           // What dropout made of a layer's output, the backward makes again.
           if (k > 0) tape.push_back(*below);
           tape.push_back(*cells);
@@ -146,7 +146,7 @@ static std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, Optio
     for (Tensor* made : {&output, &h_n, &c_n}) results.push_back(std::move(*made));
     sequence.give(results);
     results.insert(results.end(), tape.begin(), tape.end());
-    if (taped && own_output) results.push_back(copy_of(results[0], s.new_sequence(s.D * s.P)));
+    if (taped && own_output) results.push_back(copy_of(results[0], s.make_sequence(s.D * s.P)));
     return results;
   });
 }

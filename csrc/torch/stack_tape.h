@@ -51,6 +51,48 @@ class Tape {
   int64_t kept_;
 };
 
+// The results: tensors for the gradients that are wanted, in the order of `needs`.
+class Gradients {
+ public:
+  Gradients(const Stack& s, const std::vector<bool>& needs, int64_t lowest, int64_t I)
+      : s_(s), needs_(needs), places_(needs.size()) {
+    take(0, [&] { return s.make_sequence(I); });
+    take(1, [&] { return s.make(s.state_sizes(s.P)); });
+    take(2, [&] { return s.make(s.state_sizes(s.H)); });
+    for (int64_t j = lowest * s.D; j < s.L * s.D; ++j) {
+      const int64_t place = 3 + j * s.each;
+      take(place, [&] { return s.make({4 * s.H, s.inputs(j / s.D, I)}); });
+      take(place + 1, [&] { return s.make({4 * s.H, s.P}); });
+      for (int64_t b = 2; s.biased() && b < 4; ++b) take(place + b, [&] { return s.make({4 * s.H}); });
+      if (s.projected()) take(place + s.each - 1, [&] { return s.make({s.P, s.H}); });
+    }
+  }
+
+  // The gradient at that place among `needs`, or null.
+  Tensor* at(int64_t place) { return needs_[place] ? &tensors[places_[place]] : nullptr; }
+  void* data(int64_t place) { return needs_[place] ? at(place)->mutable_data_ptr() : nullptr; }
+  // Those of the weights of the stack's j-th direction.
+  WeightGradients of(int64_t j) {
+    const int64_t place = 3 + j * s_.each;
+    return {data(place), data(place + 1), s_.biased() ? data(place + 2) : nullptr,
+            s_.biased() ? data(place + 3) : nullptr, s_.projected() ? data(place + s_.each - 1) : nullptr};
+  }
+
+  std::vector<Tensor> tensors;
+
+ private:
+  template <class Make>
+  void take(int64_t place, const Make& made) {
+    if (!needs_[place]) return;
+    places_[place] = tensors.size();
+    tensors.push_back(made());
+  }
+
+  const Stack& s_;
+  const std::vector<bool>& needs_;
+  std::vector<size_t> places_;
+};
+
 // A backward's arguments, checked. AnyStack: Stack, or CudaStack.
 template <class AnyStack>
 struct BackwardCall {

@@ -3,32 +3,12 @@
 // of the weights are an op of their own, for the steps of a loop over cells together: made step by step, a matrix as
 // large as the weights would be written, read and added to another for every one.
 
-#include "torch/layer_products.h"
 #include "torch/step_call.h"
+#include "torch/weight_sums.h"
 
 namespace fastlstm {
 
 namespace {
-
-template <class T>
-void add_contiguous(const Matrix& into, const Tensor& addend) {
-  T* to = static_cast<T*>(into.data);
-  const T* from = static_cast<const T*>(addend.const_data_ptr());
-  for (int64_t k = 0; k < into.rows * into.columns; ++k) to[k] += from[k];
-}
-
-// out (+)= left @ right, in the type of out, which is contiguous and the accumulation type.
-void multiply(const Matrix& out, const Matrix& left, int left_parts, const Matrix& right, int right_parts, bool add) {
-  if (own_product(out.dtype, out.rows, out.columns, left.columns, left_parts, right_parts)) {
-    multiply_own(out.dtype, left.columns, left_factor(left, left_parts),
-                 {target(out, right_factor(right, right_parts), nullptr, add)});
-    return;
-  }
-  if (!add) return mm_out(out, left, right);
-  Tensor product = empty({out.rows, out.columns}, out.dtype);
-  mm_out(Matrix::of(product), left, right);
-  (out.dtype == ScalarType::Double ? add_contiguous<double> : add_contiguous<float>)(out, product);
-}
 
 struct CellShape {
   int64_t N, I, H, P;
@@ -85,13 +65,13 @@ std::vector<Tensor> cell_forward(const Tensor& x, const Tensor& h, const Tensor&
   if (!s.few()) {
     const PartCounts parts = PartCounts::of(s.dtype);
     char* made = Workspace::take(s.N * 4 * s.H * bytes_of(s.wide), Workspace::kGates);
-    const Matrix out = Matrix::contiguous(made, s.N, 4 * s.H, s.wide);
-    const auto add = [&](const void* rows, const void* weight, int64_t width, bool more) {
-      multiply(out, Matrix::contiguous(rows, s.N, width, s.dtype), parts.values,
-               Matrix::contiguous(weight, 4 * s.H, width, s.dtype).transposed(), parts.values, more);
+    Sum sum(made, s.N, 4 * s.H, s.wide, s.wide);
+    const auto add = [&](const void* rows, const void* weight, int64_t width) {
+      sum.add(Matrix::contiguous(rows, s.N, width, s.dtype), parts.values,
+              Matrix::contiguous(weight, 4 * s.H, width, s.dtype).transposed(), parts.values);
     };
-    add(args.x, args.weight_ih, s.I, false);
-    add(args.h, args.weight_hh, s.P, true);
+    add(args.x, args.weight_ih, s.I);
+    add(args.h, args.weight_hh, s.P);
     args.gates_x = made;
   }
   if (s.N > 0) cpu_kernels().step(args, threads());
@@ -155,8 +135,8 @@ static CellGradientResults lstm_cell_training_backward(OptionalTensor dh, Option
     const PartCounts parts = PartCounts::of(s.dtype);
     const Matrix left = Matrix::contiguous(args.dgates, s.N, 4 * s.H, s.dtype);
     const auto make = [&](Tensor& out, const void* weight, int64_t width) {
-      multiply(Matrix::contiguous(out.mutable_data_ptr(), s.N, width, s.dtype), left, parts.gradients,
-               Matrix::contiguous(weight, 4 * s.H, width, s.dtype), parts.values, false);
+      Sum(out.mutable_data_ptr(), s.N, width, s.dtype, s.dtype)
+          .add(left, parts.gradients, Matrix::contiguous(weight, 4 * s.H, width, s.dtype), parts.values);
     };
     if (need_dx) make(dx, args.weight_ih, s.I);
     if (need_dh) make(dh_in, args.weight_hh, s.P);
@@ -226,29 +206,6 @@ class Rows {
   OptionalTensor kept_;
 };
 
-// A gradient, summed up in the accumulation type.
-struct Total {
-  Tensor result, wide;
-
-  Total(Extents sizes, ScalarType dtype, ScalarType wide_dtype)
-      : result(on_large_pages(empty(sizes, dtype))),
-        wide(dtype == wide_dtype ? result : on_large_pages(empty(sizes, wide_dtype))) {}
-
-  Tensor finished() {
-    if (wide.scalar_type() != result.scalar_type()) torch::stable::copy_(result, wide);
-    return result;
-  }
-};
-
-template <class T>
-void add_rows(Tensor& into, const Matrix& rows) {
-  T* sums = static_cast<T*>(into.mutable_data_ptr());
-  for (int64_t r = 0; r < rows.rows; ++r) {
-    const T* row = static_cast<const T*>(rows.data) + r * rows.columns;
-    for (int64_t k = 0; k < rows.columns; ++k) sums[k] += row[k];
-  }
-}
-
 }  // namespace
 
 // The gradients of weight_ih, weight_hh, both biases and weight_hr that `needs` asks for, summed over steps.
@@ -274,55 +231,37 @@ static std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates
   const ScalarType values = own ? value_type(wide, dtype, parts.values) : wide;
   Rows dgates_rows(dgates, "dgates", total, most, wide), x_rows(x, "x", total, most, values),
       h_rows(h, "h", total, most, values);
+  LayerShape s{};
+  s.I = I;
+  s.H = H4 / 4;
+  s.P = P;
+  s.dtype = dtype;
+  s.wide = wide;
   std::optional<Rows> dh_rows, unprojected_rows;
-  std::optional<Total> ih, hh, bias, hr;
-  if (needs[0]) ih.emplace(Extents{H4, I}, dtype, wide);
-  if (needs[1]) hh.emplace(Extents{H4, P}, dtype, wide);
-  if (needs[2] || needs[3]) bias.emplace(Extents{H4}, dtype, wide);
   if (needs[4]) {
     dh_rows.emplace(dh, "dh", total, most, wide);
     unprojected_rows.emplace(unprojected, "unprojected", total, most, wide);
-    hr.emplace(Extents{dh_rows->width(), unprojected_rows->width()}, dtype, wide);
-  }
-  for (auto* sum : {&ih, &hh, &bias, &hr}) {
-    if (*sum && (total == 0 || sum == &bias)) torch::stable::zero_((*sum)->wide);
-  }
-  for (int64_t first = 0; first < total; first += most) {
-    const int64_t count = std::min(most, total - first);
-    const bool add = first > 0;
-    const Matrix rows = dgates_rows.next(count), left = rows.transposed();
-    std::vector<Target> targets;
-    const auto add_to = [&](std::optional<Total>& sum, Rows& of) {
-      if (!sum) return;
-      const Matrix right = of.next(count), out = Matrix::of(sum->wide);
-      if (own) {
-        targets.push_back(target(out, right_factor(right, parts.values), nullptr, add));
-      } else {
-        multiply(out, left, parts.gradients, right, parts.values, add);
-      }
-    };
-    add_to(ih, x_rows);
-    add_to(hh, h_rows);
-    if (!targets.empty()) multiply_own(wide, count, left_factor(left, parts.gradients), targets);
-    if (bias) (wide == ScalarType::Double ? add_rows<double> : add_rows<float>)(bias->wide, rows);
-    if (hr) {
-      constexpr int kWhole = 3;  // parts of a float32 number that is no rounded one
-      multiply(Matrix::of(hr->wide), dh_rows->next(count).transposed(), kWhole, unprojected_rows->next(count), kWhole,
-               add);
-    }
+    STD_TORCH_CHECK(dh_rows->width() == P && unprojected_rows->width() == s.H, "fastlstm: dh is ", dh_rows->width(),
+                    " and unprojected ", unprojected_rows->width(), " wide, expected ", P, " and ", s.H);
   }
   std::vector<Tensor> results;
-  if (ih) results.push_back(ih->finished());
-  if (hh) results.push_back(hh->finished());
-  if (bias) {
-    Tensor sum = bias->finished();
-    results.push_back(sum);
-    if (needs[2] && needs[3]) {  // equal, and not the same memory
-      results.push_back(empty({H4}, dtype));
-      __builtin_memcpy(results.back().mutable_data_ptr(), sum.const_data_ptr(), H4 * bytes_of(dtype));
-    }
+  results.reserve(needs.size());
+  const auto gradient = [&](int64_t k, const Extents& sizes) -> void* {
+    if (!needs[k]) return nullptr;
+    results.push_back(on_large_pages(empty(sizes, dtype)));
+    return results.back().mutable_data_ptr();
+  };
+  const WeightGradients into{gradient(0, {H4, I}), gradient(1, {H4, P}), gradient(2, {H4}), gradient(3, {H4}),
+                             gradient(4, {P, s.H})};
+  DirectionSums sums(s, into);
+  for (int64_t first = 0; first < total; first += most) {
+    const int64_t count = std::min(most, total - first);
+    const Matrix rows = dgates_rows.next(count);
+    sums.add_gates(rows, parts, own, [&] { return x_rows.next(count); }, [&] { return h_rows.next(count); });
+    if (sums.bias.wanted()) sums.bias.add_rows(rows);
+    if (needs[4]) sums.add_projected(dh_rows->next(count), unprojected_rows->next(count));
   }
-  if (hr) results.push_back(hr->finished());
+  sums.finish(s, into);
   return results;
 }
 

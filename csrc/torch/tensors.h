@@ -35,8 +35,13 @@ using OptionalTensor = std::optional<Tensor>;
 using ForwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // output, h_n, c_n, cells, gates
 using BackwardResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;         // dgates_x, dh0, dc0, dhidden
 
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
+// What an op of torch's dispatcher gives for these arguments.
+template <class Result, class... Args>
+Result call_op(const char* name, const char* overload, const Args&... args) {
+  StableIValue stack[std::max<size_t>(sizeof...(args), 1)] = {torch::stable::detail::from(args)...};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack, TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Result>(stack[0]);
+}
 
 inline DType dtype_of(const Tensor& t, const char* name) {
   switch (t.scalar_type()) {
@@ -239,6 +244,17 @@ inline Tensor empty(const Extents& sizes, ScalarType dtype, const Where& where =
   return empty(sizes, strides, dtype, where);
 }
 
+// A tensor of memory that is there; it does not own it.
+inline Tensor tensor_at(const void* data, const Extents& sizes, const Extents& strides, ScalarType dtype,
+                        const Where& where = Where::cpu()) {
+  AtenTensorHandle handle;
+  STD_TORCH_CHECK(aoti_torch_create_tensor_from_blob(const_cast<void*>(data), static_cast<int64_t>(sizes.size()),
+                                                     sizes.data(), strides.data(), 0, code_of(dtype), where.type,
+                                                     std::max(where.index, 0), &handle) == 0,
+                  "fastlstm: memory of shape ", text({sizes.begin(), sizes.end()}), " could not be made a tensor");
+  return Tensor(handle);
+}
+
 inline Tensor empty_beside(const Tensor& like, const Extents& sizes, ScalarType dtype) {
   return torch::stable::new_empty(like, {sizes.data(), sizes.size()}, dtype);
 }
@@ -262,9 +278,7 @@ inline Tensor on_large_pages(Tensor t) {
 // parts. Python answers (fastlstm/backends/cpu.py).
 inline int float32_parts(ScalarType dtype) {
   if (dtype != ScalarType::Float || !cpu_kernels().takes_parts) return 3;
-  StableIValue stack[1];
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("fastlstm::cpu_parts", "", stack, TORCH_ABI_VERSION));
-  return static_cast<int>(torch::stable::detail::to<int64_t>(stack[0]));
+  return static_cast<int>(call_op<int64_t>("fastlstm::cpu_parts", ""));
 }
 
 // torch's threads, as many as there are cores for.

@@ -58,13 +58,11 @@ def _triton_forward(*args):
 
 
 def _triton_backward(*args):
-    call = recurrence.Backward(*args)
-    if call.dgates_out is not None:
+    if recurrence.Backward(*args).dgates_out is not None:
         raise RuntimeError(
             "fastlstm::triton_backward: a gradient of the gates is the reference's to take: call reference_backward"
         )
-    given = (value for name, value in call._asdict().items() if name != "dgates_out")
-    return triton_kernels.backward(*given, precision.allows_tf32())
+    return triton_kernels.backward(*args, precision.allows_tf32())
 
 
 def register(prefix: str, forward, backward, device: str) -> None:

@@ -73,24 +73,24 @@ def decompositions(loop: str = "auto") -> dict[Any, Callable[..., Any]]:
     return table
 
 
-def _unrolled(asked: str, T) -> bool:
-    """Whether to unroll the steps."""
+def _loop(asked: str, T, count: int):
+    """What runs the steps, as `reference.unrolled`. count: see `scanned`."""
     static = isinstance(T, int)
     if asked == "unrolled" and not static:
         raise ValueError(
             f"fastlstm.decompositions: loop='unrolled' needs a static number of steps, got {T}; "
             "export the model without a dynamic T, or ask for loop='scan'"
         )
-    return static and asked != "scan"
+    if static and asked != "scan":
+        return reference.unrolled
+    return functools.partial(scanned, count)
 
 
 def _recurrence(recurrence, asked: str, *args):
     """An op of the recurrence. Its first argument is a sequence (T, ...), its last are save_tape
     and save_cells."""
     *args, save_tape, save_cells = args
-    loop = reference.unrolled
-    if not _unrolled(asked, args[0].shape[0]):
-        loop = functools.partial(scanned, 3 if save_tape else 2 if save_cells else 1)
+    loop = _loop(asked, args[0].shape[0], 3 if save_tape else 2 if save_cells else 1)
     output, h_n, c_n, cells, gates = recurrence(*args, loop=loop)
     nothing = output.new_empty
     return (
@@ -158,64 +158,10 @@ def _stack(*args):
 
 
 def _int8(asked: str, *args):
-    """A stack with int8 weights: its definition, or a scan whose step is the definition's call of
-    one step."""
-    x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, weight_only = args[:10]
-    return_cells, batched = args[10], x.dim() == 3
-    if _unrolled(asked, x.shape[1 if batched and batch_first else 0]):
-        return int8.definition(*args)
-    y = (x.transpose(0, 1) if batch_first else x) if batched else x.unsqueeze(1)
-    (T, N), D = y.shape[:2], 2 if bidirectional else 1
-    each = len(weights) // (layers * D)
-    H = weights[3].shape[0] // 4
-    P = weights[each - 1].shape[0] if each >= 6 else H
-    h0, c0 = (
-        x.new_zeros((layers * D, N, width)) if s is None else s.reshape(layers * D, N, width)
-        for s, width in ((h0, P), (c0, H))
-    )
-    states, cells = [], []
-    for k in range(layers):
-        found = []
-        for d in range(D):
-            row = k * D + d
-
-            def step(carry, at, of_direction):
-                x_t, valid, cut = at
-                h, c = (s.unsqueeze(0) for s in carry)
-                lengths = None if valid is None else valid.squeeze(-1).long()
-                cut = None if cut is None else cut.unsqueeze(0)
-                output, h, c, cells = int8.definition(
-                    x_t.unsqueeze(0),
-                    h,
-                    c,
-                    of_direction,
-                    1,
-                    False,
-                    False,
-                    lengths,
-                    cut,
-                    weight_only,
-                    True,
-                )
-                return (h[0], c[0]), (output[0], cells[0])
-
-            bounded = None if lengths is None else lengths.clamp(0, T)
-            sequences = (
-                y,
-                reference.valid_steps(T, bounded),
-                reference.entering_zeros(T, reset_mask, bounded, d == 1),
-            )
-            of_direction = weights[row * each : (row + 1) * each]
-            carry, kept = scanned(2, step, (h0[row], c0[row]), sequences, of_direction, d == 1)
-            states.append(carry)
-            found.append(kept)
-        y, of_layer = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
-        cells.append(of_layer)
-    h_n, c_n = (torch.stack(s) for s in zip(*states, strict=True))
-    last = cells[-1] if return_cells else x.new_empty((0,))
-    if not batched:
-        return y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1), last
-    return y.transpose(0, 1) if batch_first else y, h_n, c_n, last
+    """A stack with int8 weights."""
+    call = int8.Int8Stack(*args)
+    T = call.x.shape[1 if call.batch_first and call.x.dim() == 3 else 0]
+    return tuple(int8.definition(call, _loop(asked, T, 2)))
 
 
 def _checkpointed(*args):

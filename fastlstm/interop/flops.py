@@ -14,8 +14,8 @@ from ..nn.cell import FastLSTMCell
 from ..nn.lstm import FastLSTM
 from ..ops import layer, recurrence, variant
 from ..ops.recurrence import PREFIXES
+from ..stack import int8, step_training, whole
 from ..stack import step as step_ops
-from ..stack import step_training, whole
 from ..stack.checkpoint import calls as checkpoint
 from ..stack.wavefront import calls as stack
 from ..torch_classes import LSTM, LSTMCell
@@ -84,14 +84,13 @@ def whole_backward(call: whole.StackBackward) -> int:
     return found
 
 
-def int8_stack(x, h0, c0, weights, layers, bidirectional, *rest, **options) -> int:
+def int8_stack(call: int8.Int8Stack) -> int:
     """Without the padding of packed matrices."""
-    directions = 2 if bidirectional else 1
-    each = len(weights) // (layers * directions)
-    (H4,), projected = weights[3], each >= 6
-    P = weights[each - 1][0] if projected else H4 // 4
+    x, layers, directions = call.x, call.layers, 2 if call.bidirectional else 1
+    _, _, _, (H4,), _, _, scale_hr = int8.by_direction(call.weights, layers, call.bidirectional)[0][0]
+    P = H4 // 4 if scale_hr is None else scale_hr[0]
     inputs = x[-1] + (layers - 1) * directions * P
-    recurrent = directions * layers * (H4 * P + (P * (H4 // 4) if projected else 0))
+    recurrent = directions * layers * (H4 * P + (0 if scale_hr is None else P * (H4 // 4)))
     return 2 * prod(x[:-1]) * (directions * H4 * inputs + recurrent)
 
 
@@ -180,6 +179,8 @@ def formulas() -> dict:
         "checkpointed_forward": (checkpoint.CheckpointedForward, checkpointed_forward),
         "checkpointed_backward": (checkpoint.CheckpointedBackward, checkpointed_backward),
         "lstm_variant_loop": (variant.VariantLoop, recurrence_backward),
+        "int8_stack": (int8.Int8Stack, int8_stack),
+        "int8_stack_reference": (int8.Int8Stack, int8_stack),
     }
     for prefix in PREFIXES:
         by_arguments |= {
@@ -190,10 +191,8 @@ def formulas() -> dict:
             f"{prefix}_variant_forward": (variant.VariantForward, recurrence_forward),
             f"{prefix}_variant_backward": (variant.VariantBackward, variant_backward),
         }
-    named = {"int8_stack": int8_stack, "int8_stack_reference": int8_stack}
-    named |= {name: _named(*given) for name, given in by_arguments.items()}
-    names = {n: f for n, f in named.items() if hasattr(torch.ops.fastlstm, n)}
-    return {getattr(torch.ops.fastlstm, name): formula for name, formula in names.items()}
+    ops = torch.ops.fastlstm
+    return {getattr(ops, name): _named(*given) for name, given in by_arguments.items() if hasattr(ops, name)}
 
 
 def _tell_torch(flop_counter) -> None:

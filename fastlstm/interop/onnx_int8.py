@@ -10,6 +10,7 @@ when they load a model.
 import functools
 
 from ..int8 import TERMS, UNITS
+from ..stack.int8 import by_direction
 
 _ZERO = 128  # zero point: ONNX Runtime's AVX2 kernels saturate with signed weights, not unsigned
 
@@ -73,15 +74,10 @@ def stack(op, float_layer, x, h0, c0, weights, layers, bidirectional, lengths, w
     """
     D = 2 if bidirectional else 1
     h_n, c_n, inputs = [], [], x.shape[2]
-    each = len(weights) // (layers * D)
-    for k in range(layers):
+    for k, directions in enumerate(by_direction(weights, layers, bidirectional)):
         states = (op.Slice(s, [k * D], [(k + 1) * D], [0]) for s in (h0, c0))
-        directions = []
-        for w in (weights[j : j + each] for j in range(k * D * each, (k + 1) * D * each, each)):
-            bias = w[4] if each % 2 else None
-            directions.append((*w[:4], bias, *(w[-2:] if each >= 6 else (None, None))))
         K, H = inputs if k == 0 else D * h0.shape[2], c0.shape[2]
-        if weight_only or each >= 6:
+        if weight_only or directions[0][5] is not None:
             P = h0.shape[2]
             floats = [
                 (

@@ -136,19 +136,8 @@ class FastLSTMCell(LSTMCell):
             above(FastLSTMCell, self, "reset_parameters").reset_parameters()
 
     def _by_layer(self, x, h, c, weights):
-        _, h, c, _ = run_layers(
-            x,
-            h,
-            c,
-            [[weights]],
-            lengths=None,
-            reset_mask=None,
-            return_cells=False,
-            between_layers=None,
-            dropout=0.0,
-            backend=self.backend,
-            own_output=False,  # which nobody gets
-        )
+        # Nobody gets the output.
+        _, h, c, _ = run_layers(x, h, c, [[weights]], backend=self.backend, own_output=False)
         return h.squeeze(0), c.squeeze(0)
 
     def _direct(self, input, hx, weights):

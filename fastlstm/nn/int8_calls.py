@@ -116,19 +116,7 @@ def cell(module, input: Tensor, hx):
         if any(s.shape != expected or s.dtype != _FLOAT or s.device != input.device for s in hx):
             return None
         h, c = (s.reshape(1, x.shape[1], H) for s in hx)
-    _, h, c, _ = run_layers(
-        x,
-        h,
-        c,
-        layers,
-        lengths=None,
-        reset_mask=None,
-        return_cells=False,
-        between_layers=None,
-        dropout=0.0,
-        backend=module.backend,
-        own_output=False,
-        weight_only=module.weight_only,
-    )
+    options = {"backend": module.backend, "weight_only": module.weight_only}
+    _, h, c, _ = run_layers(x, h, c, layers, own_output=False, **options)
     h, c = h.squeeze(0), c.squeeze(0)
     return (h.view(-1), c.view(-1)) if dims == 1 else (h, c)

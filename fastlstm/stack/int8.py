@@ -38,7 +38,7 @@ from torch import Tensor
 
 from ..int8 import LEVELS, dequantise, flat, unpack
 from ..ops.define import define_op
-from ..ops.library import check_one_device, library, register_autograd_later
+from ..ops.library import register_autograd_later
 from ..reference.lstm import entered, entering_zeros, left, unrolled, valid_steps
 from ..weights import LSTMWeights, Variant
 
@@ -47,11 +47,27 @@ REFUSED = (
     "under torch.no_grad(), or widen the weights to train: weight_dtype = None"
 )
 _LEAST = 2.0**-100
-_SCHEMA = (
-    "(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, int layers, bool bidirectional, "
-    "bool batch_first, Tensor? lengths, Tensor? reset_mask, bool weight_only, bool return_cells) "
-    "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells)"
-)
+
+
+class Int8Stack(NamedTuple):
+    x: Tensor
+    h0: Tensor | None
+    c0: Tensor | None
+    weights: list[Tensor]
+    layers: int
+    bidirectional: bool
+    batch_first: bool
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+    weight_only: bool
+    return_cells: bool
+
+
+class Int8Results(NamedTuple):
+    output: Tensor
+    h_n: Tensor
+    c_n: Tensor
+    cells: Tensor
 
 
 def quantise_activations(v: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +89,7 @@ def _product(v: Tensor, q: Tensor, scale: Tensor, weight_only: bool) -> Tensor:
     return (a * scale) * (integers @ q).float()
 
 
-def _directions(weights, layers: int, bidirectional: bool) -> list[list[tuple]]:
+def by_direction(weights, layers: int, bidirectional: bool) -> list[list[tuple]]:
     """weights, layer by layer and direction by direction: packed_ih, scale_ih, packed_hh,
     scale_hh, bias or None, packed_hr or None, scale_hr or None."""
     D = 2 if bidirectional else 1
@@ -88,7 +104,7 @@ def _directions(weights, layers: int, bidirectional: bool) -> list[list[tuple]]:
     return [found[k : k + D] for k in range(0, len(found), D)]
 
 
-def _one_direction(x, h, c, w, lengths, reset_mask, reverse: bool, weight_only: bool):
+def _one_direction(x, h, c, w, lengths, reset_mask, reverse: bool, weight_only: bool, loop):
     """Outputs (T, N, P), h, c and cells (T, N, H) of x (T, N, K)."""
     packed_ih, scale_ih, packed_hh, scale_hh, bias, packed_hr, scale_hr = w
     H, P, T = c.shape[1], h.shape[1], x.shape[0]
@@ -99,8 +115,9 @@ def _one_direction(x, h, c, w, lengths, reset_mask, reverse: bool, weight_only: 
     q_hr = None if packed_hr is None else unpack(packed_hr, P, H).t().double()
     gates_x = _product(x, q_ih, scale_ih, weight_only)
 
-    def step(carry, at, _):
+    def step(carry, at, constants):
         (h, c), (gates_x, valid, cut) = carry, at
+        q_hh, scale_hh, bias, q_hr, scale_hr = constants
         h_in, c_in = entered(h, cut), entered(c, cut)
         gates = gates_x + _product(h_in, q_hh, scale_hh, weight_only)
         i, f, g, o = (gates if bias is None else gates + bias).chunk(4, dim=-1)
@@ -112,16 +129,16 @@ def _one_direction(x, h, c, w, lengths, reset_mask, reverse: bool, weight_only: 
 
     zeros = entering_zeros(T, reset_mask, lengths, reverse)
     sequences = gates_x, valid_steps(T, lengths), zeros
-    (h, c), (ys, cells) = unrolled(step, (h, c), sequences, (), reverse)
+    constants = q_hh, scale_hh, bias, q_hr, scale_hr
+    (h, c), (ys, cells) = loop(step, (h, c), sequences, constants, reverse)
     return ys, h, c, cells
 
 
-def definition(
-    x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, weight_only,
-    return_cells,
-):  # fmt: skip
-    """The op in plain torch; arguments and results at the top of this file."""
-    of_layers = _directions(weights, layers, bidirectional)
+def definition(call: Int8Stack, loop=unrolled) -> Int8Results:
+    """The op in plain torch. loop: runs the steps of a direction, as `reference.lstm.unrolled`."""
+    x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, *flags = call
+    weight_only, return_cells = flags
+    of_layers = by_direction(weights, layers, bidirectional)
     D, batched = len(of_layers[0]), x.dim() == 3
     y = (x.transpose(0, 1) if batch_first else x) if batched else x.unsqueeze(1)
     T, N, _ = y.shape
@@ -139,51 +156,48 @@ def definition(
         outputs, cells = [], []
         for d, w in enumerate(layer):
             states = h0[k * D + d], c0[k * D + d]
-            of_direction = _one_direction(y, *states, w, lengths, reset_mask, d == 1, weight_only)
+            of_direction = _one_direction(y, *states, w, lengths, reset_mask, d == 1, weight_only, loop)
             for kept, value in zip((outputs, h_n, c_n, cells), of_direction, strict=True):
                 kept.append(value)
         y = torch.cat(outputs, dim=-1)
     h_n, c_n = torch.stack(h_n), torch.stack(c_n)
     cells = torch.cat(cells, dim=-1) if return_cells else x.new_empty((0,))
     if not batched:
-        return y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1), cells
-    return y.transpose(0, 1) if batch_first else y, h_n, c_n, cells
+        return Int8Results(y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1), cells)
+    return Int8Results(y.transpose(0, 1) if batch_first else y, h_n, c_n, cells)
 
 
-def _fake(
-    x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, weight_only,
-    return_cells,
-):  # fmt: skip
-    check_one_device(x, h0, c0, *weights, lengths, reset_mask)
-    _, _, _, scale_hh, _, _, scale_hr = _directions(weights, layers, bidirectional)[0][0]
-    D, H = 2 if bidirectional else 1, scale_hh.shape[0] // 4
+def _fake(call: Int8Stack) -> Int8Results:
+    x, layers = call.x, call.layers
+    _, _, _, scale_hh, _, _, scale_hr = by_direction(call.weights, layers, call.bidirectional)[0][0]
+    D, H = 2 if call.bidirectional else 1, scale_hh.shape[0] // 4
     P = H if scale_hr is None else scale_hr.shape[0]
     T, *rows = x.shape[:-1]
-    if batch_first and rows:
+    if call.batch_first and rows:
         T, rows = rows[0], [T]
     output = x.new_empty((T, *rows, D * P))
-    output = output.transpose(0, 1) if batch_first and rows else output
+    output = output.transpose(0, 1) if call.batch_first and rows else output
     states = (x.new_empty((layers * D, *rows, width)) for width in (P, H))
     N = rows[0] if rows else 1
-    return output, *states, x.new_empty((T, N, D * H) if return_cells else (0,))
+    return Int8Results(output, *states, x.new_empty((T, N, D * H) if call.return_cells else (0,)))
 
 
 def _refuse_gradient(*args, **kwargs):
     raise RuntimeError(REFUSED.format("an argument of the op"))
 
 
-def _of_rows(info, in_dims, *args):
+def _of_rows(_op, info, in_dims: Int8Stack, call: Int8Stack):
     """vmap over inputs, states and masks: its members become rows of one call."""
-    x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, *rest = args
-    if any(d is not None for d in in_dims[3]):
+    if any(d is not None for d in in_dims.weights):
         raise RuntimeError(
             "vmap: int8 weights are the same for all members of a call; give those of each member to a call of its own"
         )
-    B, batched = info.batch_size, x.dim() - (in_dims[0] is not None) == 3
+    B, batched = info.batch_size, call.x.dim() - (in_dims.x is not None) == 3
 
-    def folded(t, dim, rows: int, width: int):
+    def folded(name: str, rows: int, width: int):
         """(..., N, ...) of each member -> (..., B*N, ...), N at `rows`; `width`: the dims that
         each has."""
+        t, dim = getattr(call, name), getattr(in_dims, name)
         if t is None:
             return None
         t = t.unsqueeze(0).expand(B, *t.shape) if dim is None else t.movedim(dim, 0)
@@ -192,12 +206,12 @@ def _of_rows(info, in_dims, *args):
         t = t.movedim(0, rows)
         return t.flatten(rows, rows + 1)
 
-    first = batch_first and batched
-    x = folded(x, in_dims[0], 0 if first else 1, 3)
-    h0, c0 = (folded(s, d, 1, 3) for s, d in ((h0, in_dims[1]), (c0, in_dims[2])))
-    lengths = folded(lengths, in_dims[7], 0, 1)
-    reset_mask = folded(reset_mask, in_dims[8], 1, 2)
-    output, h_n, c_n, cells = int8_stack(x, h0, c0, weights, layers, bidirectional, first, lengths, reset_mask, *rest)
+    first = call.batch_first and batched
+    of_rows = call._replace(
+        x=folded("x", 0 if first else 1, 3), h0=folded("h0", 1, 3), c0=folded("c0", 1, 3),
+        batch_first=first, lengths=folded("lengths", 0, 1), reset_mask=folded("reset_mask", 1, 2),
+    )  # fmt: skip
+    output, h_n, c_n, cells = int8_stack(*of_rows)
 
     def unfolded(t, rows: int):
         return t.unflatten(rows, (B, -1)) if batched else t
@@ -263,16 +277,13 @@ def run_layers(
     return x, h, c, cells if return_cells else None
 
 
-for _name in ("int8_stack", "int8_stack_reference"):
-    library.define(_name + _SCHEMA)
-    library.impl(_name, definition, "CompositeExplicitAutograd")
-    _op = f"fastlstm::{_name}"
-    torch.library.register_fake(_op, _fake, lib=library)
-    register_autograd_later(_name, _refuse_gradient, _refuse_gradient)
-    torch.library.register_vmap(_op, _of_rows, lib=library)
+def _define(name: str):
+    defined = define_op(name, Int8Stack, Int8Results, run=definition, fake=_fake, vmap=_of_rows)
+    register_autograd_later(name, _refuse_gradient, _refuse_gradient)
+    return defined.overload
 
-int8_stack = torch.ops.fastlstm.int8_stack.default
-int8_stack_reference = torch.ops.fastlstm.int8_stack_reference.default
+
+int8_stack, int8_stack_reference = map(_define, ("int8_stack", "int8_stack_reference"))
 
 
 class Int8Call(NamedTuple):
@@ -290,17 +301,20 @@ class Int8Call(NamedTuple):
 
 
 def _call_fake(call: Int8Call) -> list[Tensor]:
-    x, h0, c0, weights, inputs, layers, bidirectional, batch_first, weight_only, step, cell = call
-    if x.dim() == 0 or x.shape[-1] != inputs:
+    x = call.x
+    if x.dim() == 0 or x.shape[-1] != call.inputs:
         return []
-    if step or cell:
+    if call.step or call.cell:
         x = x.unsqueeze(0)
-    masks = None, None
-    made = _fake(x, h0, c0, weights, layers, bidirectional, batch_first, *masks, weight_only, False)
-    output, h_n, c_n, _ = made
-    if cell:
+    output, h_n, c_n, _ = _fake(
+        Int8Stack(
+            x, call.h0, call.c0, call.weights, call.layers, call.bidirectional, call.batch_first,
+            None, None, call.weight_only, return_cells=False,
+        )
+    )  # fmt: skip
+    if call.cell:
         return [h_n.squeeze(0), c_n.squeeze(0)]
-    return [output.squeeze(0) if step else output, h_n, c_n]
+    return [output.squeeze(0) if call.step else output, h_n, c_n]
 
 
 int8_call = define_op("int8_call", Int8Call, list[Tensor], fake=_call_fake, or_nothing=True).call

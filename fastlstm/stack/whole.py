@@ -27,10 +27,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..fields import joined
 from ..ops import transforms
 from ..ops.define import define_op
 from ..ops.library import below_autograd
 from ..precision import accumulation_dtype
+from ..reference.backward import ResultGrads
 from .whole_by_layers import Saved, by_layers
 
 
@@ -49,11 +51,9 @@ _is_compiling = torch.compiler.is_compiling
 _NONE = {None}
 
 
-class StackForward(NamedTuple):
-    x: Tensor
-    h0: Tensor | None
-    c0: Tensor | None
-    weights: list[Tensor]
+class _Sequence(NamedTuple):
+    """What both ops get beside tensors with gradients."""
+
     lengths: Tensor | None = None
     reset_mask: Tensor | None = None
     noise: list[Tensor] | None = None
@@ -61,45 +61,34 @@ class StackForward(NamedTuple):
     bidirectional: bool = False
     batch_first: bool = False
     wide_products: bool = False
+
+
+@joined(_Sequence)
+class Options:
+    """What a call has beside tensors with gradients: the forward's arguments from `lengths` on, but
+    for `needs`."""
+
     save_cells: bool = False
     own_output: bool = True
+
+
+@joined({"x": Tensor, "h0": Tensor | None, "c0": Tensor | None, "weights": list[Tensor]}, Options)
+class StackForward:
     needs: list[bool] | None = None
 
 
-class StackBackward(NamedTuple):
-    doutput: Tensor | None
-    dh_n: Tensor | None
-    dc_n: Tensor | None
-    dcells: Tensor | None
+class _Tape(NamedTuple):
     x: Tensor | None
     h0: Tensor | None
     c0: Tensor | None
     matrices: list[Tensor]
     output: Tensor
     tape: list[Tensor]
-    lengths: Tensor | None
-    reset_mask: Tensor | None
-    noise: list[Tensor] | None
-    layers: int
-    bidirectional: bool
-    batch_first: bool
-    wide_products: bool
+
+
+@joined(ResultGrads, _Tape, _Sequence.__annotations__)
+class StackBackward:
     needs: list[bool]
-
-
-class Options(NamedTuple):
-    """What a call has beside tensors with gradients: the forward's arguments from `lengths` on, but
-    for `needs`."""
-
-    lengths: Tensor | None = None
-    reset_mask: Tensor | None = None
-    noise: list[Tensor] | None = None
-    layers: int = 1
-    bidirectional: bool = False
-    batch_first: bool = False
-    wide_products: bool = False
-    save_cells: bool = False
-    own_output: bool = True
 
 
 def lowest_of(needs, per_layer: int) -> int:

@@ -111,7 +111,7 @@ class Layer(NamedTuple):
         cells = c0.new_empty((self.T, self.N, self.D, self.H), dtype=accumulation_dtype(self.dtype))
         gradients = [h0.new_empty((self.T, self.N, self.D * h0.shape[-1])), h0, c0, cells]
         tape = [cells, gates_x.to(self.dtype)]
-        return launch.backward(*gradients, h0, c0, *rest[:2], *tape, *rest[2:], self.wide, tf32, config=config)
+        return launch.backward(*gradients, None, h0, c0, *rest[:2], *tape, *rest[2:], self.wide, tf32, config=config)
 
 
 def compile_launch(launched: Launch, target: GPUTarget):

@@ -56,8 +56,8 @@ def backward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The reverse loop of `forward`, from its tape, as `fastlstm.reference.backward.lstm_backward`.
 
     Args:
-        The fields of `reference.backward.Backward` but for dgates_out, then tf32 as for `forward`;
-        of h0 only shape and dtype are used.
+        The fields of `reference.backward.Backward`, dgates_out None, then tf32 as for `forward`; of
+        h0 only shape and dtype are used.
 
     Returns:
         dgates_x (T, N, D, 4H), dh0 (D, N, P), dc0 (D, N, H), and with a projection dhidden (T, N,

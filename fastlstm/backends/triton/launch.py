@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...ops.recurrence import Backward, Forward, backward_results, forward_results
 from ...precision import accumulation_dtype
 from . import backward_kernels, forward_kernels, resident_kernels
 from .configs import ANY, Config, arithmetic, choose, forced_way
@@ -127,43 +128,22 @@ class _Plan:
         return launch
 
 
-def forward(
-    gates_x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weight_hh: Tensor,
-    weight_hr: Tensor | None,
-    lengths: Tensor | None,
-    reset_mask: Tensor | None,
-    save_tape: bool,
-    save_cells: bool,
-    tf32: bool,
-    *,
-    config: Config | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def forward(*args, config: Config | None = None) -> tuple[Tensor, ...]:
     """See `fastlstm.backends.triton.forward`. config: replaces the table's."""
-    T, N, D, H4 = gates_x.shape
-    H, P = H4 // 4, h0.shape[-1]
-    dtype, wide = h0.dtype, accumulation_dtype(h0.dtype)
+    *given, tf32 = args
+    call = Forward(*given)
+    h0, c0, T = call.h0, call.c0, call.gates_x.shape[0]
     with torch.cuda.device_of(h0):
-        output = h0.new_empty((T, N, D * P))
-        cells = h0.new_empty((T, N, D, H), dtype=wide) if save_tape or save_cells else None
-        gates = h0.new_empty((T, N, D, H4)) if save_tape else None
-        if T and N:
-            h_n, c_n = _run_forward(
-                *_plain(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask),
-                output, cells, gates,
-                _Plan("forward", h0, c0, T, weight_hr is not None, tf32, config),
-            )  # fmt: skip
+        made = forward_results(call)
+        if T and h0.shape[1]:
+            *arrays, save_tape, save_cells = call
+            plan = _Plan("forward", h0, c0, T, call.weight_hr is not None, tf32, config)
+            cells = made.cells if save_tape or save_cells else None
+            gates = made.gates if save_tape else None
+            h_n, c_n = _run_forward(*_plain(*arrays), made.output, cells, gates, plan)
         else:
-            h_n, c_n = _copy(h0, h0, dtype), _copy(c0, c0, c0.dtype)
-        return (
-            output,
-            h_n,
-            c_n,
-            h0.new_empty((0,), dtype=wide) if cells is None else cells,
-            h0.new_empty((0,)) if gates is None else gates,
-        )
+            h_n, c_n = _copy(h0, h0, h0.dtype), _copy(c0, c0, c0.dtype)
+        return tuple(made._replace(h_n=h_n, c_n=c_n))
 
 
 def _run_forward(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, output, cells, gates, plan):
@@ -211,41 +191,25 @@ def _run_forward(gates_x, h0, c0, weight_hh, weight_hr, lengths, reset_mask, out
     return h_n, c_state.to(c0.dtype)
 
 
-def backward(
-    doutput: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
-    dcells: Tensor | None,
-    h0: Tensor,
-    c0: Tensor,
-    weight_hh: Tensor,
-    weight_hr: Tensor | None,
-    cells: Tensor,
-    gates: Tensor,
-    lengths: Tensor | None,
-    reset_mask: Tensor | None,
-    wide_gates: bool,
-    tf32: bool,
-    *,
-    config: Config | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def backward(*args, config: Config | None = None) -> tuple[Tensor, ...]:
     """See `fastlstm.backends.triton.backward`. config: replaces the table's."""
-    T, N, D, H4 = gates.shape
-    P, dtype, wide = h0.shape[-1], h0.dtype, accumulation_dtype(h0.dtype)
+    *given, tf32 = args
+    call = Backward(*given)
+    h0, c0, T, projected = call.h0, call.c0, call.gates.shape[0], call.weight_hr is not None
     with torch.cuda.device_of(h0):
-        dgates = h0.new_empty((T, N, D, H4), dtype=wide if wide_gates else dtype)
-        dhidden = None if weight_hr is None else h0.new_empty((T, N, D, P), dtype=wide)
-        if T and N:
-            dh0 = h0.new_empty((D, N, P), dtype=c0.dtype)
+        made = backward_results(call)
+        if T and h0.shape[1]:
+            dh0 = made.dh0
             dc0 = _run_backward(
-                *_plain(doutput, dh_n, dc_n, dcells, c0, weight_hh, weight_hr, cells, gates),
-                *_plain(lengths, reset_mask),
-                dgates, dhidden, dh0,
-                _Plan("backward", h0, c0, T, weight_hr is not None, tf32, config),
+                *_plain(call.doutput, call.dh_n, call.dc_n, call.dcells, c0),
+                *_plain(call.weight_hh, call.weight_hr, call.cells, call.gates),
+                *_plain(call.lengths, call.reset_mask),
+                made.dgates_x, made.dhidden if projected else None, dh0,
+                _Plan("backward", h0, c0, T, projected, tf32, config),
             )  # fmt: skip
         else:
-            dh0, dc0 = _copy(dh_n, h0, c0.dtype), _copy(dc_n, c0, c0.dtype)
-        return dgates, dh0, dc0, h0.new_empty((0,), dtype=wide) if dhidden is None else dhidden
+            dh0, dc0 = _copy(call.dh_n, h0, c0.dtype), _copy(call.dc_n, c0, c0.dtype)
+        return tuple(made._replace(dh0=dh0, dc0=dc0))
 
 
 def _run_backward(

@@ -66,7 +66,8 @@ def problem(which: str, kind: str, N: int, width: int) -> tuple:
     gates = normal(STEPS, N, 1, 4 * H).sigmoid()
     doutput = normal(STEPS, N, H)
     return (
-        doutput, None, None, None, h0, c0, weight_hh, None, cells, gates, None, None, False, tf32,
+        doutput, None, None, None, None, h0, c0, weight_hh, None, cells, gates, None, None, False,
+        tf32,
     )  # fmt: skip
 
 
