@@ -1,7 +1,7 @@
 """The weights of a layer, and what a call has beyond the plain LSTM."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -102,3 +102,15 @@ class Variant(NamedTuple):
         """Whether the plain recurrence cannot be used."""
         dropout = self.training and self.recurrent_dropout
         return bool(self.norms is not None or any(self.zoneout) or dropout)
+
+
+class Rest(NamedTuple):
+    """What a call of a stack has beside inputs, states, weights and a variant; see
+    `fastlstm.stack.run.run_layers`. wide_products: whether products are in the accumulation dtype.
+    """
+
+    lengths: Tensor | None
+    reset_mask: Tensor | None
+    return_cells: bool
+    between_layers: Callable[[Tensor], Tensor] | None
+    wide_products: bool

@@ -12,11 +12,12 @@ finished cell), ``baseline`` (what of it is nn.LSTM's, which outlives a change o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.common.machine import ROOT
@@ -57,15 +58,8 @@ class Journal:
         self.append("mark", key, contender=contender)
 
     def records(self, kind: str | None = None) -> list[dict]:
-        found = []
-        for line in read_lines(self.path):
-            try:
-                record = json.loads(line)
-            except ValueError:  # the line that was being written when the run was killed
-                continue
-            if record.get("stamp") == self.stamp and kind in (None, record.get("kind")):
-                found.append(record)
-        return found
+        every = read_records(self.path, kind)
+        return [r for r in every if r.get("stamp") == self.stamp and kind in (None, r.get("kind"))]
 
     def latest(self, kind: str) -> dict[str, dict]:
         """The last record of this kind for each key."""
@@ -73,17 +67,8 @@ class Journal:
 
     def lasting(self, kind: str) -> dict[str, dict]:
         """As `latest`, also of other kernels' sources: of what only GPU and libraries decide."""
-        found = {}
-        for line in read_lines(self.path):
-            if f'"{kind}"' not in line:
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if record.get("kind") == kind and lasting_part(record["stamp"]) == lasting_part(self.stamp):
-                found[record["key"]] = record
-        return found
+        every, wanted = read_records(self.path, kind), lasting_part(self.stamp)
+        return {r["key"]: r for r in every if r.get("kind") == kind and lasting_part(r["stamp"]) == wanted}
 
     def in_progress(self, prefix: str) -> dict | None:
         """The last mark under ``prefix`` if nothing has been recorded of its key since."""
@@ -112,6 +97,15 @@ def read_lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+def read_records(path: Path, word: str | None) -> Iterator[dict]:
+    """The records of the lines that have this word in quotes; of all lines for None."""
+    for line in read_lines(path):
+        if word is None or f'"{word}"' in line:
+            # Not of the line that was being written when the run was killed.
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
+
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Append each line by one write, so that several processes may do it at once."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -124,13 +118,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 def last_stamp(path: Path) -> str | None:
     """The stamp of the newest session in the journal, for a report on another machine."""
-    for line in reversed(read_lines(path)):
-        if '"session"' in line:
-            try:
-                return json.loads(line)["stamp"]
-            except (ValueError, KeyError):
-                continue
-    return None
+    found = [r["stamp"] for r in read_records(path, "session") if "stamp" in r]
+    return found[-1] if found else None
 
 
 def digest(patterns: Iterable[str]) -> str:

@@ -7,10 +7,10 @@ many clocks a step then takes by the constants of costs.h. benchmarks/log.md has
 from __future__ import annotations
 
 import importlib
-import math
 import sys
 
 from benchmarks.common.machine import ROOT
+from benchmarks.common.timing import geometric_mean
 from benchmarks.gpu.floor import (
     CLOCKS_PER_US,
     MULTIPROCESSORS,
@@ -60,11 +60,10 @@ def table(family, precision: str) -> list[str]:
             ratios += [us / floor for us, _, floor in both]
             cells.append(" / ".join(f"{us:.2f}{name[0]} ({us / low:.1f})" for us, name, low in both))
         lines.append(f"| {H} | " + " | ".join(cells) + " |")
-    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
     near = sum(ratio <= 2 for ratio in ratios)
     lines += [
         "",
-        f"Within twice the floor: {near} of {len(ratios)} cells; geometric mean {mean:.2f}.",
+        f"Within twice the floor: {near} of {len(ratios)} cells; geometric mean {geometric_mean(ratios):.2f}.",
         "",
     ]
     return lines

@@ -99,13 +99,18 @@ def run(context) -> str:
                 return row | {"status": "unavailable", "said": said}
             return row | one(tool, [backend], log, executable, seconds, named)
 
-        with ThreadPoolExecutor(len(tools)) as pool:
-            for tool, row in zip(tools, pool.map(row_of, tools), strict=True):
-                first = (row["said"].splitlines() or [""])[0]
-                context.say(f"{tool} {backend}: {row['status']}: {first}")
-                journal.append("sanitizer", f"{PART}/{tool}/{backend}", part=PART, **row)
+        at_once(context, tools, row_of, f"{PART}/{{}}/{backend}")
     rows = journal.latest("sanitizer").values()
     return "failed" if any(row["status"] == "failed" for row in rows) else "done"
+
+
+def at_once(context, tools: list[str], row_of, key: str) -> None:
+    """Run the tools beside each other; each row goes into the journal under `key` with its tool."""
+    with ThreadPoolExecutor(max(len(tools), 1)) as pool:
+        for tool, row in zip(tools, pool.map(row_of, tools), strict=True):
+            first = (row["said"].splitlines() or [""])[0]
+            context.say(f"{tool} {row['backend']}: {row['status']}: {first}")
+            context.journal.append("sanitizer", key.format(tool), part=PART, **row)
 
 
 def attempt(line: list[str], env: dict[str, str], seconds: float, length: int = SAID_LENGTH) -> dict[str, object]:
@@ -201,10 +206,6 @@ def exchanges(context) -> list[dict]:
         seconds = min(TOOL_SECONDS, context.left())
         return row | one(tool, which, log, executable, seconds, named)
 
-    with ThreadPoolExecutor(len(EXCHANGE_TOOLS)) as pool:
-        for tool, row in zip(tools, pool.map(row_of, tools), strict=True):
-            first = (row["said"].splitlines() or [""])[0]
-            context.say(f"{tool}, exchanges: {row['status']}: {first}")
-            journal.append("sanitizer", f"{key}/{tool}", part=PART, **row)
+    at_once(context, tools, row_of, f"{key}/{{}}")
     found = journal.latest("sanitizer")
     return [row for name, row in found.items() if name.startswith(key)]

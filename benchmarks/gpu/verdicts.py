@@ -29,6 +29,7 @@ STALL_SECONDS = 10.0
 PROCESSES = 10
 KINDS = ("bf16", "fp16", "tf32", "fp32", "fp64")
 PASSES = ("inference", "tape", "backward")
+RESULTS = ("output", "h_n", "c_n")
 # H and P (0: none) of each family's calls, and what FASTLSTM_CUDA_KERNELS says for it.
 FAMILIES = {
     "step": (75, 0, "step"),
@@ -140,7 +141,7 @@ def judge_recurrence(item: Item, device, dtype, tf32: bool, roundoff: float) -> 
         results = run_forward(*forward, *masks)
         back = run_backward(*grads, None, None, *forward[1:], *results[3:], *masks)
         return {
-            **dict(zip(("output", "h_n", "c_n"), results, strict=False)),
+            **dict(zip(RESULTS, results, strict=False)),
             **dict(zip(("dgates", "dh0", "dc0"), back, strict=False)),
         }
 
@@ -153,12 +154,7 @@ def judge_recurrence(item: Item, device, dtype, tf32: bool, roundoff: float) -> 
     forward, backward = (getattr(ops, f"{prefix}_{w}") for w in ("forward", "backward"))
     plain = forward(*given, *masks, False, False, tf32)
     got = passes_of(lambda *a: forward(*a, True, True, tf32), lambda *a: backward(*a, False, tf32), dtype)
-    longest = max(4 * H, T)
-    return {
-        "inference": said(dict(zip(("output", "h_n", "c_n"), plain, strict=False)), base, oracle, roundoff, longest),
-        "tape": said({k: got[k] for k in ("output", "h_n", "c_n")}, base, oracle, roundoff, longest),
-        "backward": said({k: got[k] for k in ("dgates", "dh0", "dc0")}, base, oracle, roundoff, longest),
-    }
+    return of_passes(dict(zip(RESULTS, plain, strict=False)), got, base, oracle, roundoff, max(4 * H, T))
 
 
 def judge_stack(item: Item, device, dtype, roundoff: float) -> dict[str, str]:
@@ -191,13 +187,15 @@ def judge_stack(item: Item, device, dtype, roundoff: float) -> dict[str, str]:
     oracle = results("reference", torch.float64, True)
     base = results("reference", dtype, True)
     plain, got = results("cuda", dtype, False), results("cuda", dtype, True)
-    rest = {k: v for k, v in got.items() if k.startswith("d_")}
-    longest = max(4 * item.H, item.T * item.N)
-    return {
-        "inference": said(plain, base, oracle, roundoff, longest),
-        "tape": said({k: got[k] for k in plain}, base, oracle, roundoff, longest),
-        "backward": said(rest, base, oracle, roundoff, longest),
-    }
+    return of_passes(plain, got, base, oracle, roundoff, max(4 * item.H, item.T * item.N))
+
+
+def of_passes(plain: dict, got: dict, *budget) -> dict[str, str]:
+    """`said` of each pass: `plain` are the results without a tape, `got` those with one and the
+    gradients."""
+    tape = {k: got[k] for k in plain}
+    gradients = {k: v for k, v in got.items() if k not in plain}
+    return {name: said(of, *budget) for name, of in zip(PASSES, (plain, tape, gradients), strict=True)}
 
 
 def said(got: dict, base: dict, oracle: dict, roundoff: float, longest: int) -> str:

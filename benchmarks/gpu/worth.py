@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 import os
+from unittest import mock
 
+from benchmarks.common.timing import geometric_mean
 from benchmarks.gpu import predict
 from benchmarks.gpu.floor import CLOCKS_PER_US, MULTIPROCESSORS
 
@@ -24,15 +26,8 @@ VARIABLE = "FASTLSTM_CUDA_KERNELS"
 
 def choice(family, N: int, H: int, P: int | None, backward: bool, only: str = "auto"):
     """What csrc/cuda chooses in bfloat16 on a simulated H200, among some of its families."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = only
-    try:
-        with family.simulated(**predict.H200):
-            return family.choose("bfloat16", STEPS, N, H, P, backward=backward)
-    finally:
-        os.environ.pop(VARIABLE)
-        if before is not None:
-            os.environ[VARIABLE] = before
+    with mock.patch.dict(os.environ, {VARIABLE: only}), family.simulated(**predict.H200):
+        return family.choose("bfloat16", STEPS, N, H, P, backward=backward)
 
 
 def wavefront_gain(family, L: int, N: int, H: int, backward: bool, captured: bool) -> float | None:
@@ -69,10 +64,6 @@ def projected_gain(family, N: int, H: int, P: int, backward: bool) -> tuple[floa
         return c.once + c.step * STEPS
 
     return time_of(steps) / time_of(found), found.family
-
-
-def mean(values: list[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def text() -> str:
@@ -114,7 +105,7 @@ def verdict(name: str, gains: list[float | None]) -> str:
         return f"{name}: in none of {len(gains)} cases."
     worth = sum(gain >= WORTH for gain in there)
     return (
-        f"{name}: in {len(there)} of {len(gains)} cases, there {mean(there):.2f} times as fast by "
+        f"{name}: in {len(there)} of {len(gains)} cases, there {geometric_mean(there):.2f} times as fast by "
         f"the geometric mean ({min(there):.2f} to {max(there):.2f}), at least {WORTH} in {worth}; "
-        f"over all cases {mean([gain or 1.0 for gain in gains]):.2f}."
+        f"over all cases {geometric_mean([gain or 1.0 for gain in gains]):.2f}."
     )

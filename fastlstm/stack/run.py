@@ -17,7 +17,7 @@ from ..ops import layer as layer_ops
 from ..ops import transforms
 from ..ops.library import library, register_autograd_later
 from ..precision import accumulation_dtype, wide_products
-from ..weights import LSTMWeights, Variant, flat, widened
+from ..weights import LSTMWeights, Rest, Variant, flat, widened
 from . import distributed, int8, whole
 from . import variant as variant_layers
 from .alone import beside_each_other, needed, pair_for
@@ -118,27 +118,21 @@ def run_layers(
         variant = None
     if variant is None and transforms.functionalized():
         variant = Variant()
-    rest = {
-        "lengths": lengths,
-        "reset_mask": reset_mask,
-        "return_cells": return_cells,
-        "between_layers": between_layers,
-        "wide_products": wide,
-    }
+    rest = Rest(lengths, reset_mask, return_cells, between_layers, wide)
     every = checkpointing.steps_of(checkpoint_every, x.shape[1])
     if checkpointing.serves(every, x, h0, c0, layers, variant):
-        return checkpointing.run_layers(prefix, x, h0, c0, layers, variant, every, **rest)
+        return checkpointing.run_layers(prefix, x, h0, c0, layers, variant, every, rest)
     if variant is None and layer_outputs is None:
-        results = _run_whole(prefix, x, h0, c0, layers, backend, dropout=dropout, own_output=own_output, **rest)
+        results = _run_whole(prefix, x, h0, c0, layers, rest, backend, dropout, own_output)
         if results is not None:
             return results
     stackable = D == 1 and layer_outputs is None
     if variant is not None:
-        results = variant_layers.run_layers(prefix, x, h0, c0, layers, variant, **rest)
+        results = variant_layers.run_layers(prefix, x, h0, c0, layers, variant, rest)
     elif stackable and _beside_each_other(prefix, x, layers):
-        results = _run_stack(prefix, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout)
+        results = _run_stack(prefix, x, h0, c0, layers, rest, dropout)
     else:
-        results = _run_each(prefix, x, h0, c0, layers, **rest)
+        results = _run_each(prefix, x, h0, c0, layers, rest)
     return _beside_the_tape(*results) if own_output else results
 
 
@@ -184,10 +178,7 @@ torch.library.register_fake("fastlstm::copied", torch.clone, lib=library)
 register_autograd_later("copied", lambda ctx, grad: grad)
 
 
-def _run_whole(
-    prefix, x, h0, c0, layers, backend, *, dropout, own_output, lengths, reset_mask, return_cells,
-    between_layers, wide_products,
-):  # fmt: skip
+def _run_whole(prefix, x, h0, c0, layers, rest: Rest, backend, dropout, own_output):
     """`run_layers` by one op for the whole stack; None if it does not support the call."""
     pair = pair_for(x, backend)
     if pair is None or pair.prefix != prefix:
@@ -203,17 +194,17 @@ def _run_whole(
     if D == 1 and beside_each_other(pair, x, T, N, weights, len(layers)):
         return None
     noise = None
-    if between_layers is not None and len(layers) > 1:
-        ones = x.new_ones((*x.shape[:2], len(layers[0]) * h0.shape[2]))
-        noise = noises(between_layers, ones, len(layers) - 1, dropout)
+    if rest.between_layers is not None and len(layers) > 1:
+        ones = x.new_ones((T, N, D * h0.shape[2]))
+        noise = noises(rest.between_layers, ones, len(layers) - 1, dropout)
     options = {
-        "lengths": lengths,
-        "reset_mask": reset_mask,
+        "lengths": rest.lengths,
+        "reset_mask": rest.reset_mask,
         "noise": noise,
         "layers": len(layers),
         "bidirectional": D == 2,
-        "wide_products": wide_products,
-        "save_cells": return_cells,
+        "wide_products": rest.wide_products,
+        "save_cells": rest.return_cells,
         "own_output": own_output,
     }
     results = whole.run(pair, needs, x, h0, c0, weights, options)
@@ -223,9 +214,10 @@ def _run_whole(
     return output, h_n, c_n, *(cells or (None,))
 
 
-def _run_each(prefix, x, h0, c0, layers, *, lengths, reset_mask, return_cells, between_layers, wide_products):
+def _run_each(prefix, x, h0, c0, layers, rest: Rest):
     """`run_layers` by an op for each layer."""
     D = len(layers[0])
+    lengths, reset_mask, return_cells, between_layers, wide_products = rest
     h_n, c_n, cells = [], [], None
     for k, layer in enumerate(layers):
         last = k == len(layers) - 1
@@ -244,22 +236,22 @@ def _run_each(prefix, x, h0, c0, layers, *, lengths, reset_mask, return_cells, b
     return x, h, c, cells.flatten(2).to(x.dtype) if return_cells else None
 
 
-def _run_stack(prefix, x, h0, c0, layers, lengths, reset_mask, return_cells, between_layers, dropout):
+def _run_stack(prefix, x, h0, c0, layers, rest: Rest, dropout):
     """`run_layers` by one op that runs the layers concurrently."""
     # A list of tensors in a schema cannot contain None.
     weights = [[w for w in of_kind if w is not None] for of_kind in zip(*(layer[0] for layer in layers), strict=True)]
     masks = []
-    if between_layers is not None:
+    if rest.between_layers is not None:
         # Drawn layer by layer, in the order of dropout between layers.
         ones = x.new_ones((*x.shape[:2], h0.shape[2]))
-        masks = [between_layers(ones) != 0 for _ in layers[1:]]
+        masks = [rest.between_layers(ones) != 0 for _ in layers[1:]]
     inputs = (x, h0, c0, *(w for of_kind in weights for w in of_kind))
     save_tape = torch.is_grad_enabled() and any(a.requires_grad for a in inputs)
     output, h_n, c_n, cells = stack_ops.forward(
         (
-            prefix, x, h0, c0, *weights, lengths, reset_mask, masks, dropout, save_tape,
-            return_cells,
+            prefix, x, h0, c0, *weights, rest.lengths, rest.reset_mask, masks, dropout, save_tape,
+            rest.return_cells,
         ),
         save_tape,
     )  # fmt: skip
-    return output, h_n, c_n, cells.flatten(2).to(x.dtype) if return_cells else None
+    return output, h_n, c_n, cells.flatten(2).to(x.dtype) if rest.return_cells else None

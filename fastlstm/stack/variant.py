@@ -4,8 +4,6 @@ The recurrence is an op (ops/variant.py); everything else is plain differentiabl
 product, its layer normalisation, weight dropout.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +15,7 @@ from ..ops.variant import VariantForward
 from ..precision import accumulation_dtype
 from ..reference import lstm as reference
 from ..reference.variant import EPSILON, variant_forward
-from ..weights import LayerNormWeights, Variant
+from ..weights import LayerNormWeights, Rest, Variant
 
 
 def dropped(layers, p: float):
@@ -71,7 +69,7 @@ def _run(prefix: str, call: VariantForward) -> Results:
 
 def run_layer(
     prefix, x, h, c, weights, norms, h_mask, lengths, reset_mask, seed, zoneout, layer: int,
-    first_step: int, wide_products: bool, save_cells: bool,
+    wide_products: bool, save_cells: bool,
 ) -> Results:  # fmt: skip
     """One layer, all its directions.
 
@@ -86,7 +84,7 @@ def run_layer(
         _stacked(norms, "weight_c"), _stacked(norms, "bias_c"),
     )  # fmt: skip
     save_tape = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in inputs)
-    call = VariantForward(*inputs, lengths, reset_mask, seed, *zoneout, 2 * layer, first_step, save_tape, save_cells)
+    call = VariantForward(*inputs, lengths, reset_mask, seed, *zoneout, 2 * layer, 0, save_tape, save_cells)
     return _run(prefix, call)
 
 
@@ -97,24 +95,10 @@ def run_layers(
     c0: Tensor,
     layers,
     variant: Variant,
-    *,
-    lengths: Tensor | None,
-    reset_mask: Tensor | None,
-    return_cells: bool,
-    between_layers: Callable[[Tensor], Tensor] | None,
-    wide_products: bool,
-    seed: Tensor | None = None,
-    first_step: int = 0,
+    rest: Rest,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """As `run.run_layers`, with a variant that changes the recurrence.
-
-    Args:
-        seed: (1,) int64, of zoneout's masks; drawn from torch's generator where None.
-        first_step: the index of x's first step in the sequence that the masks are for.
-    """
-    D = len(layers[0])
-    if seed is None:
-        seed = draw_seed(variant, x.device)
+    """As `run.run_layers`, with a variant that changes the recurrence."""
+    D, seed = len(layers[0]), draw_seed(variant, x.device)
     h_n, c_n = [], []
     for k, weights in enumerate(layers):
         last = k == len(layers) - 1
@@ -123,13 +107,14 @@ def run_layers(
             norms = variant.norms[k]
         h, c = h0[k * D : (k + 1) * D], c0[k * D : (k + 1) * D]
         results = run_layer(
-            prefix, x, h, c, weights, norms, draw_h_mask(variant, h), lengths, reset_mask, seed,
-            variant.zoneout, k, first_step, wide_products, return_cells and last,
+            prefix, x, h, c, weights, norms, draw_h_mask(variant, h), rest.lengths,
+            rest.reset_mask, seed, variant.zoneout, k, rest.wide_products,
+            rest.return_cells and last,
         )  # fmt: skip
         x = results.output
         h_n.append(results.h_n)
         c_n.append(results.c_n)
-        if between_layers is not None and not last:
-            x = between_layers(x)
-    cells = results.cells.flatten(2).to(x.dtype) if return_cells else None
+        if rest.between_layers is not None and not last:
+            x = rest.between_layers(x)
+    cells = results.cells.flatten(2).to(x.dtype) if rest.return_cells else None
     return x, torch.cat(h_n), torch.cat(c_n), cells

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...ops import transforms
 from ...ops.library import op
-from ...weights import Variant, flat
+from ...weights import Rest, Variant, flat
 from .. import variant as variant_layers
 from . import ops  # noqa: F401  (registers its ops)
 from .calls import CheckpointedForward, CheckpointedResults, biases_of
@@ -65,12 +65,7 @@ def run_layers(
     layers,
     variant: Variant | None,
     every: int,
-    *,
-    lengths: Tensor | None,
-    reset_mask: Tensor | None,
-    return_cells: bool,
-    between_layers,
-    wide_products: bool,
+    rest: Rest,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """As `run.run_layers`, with states saved every `every` steps instead of tapes. variant: one
     that changes the recurrence, or None.
@@ -79,6 +74,7 @@ def run_layers(
     nothing between layers; otherwise each layer's output is saved.
     """
     D = len(layers[0])
+    lengths, reset_mask, return_cells, between_layers, wide_products = rest
     first, variant = layers[0][0], variant or Variant()
     together = len(layers) if D == 1 and between_layers is None else 1
     seed, states = variant_layers.draw_seed(variant, x.device), []

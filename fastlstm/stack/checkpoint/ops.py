@@ -116,7 +116,7 @@ def plain(call: CheckpointedForward | CheckpointedTape):
                 results = variant_layers.run_layer(
                     call.family, x, h, c, weights, norms,
                     None if call.h_mask is None else call.h_mask[rows], call.lengths,
-                    call.reset_mask, call.seed, (call.zoneout_h, call.zoneout_c), call.layer + k, 0,
+                    call.reset_mask, call.seed, (call.zoneout_h, call.zoneout_c), call.layer + k,
                     call.wide_products, call.save_cells,
                 )  # fmt: skip
             else:
