@@ -1,4 +1,5 @@
-"""NamedTuples made of others, so that fields which several ops have in common are listed once."""
+"""NamedTuples made of others, so that fields which several ops have in common are listed once; and
+of some of their fields."""
 
 import itertools
 import types
@@ -27,3 +28,8 @@ def joined(*parts: type | dict[str, typing.Any]) -> Callable[[type], typing.Any]
         return types.new_class(cls.__name__, (typing.NamedTuple,), exec_body=lambda made: made.update(body))
 
     return make
+
+
+def only(cls, **given):
+    """An instance of a NamedTuple type with these fields, and None for all others."""
+    return cls._make(map(given.get, cls._fields))

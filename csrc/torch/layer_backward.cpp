@@ -176,31 +176,16 @@ void run(const LayerBackward& call) {
   }
 
   Held held;
-  BackwardArgs args{};
+  BackwardArgs args = call;
   args.sizes = {s.T, s.N, s.D, s.H, s.P};
   args.dtype = dtype_of(call.x, "x");
   args.float32_parts = parts.values;
   args.wide_gates = s.product != s.dtype;
   args.wide_states = s.states != s.dtype;
-  args.doutput = call.doutput;
-  args.doutput_stride_t = call.doutput_stride_t;
-  args.doutput_stride_n = call.doutput_stride_n;
-  args.dh_n = call.dh_n;
-  args.dc_n = call.dc_n;
-  args.dcells = call.dcells;
-  args.h0 = call.h0;
-  args.c0 = call.c0;
   for (int64_t d = 0; d < s.D; ++d) {
     args.weight_hh[d] = held.data(call.weights[d].hh);
     args.weight_hr[d] = held.data(call.weights[d].hr);
   }
-  args.output = call.output;
-  args.cells = call.cells;
-  args.gates = call.gates;
-  args.lengths = call.lengths;
-  args.reset_mask = call.reset_mask;
-  args.dh0 = call.dh0;
-  args.dc0 = call.dc0;
   const auto place = [](const ChunkRows& rows, void** data, Strides* strides) {
     *data = rows.data;
     *strides = rows.strides();
@@ -250,7 +235,7 @@ static LayerBackwardResults lstm_layer_backward(OptionalTensor doutput, Optional
          dbias = gradient(need_dweights, {s.D, 4 * s.H}, s.dtype),
          dweight_hr = gradient(need_dweights && projected, {s.D, s.P, s.H}, s.dtype);
   Held held;
-  LayerBackward call{s, x, weights};
+  LayerBackward call{{}, s, x, weights};
   call.dh_n = held.data(dh_n);
   call.dc_n = held.data(dc_n);
   call.dcells = held.data(dcells);

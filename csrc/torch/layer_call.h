@@ -36,15 +36,12 @@ struct DirectionWeights {
   OptionalTensor hr, bias_ih = {}, bias_hh = {};
 };
 
-// One layer's forward on arguments that were checked: contiguous but for x, [T, N, I]. Results as in cpu/recurrence.h.
-struct LayerForward {
+// One layer's forward on arguments that were checked: contiguous but for x, [T, N, I]. Who calls it fills the states,
+// the masks and the results of ForwardArgs.
+struct LayerForward : ForwardArgs {
   const LayerShape& shape;
   const Tensor& x;
   const std::vector<DirectionWeights>& weights;
-  const void *h0, *c0;
-  const int64_t* lengths;
-  const bool* reset_mask;
-  void *output, *h_n, *c_n, *cells, *gates;
 };
 
 void run(const LayerForward& call);
@@ -55,17 +52,12 @@ struct WeightGradients {
   void *ih, *hh, *bias_ih, *bias_hh, *hr;
 };
 
-// One layer's backward, likewise; doutput has strides of steps and rows.
-struct LayerBackward {
+// One layer's backward, likewise, with the gradients of the results and the tape in BackwardArgs.
+struct LayerBackward : BackwardArgs {
   const LayerShape& shape;
   const Tensor& x;
   const std::vector<DirectionWeights>& weights;  // without biases
-  const void* doutput;
-  int64_t doutput_stride_t, doutput_stride_n;
-  const void *dh_n, *dc_n, *dcells, *h0, *c0, *output, *cells, *gates;
-  const int64_t* lengths;
-  const bool* reset_mask;
-  void *dx, *dh0, *dc0;  // dx [T, N, I] or null
+  void* dx;                                      // [T, N, I] or null
   WeightGradients dweights[2];
 };
 

@@ -60,15 +60,13 @@ void run(const LayerForward& call) {
   }
 
   Held held;
-  ForwardArgs args{};
+  ForwardArgs args = call;
   args.sizes = {s.T, s.N, s.D, s.H, s.P};
   args.dtype = dtype_of(call.x, "x");
   args.wide_states = s.states != s.dtype;
   args.narrow_weights = s.weights != s.dtype;
   const PartCounts parts = PartCounts::of(s.dtype);
   args.float32_parts = parts.values;
-  args.h0 = call.h0;
-  args.c0 = call.c0;
   for (int64_t d = 0; d < s.D; ++d) {
     const DirectionWeights& w = call.weights[d];
     args.weight_hh[d] = held.data(w.hh);
@@ -76,13 +74,6 @@ void run(const LayerForward& call) {
     args.bias_ih[d] = held.data(w.bias_ih);
     args.bias_hh[d] = held.data(w.bias_hh);
   }
-  args.lengths = call.lengths;
-  args.reset_mask = call.reset_mask;
-  args.output = call.output;
-  args.h_n = call.h_n;
-  args.c_n = call.c_n;
-  args.cells = call.cells;
-  args.gates = call.gates;
   const int64_t steps = s.chunk(forward_bytes() * threads().count), rows = s.N * std::min(s.T, steps);
   const bool own = own_product(s.product, rows, 4 * s.H, s.I, parts.values, parts.values);
   // By multiply-adds, both ways give the same bits where a sum is one slab; by pairs, a short sequence's rounding is
@@ -172,7 +163,7 @@ static ForwardResults lstm_layer_forward(Tensor x, Tensor h0, Tensor c0, Tensor 
   Tensor cells = keep_cells ? on_large_pages(empty({s.T, s.N, s.D, s.H}, s.wide)) : empty({0}, s.wide);
   Tensor gates = save_tape ? on_large_pages(empty({s.T, s.N, s.D, 4 * s.H}, s.dtype)) : empty({0}, s.dtype);
   Held held;
-  LayerForward call{s, x, weights};
+  LayerForward call{{}, s, x, weights};
   call.h0 = held.data(h0);
   call.c0 = held.data(c0);
   call.lengths = static_cast<const int64_t*>(held.data(lengths));

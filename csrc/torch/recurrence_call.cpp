@@ -28,6 +28,18 @@ void check_weights_and_states(const Sizes& s, const Tensor& h0, const Tensor& c0
   check(weight_hr, "weight_hr", {s.D, s.P, s.H}, dtype, where);
 }
 
+// A result that may not be asked for, and has then no elements.
+Tensor optional_result(const Tensor& like, bool wanted, const Extents& sizes, ScalarType dtype) {
+  return empty_beside(like, wanted ? sizes : Extents{0}, dtype);
+}
+
+void copy_or_clear(Tensor& into, const OptionalTensor& from) {
+  if (from)
+    torch::stable::copy_(into, *from);
+  else
+    torch::stable::zero_(into);
+}
+
 }  // namespace
 
 ForwardStart start_forward(const ForwardInputs& in, bool save_tape, bool save_cells) {
@@ -48,9 +60,8 @@ ForwardStart start_forward(const ForwardInputs& in, bool save_tape, bool save_ce
   start.output = empty_beside(*in.h0, {s.T, s.N, s.D * s.P}, dtype);
   start.h_n = empty_beside(*in.h0, {s.D, s.N, s.P}, dtype);
   start.c_n = empty_beside(*in.h0, {s.D, s.N, s.H}, in.c0->scalar_type());
-  start.cells = start.keep_cells ? empty_beside(*in.h0, {s.T, s.N, s.D, s.H}, wide) : empty_beside(*in.h0, {0}, wide);
-  start.gates =
-      start.keep_gates ? empty_beside(*in.h0, {s.T, s.N, s.D, 4 * s.H}, dtype) : empty_beside(*in.h0, {0}, dtype);
+  start.cells = optional_result(*in.h0, start.keep_cells, {s.T, s.N, s.D, s.H}, wide);
+  start.gates = optional_result(*in.h0, start.keep_gates, {s.T, s.N, s.D, 4 * s.H}, dtype);
   start.done = s.T == 0 || s.N == 0;
   if (start.done) {
     torch::stable::copy_(start.h_n, *in.h0);
@@ -81,17 +92,11 @@ BackwardStart start_backward(const BackwardInputs& in, bool wide_gates) {
   start.dgates_x = empty_beside(*in.h0, {s.T, s.N, s.D, 4 * s.H}, wide_gates ? wide : dtype);
   start.dh0 = empty_beside(*in.h0, {s.D, s.N, s.P}, states);
   start.dc0 = empty_beside(*in.h0, {s.D, s.N, s.H}, states);
-  start.dhidden = *in.weight_hr ? empty_beside(*in.h0, {s.T, s.N, s.D, s.P}, wide) : empty_beside(*in.h0, {0}, wide);
+  start.dhidden = optional_result(*in.h0, in.weight_hr->has_value(), {s.T, s.N, s.D, s.P}, wide);
   start.done = s.T == 0 || s.N == 0;
   if (start.done) {
-    if (*in.dh_n)
-      torch::stable::copy_(start.dh0, **in.dh_n);
-    else
-      torch::stable::zero_(start.dh0);
-    if (*in.dc_n)
-      torch::stable::copy_(start.dc0, **in.dc_n);
-    else
-      torch::stable::zero_(start.dc0);
+    copy_or_clear(start.dh0, *in.dh_n);
+    copy_or_clear(start.dc0, *in.dc_n);
   }
   return start;
 }

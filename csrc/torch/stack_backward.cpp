@@ -42,7 +42,7 @@ static std::vector<Tensor> lstm_stack_backward(OptionalTensor doutput, OptionalT
       OptionalTensor below;
       if (pass_down) below = s.make({s.T, s.N, shape.I});
       Held of_call;
-      LayerBackward call{shape, input, of_layer};
+      LayerBackward call{{}, shape, input, of_layer};
       if (from_above) call.doutput = of_call.rows(*from_above, &call.doutput_stride_t, &call.doutput_stride_n);
       call.dh_n = part_of(dh_n_data, k * s.h_bytes());
       call.dc_n = part_of(dc_n_data, k * s.c_bytes());

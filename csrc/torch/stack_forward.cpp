@@ -124,7 +124,7 @@ static std::vector<Tensor> lstm_stack_forward(Tensor x, OptionalTensor h0, Optio
           tape.push_back(*gates);
         }
         const std::vector<DirectionWeights> of_layer = weights_of(s, weights, k);
-        LayerForward call{shape, input, of_layer};
+        LayerForward call{{}, shape, input, of_layer};
         call.h0 = h_k;
         call.c0 = c_k;
         call.lengths = masks.lengths;

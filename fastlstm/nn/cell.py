@@ -29,6 +29,7 @@ from .torch_tools import (
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
+@weight_storage.stores_weights
 class FastLSTMCell(LSTMCell):
     """A faster `torch.nn.LSTMCell`: same arguments, parameters, state dict, results and errors.
 
@@ -238,26 +239,6 @@ class FastLSTMCell(LSTMCell):
     def to_torch(self) -> LSTMCell:
         """An nn.LSTMCell with copies of the weights; see `FastLSTM.to_torch`."""
         return rebuild(LSTMCell, self)
-
-    def _apply(self, fn, recurse=True):
-        applied = above(FastLSTMCell, self, "_apply")._apply
-        weight_storage.after_cast(self, fn, lambda: applied(fn, recurse))
-        return self
-
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        saved = above(FastLSTMCell, self, "_save_to_state_dict")._save_to_state_dict
-        saved(destination, prefix, keep_vars)
-        if int8_storage.is_int8(self):
-            int8_storage.add_state(self, destination, prefix)
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
-        if int8_storage.is_int8(self):
-            assign = local_metadata.get("assign_to_params_buffers", False)
-            state_dict = int8_storage.take_state(self, state_dict, prefix, assign, missing, errors)
-        else:
-            state_dict = int8_storage.widened_state(self, state_dict, prefix, errors)
-        load = above(FastLSTMCell, self, "_load_from_state_dict")._load_from_state_dict
-        load(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def extra_repr(self) -> str:
         more = "" if self.weight_dtype is None else f", weight_dtype={self.weight_dtype}"

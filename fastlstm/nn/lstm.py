@@ -34,6 +34,7 @@ from .variant_settings import (
 )
 
 
+@weight_storage.stores_weights
 class FastLSTM(LSTM):
     """A faster `torch.nn.LSTM`: same arguments, parameters, state dict, results and errors.
 
@@ -311,26 +312,6 @@ class FastLSTM(LSTM):
             values = int8_storage.widened(self)
             return [[values[name] for name in layer] for layer in self._all_weights]
         return [[getattr(self, name) for name in layer] for layer in self._all_weights]
-
-    def _apply(self, fn, recurse=True):
-        applied = above(FastLSTM, self, "_apply")._apply
-        weight_storage.after_cast(self, fn, lambda: applied(fn, recurse))
-        return self
-
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        saved = above(FastLSTM, self, "_save_to_state_dict")._save_to_state_dict
-        saved(destination, prefix, keep_vars)
-        if int8_storage.is_int8(self):
-            int8_storage.add_state(self, destination, prefix)
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
-        if int8_storage.is_int8(self):
-            assign = local_metadata.get("assign_to_params_buffers", False)
-            state_dict = int8_storage.take_state(self, state_dict, prefix, assign, missing, errors)
-        else:
-            state_dict = int8_storage.widened_state(self, state_dict, prefix, errors)
-        load = above(FastLSTM, self, "_load_from_state_dict")._load_from_state_dict
-        load(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def flatten_parameters(self) -> None:
         """Nothing to do: no kernel here needs the weights in one piece."""

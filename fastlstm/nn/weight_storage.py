@@ -6,13 +6,17 @@ read bfloat16; for other ops, or if a gradient is wanted, the weights are conver
 the call, which is exact.
 """
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from ..int8 import check_finite
-from ..torch_classes import RNNBase
+from ..torch_classes import RNNBase, above
 from ..weights import BESIDE, STORED
 from . import int8_storage
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 def matrix_names(module: nn.Module) -> list[str]:
@@ -88,17 +92,37 @@ def still_stored(module: nn.Module) -> bool:
     )
 
 
-def after_cast(module: nn.Module, fn, cast) -> None:
-    """`Module._apply` of a module with stored matrices. cast: applies `fn`. Casts of floating-point
-    tensors (`.float()`, `.half()`) reset weight_dtype to None."""
-    if int8_storage.is_int8(module):
-        if int8_storage.casts(fn) is not None:
-            module.weight_dtype = None
-        cast()
-        return
-    cast()
-    if module.weight_dtype is not None and not still_stored(module):
-        module.__dict__["weight_dtype"] = None
+def stores_weights(cls: type[_Module]) -> type[_Module]:
+    """Decorates the modules that have a weight_dtype: what casts, moves, saves and loads them."""
+
+    def _apply(self, fn, recurse=True):
+        """Casts of floating-point tensors (`.float()`, `.half()`) reset weight_dtype to None."""
+        int8 = int8_storage.is_int8(self)
+        if int8 and int8_storage.casts(fn) is not None:
+            self.weight_dtype = None
+        above(cls, self, "_apply")._apply(fn, recurse)
+        if not int8 and self.weight_dtype is not None and not still_stored(self):
+            self.__dict__["weight_dtype"] = None
+        return self
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        saved = above(cls, self, "_save_to_state_dict")._save_to_state_dict
+        saved(destination, prefix, keep_vars)
+        if int8_storage.is_int8(self):
+            int8_storage.add_state(self, destination, prefix)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+        if int8_storage.is_int8(self):
+            assign = local_metadata.get("assign_to_params_buffers", False)
+            state_dict = int8_storage.take_state(self, state_dict, prefix, assign, missing, errors)
+        else:
+            state_dict = int8_storage.widened_state(self, state_dict, prefix, errors)
+        load = above(cls, self, "_load_from_state_dict")._load_from_state_dict
+        load(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+
+    for method in (_apply, _save_to_state_dict, _load_from_state_dict):
+        setattr(cls, method.__name__, method)
+    return cls
 
 
 def fits(module: nn.Module, x: Tensor, weight: Tensor | None) -> bool:

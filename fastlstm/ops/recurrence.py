@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..fields import joined
+from ..fields import joined, only
 from ..precision import accumulation_dtype
 from ..reference import backward as reference_backward
 from ..reference import lstm as reference
@@ -117,10 +117,9 @@ def backward_results(call: Backward) -> Grads:
 
 
 def _gradients(prefix: str, tape: Tape, grads: Results, needs: Forward) -> Forward:
-    nothing = Forward(*(None,) * len(Forward._fields))
     of_recurrence = needs.gates_x, needs.h0, needs.c0, needs.weight_hh, needs.weight_hr
     if not any(of_recurrence):
-        return nothing
+        return only(Forward)
     # The gates have a gradient only in a second derivative, which has no compiled kernels.
     rule = "reference" if grads.gates is not None else prefix
     *of_op, output = tape
@@ -129,7 +128,8 @@ def _gradients(prefix: str, tape: Tape, grads: Results, needs: Forward) -> Forwa
         found.dgates_x, found.dhidden, None, output, tape.h0, tape.cells, tape.gates, tape.lengths,
         tape.reset_mask, Wanted(hh=needs.weight_hh, hr=needs.weight_hr),
     )  # fmt: skip
-    return nothing._replace(
+    return only(
+        Forward,
         gates_x=found.dgates_x,
         h0=found.dh0,
         c0=found.dc0,

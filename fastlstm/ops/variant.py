@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..fields import joined
+from ..fields import joined, only
 from ..precision import accumulation_dtype
 from ..reference import backward as reference_backward
 from ..reference import variant as variant_reference
@@ -141,8 +141,7 @@ def _gradients(prefix: str, tape: VariantTape, grads: Results, needs: VariantFor
         "norm_c": found.dnorm_c,
         "bias_c": found.dbias_c,
     }
-    nothing = VariantForward(*(None,) * len(VariantForward._fields))
-    return nothing._replace(**{k: v for k, v in given.items() if getattr(needs, k)})
+    return only(VariantForward, **{k: v for k, v in given.items() if getattr(needs, k)})
 
 
 def define(prefix: str) -> None:

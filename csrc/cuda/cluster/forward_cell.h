@@ -2,7 +2,7 @@
 // with c in a register.
 #pragma once
 
-#include "cuda/device/place.h"
+#include "cuda/device/arrays.h"
 
 namespace fastlstm::cuda {
 

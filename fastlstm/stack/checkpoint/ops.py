@@ -3,6 +3,7 @@ them."""
 
 import torch
 
+from ...fields import only
 from ...ops.define import define_op
 from ...ops.layer import LayerForward
 from ...ops.library import op
@@ -47,12 +48,10 @@ def _backward_fake(call: CheckpointedBackward) -> CheckpointedGrads:
 
 
 def _gradients(tape: CheckpointedTape, grads: CheckpointedResults, needs: CheckpointedForward) -> CheckpointedForward:
-    nothing = CheckpointedForward(*(None,) * len(CheckpointedForward._fields))
     need_dweights, need_dnorms = list(needs.weights or []), list(needs.norms or [])
     of_results = grads.output, grads.h_n, grads.c_n, grads.cells
     if torch.is_grad_enabled():
-        found = _again(tape, of_results)
-        return nothing._replace(**found)
+        return only(CheckpointedForward, **_again(tape, of_results))
     given = tape._asdict()
     del given["save_cells"]
     doutput, dh_n, dc_n, dcells = of_results
@@ -62,7 +61,8 @@ def _gradients(tape: CheckpointedTape, grads: CheckpointedResults, needs: Checkp
         **given,
     )  # fmt: skip
     found = CheckpointedGrads(*op("checkpointed_backward")(*call))
-    return nothing._replace(
+    return only(
+        CheckpointedForward,
         x=found.dx if needs.x else None,
         h0=found.dh0,
         c0=found.dc0,

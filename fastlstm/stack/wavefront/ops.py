@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...fields import only
 from ...ops import layer as layer_ops
 from ...ops import transforms
 from ...ops.define import as_function, define_op
@@ -104,8 +105,8 @@ def _gradients(tape: StackTape, grads: StackResults, needs: StackForward) -> Sta
             results = StackGrads(*_backward_op.overload(*call))
 
     has_bias_ih, has_bias_hh = bool(needs.biases_ih), bool(needs.biases_hh)
-    return StackForward(
-        family=None,
+    return only(
+        StackForward,
         x=results.dx if needs.x else None,
         h0=results.dh0 if needs.h0 else None,
         c0=results.dc0 if needs.c0 else None,
@@ -115,12 +116,7 @@ def _gradients(tape: StackTape, grads: StackResults, needs: StackForward) -> Sta
         # Both biases have the same gradient, but an op's results must not share memory.
         biases_hh=where_needed([d.clone() for d in results.dbiases] if has_bias_hh else [], needs.biases_hh),
         weights_hr=where_needed(results.dweights_hr, needs.weights_hr),
-        lengths=None,
-        reset_mask=None,
         dropout_masks=[None for _ in tape.dropout_masks],
-        dropout=None,
-        save_tape=None,
-        save_cells=None,
     )
 
 
