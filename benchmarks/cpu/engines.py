@@ -94,11 +94,16 @@ def onnx_model(problem: Problem) -> bytes:
 
 
 def onnx_runtime(problem: Problem, threads: int) -> Call:
+    return session_call(onnx_model(problem), problem, threads)
+
+
+def session_call(model: bytes, problem: Problem, threads: int) -> Call:
+    """ONNX Runtime's call of a model such as `onnx_model`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(onnx_model(problem), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feed = {"x": problem.x.numpy()}
     return lambda: without_directions(*session.run(None, feed))
 

@@ -61,19 +61,14 @@ def torch_lstm(problem: Problem, threads: int) -> engines.Call:
 
 
 def onnx_runtime(problem: Problem, threads: int) -> engines.Call:
-    import onnxruntime
     from onnxruntime.quantization import quantize_dynamic
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         given.write_bytes(engines.onnx_model(problem))
         logging.getLogger().setLevel(logging.ERROR)  # it warns that the graph was not pre-processed
         quantize_dynamic(given, made, reduce_range=not has_vnni())
-        session = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
-    feed = {"x": problem.x.numpy()}
-    return lambda: engines.without_directions(*session.run(None, feed))
+        return engines.session_call(made.read_bytes(), problem, threads)
 
 
 def has_vnni() -> bool:

@@ -26,19 +26,21 @@ def compiled(name: str):
     and `<name>_backward`. Defines the schemas of these and of `<name>_choice`, which tells the
     kernels that they would choose for a call (csrc/torch/cuda.cpp)."""
     library.define(f"{name}_choice(int[] call, bool backward) -> int[]")
-    declare(f"{name}_forward", recurrence.Forward, recurrence.Results, tf32=bool)
-    declare(f"{name}_backward", recurrence.Backward, recurrence.Grads, tf32=bool)
-    run_forward, run_backward = (op(f"{name}_{which}") for which in ("forward", "backward"))
+    forward = _declared(f"{name}_forward", recurrence.Forward, recurrence.Results, recurrence.forward_results)
+    return forward, _declared(f"{name}_backward", recurrence.Backward, recurrence.Grads, recurrence.backward_results)
 
-    def forward(*args):
-        with torch_errors(recurrence.forward_results, recurrence.Forward(*args)):
-            return run_forward(*args, precision.allows_tf32())
 
-    def backward(*args):
-        with torch_errors(recurrence.backward_results, recurrence.Backward(*args)):
-            return run_backward(*args, precision.allows_tf32())
+def _declared(name: str, arguments: type, results: type, allocate):
+    """The compiled op of this name, declared here, as a function of `arguments`, to which tf32 is
+    added. allocate: see `torch_errors`."""
+    declare(name, arguments, results, tf32=bool)
+    compiled_op = op(name)
 
-    return forward, backward
+    def run(*args):
+        with torch_errors(allocate, arguments(*args)):
+            return compiled_op(*args, precision.allows_tf32())
+
+    return run
 
 
 @contextlib.contextmanager
@@ -74,19 +76,9 @@ def register(prefix: str, forward, backward, device: str) -> None:
 def compiled_variants(name: str):
     """(forward, loop) for `variant_ops.register`, by the compiled ops `<name>_variant_forward` and
     `<name>_variant_loop`, whose schemas this defines."""
-    declare(f"{name}_variant_forward", variant_ops.VariantForward, recurrence.Results, tf32=bool)
-    declare(f"{name}_variant_loop", variant_ops.VariantLoop, Arrived, tf32=bool)
-    run_forward, run_loop = (op(f"{name}_variant_{which}") for which in ("forward", "loop"))
-
-    def forward(*args):
-        with torch_errors(recurrence.forward_results, variant_ops.VariantForward(*args)):
-            return run_forward(*args, precision.allows_tf32())
-
-    def loop(*args):
-        with torch_errors(_loop_results, variant_ops.VariantLoop(*args)):
-            return run_loop(*args, precision.allows_tf32())
-
-    return forward, loop
+    forward = variant_ops.VariantForward, recurrence.Results, recurrence.forward_results
+    loop = variant_ops.VariantLoop, Arrived, _loop_results
+    return _declared(f"{name}_variant_forward", *forward), _declared(f"{name}_variant_loop", *loop)
 
 
 def _loop_results(call: variant_ops.VariantLoop):

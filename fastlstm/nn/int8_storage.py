@@ -240,11 +240,7 @@ def take_state(module: nn.Module, state: dict, prefix: str, assign: bool, missin
         if value is None:
             missing.append(key)
             continue
-        if tuple(value.shape) != shape:
-            errors.append(
-                f"size mismatch for {key}: copying a param with shape {tuple(value.shape)} from "
-                f"checkpoint, the shape in current model is {shape}."
-            )
+        if not _shape_fits(key, value, shape, errors):
             continue
         if value.dtype == INT8:
             state.pop(key + _SCALE, None)
@@ -268,11 +264,7 @@ def take_state(module: nn.Module, state: dict, prefix: str, assign: bool, missin
         missing.extend(absent)
         expected = (4 * module.hidden_size,)
         for key, bias in zip(keys, both, strict=True):
-            if bias is not None and tuple(bias.shape) != expected:
-                errors.append(
-                    f"size mismatch for {key}: copying a param with shape {tuple(bias.shape)} from "
-                    f"checkpoint, the shape in current model is {expected}."
-                )
+            if bias is not None and not _shape_fits(key, bias, expected, errors):
                 absent.append(key)
         if not absent:
             made[f"bias_sum{suffix}"] = summed_bias(*both)
@@ -282,6 +274,15 @@ def take_state(module: nn.Module, state: dict, prefix: str, assign: bool, missin
         else:
             getattr(module, name).copy_(value)
     return state
+
+
+def _shape_fits(key: str, value: Tensor, shape: tuple, errors: list) -> bool:
+    if tuple(value.shape) != shape:
+        errors.append(
+            f"size mismatch for {key}: copying a param with shape {tuple(value.shape)} from "
+            f"checkpoint, the shape in current model is {shape}."
+        )
+    return tuple(value.shape) == shape
 
 
 def _scale_fits(key: str, q: Tensor, scale: Tensor | None, errors: list) -> bool:

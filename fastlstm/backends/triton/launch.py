@@ -15,6 +15,8 @@ from ...precision import accumulation_dtype
 from . import backward_kernels, forward_kernels, resident_kernels
 from .configs import ANY, Config, arithmetic, choose, forced_way
 
+FUSED = {"enable_fp_fusion": True}  # explicit, since Triton may change its default
+
 
 def _plain(*tensors: Tensor | None) -> list[Tensor | None]:
     """The tensors contiguous and aligned to 16 bytes, as new tensors are: for others Triton would
@@ -98,34 +100,35 @@ class _Plan:
         else:
             self.sizes += (_row(H, dtype), _row(P, dtype))
             self.sizes += (config.block_n, config.block_h, config.block_k, self.precision)
-        self.options = {
-            "num_warps": config.num_warps,
-            "num_stages": config.num_stages,
-            "enable_fp_fusion": True,  # explicit, since Triton may change its default
-        }
+        self.options = {"num_warps": config.num_warps, "num_stages": config.num_stages, **FUSED}
 
     def run(self, kernel, grid, *args) -> None:
         kernel[grid](*args, *self.sizes, **self.options)
 
-    def step(self, kernel, grid, *args) -> Callable[[int], None]:
-        """A function of s that launches the kernel with `args`, s, and the sizes.
+    def step(self, kernel, grid, *args) -> Callable[..., None]:
+        """A function of s that launches the kernel with `args`, s, and the sizes."""
+        return launcher(kernel, grid, args, self.sizes, self.options)
 
-        The first call compiles the kernel for the arguments' types and alignment, or finds it
-        compiled. Afterwards only s changes, which kernels are not specialised on, so later calls
-        launch the compiled kernel directly, which saves most of a launch's time in Python.
-        """
-        compiled = None
 
-        def launch(s: int) -> None:
-            nonlocal compiled
-            if compiled is not None:
-                compiled(*args, s, *self.sizes)
-                return
-            found = kernel[grid](*args, s, *self.sizes, **self.options)
-            if found is not None:  # the interpreter has none
-                compiled = found[grid]
+def launcher(kernel, grid, before: tuple, after: tuple, options: dict) -> Callable[..., None]:
+    """A function that launches the kernel with `before`, its own arguments, and `after`.
 
-        return launch
+    The first call compiles the kernel for the arguments' types and alignment, or finds it compiled.
+    Afterwards only the function's own arguments change, which kernels are not specialised on, so
+    later calls launch the compiled kernel directly, which saves most of a launch's time in Python.
+    """
+    compiled = None
+
+    def launch(*between: int) -> None:
+        nonlocal compiled
+        if compiled is not None:
+            compiled(*before, *between, *after)
+            return
+        found = kernel[grid](*before, *between, *after, **options)
+        if found is not None:  # the interpreter has none
+            compiled = found[grid]
+
+    return launch
 
 
 def forward(*args, config: Config | None = None) -> tuple[Tensor, ...]:

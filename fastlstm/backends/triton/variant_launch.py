@@ -10,7 +10,7 @@ from ...precision import accumulation_dtype
 from ...reference.variant import EPSILON
 from ...reference.zoneout_masks import threshold
 from . import variant_backward_kernels, variant_forward_kernels, variant_rows
-from .launch import _choice, _copy, _factor, _plain, _rounded, _row, _tiles
+from .launch import FUSED, _choice, _copy, _factor, _plain, _rounded, _row, _tiles, launcher
 
 
 class _Plan:
@@ -31,31 +31,14 @@ class _Plan:
         grid = _tiles(self.N, c.block_n), _tiles(units, c.block_h), self.D
         sizes = units, K, state.shape[-1], weight[0].numel(), *strides
         blocks = c.block_n, c.block_h, c.block_k, self.precision
-        options = {"num_warps": c.num_warps, "num_stages": c.num_stages}
+        options = {"num_warps": c.num_warps, "num_stages": c.num_stages, **FUSED}
         kernel = variant_rows.lstm_variant_kernel_product
-        return _launch(kernel, grid, (state, weight, out, self.N), (*sizes, *blocks), options)
+        return launcher(kernel, grid, (state, weight, out, self.N), (*sizes, *blocks), options)
 
     def row_kernel(self, kernel, before, after):
         """Launches of a row kernel as a function of the step."""
         warps = min(max(self.block // 256, 1), 8)
-        return _launch(kernel, self.rows, before, after, {"num_warps": warps})
-
-
-def _launch(kernel, grid, before, after, options):
-    """A function that launches the kernel with `before`, its own arguments, and `after`. The first
-    call compiles the kernel; later ones launch it directly (see launch._Plan.step)."""
-    compiled = None
-
-    def launch(*between: int) -> None:
-        nonlocal compiled
-        if compiled is not None:
-            compiled(*before, *between, *after)
-            return
-        found = kernel[grid](*before, *between, *after, **options, enable_fp_fusion=True)
-        if found is not None:  # the interpreter has none
-            compiled = found[grid]
-
-    return launch
+        return launcher(kernel, self.rows, before, after, {"num_warps": warps, **FUSED})
 
 
 def forward(
