@@ -93,16 +93,13 @@ def onnx_model(problem: Problem) -> bytes:
     return helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
 
 
-def onnx_runtime(problem: Problem, threads: int) -> Call:
-    return session_call(onnx_model(problem), problem, threads)
-
-
-def session_call(model: bytes, problem: Problem, threads: int) -> Call:
-    """ONNX Runtime's call of a model such as `onnx_model`."""
+def onnx_runtime(problem: Problem, threads: int, model: bytes | None = None) -> Call:
+    """model: in place of onnx_model's."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    model = model or onnx_model(problem)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feed = {"x": problem.x.numpy()}
     return lambda: without_directions(*session.run(None, feed))

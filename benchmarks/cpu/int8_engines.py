@@ -68,7 +68,7 @@ def onnx_runtime(problem: Problem, threads: int) -> engines.Call:
         given.write_bytes(engines.onnx_model(problem))
         logging.getLogger().setLevel(logging.ERROR)  # it warns that the graph was not pre-processed
         quantize_dynamic(given, made, reduce_range=not has_vnni())
-        return engines.session_call(made.read_bytes(), problem, threads)
+        return engines.onnx_runtime(problem, threads, made.read_bytes())
 
 
 def has_vnni() -> bool:

@@ -73,9 +73,7 @@ int polled(const int* p, const char* name, Place place) {
 int ld_acquire_gpu(const int* p, Place place) { return polled(p, "ld_acquire_gpu", place); }
 int ld_relaxed_gpu(const int* p, Place place) { return polled(p, "ld_relaxed_gpu", place); }
 
-void st_relaxed_gpu(int* p, int value) { st_release_gpu(p, value); }
-
-void st_release_gpu(int* p, int value) {
+void st_relaxed_gpu(int* p, int value) {
   preempt();
   if (*p != value) simt::progress();
   *p = value;
@@ -116,13 +114,6 @@ void st_cluster_32(uint32_t addr, uint32_t v, Place place) {
   preempt();
 }
 
-void st_cluster_128(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3, Place place) {
-  preempt();
-  const uint32_t values[4] = {v0, v1, v2, v3};
-  std::memcpy(simt::checked_cluster_address(addr, 16, 16, "st_cluster_128", place).data, values, 16);
-  preempt();
-}
-
 void st_async_32(uint32_t addr, uint32_t v, uint32_t mbarrier_addr, Place place) {
   simt::store_async(addr, &v, 4, mbarrier_addr, place);
 }
@@ -130,12 +121,6 @@ void st_async_32(uint32_t addr, uint32_t v, uint32_t mbarrier_addr, Place place)
 void st_async_64(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t mbarrier_addr, Place place) {
   const uint32_t values[2] = {v0, v1};
   simt::store_async(addr, values, 8, mbarrier_addr, place);
-}
-
-void st_async_128(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3, uint32_t mbarrier_addr,
-                  Place place) {
-  const uint32_t values[4] = {v0, v1, v2, v3};
-  simt::store_async(addr, values, 16, mbarrier_addr, place);
 }
 
 void mbarrier_init(uint64_t* mbarrier, uint32_t count, Place place) {

@@ -29,22 +29,12 @@ using simt::float_to_bf16;
 using simt::float_to_f16;
 using simt::float_to_tf32;
 
-inline uint32_t floats_to_bf16x2(float low, float high) {
-  return float_to_bf16(low) | static_cast<uint32_t>(float_to_bf16(high)) << 16;
-}
-
-inline uint32_t floats_to_f16x2(float low, float high) {
-  return float_to_f16(low) | static_cast<uint32_t>(float_to_f16(high)) << 16;
-}
-
 void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place place = here());
 void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place place = here());
 void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place place = here());
 
 void ldmatrix_x4(uint32_t (&r)[4], const void* row, Place place = here());
 void ldmatrix_x2(uint32_t (&r)[2], const void* row, Place place = here());
-void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, Place place = here());
-void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, Place place = here());
 
 void cp_async_16(void* shared, const void* global, bool valid, Place place = here());
 void cp_async_commit();
@@ -66,10 +56,8 @@ void wait_until(const Done& done) {
 int ld_acquire_gpu(const int* p, Place place = here());
 int ld_relaxed_gpu(const int* p, Place place = here());
 void st_relaxed_gpu(int* p, int value);
-void st_release_gpu(int* p, int value);
 void red_release_gpu_add(int* p, int value);
 inline void fence_acquire_shared_cluster() { simt::preempt(); }
-inline void fence_proxy_async() { simt::preempt(); }
 inline void nanosleep(unsigned) { simt::preempt(); }
 
 inline uint32_t cluster_rank() { return simt::self().block->rank; }
@@ -81,11 +69,8 @@ uint32_t shared_address(const void* shared, Place place = here());
 uint32_t map_to_rank(uint32_t shared_addr, uint32_t rank, Place place = here());
 uint32_t ld_cluster_32(uint32_t addr, Place place = here());
 void st_cluster_32(uint32_t addr, uint32_t v, Place place = here());
-void st_cluster_128(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3, Place place = here());
 void st_async_32(uint32_t addr, uint32_t v, uint32_t mbarrier_addr, Place place = here());
 void st_async_64(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t mbarrier_addr, Place place = here());
-void st_async_128(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3, uint32_t mbarrier_addr,
-                  Place place = here());
 
 void mbarrier_init(uint64_t* mbarrier, uint32_t count, Place place = here());
 inline void mbarrier_fence_init() { simt::preempt(); }

@@ -136,7 +136,7 @@ struct Ldmatrix {
   const unsigned char* row;
 };
 
-template <unsigned kMatrices, bool kTrans>
+template <unsigned kMatrices>
 void load_matrices(Warp& warp, uint32_t) {
   for (unsigned m = 0; m < kMatrices; ++m) {
     uint16_t matrix[8][8];
@@ -145,19 +145,18 @@ void load_matrices(Warp& warp, uint32_t) {
     }
     for (unsigned lane = 0; lane < kLanes; ++lane) {
       const unsigned at = lane / 4, pair = lane % 4 * 2;
-      const uint32_t low = kTrans ? matrix[pair][at] : matrix[at][pair];
-      const uint32_t high = kTrans ? matrix[pair + 1][at] : matrix[at][pair + 1];
+      const uint32_t low = matrix[at][pair], high = matrix[at][pair + 1];
       static_cast<const Ldmatrix*>(warp.operand[lane])->r[m] = low | high << 16;
     }
   }
 }
 
-template <unsigned kMatrices, bool kTrans>
+template <unsigned kMatrices>
 void ldmatrix(const char* name, uint32_t (&r)[kMatrices], const void* row, Place place) {
   const simt::Thread& thread = simt::self();
   Ldmatrix operand{r, nullptr};
   if (thread.lane < 8 * kMatrices) operand.row = thread.block->shared.checked(row, 16, 16, name, place);
-  simt::warp_operation(name, true, kAll, &operand, load_matrices<kMatrices, kTrans>, place);
+  simt::warp_operation(name, true, kAll, &operand, load_matrices<kMatrices>, place);
 }
 
 void mma(const char* name, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
@@ -180,16 +179,8 @@ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Pla
   mma("mma_tf32", d, a, b, multiply_tf32, place);
 }
 
-void ldmatrix_x4(uint32_t (&r)[4], const void* row, Place place) { ldmatrix<4, false>("ldmatrix_x4", r, row, place); }
-void ldmatrix_x2(uint32_t (&r)[2], const void* row, Place place) { ldmatrix<2, false>("ldmatrix_x2", r, row, place); }
-
-void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, Place place) {
-  ldmatrix<4, true>("ldmatrix_x4_trans", r, row, place);
-}
-
-void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, Place place) {
-  ldmatrix<2, true>("ldmatrix_x2_trans", r, row, place);
-}
+void ldmatrix_x4(uint32_t (&r)[4], const void* row, Place place) { ldmatrix<4>("ldmatrix_x4", r, row, place); }
+void ldmatrix_x2(uint32_t (&r)[2], const void* row, Place place) { ldmatrix<2>("ldmatrix_x2", r, row, place); }
 
 }  // namespace ptx
 }  // namespace fastlstm

@@ -105,7 +105,7 @@ MUTANTS = {
         "clusters", "backward", "cluster/backward_cell.h", "    dh_ = 0;\n", "",
     ),
     "c leaves rounded": Mutant(
-        "clusters", "forward", "cluster/on_chip_call.h", "{a.c_n, a.wide_states}", "{a.c_n, false}",
+        "clusters", "forward", "device/arrays.h", "{a.c_n, a.wide_states}", "{a.c_n, false}",
     ),
     "one state for even and odd steps": Mutant(
         "clusters", "backward", "cluster/backward.h",

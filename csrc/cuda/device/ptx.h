@@ -50,19 +50,6 @@ FASTLSTM_PTX uint16_t float_to_f16(float x) {
   return bits;
 }
 
-// Two at once, `low` in the lower half of the word: the order of neighbours in memory and in an mma fragment.
-FASTLSTM_PTX uint32_t floats_to_bf16x2(float low, float high) {
-  uint32_t bits;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
-  return bits;
-}
-
-FASTLSTM_PTX uint32_t floats_to_f16x2(float low, float high) {
-  uint32_t bits;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
-  return bits;
-}
-
 // The float32 bits of x rounded to 10 bits of mantissa, ties away from zero, as mma_tf32 needs them.
 FASTLSTM_PTX uint32_t float_to_tf32(float x) {
   uint32_t bits;
@@ -101,32 +88,26 @@ FASTLSTM_PTX void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t
 // -- Shared memory to fragments: 8 x 8 matrices of 16 bits. Collective.
 //
 // Lane 8 m + r gives the address of row r of matrix m: 16 bytes of shared memory, aligned to 16. r[m] then holds, of
-// matrix m, row lane / 4, columns 2 (lane % 4) and the next; _trans: column lane / 4, rows 2 (lane % 4) and the next.
-// With x2, the addresses of lanes 16 to 31 are not used.
+// matrix m, row lane / 4, columns 2 (lane % 4) and the next. With x2, the addresses of lanes 16 to 31 are not used.
 
 // The offset in the window of shared memory; also the cluster address of this block's own memory.
 FASTLSTM_PTX uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-#define FASTLSTM_LDMATRIX_X4(trans)                                                        \
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4" trans ".shared.b16 {%0, %1, %2, %3}, [%4];" \
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])                            \
-               : "r"(shared_address(row))                                                  \
-               : "memory")
-#define FASTLSTM_LDMATRIX_X2(trans)                                                \
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2" trans ".shared.b16 {%0, %1}, [%2];" \
-               : "=r"(r[0]), "=r"(r[1])                                            \
-               : "r"(shared_address(row))                                          \
-               : "memory")
+FASTLSTM_PTX void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
 
-FASTLSTM_PTX void ldmatrix_x4(uint32_t (&r)[4], const void* row) { FASTLSTM_LDMATRIX_X4(""); }
-FASTLSTM_PTX void ldmatrix_x2(uint32_t (&r)[2], const void* row) { FASTLSTM_LDMATRIX_X2(""); }
-FASTLSTM_PTX void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) { FASTLSTM_LDMATRIX_X4(".trans"); }
-FASTLSTM_PTX void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) { FASTLSTM_LDMATRIX_X2(".trans"); }
-
-#undef FASTLSTM_LDMATRIX_X4
-#undef FASTLSTM_LDMATRIX_X2
+FASTLSTM_PTX void ldmatrix_x2(uint32_t (&r)[2], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(shared_address(row))
+               : "memory");
+}
 
 // -- Asynchronous copies, global to shared memory, past L1.
 
@@ -184,10 +165,6 @@ FASTLSTM_PTX int ld_relaxed_gpu(const int* p) {
 
 FASTLSTM_PTX void st_relaxed_gpu(int* p, int value) {
   asm volatile("st.relaxed.gpu.global.s32 [%0], %1;" : : "l"(p), "r"(value) : "memory");
-}
-
-FASTLSTM_PTX void st_release_gpu(int* p, int value) {
-  asm volatile("st.release.gpu.global.s32 [%0], %1;" : : "l"(p), "r"(value) : "memory");
 }
 
 // After a barrier of the block this releases what all of its threads wrote, not only this thread's writes: causality

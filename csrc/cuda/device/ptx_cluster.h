@@ -30,9 +30,6 @@ constexpr bool kHasClusters = true;
 constexpr bool kHasClusters = false;
 #endif
 
-// Orders this thread's ordinary memory accesses before accesses through the async proxy (TMA, wgmma, bulk copies).
-FASTLSTM_PTX void fence_proxy_async() { FASTLSTM_ASM_SM90("fence.proxy.async;" : : : "memory"); }
-
 // -- The cluster's barrier: all threads of all its blocks arrive, then wait. Collective.
 
 FASTLSTM_PTX uint32_t cluster_rank() {
@@ -73,13 +70,7 @@ FASTLSTM_PTX void st_cluster_32(uint32_t addr, uint32_t v) {
   FASTLSTM_ASM_SM90("st.shared::cluster.b32 [%0], %1;" : : "r"(addr), "r"(v) : "memory");
 }
 
-// 16 bytes, aligned to 16; v0 at the lowest address.
-FASTLSTM_PTX void st_cluster_128(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3) {
-  FASTLSTM_ASM_SM90("st.shared::cluster.v4.b32 [%0], {%1, %2, %3, %4};" : : "r"(addr), "r"(v0), "r"(v1), "r"(v2),
-                    "r"(v3) : "memory");
-}
-
-// Stores that complete later and then count 4, 8 or 16 bytes on the mbarrier, which is in the same block as addr.
+// Stores that complete later and then count 4 or 8 bytes on the mbarrier, which is in the same block as addr.
 // Whoever waits for that phase sees the bytes. Addresses are aligned to the size.
 
 FASTLSTM_PTX void st_async_32(uint32_t addr, uint32_t v, uint32_t mbarrier_addr) {
@@ -90,13 +81,6 @@ FASTLSTM_PTX void st_async_32(uint32_t addr, uint32_t v, uint32_t mbarrier_addr)
 FASTLSTM_PTX void st_async_64(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t mbarrier_addr) {
   FASTLSTM_ASM_SM90("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" : : "r"(addr),
                     "r"(v0), "r"(v1), "r"(mbarrier_addr) : "memory");
-}
-
-FASTLSTM_PTX void st_async_128(uint32_t addr, uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3,
-                               uint32_t mbarrier_addr) {
-  FASTLSTM_ASM_SM90(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" : : "r"(addr),
-      "r"(v0), "r"(v1), "r"(v2), "r"(v3), "r"(mbarrier_addr) : "memory");
 }
 
 // -- mbarriers: 8 bytes of shared memory. A phase ends when `count` arrivals and as many bytes as expected have come;

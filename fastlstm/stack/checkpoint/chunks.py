@@ -48,10 +48,6 @@ class Chunk(NamedTuple):
             for state in states:
                 state.masked_fill_(self.entering[:, None], 0)
 
-    @property
-    def masks(self):
-        return self.lengths, self.reset_mask
-
 
 class Chunks:
     """The chunks of `every` steps of T, in the order of one direction. reversing: whether those of

@@ -41,7 +41,6 @@ InstructionArgs instruction_args(const Problem& p) {
   args.to_bf16 = p.array<uint32_t>("to_bf16");
   args.to_f16 = p.array<uint32_t>("to_f16");
   args.to_tf32 = p.array<uint32_t>("to_tf32");
-  args.packed = p.array<uint32_t>("packed");
   args.from_bf16 = p.array<float>("from_bf16");
   args.from_f16 = p.array<float>("from_f16");
   args.count = number(p, "count");

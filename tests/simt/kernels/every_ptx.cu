@@ -12,7 +12,6 @@ __global__ void every_ptx_kernel(float* floats, uint32_t* words, int* flag, cons
   const float x = floats[lane];
 
   words[0] = ptx::float_to_bf16(x) + ptx::float_to_f16(x);
-  words[1] = ptx::floats_to_bf16x2(x, x + 1) ^ ptx::floats_to_f16x2(x, x + 1);
   floats[1] = ptx::bf16_to_float(static_cast<uint16_t>(words[2])) + ptx::f16_to_float(static_cast<uint16_t>(words[3]));
   words[4] = ptx::float_to_tf32(x);
   words[5] = static_cast<uint32_t>(ptx::opaque(lane));
@@ -29,8 +28,6 @@ __global__ void every_ptx_kernel(float* floats, uint32_t* words, int* flag, cons
   ptx::ldmatrix_x4(a, shared + 16 * lane);
   ptx::ldmatrix_x2(b, shared + 16 * lane);
   ptx::mma_bf16(d, a, b);
-  ptx::ldmatrix_x4_trans(a, shared + 16 * lane);
-  ptx::ldmatrix_x2_trans(b, shared + 16 * lane);
   ptx::mma_f16(d, a, b);
   ptx::mma_tf32(d, a, b);
   floats[lane] = d[0] + d[1] + d[2] + d[3];
@@ -38,7 +35,6 @@ __global__ void every_ptx_kernel(float* floats, uint32_t* words, int* flag, cons
   ptx::red_release_gpu_add(flag, 1);
   while (ptx::ld_acquire_gpu(flag) < 2) ptx::nanosleep(20);
   ptx::wait_until([&] { return ptx::ld_acquire_gpu(flag) > 2; });
-  ptx::st_release_gpu(flag, 0);
   ptx::st_relaxed_gpu(flag + 1, ptx::ld_relaxed_gpu(flag));
 
   uint64_t* mbarrier = reinterpret_cast<uint64_t*>(shared);
@@ -51,15 +47,12 @@ __global__ void every_ptx_kernel(float* floats, uint32_t* words, int* flag, cons
   const uint32_t peer = (ptx::cluster_rank() + 1) % ptx::cluster_size();
   const uint32_t there = ptx::map_to_rank(ptx::shared_address(shared), peer);
   ptx::st_cluster_32(there + 16, 1);
-  ptx::st_cluster_128(there + 32, 1, 2, 3, 4);
   words[5] = ptx::ld_cluster_32(there + 16);
-  ptx::mbarrier_arrive_expect_tx(mbarrier, 28);
+  ptx::mbarrier_arrive_expect_tx(mbarrier, 12);
   ptx::st_async_32(there + 64, 1, there);
   ptx::st_async_64(there + 72, 1, 2, there);
-  ptx::st_async_128(there + 80, 1, 2, 3, 4, there);
   ptx::mbarrier_arrive(mbarrier);
   ptx::mbarrier_arrive_remote(there);
   if (!ptx::mbarrier_try_wait(mbarrier, 0)) ptx::mbarrier_wait(mbarrier, 0);
   ptx::fence_acquire_shared_cluster();
-  ptx::fence_proxy_async();
 }

@@ -44,10 +44,6 @@ __global__ void ldmatrix_kernel(InstructionArgs args) {
   keep(0, x4, 4);
   ptx::ldmatrix_x2(x2, lane < 16 ? tile + lane * 8 : nullptr);
   keep(1, x2, 2);
-  ptx::ldmatrix_x4_trans(x4, tile + lane * 8);
-  keep(2, x4, 4);
-  ptx::ldmatrix_x2_trans(x2, lane < 16 ? tile + lane * 8 : nullptr);
-  keep(3, x2, 2);
 }
 
 __global__ void conversions_kernel(InstructionArgs args) {
@@ -58,10 +54,6 @@ __global__ void conversions_kernel(InstructionArgs args) {
   args.to_tf32[i] = ptx::float_to_tf32(args.floats[i]);
   args.from_bf16[i] = ptx::bf16_to_float(args.halves[i]);
   args.from_f16[i] = ptx::f16_to_float(args.halves[i]);
-  if (2 * i + 1 < args.count) {
-    args.packed[i] = ptx::floats_to_bf16x2(args.floats[2 * i], args.floats[2 * i + 1]);
-    args.packed[args.count / 2 + i] = ptx::floats_to_f16x2(args.floats[2 * i], args.floats[2 * i + 1]);
-  }
 }
 
 __global__ void shuffles_kernel(InstructionArgs args) {

@@ -41,12 +41,12 @@ struct InstructionArgs {
   const uint32_t *a, *b;  // (matrices, 32, 4), (matrices, 32, 2): fragments
   float* d;               // (matrices, 32, 4)
   int matrices;
-  const uint16_t* tile;                           // (32, 8): four 8 x 8 matrices
-  uint32_t* fragments;                            // (4, 32, 4): x4, x2, x4 trans, x2 trans
-  const float* floats;                            // (count)
-  const uint16_t* halves;                         // (count)
-  uint32_t *to_bf16, *to_f16, *to_tf32, *packed;  // (count); packed: bf16x2 and f16x2 of neighbours, (2, count / 2)
-  float *from_bf16, *from_f16;                    // (count)
+  const uint16_t* tile;                  // (32, 8): four 8 x 8 matrices
+  uint32_t* fragments;                   // (2, 32, 4): x4, x2
+  const float* floats;                   // (count)
+  const uint16_t* halves;                // (count)
+  uint32_t *to_bf16, *to_f16, *to_tf32;  // (count)
+  float *from_bf16, *from_f16;           // (count)
   int count;
   const int* lanes;  // (32)
   int* shuffled;     // (10, 32)
