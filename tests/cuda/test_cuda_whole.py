@@ -114,17 +114,6 @@ def test_padding_may_hold_anything(case):
     torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("x", [torch.zeros(3, 2, 0), torch.zeros(3, 0, 4)], ids=["I=0", "N=0"])
-def test_dropout_is_drawn_once_where_the_general_way_serves(x, on_cpu):
-    weights = [(torch.randn(16, inputs), torch.randn(16, 4)) for inputs in (x.shape[2], 4, 4)]
-    drawn = []
-    for backend in ("reference", "cuda"):
-        torch.manual_seed(7)
-        functional.lstm(x, weights, dropout=0.5, training=True, backend=backend)
-        drawn.append(torch.rand(3))
-    assert torch.equal(*drawn) and not on_cpu
-
-
 @pytest.mark.parametrize("case", [CASES[2], CASES[3]], ids=str)
 def test_lengths_are_clamped(case, on_cpu):
     """As where nobody looks at them."""
