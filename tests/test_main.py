@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cuda_kinds import family
 
 import fastlstm
 from fastlstm import __main__
@@ -104,3 +105,20 @@ def test_help_and_unknown_arguments(capsys):
     assert "--json" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         __main__.main(["--xml"])
+
+
+@pytest.mark.skipif(family.load() is not None, reason=str(family.load()))
+def test_cuda_kernels(monkeypatch, capsys):
+    """On a device that tests/simt simulates."""
+    monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", "grid step")
+    found = report.collect() | {"cuda_kernels": report.cuda_kernels("simt_kernels", 0)}
+    assert found["cuda_kernels"] == {"chosen": "grid step", "possible": ["cluster", "grid", "step"]}
+    assert os.environ.pop("FASTLSTM_CUDA_KERNELS") == "grid step"
+    with family.simulated(capability_major=8, cooperative=0):
+        less = report.cuda_kernels("simt_kernels", 0)
+    assert less == {"chosen": "auto", "possible": ["step"]} and "FASTLSTM_CUDA_KERNELS" not in os.environ
+    for kernels in (found["cuda_kernels"], less):
+        report._show_plain(found | {"cuda_kernels": kernels})
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("CUDA kernels"))
+    assert "cluster, grid, step; FASTLSTM_CUDA_KERNELS=grid step allows no others" in first
+    assert second.endswith("step; this GPU, or this process's part of it, has no room for cluster and grid")

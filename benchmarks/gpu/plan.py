@@ -202,7 +202,7 @@ def run_worker(context: Context, part: str) -> str:
     journal = context.journal
     outcome = drive(
         command, journal, f"{part}/", stop=context.stop, log=log, pulse=[journal.path],
-        stall=patience, start=context.start,
+        stall=verdicts.DRY_STALL_SECONDS if context.dry else patience, start=context.start,
     )  # fmt: skip
     for text in outcome.broken:
         context.say(f"broken: {text}")
@@ -274,7 +274,8 @@ def run_verdicts(context: Context) -> str:
     with log.open("ab") as out, ThreadPoolExecutor(1) as pool:
         child = context.start(command, os.environ | journal.environment(), out)
         looked = pool.submit(sanitizer.exchanges, context)
-        status, why = wait(child, context.stop, [journal.path], 3 * verdicts.STALL_SECONDS)
+        stall = verdicts.DRY_STALL_SECONDS if context.dry else verdicts.STALL_SECONDS
+        status, why = wait(child, context.stop, [journal.path], 3 * stall)
         end(child)
         rows = looked.result()
     found = journal.latest("verdict")

@@ -127,6 +127,16 @@ class Launcher {
           "the environment variable FASTLSTM_CUDA_KERNELS=step for kernels that need not");
   }
 
+  // A launch of clusters, which the device said that it has room for: what is left to a process may have none.
+  template <class... Params, class... Args>
+  void in_clusters(const char* name, void (*kernel)(Params...), cudaLaunchConfig_t& config, const Args&... args) {
+    if (failed()) return;
+    configured(name, kernel, config, args...);
+    if (failed())
+      add("; if it is the clusters that are refused, set the environment variable FASTLSTM_CUDA_KERNELS=\"grid step\" "
+          "for kernels without them");
+  }
+
   // Refuses a call whose workspace is too small.
   void needs_workspace(size_t needed, size_t given) {
     if (failed() || needed <= given) return;

@@ -7,6 +7,7 @@ settings at every call, so that a compiled or captured model follows them as an 
 """
 
 import contextlib
+import os
 
 import torch
 
@@ -41,6 +42,28 @@ def _declared(name: str, arguments: type, results: type, allocate):
             return compiled_op(*args, precision.allows_tf32())
 
     return run
+
+
+# Of csrc/cuda/recurrence.h, in its order.
+FAMILIES = "cluster", "grid", "step"
+CHOSEN = "FASTLSTM_CUDA_KERNELS"
+
+
+def families(name: str, device: int) -> list[str]:
+    """The families of CUDA kernels that the device says it has room for. name: as for `compiled`,
+    whose op `<name>_choice` is asked, for a call that any of them serves, and no single block."""
+    choose, before, found = op(f"{name}_choice"), os.environ.get(CHOSEN), []
+    call = [device, 1, False, 16, 1, 1, 256, 256, False]  # float32; T, N, D, H, P; no projection
+    try:
+        for number, family in enumerate(FAMILIES):
+            os.environ[CHOSEN] = family
+            if choose(call, False)[0] == number:
+                found.append(family)
+    finally:
+        os.environ.pop(CHOSEN)
+        if before is not None:
+            os.environ[CHOSEN] = before
+    return found
 
 
 @contextlib.contextmanager

@@ -2,12 +2,13 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 
 import torch
 
 from .._version import __version__
-from . import native, table
+from . import gpu, native, table
 
 
 def _devices() -> list[str]:
@@ -47,12 +48,14 @@ def collect() -> dict:
 
     Keys: fastlstm, torch, python, machine, threads, cpu_capability (that of torch's own kernels),
     library (name or None; loaded; the reason if it is not; cpu_isa; cpu: `native.cpu_choice`),
-    triton (version or None), gpu (name or None), backends: for each device and dtype the backend
-    that "auto" chooses, and why the others refuse.
+    triton (version or None), gpu (name or None), cuda_kernels (None without a GPU or without CUDA
+    in the library; chosen: what FASTLSTM_CUDA_KERNELS says, or "auto"; possible: `gpu.families`),
+    backends: for each device and dtype the backend that "auto" chooses, and why the others refuse.
     """
     reason = native.load()
     path = native.library_path()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    kernels = "cuda_kernels" if name is not None and reason is None and native.cuda_architectures() else None
     return {
         "fastlstm": __version__,
         "torch": torch.__version__,
@@ -68,9 +71,25 @@ def collect() -> dict:
             "cpu": native.cpu_choice() if reason is None else None,
         },
         "triton": _triton(),
-        "gpu": gpu,
+        "gpu": name,
+        "cuda_kernels": None if kernels is None else cuda_kernels(kernels, torch.cuda.current_device()),
         "backends": [_serving(d, dtype) for d in _devices() for dtype in table.DTYPES],
     }
+
+
+def cuda_kernels(name: str, device: int) -> dict:
+    """The report's entry for a device. name: as for `gpu.families`."""
+    return {"chosen": os.environ.get(gpu.CHOSEN, "auto"), "possible": gpu.families(name, device)}
+
+
+def _of_cuda_kernels(found: dict) -> str:
+    missing = [name for name in gpu.FAMILIES if name not in found["possible"]]
+    text = ", ".join(found["possible"])
+    if missing:
+        text += f"; this GPU, or this process's part of it, has no room for {' and '.join(missing)}"
+    if found["chosen"] != "auto":
+        text += f"; {gpu.CHOSEN}={found['chosen']} allows no others, but for calls that these cannot serve"
+    return text
 
 
 def _facts(report: dict) -> list[tuple[str, str]]:
@@ -90,6 +109,8 @@ def _facts(report: dict) -> list[tuple[str, str]]:
                 f"{products}; cut for {cpu['l2_bytes'] >> 10} KiB of second-level cache",
             ),
         ]
+    if report["cuda_kernels"] is not None:
+        kernels.append(("CUDA kernels", _of_cuda_kernels(report["cuda_kernels"])))
     return [
         ("fastlstm", report["fastlstm"]),
         ("torch", f"{report['torch']}, {report['threads']} threads, {report['cpu_capability']}"),

@@ -5,14 +5,14 @@
 import torch
 from torch import Tensor
 
-from ..checks import may_look, swapped_states
+from ..checks import check_lengths, check_reset_mask, may_look, swapped_states
 from ..precision import wide_products
 from ..stack import step as step_op
 from ..stack import step_training, whole
 from ..stack.alone import beside_each_other, needed, stands_alone
 from ..stack.between import dropping, noises
 from . import weight_storage
-from .arguments import has_hooks, state_widths, stored_weights
+from .arguments import has_hooks, state_widths, states_of, stored_weights, weights_of
 from .variant_settings import is_plain, recurs_plainly
 
 MOST_ROWS = 8  # of a step; with more, the general way's packed weights are faster
@@ -128,6 +128,8 @@ def whole_stack(module, pair, x: Tensor, hx, weights: list, lengths, reset_mask,
     if L > 1:
         options["layers"] = L
         if module.training and module.dropout:
+            if not _fit(module, x, hx, weights, lengths, reset_mask):
+                return None
             options["noise"] = _noise(module, x)
     if module.bidirectional:
         options["bidirectional"] = True
@@ -153,6 +155,21 @@ def _takes(lengths, x: Tensor) -> bool:
     general way does, where they are to be checked."""
     fits = _plain(lengths, x) and lengths.dtype is torch.int64
     return fits and (x.is_cpu or not may_look(x.device))
+
+
+def _fit(module, x: Tensor, hx, weights: list, lengths, reset_mask) -> bool:
+    """Whether the arguments of a call fit each other, asked as the general way asks it, with its
+    errors: before dropout is drawn, for an error is to leave torch's generator as it was."""
+    if weights_of(module, x, None, weights) is None:
+        return False
+    T, N = _steps_and_rows(module, x)
+    if hx is not None and states_of(module, hx, x, N if x.dim() == 3 else None, None) is None:
+        return False
+    if lengths is not None:
+        check_lengths(lengths.view(1) if x.dim() == 2 and lengths.dim() == 0 else lengths, T, N, x.device)
+    layout = "(T,)" if x.dim() == 2 else "(N, T)" if module.batch_first else "(T, N)"
+    check_reset_mask(reset_mask, T, N, x.device, layout)
+    return True
 
 
 def _noise(module, x: Tensor) -> list[Tensor]:

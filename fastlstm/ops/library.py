@@ -1,7 +1,7 @@
 """The namespace `fastlstm::` of torch ops, and helpers to define them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -9,6 +9,19 @@ from torch import Tensor
 library = torch.library.Library("fastlstm", "DEF")
 
 below_autograd = torch._C._AutoDispatchBelowAutograd
+
+_unwrap_if_dead = torch._C._functorch.unwrap_if_dead
+
+
+def plain_apply(function: type[torch.autograd.Function]) -> Callable:
+    """`function.apply` for calls outside torch.func's transforms: the frame of Python that this
+    leaves out is a tenth of a short call's forward. Its tensors are to be `unwrapped`."""
+    return super(torch.autograd.Function, function).apply
+
+
+def unwrapped(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
+    """Without the wrapper that a tensor keeps when it outlives the transform that it was made in."""
+    return [None if t is None else _unwrap_if_dead(t) for t in tensors]
 
 
 def outside_autocast(function):

@@ -47,8 +47,8 @@ _found: dict[tuple, tuple] = {}
 
 
 def pair_for(x, backend: str) -> whole.Pair | None:
-    """The pair of ops that may stand for a whole call on x; None where none may. Asked before
-    dropout is drawn for the pair: what only the pair itself refuses is drawn for twice."""
+    """The pair of ops that may stand for a whole call on x; None where none may. It takes all
+    arguments that fit each other: dropout is drawn before it is called."""
     if not _plainly_called(x):
         return None
     if x.is_cpu:

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..ops import layer as layer_ops
 from ..ops import transforms
 from ..ops.define import define_op
-from ..ops.library import below_autograd
+from ..ops.library import below_autograd, plain_apply, unwrapped
 from ..ops.recurrence import Results
 from ..precision import accumulation_dtype
 from ..weights import LSTMWeights, weights_of
@@ -287,6 +287,7 @@ def _as_layer(
     )
 
 
+_apply = plain_apply(Step)
 _FULL = (torch.float32, torch.float64)
 MOST_ROWS = 8  # whose products the kernels make of weights of 16 bits as they lie
 
@@ -305,5 +306,5 @@ def step(x: Tensor, h: Tensor, c: Tensor, weights) -> tuple[Tensor, Tensor] | No
         results = _forward(x, h, c, *weights)
     if not results:
         return None
-    h_n, c_n, _, _ = Step.apply(results, _node_of(weights, x, h), x, h, c, *weights)
+    h_n, c_n, _, _ = _apply(results, _node_of(weights, x, h), *unwrapped((x, h, c, *weights)))
     return h_n, c_n

@@ -30,7 +30,7 @@ from torch import Tensor
 from ..fields import joined
 from ..ops import transforms
 from ..ops.define import define_op
-from ..ops.library import below_autograd
+from ..ops.library import below_autograd, plain_apply, unwrapped
 from ..precision import accumulation_dtype
 from ..reference.backward import ResultGrads
 from .whole_by_layers import Saved, by_layers
@@ -184,7 +184,7 @@ def run(pair: Pair, needs, x: Tensor, h0, c0, weights: list, options: dict) -> l
     if not results:
         return None
     options = Options(**options)
-    applied = Layers.apply(pair, options, needs, results, x, h0, c0, *weights)
+    applied = _apply((pair, options, needs, results), *unwrapped((x, h0, c0, *weights)))
     return applied[: 3 + options.save_cells]
 
 
@@ -199,7 +199,8 @@ class Layers(torch.autograd.Function):
     """The pair as one node of autograd: `results` are what the forward gave."""
 
     @staticmethod
-    def forward(ctx, pair, options, needs, results, x, h0, c0, *weights):
+    def forward(ctx, call, x, h0, c0, *weights):
+        pair, options, needs, results = call
         tape = results[3 + options.save_cells :]
         output = tape.pop() if options.own_output else results[0]
         per_layer = len(weights) // options.layers
@@ -213,22 +214,21 @@ class Layers(torch.autograd.Function):
             None if lowest else x, h0, c0, options.lengths, options.reset_mask, output,
             *matrices, *tape, *(options.noise or ()),
         )  # fmt: skip
-        ctx.counts = len(matrices), len(tape)
-        ctx.sizes = options[3:]
-        ctx.pair, ctx.lowest, ctx.each = pair, lowest, each
+        last_matrix = len(matrices)
+        # One attribute: each is an entry of a dictionary that is the node's own.
+        ctx.call = pair, lowest, each, last_matrix, last_matrix + len(tape), options[3:]
         ctx.set_materialize_grads(False)
         return tuple(results)
 
     @staticmethod
     def backward(ctx, doutput, dh_n, dc_n, *rest):
-        needs = ctx.needs_input_grad[4:]
+        needs = ctx.needs_input_grad[1:]
         x, h0, c0, lengths, reset_mask, output, *saved = ctx.saved_tensors
-        last_matrix, length = ctx.counts
-        last_tape = last_matrix + length
+        pair, lowest, each, last_matrix, last_tape, sizes = ctx.call
         matrices, tape = saved[:last_matrix], saved[last_matrix:last_tape]
         noise = saved[last_tape:] or None
-        options = Options(lengths, reset_mask, noise, *ctx.sizes)
-        dcells, *dtape = rest if options.save_cells else (None, *rest)
+        save_cells = sizes[-2]
+        dcells, *dtape = rest if save_cells else (None, *rest)
         grads = doutput, dh_n, dc_n, dcells
         if (
             _is_grad_enabled()
@@ -237,14 +237,20 @@ class Layers(torch.autograd.Function):
             or not _NONE.issuperset(dtape)
             or True in [_is_legacy_batched(d) for d in grads if d is not None]
         ):
-            saved = Saved(x, h0, c0, matrices, output, tape, ctx.lowest, ctx.each)
-            found = by_layers(ctx.pair.prefix, options, needs, grads, dtape, saved)
-            return None, None, None, None, *found
-        given = *grads, x, h0, c0, matrices, output, tape, *options[:-2], needs
+            options = Options(lengths, reset_mask, noise, *sizes)
+            saved = Saved(x, h0, c0, matrices, output, tape, lowest, each)
+            return None, *by_layers(pair.prefix, options, needs, grads, dtape, saved)
+        given = *grads, x, h0, c0, matrices, output, tape, lengths, reset_mask, noise, *sizes[:-2], needs
         try:
             with below_autograd():
-                found = iter(ctx.pair.backward(*given))
+                found = pair.backward(*given)
         except RuntimeError as error:
             _say(error, _backward_fake, StackBackward(*given))
             raise
-        return None, None, None, None, *[next(found) if need else None for need in needs]
+        if len(found) < len(needs):
+            found = iter(found)
+            found = [next(found) if need else None for need in needs]
+        return None, *found
+
+
+_apply = plain_apply(Layers)

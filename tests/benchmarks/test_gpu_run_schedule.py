@@ -73,7 +73,7 @@ def test_what_was_wrong_or_hung_is_left_out_of_the_rest():
 @pytest.fixture
 def zygote(tmp_path, monkeypatch):
     """Forks groups that do what a test says, under a short watch."""
-    monkeypatch.setattr(verdicts, "STALL_SECONDS", 4.0)
+    monkeypatch.setattr(verdicts, "DRY_STALL_SECONDS", 4.0)
     journal = Journal(tmp_path / "journal.jsonl", "a|b")
 
     def run(work, waiting, processes):

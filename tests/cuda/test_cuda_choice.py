@@ -231,15 +231,18 @@ def test_a_choice_is_what_is_launched(monkeypatch):
 
 # What a launch may answer, and the words for it.
 FAILURES = {720: "too many blocks in cooperative launch", 801: "not supported"}
-ADVICE = "MPS or a green context .* FASTLSTM_CUDA_KERNELS=step"
+ADVICE = {
+    "cluster": 'clusters that are refused, .* FASTLSTM_CUDA_KERNELS="grid step"',
+    "grid": "MPS or a green context .* FASTLSTM_CUDA_KERNELS=step",
+}
 
 
 @pytest.mark.parametrize("P", [None, 10])
 @pytest.mark.parametrize("error", FAILURES)
-@pytest.mark.parametrize("kernels", ["cluster", "grid"])
-def test_a_launch_on_the_chip_that_fails_is_named(kernels, error, P, monkeypatch):
+@pytest.mark.parametrize("kernels, H", [("cluster", 20), ("cluster", 160), ("grid", 20)])
+def test_a_launch_on_the_chip_that_fails_is_named(kernels, H, error, P, monkeypatch):
     monkeypatch.setenv("FASTLSTM_CUDA_KERNELS", kernels)
-    case = Case("recurrence", T=2, N=3, H=20, P=P, dtype=torch.float32)
+    case = Case("recurrence", T=2, N=3, H=H, P=P, dtype=torch.float32)
     arguments, gradients = draw(case)
     tape = tape_of(forward(case, "reference", arguments))
     projected = "" if P is None else "projected_"
@@ -247,12 +250,13 @@ def test_a_launch_on_the_chip_that_fails_is_named(kernels, error, P, monkeypatch
         "forward": lambda: forward(case, "simt", arguments),
         "backward": lambda: backward(case, "simt", arguments, gradients, tape),
     }.items():
-        sizes = f"T=2, N=3, D=1, H=20, P={P or 20}"
+        sizes = f"T=2, N=3, D=1, H={H}, P={P or H}"
         name = f"lstm_{which}_kernel_{projected}{kernels} for {sizes}: .*{FAILURES[error]}"
         with family.simulated(fail_launch=error), pytest.raises(RuntimeError, match=name) as caught:
             run()
-        # Those of a grid can be had as launches that need not run at once.
-        assert bool(re.search(ADVICE, str(caught.value))) == (kernels == "grid")
+        alone = kernels == "cluster" and H == 20  # one block, which is no cluster
+        assert bool(re.search("FASTLSTM_CUDA_KERNELS", str(caught.value))) != alone
+        assert alone or re.search(ADVICE[kernels], str(caught.value))
         run()
 
 

@@ -298,6 +298,34 @@ def test_dropout_draws_the_same_stream(kind, num_layers, proj_size, backend):
     assert torch.equal(fast.eval()(x)[1][0], fast(x)[1][0])
 
 
+WRONG = {
+    "width": ((torch.zeros(T, N, I + 1),), {}),
+    "dtype": ((torch.zeros(T, N, I, dtype=torch.float64),), {}),
+    "states": ((torch.zeros(T, N, I), (torch.zeros(2, N, H + 1), torch.zeros(2, N, H))), {}),
+    "state's dtype": ((torch.zeros(T, N, I), (torch.zeros(2, N, H).double(), torch.zeros(2, N, H))), {}),
+    "lengths": ((torch.zeros(T, N, I),), {"lengths": torch.full((N,), T + 1)}),
+    "unbatched lengths": ((torch.zeros(T, I),), {"lengths": torch.tensor(T + 1)}),
+    "shape of lengths": ((torch.zeros(T, N, I),), {"lengths": torch.zeros(N + 1, dtype=torch.long)}),
+    "reset_mask": ((torch.zeros(T, N, I),), {"reset_mask": torch.zeros(N, T, dtype=torch.bool)}),
+    "mask's dtype": ((torch.zeros(T, N, I),), {"reset_mask": torch.zeros(T, N)}),
+    "weight": ((torch.zeros(T, N, I),), {}),
+}
+
+
+@backends
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_an_error_draws_no_dropout(wrong, gradients, backend):
+    fast = FastLSTM(I, H, 2, dropout=0.5, backend=backend)
+    args, options = WRONG[wrong]
+    if wrong == "weight":
+        fast.bias_hh_l1 = torch.nn.Parameter(torch.zeros(3))
+    before = torch.get_rng_state()
+    with torch.set_grad_enabled(gradients), pytest.raises((ValueError, RuntimeError)):
+        fast(*args, **options)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @backends
 @pytest.mark.parametrize("wanted", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", ["batched", "unbatched", "packed"])

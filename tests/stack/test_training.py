@@ -210,6 +210,35 @@ def test_jacobians_by_vmap_of_a_backward(short):
     torch.testing.assert_close(*short.both(jacobian), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("way", ["sequence", "states", "step"])
+def test_tensors_that_outlive_their_transform(way):
+    """What leaks from a function under torch.func.grad keeps a wrapper, and autograd below it."""
+    m = FastLSTM(3, 4, 2)
+    x, h, c = torch.randn(2, 3), torch.randn(2, 2, 4), torch.randn(2, 2, 4)
+    leaves = [t.requires_grad_() for t in (x, h, c)]
+
+    def call(x, h, c):
+        if way == "step":
+            return m.step(x, (h, c))[0]
+        return m(x)[0] if way == "sequence" else m(x.expand(5, 2, 3), (h, c))[0]
+
+    def gradients(made):
+        made = [2 * t for t in leaves] if made is None else made
+        dy = torch.ones_like(call(*made))
+        return torch.autograd.grad(call(*made), [*leaves, *m.parameters()], dy, allow_unused=True)
+
+    leaked = []
+
+    def leak(unused):
+        leaked.extend(2 * t + 0 * unused for t in leaves)
+        return leaked[0].sum()
+
+    torch.func.grad(leak)(torch.zeros(()))
+    assert all(torch._C._functorch.is_gradtrackingtensor(t) for t in leaked)
+    for got, expected in zip(gradients(leaked), gradients(None), strict=True):
+        assert got is expected or torch.equal(got, expected)  # None where a call has no states
+
+
 def test_only_what_is_asked_of_a_backward_is_given(short):
     """Some of the inputs that the forward kept a tape for."""
     module, x, hx = problem(4, 3, 5, 6, {"num_layers": 3})

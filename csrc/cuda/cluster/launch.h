@@ -53,7 +53,11 @@ class ClusterLaunch {
   }
 
   void operator()(Launcher& launch, const char* name, const Call& call) {
-    launch.configured(name, kernel_, config_, call);
+    if constexpr (kClusters) {
+      launch.in_clusters(name, kernel_, config_, call);
+    } else {
+      launch.configured(name, kernel_, config_, call);
+    }
   }
 
  private:

@@ -17,6 +17,7 @@ no lane uses what is freed afterwards.
 
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -75,34 +76,58 @@ class StreamLanes:
 
 
 _POOL = 32  # streams of a device that torch hands out, one after the other and then again
-# Of each device: a caller's handle -> the streams beside it. Of all threads: what a lane has
-# allocated, torch keeps for its stream.
-_kept: dict[torch.device, dict[int, list[torch.cuda.Stream]]] = {}
+
+
+class _Beside(NamedTuple):
+    """The streams beside a caller's, and the handles of those that its calls have used in the graph
+    that it is capturing."""
+
+    streams: list[torch.cuda.Stream]
+    in_graph: set[int]
+
+
+# Of each device, by the callers' handles. Of all threads: what a lane has allocated, torch keeps for
+# its stream.
+_kept: dict[torch.device, dict[int, _Beside]] = {}
 _keeping = threading.Lock()
 
 
 def _side_streams(caller: torch.cuda.Stream, count: int) -> list[torch.cuda.Stream]:
     """Side streams of `caller`, the same at each of its calls. Callers share none, and no caller's
     stream is another's side stream: if one is capturing a graph, the other's work would be captured
-    too. A side stream that turns up as a caller is taken from the caller that it served."""
+    too. A side stream that turns up as a caller, or in the graph of somebody who has called nothing
+    here, is taken from the caller that it served. (A graph that another thread begins on one between
+    this and the end of the call goes unseen.)"""
     with _keeping:
         of_callers = _kept.setdefault(caller.device, {})
         handle = caller.cuda_stream
         if handle not in of_callers:
-            for streams in of_callers.values():
+            for streams, _ in of_callers.values():
                 streams[:] = [s for s in streams if s.cuda_stream != handle]
-        found = of_callers.setdefault(handle, [])
-        while len(found) < count:
-            found.append(_unshared(caller, of_callers))
-        return found[:count]
+        streams, in_graph = of_callers.setdefault(handle, _Beside([], set()))
+        capturing = _captures(caller)
+        if not capturing:
+            in_graph.clear()
+        streams[:] = [s for s in streams if s.cuda_stream in in_graph or not _captures(s)]
+        while len(streams) < count:
+            streams.append(_unshared(caller, of_callers))
+        found = streams[:count]
+        if capturing:
+            in_graph.update(s.cuda_stream for s in found)
+        return found
+
+
+def _captures(stream: torch.cuda.Stream) -> bool:
+    with torch.cuda.stream(stream):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def _unshared(caller: torch.cuda.Stream, of_callers) -> torch.cuda.Stream:
-    """A stream of torch's pool that none of `of_callers` uses; `caller` if the pool is used up."""
-    taken = {s.cuda_stream for streams in of_callers.values() for s in streams} | set(of_callers)
+    """A stream of torch's pool that neither `of_callers` nor a graph uses; `caller` if there is none."""
+    taken = {s.cuda_stream for streams, _ in of_callers.values() for s in streams} | set(of_callers)
     for _ in range(_POOL):
         stream = torch.cuda.Stream(caller.device)
-        if stream.cuda_stream not in taken:
+        if stream.cuda_stream not in taken and not _captures(stream):
             return stream
     return caller
 

@@ -28,8 +28,10 @@ class Stream:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """The device; its current stream is the attribute `current` of Stream."""
+    """The device; its current stream is the attribute `current` of Stream, and `capturing` has the
+    numbers of the streams in somebody's graph."""
     device = torch.device("cuda:0")
+    Stream.capturing = set()
     Stream.log, Stream.pool = [], itertools.cycle(range(1, 33))
     Stream.current = Stream(device)
 
@@ -42,6 +44,9 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", on)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream.current)
+    monkeypatch.setattr(
+        torch.cuda, "is_current_stream_capturing", lambda: Stream.current.cuda_stream in Stream.capturing
+    )
     monkeypatch.setattr(lanes, "_kept", {})
     return device
 
@@ -135,6 +140,25 @@ def test_a_stream_that_becomes_a_caller_is_beside_no_other(gpu):
     assert not set(of_second) & set(after) and not set(of_second) & {before[1], before[3]}
     assert after[:3] == [before[0], before[1], before[3]]
     assert len(set(after)) == len(set(of_second)) == 4
+
+
+def test_no_lane_is_in_a_graph_of_somebody_else(gpu):
+    """As where a graph is captured on a stream of the pool that calls nothing here."""
+    first = used(gpu, 4)
+    Stream.capturing = {first[2], *range(6, 32)}
+    second = used(gpu, 4)
+    assert second[:3] == [first[0], first[1], first[3]] and not set(second) & Stream.capturing
+    Stream.capturing = set()
+    assert used(gpu, 4) == second
+
+    # The caller's own graph takes its lanes along, and a lane that somebody's has taken is not one.
+    Stream.capturing = {second[0], second[3], *range(6, 32)}
+    third = used(gpu, 4)
+    assert third[:3] == second[:3] and third[3] not in Stream.capturing
+    Stream.capturing |= set(third)
+    assert used(gpu, 4) == used(gpu, 3) + third[3:] == third
+    Stream.capturing = set(third[1:])
+    assert not set(used(gpu, 4)) & Stream.capturing
 
 
 def test_one_queue_elsewhere():
