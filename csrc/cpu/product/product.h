@@ -51,7 +51,10 @@ FASTLSTM_INLINE void product_part(const Acc* a, int64_t stride, const W* w, int6
     for (; k + 4 <= K; k += 4) {
       ahead.fetch();
 #pragma GCC unroll 4
-      for (int s = 0; s < 4; ++s) add(k + s, s % 2);
+      for (int s = 0; s < 4; ++s) {
+        add(k + s, s % 2);
+        asm volatile("" ::: "memory");  // else the compiler loads ahead, and sums have to leave the registers
+      }
     }
   }
   for (; k + kSteps <= K; k += kSteps) {
@@ -110,8 +113,9 @@ FASTLSTM_INLINE void for_row_blocks(int64_t total, const Body& body) {
 }
 
 // Prefetches the next panel's weights into the second-level cache in parts, one with each product of this panel's row
-// blocks. Measured (benchmarks/log.md): it gains where weights stream from the third level, both panels leave room in
-// the second for what else passes through it, and the row blocks give time enough. Elsewhere it costs up to a third.
+// blocks. Measured (benchmarks/log.md): it gains where next to nothing is left in the second level from the step before,
+// both panels leave room there for what else passes through it, and the row blocks give time enough. Elsewhere it costs
+// up to a third.
 template <class Packed>
 class FetchNext {
  public:
@@ -120,8 +124,7 @@ class FetchNext {
   FetchNext(int64_t share_bytes, int64_t elements, int64_t K, int64_t rows) {
     constexpr int64_t kLine = 64;
     const int64_t blocks = row_blocks(rows), times = K / 4 * blocks, bytes = elements * sizeof(Packed);
-    // Two blocks hide it only where next to nothing is left in the second level from the step before.
-    const bool far = share_bytes > (blocks > 2 ? resident_bytes() : 2 * second_level_bytes());
+    const bool far = share_bytes > 2 * second_level_bytes();
     if (!far || blocks < 2 || times == 0 || 4 * bytes >= second_level_bytes()) return;
     lines_ = static_cast<int>((bytes / kLine + times - 1) / times);
     bytes_ = K / 4 * lines_ * kLine;

@@ -150,7 +150,8 @@ class Forward : ForwardCells<Acc, IO, GX, Product> {
     typename Product::Engine engine;
     if (!Product::kTiled && plan_.U > 1) fetch_rows(h_state(buffer, d, begin), h_stride_, end - begin, s_.P);
     const int64_t share_bytes = gate_panels_.elements / plan_.U * static_cast<int64_t>(sizeof(*packed));
-    const bool far = share_bytes > resident_bytes();
+    // Cells ask for what they read where weights come from the third level; elsewhere asking costs more than it saves.
+    const bool far = share_bytes > 2 * second_level_bytes();
     FetchNext<typename Product::Packed> fetch(share_bytes, Product::packed_depth(s_.P) * kPanel * L, s_.P, end - begin);
     const bool backwards = buffer == 1;
     constexpr int64_t kLineVectors = std::max<int64_t>(1, 64 / FASTLSTM_SIMD_BYTES);
@@ -162,7 +163,7 @@ class Forward : ForwardCells<Acc, IO, GX, Product> {
       for_row_blocks<Product::kRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
         if (!batch.has_room(rows)) finish(at_t, d, t, buffer, batch);
-        Acc* sums = batch.add(slot, unit, rows);
+        Acc* sums = batch.add(slot, rows, unit, s_.H - unit);
         if (begins_line) prefetch_cells(at_t, slot, rows, unit);
         if constexpr (Product::kTiled) {
           Product::multiply(engine, rows, kPanel, h_parts_, state_row(buffer, d, slot), packed + panel.offset, sums);

@@ -60,23 +60,28 @@ class ForwardCells {
   // of some fifty dependent operations, longer than the processor looks ahead. Those of several products overlap.
   struct Batch {
     static constexpr int kVectors = std::max(24, Product::kRows);  // at least one product's
-    // Rows [slot, slot + rows) at the units from `unit` on; their sums begin at `sums`, 4 vectors of each row.
-    struct Part {
+    // The units from `unit` on of a slot.
+    struct Place {
       int64_t slot, unit;
-      int rows;
-      Acc* sums;
     };
 
-    int parts = 0, vectors = 0;
-    Part part[kVectors];
-    alignas(64) Acc sums[kVectors * kPanel * L];
+    int vectors = 0;
+    bool whole = true;  // all lanes of all vectors are units
+    Place place[kVectors];
+    alignas(64) Acc sums[kVectors * kPanel * L];  // of the four gates of each vector
 
     bool has_room(int rows) const { return vectors + rows <= kVectors; }
-    Acc* add(int64_t slot, int64_t unit, int rows) {
-      Acc* place = sums + vectors * kPanel * L;
-      part[parts++] = {slot, unit, rows, place};
+    // For slots [slot, slot + rows) at the `units` units from `unit` on: where their sums go.
+    FASTLSTM_INLINE Acc* add(int64_t slot, int rows, int64_t unit, int64_t units) {
+      Acc* first = sums + vectors * kPanel * L;
+      whole &= units >= L;
+      for (int r = 0; r < rows; ++r) place[vectors + r] = {slot + r, unit};
       vectors += rows;
-      return place;
+      return first;
+    }
+    void clear() {
+      vectors = 0;
+      whole = true;
     }
   };
 
@@ -94,31 +99,44 @@ class ForwardCells {
   // The cells of a batch in two rounds, first c of all, then h: in one round each row's second activation would wait
   // for its first. c and the output gate overwrite two of a row's sums.
   void finish(const Places& places, int d, int64_t t, int buffer, Batch& batch) {
+    if (places.plain && batch.whole) {
+      finish_plain(places, d, t, buffer, batch);
+    } else {
+      finish_any(places, d, t, buffer, batch);
+    }
+    batch.clear();
+  }
+
+  // By itself, so that the compiler keeps what all vectors share in registers.
+  __attribute__((noinline)) void finish_plain(const Places& places, int d, int64_t t, int buffer, Batch& batch) {
     const Places p = places;
-    // visit(part, row of the part, units, Whole, Plain). Plain: as in `Places`.
-    const auto for_rows = [&](const auto& visit) FASTLSTM_INLINE_LAMBDA {
-      for (int k = 0; k < batch.parts; ++k) {
-        const typename Batch::Part part = batch.part[k];
-        const int64_t units = std::min<int64_t>(L, p.H - part.unit);
-        const auto rows = [&](auto whole, auto is_plain) FASTLSTM_INLINE_LAMBDA {
-          for (int r = 0; r < part.rows; ++r) visit(part, r, units, whole, is_plain);
-        };
-        if (units == L && p.plain) {
-          rows(std::true_type{}, std::true_type{});
-        } else if (units == L) {
-          rows(std::true_type{}, std::false_type{});
+    for (int k = 0; k < batch.vectors; ++k) {
+      cell<true, true>(p, d, t, batch.place[k].slot, batch.place[k].unit, L, batch.sums + k * kPanel * L);
+    }
+    for (int k = 0; k < batch.vectors; ++k) {
+      hidden<true, true>(p, d, t, buffer, batch.place[k].slot, batch.place[k].unit, L, batch.sums + k * kPanel * L);
+    }
+  }
+
+  __attribute__((noinline)) void finish_any(const Places& places, int d, int64_t t, int buffer, Batch& batch) {
+    const Places p = places;
+    // visit(slot, unit, units, sums, Whole) for every vector.
+    const auto for_vectors = [&](const auto& visit) FASTLSTM_INLINE_LAMBDA {
+      for (int k = 0; k < batch.vectors; ++k) {
+        const typename Batch::Place place = batch.place[k];
+        const int64_t units = std::min<int64_t>(L, p.H - place.unit);
+        Acc* sums = batch.sums + k * kPanel * L;
+        if (units == L) {
+          visit(place.slot, place.unit, units, sums, std::true_type{});
         } else {
-          rows(std::false_type{}, std::false_type{});
+          visit(place.slot, place.unit, units, sums, std::false_type{});
         }
       }
     };
-    for_rows([&](const auto& part, int r, int64_t units, auto whole, auto plain) FASTLSTM_INLINE_LAMBDA {
-      cell<whole.value, plain.value>(p, d, t, part.slot + r, part.unit, units, part.sums + r * kPanel * L);
-    });
-    for_rows([&](const auto& part, int r, int64_t units, auto whole, auto plain) FASTLSTM_INLINE_LAMBDA {
-      hidden<whole.value, plain.value>(p, d, t, buffer, part.slot + r, part.unit, units, part.sums + r * kPanel * L);
-    });
-    batch.parts = batch.vectors = 0;
+    for_vectors([&](int64_t slot, int64_t unit, int64_t units, Acc* sums, auto whole)
+                    FASTLSTM_INLINE_LAMBDA { cell<whole.value, false>(p, d, t, slot, unit, units, sums); });
+    for_vectors([&](int64_t slot, int64_t unit, int64_t units, Acc* sums, auto whole)
+                    FASTLSTM_INLINE_LAMBDA { hidden<whole.value, false>(p, d, t, buffer, slot, unit, units, sums); });
   }
 
   template <bool Whole, bool Plain>
