@@ -3,6 +3,9 @@
 The library uses LibTorch's stable ABI and no Python symbol: one build serves every Python >= 3.10
 and torch >= 2.10. It is loaded by torch.ops.load_library, never imported.
 
+The kernels of the CPU include nothing of torch's. They have a ninja file of their own, so that ./run
+compiles them while pip brings torch: `python setup.py kernels` writes it, and build_ext runs it.
+
 Environment:
   FASTLSTM_CPP         auto (default): compile if there is a C++ compiler, else pure Python;
                        1: fail if there is none; 0: pure Python
@@ -22,14 +25,17 @@ Environment:
 import filecmp
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 from glob import glob
+from pathlib import Path
 
 import setuptools
 
+KERNELS = os.path.join("build", "kernels.ninja")
 LINK_MAP = os.path.join("build", "library.map")
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
 
@@ -147,8 +153,8 @@ def forget_outdated(build):
             os.remove(compiled)
 
 
-def library():
-    """The extension and its build command, as keyword arguments of setup()."""
+def cpu_part():
+    """Sources of the CPU's kernels, and the flags of all C++; None where nothing is compiled."""
     emulate = switch("FASTLSTM_EMULATE_AVX512") == "1"
     if emulate and "bdist_wheel" in sys.argv:
         raise SystemExit(
@@ -157,9 +163,72 @@ def library():
         )
     cxx = find_cxx()
     if not wanted("FASTLSTM_CPP", "C++ compiler", cxx, "nothing is compiled, pure Python only"):
-        return {}
+        return None
     os.environ["CXX"] = cxx  # ninja's rule and the link step would each guess on their own
     os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")  # ninja, venv not activated
+    flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno"]
+    flags += ["-ffp-contract=fast", "-Wall", "-g0"]  # with -g, many times larger
+    if emulate:
+        flags += ["-DFASTLSTM_EMULATE_AVX512", "-Wno-psabi"]  # no vector leaves its source
+    sources = files("cpu", ".cpp")
+    no_avx512 = "building without the kernels of AVX-512"
+    if not emulate and (
+        switch("FASTLSTM_AVX512") == "0"
+        or left_out("FASTLSTM_AVX512", has_avx512, f"this processor has no AVX-512: {no_avx512}")
+    ):
+        sources = [s for s in sources if not re.search("avx512|amx", s)]
+        flags.append("-DFASTLSTM_WITHOUT_AVX512")
+    return sources, flags
+
+
+def kernel_objects(build, sources):
+    """Where the objects of these sources lie: where setuptools would put them."""
+    return [os.path.abspath(os.path.join(build, os.path.splitext(source)[0] + ".o")) for source in sources]
+
+
+def write_kernels(build, sources, flags):
+    """The ninja file that compiles these sources, as setuptools would."""
+    from distutils.ccompiler import new_compiler  # setuptools' own, which its import puts there
+    from distutils.sysconfig import customize_compiler
+
+    def quoted(path):
+        return re.sub(r"([ :$])", r"$\1", path)
+
+    compiler = new_compiler()
+    customize_compiler(compiler)
+    command = [os.environ["CXX"], *compiler.compiler_so[1:], "-I" + os.path.abspath("csrc"), *flags]
+    lines = [
+        f"builddir = {quoted(os.path.abspath(os.path.join(build, 'kernels')))}",  # where ninja's log is
+        "rule compile",
+        f"  command = {shlex.join(command).replace('$', '$$')} -MMD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+    ]
+    # Those of a whole instruction set take the longest, and begin first.
+    for source in sorted(sources, key=lambda source: "isa/kernels.h" not in Path(source).read_text()):
+        (target,) = kernel_objects(build, [source])
+        lines.append(f"build {quoted(target)}: compile {quoted(os.path.abspath(source))}")
+    os.makedirs("build", exist_ok=True)
+    with open(KERNELS, "w") as file:
+        file.write("\n".join([*lines, ""]))
+
+
+def prepare_kernels():
+    """python setup.py kernels: writes build/kernels.ninja, without torch. Exits with 1 if nothing is compiled."""
+    part = cpu_part()
+    if part is None:
+        raise SystemExit(1)
+    build_ext = setuptools.Distribution().get_command_obj("build_ext")
+    build_ext.ensure_finalized()
+    write_kernels(build_ext.build_temp, *part)
+
+
+def library():
+    """The extension and its build command, as keyword arguments of setup()."""
+    part = cpu_part()
+    if part is None:
+        return {}
+    kernels, cxx_flags = part
     try:
         import torch.utils.cpp_extension as cpp_extension
     except ModuleNotFoundError as error:
@@ -169,18 +238,8 @@ def library():
             "Python without torch"
         ) from error
 
-    sources = files("torch", ".cpp") + files("cpu", ".cpp")
-    cxx_flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno"]
-    cxx_flags += ["-ffp-contract=fast", "-Wall", "-g0", *STABLE_ABI]  # with -g, many times larger
-    if emulate:
-        cxx_flags += ["-DFASTLSTM_EMULATE_AVX512", "-Wno-psabi"]  # no vector leaves its source
-    no_avx512 = "building without the kernels of AVX-512"
-    if not emulate and (
-        switch("FASTLSTM_AVX512") == "0"
-        or left_out("FASTLSTM_AVX512", has_avx512, f"this processor has no AVX-512: {no_avx512}")
-    ):
-        sources = [s for s in sources if not re.search("avx512|amx", s)]
-        cxx_flags.append("-DFASTLSTM_WITHOUT_AVX512")
+    sources = files("torch", ".cpp")
+    torch_flags = [*cxx_flags, *STABLE_ABI]
     cuda = {"nvcc": [], "libraries": [], "library_dirs": []}
     if not left_out("FASTLSTM_CUDA", has_gpu, "no NVIDIA GPU found: building without CUDA") and wanted(
         "FASTLSTM_CUDA", "nvcc", cuda_home := find_cuda_home(), "building without CUDA"
@@ -188,15 +247,46 @@ def library():
         cpp_extension.CUDA_HOME = cuda_home  # None under a torch without CUDA
         cuda = cuda_options(cuda_home)
         sources += files("cuda", ".cu")
-        cxx_flags.append(f"-DFASTLSTM_WITH_CUDA={','.join(cuda['archs'])}")
+        torch_flags.append(f"-DFASTLSTM_WITH_CUDA={','.join(cuda['archs'])}")
+    ninja = shutil.which("ninja") if os.name == "posix" else None
+    if ninja is None:
+        sources += kernels  # as setuptools compiles, one after the other
 
     class BuildExt(cpp_extension.BuildExtension):
         def build_extensions(self):
             forget_outdated(self.build_temp)
             try:
-                super().build_extensions()
+                if ninja:
+                    self.build_beside_kernels()
+                else:
+                    super().build_extensions()
             except RuntimeError as error:  # its traceback would bury the compiler's message
                 raise SystemExit(f"fastlstm: {error}") from None
+
+        def build_beside_kernels(self):
+            """The kernels and the rest compile at the same time; linking waits for both."""
+            write_kernels(self.build_temp, kernels, cxx_flags)
+            self.extensions[0].extra_objects = kernel_objects(self.build_temp, kernels)
+            jobs = os.environ.get("MAX_JOBS")
+            compiling = subprocess.Popen([ninja, "-f", KERNELS, *([f"-j{jobs}"] if jobs else [])])
+
+            def finished():
+                if compiling.wait() != 0:
+                    raise RuntimeError("csrc/cpu does not compile: see above")
+
+            link = self.compiler.link_shared_object
+
+            def link_both(*args, **kwargs):
+                finished()
+                return link(*args, **kwargs)
+
+            self.compiler.link_shared_object = link_both
+            try:
+                if jobs:
+                    finished()  # as many at once as asked for, and no more
+                super().build_extensions()
+            finally:
+                compiling.terminate()
 
         def copy_file(self, infile, outfile, *args, **kwargs):
             """Replace the library in one step and only if it changed: others may be loading it."""
@@ -220,9 +310,9 @@ def library():
         "fastlstm._C",
         sources,
         include_dirs=[os.path.abspath("csrc")],
-        depends=files("*", ".h"),  # ninja finds these itself
+        depends=[*kernels, *files("*", ".h")],  # ninja finds these itself
         py_limited_api=True,
-        extra_compile_args={"cxx": cxx_flags, "nvcc": cuda["nvcc"]},
+        extra_compile_args={"cxx": torch_flags, "nvcc": cuda["nvcc"]},
         libraries=cuda["libraries"],
         library_dirs=cuda["library_dirs"],
         extra_link_args=link,
@@ -236,4 +326,7 @@ def library():
 
 check_setuptools()
 # The licence stands here: no spelling of it in pyproject.toml suits both old and new setuptools.
-setuptools.setup(license="BSD-3-Clause", **library())
+if sys.argv[1:] == ["kernels"]:
+    prepare_kernels()
+else:
+    setuptools.setup(license="BSD-3-Clause", **library())
