@@ -55,11 +55,13 @@ def whole_stack(module, x: Tensor, hx, lengths, reset_mask, cells: bool):
         return None
     options = {}
     if lengths is not None:
+        if type(lengths) is not Tensor:
+            return None
         options["lengths"] = lengths
     if reset_mask is not None:
+        if type(reset_mask) is not Tensor:
+            return None
         options["reset_mask"] = reset_mask
-    if any(type(mask) is not Tensor for mask in options.values()):
-        return None
     if cells:
         options["return_cells"] = True
     if module.num_layers > 1:
@@ -71,8 +73,8 @@ def whole_stack(module, x: Tensor, hx, lengths, reset_mask, cells: bool):
     results = _by_op(module, x, hx, options)
     if results is None:
         return None
-    output, h_n, c_n, *more = results
-    return output, (h_n, c_n), *more
+    states = results[1], results[2]
+    return (results[0], states, results[3]) if cells else (results[0], states)
 
 
 def direct_step(module, x_t: Tensor, state):
