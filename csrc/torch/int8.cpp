@@ -87,11 +87,8 @@ class Int8Call {
                       shape_of(out), ", expected (P,)");
       s.P = out.size(0);
     }
-    const auto named = [](const char* name) { return [name] { return name; }; };
-    if (lengths) expect(form, *lengths, {s.N}, ScalarType::Long, named("lengths"));
-    if (reset_mask) expect(form, *reset_mask, {s.T, s.N}, ScalarType::Bool, named("reset_mask"));
-    args_.lengths = lengths ? static_cast<const int64_t*>(held_.data(*lengths)) : nullptr;
-    args_.reset_mask = reset_mask ? static_cast<const bool*>(held_.data(*reset_mask)) : nullptr;
+    if (lengths) set_lengths(*lengths);
+    if (reset_mask) set_reset_mask(*reset_mask);
     args_.weight_only = weight_only;
     h0_ = states(h0, s.P, "h0");
     c0_ = states(c0, s.H, "c0");
@@ -161,6 +158,27 @@ class Int8Call {
     const int64_t rows = layers_ * args_.sizes.D, N = args_.sizes.N;
     if (form_.cell) return batched_ ? Extents{N, width} : Extents{width};
     return batched_ ? Extents{rows, N, width} : Extents{rows, width};
+  }
+
+  // (N,), of a module's call without rows also ().
+  void set_lengths(const Tensor& t) {
+    const Sizes& s = args_.sizes;
+    if (!form_.or_nothing || batched_ || t.dim() != 0) {
+      expect(form_, t, {s.N}, ScalarType::Long, [] { return "lengths"; });
+    } else {
+      fit(t, {}, ScalarType::Long);
+    }
+    args_.lengths = static_cast<const int64_t*>(held_.data(t));
+    for (int64_t n = 0; form_.or_nothing && n < s.N; ++n) fit(args_.lengths[n] >= 0 && args_.lengths[n] <= s.T);
+  }
+
+  // (T, N), of a module's call laid out as x.
+  void set_reset_mask(const Tensor& t) {
+    const Sizes& s = args_.sizes;
+    const bool as_x = form_.or_nothing, turn = as_x && turned_;
+    const Extents sizes = turn ? Extents{s.N, s.T} : as_x && !batched_ ? Extents{s.T} : Extents{s.T, s.N};
+    expect(form_, t, sizes, ScalarType::Bool, [] { return "reset_mask"; });
+    args_.reset_mask = static_cast<const bool*>(held_.data(turn ? torch::stable::transpose(t, 0, 1) : t));
   }
 
   void set_x(const Tensor& x) {
@@ -242,11 +260,13 @@ static Int8Results int8_stack(Tensor x, OptionalTensor h0, OptionalTensor c0, st
 
 static std::vector<Tensor> int8_call(Tensor x, OptionalTensor h0, OptionalTensor c0, std::vector<Tensor> weights,
                                      int64_t inputs, int64_t layers, bool bidirectional, bool batch_first,
-                                     bool weight_only, bool step, bool cell) {
+                                     bool weight_only, bool step, bool cell, OptionalTensor lengths,
+                                     OptionalTensor reset_mask, bool return_cells) {
   return if_fit([&] {
     fit(x.dim() > 0 && x.size(x.dim() - 1) == inputs);
     const Form form{true, step || cell, cell};
-    Int8Call call(form, x, h0, c0, weights, layers, bidirectional, batch_first, {}, {}, weight_only, false);
+    Int8Call call(form, x, h0, c0, weights, layers, bidirectional, batch_first, lengths, reset_mask, weight_only,
+                  return_cells);
     std::vector<Tensor> made = call.run();
     if (cell) made.erase(made.begin());
     return made;

@@ -75,11 +75,11 @@ def _call_padded(module, input, hx, lengths, reset_mask, return_cell_sequence):
             result = whole_stack(module, pair, input, hx, values, lengths, reset_mask, return_cell_sequence)
             if result is not None:
                 return result
-    plain = lengths is None and reset_mask is None and not return_cell_sequence and not module.return_layer_outputs
-    if int8 and plain and dims in (2, 3):
-        result = int8_calls.whole_stack(module, input, hx)
+    if int8 and dims in (2, 3) and not module.return_layer_outputs:
+        result = int8_calls.whole_stack(module, input, hx, lengths, reset_mask, return_cell_sequence)
         if result is not None:
             return result
+    plain = lengths is None and reset_mask is None and not return_cell_sequence and not module.return_layer_outputs
     if dims not in (2, 3) or (plain and torch.jit.is_tracing() and not int8):
         # So that a trace has torch's own op, which runs and exports without fastlstm.
         return _as_torch(module, input, hx, plain)

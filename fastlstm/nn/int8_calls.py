@@ -49,11 +49,21 @@ def _by_op(module, x: Tensor, state, options: dict) -> list[Tensor] | None:
     return int8_call(x, h0, c0, weights, module.input_size, **options) or None
 
 
-def whole_stack(module, x: Tensor, hx):
-    """(output, (h_n, c_n)) of a call without lengths and masks."""
+def whole_stack(module, x: Tensor, hx, lengths, reset_mask, cells: bool):
+    """(output, (h_n, c_n)), and with `cells` the last layer's; the arguments as the caller has them."""
     if not (stands_alone(x, module.backend) and is_plain(module)):
         return None
     options = {}
+    if lengths is not None:
+        if type(lengths) is not Tensor:
+            return None
+        options["lengths"] = lengths
+    if reset_mask is not None:
+        if type(reset_mask) is not Tensor:
+            return None
+        options["reset_mask"] = reset_mask
+    if cells:
+        options["return_cells"] = True
     if module.num_layers > 1:
         options["layers"] = module.num_layers
     if module.bidirectional:
@@ -61,7 +71,10 @@ def whole_stack(module, x: Tensor, hx):
     if module.batch_first:
         options["batch_first"] = True
     results = _by_op(module, x, hx, options)
-    return results and (results[0], (results[1], results[2]))
+    if results is None:
+        return None
+    states = results[1], results[2]
+    return (results[0], states, results[3]) if cells else (results[0], states)
 
 
 def direct_step(module, x_t: Tensor, state):

@@ -25,10 +25,11 @@ sum(q_hh h) + bias. Everything else is float32.
 On the CPU the compiled library has the kernels; the definition stands in where it has none, and is
 `int8_stack_reference` for who names that backend.
 
-`int8_call` is what a module's plain call takes, on the CPU alone: output, h_n, c_n in a list, which
-is empty where the arguments do not fit each other. x of a step is (N, I) or (I,), and the output
-(N, P) or (P,); a cell is a step whose states are (N, H) or (H,), and which gives h_n, c_n. inputs:
-I, of which packed weights do not say whether it is up to 3 less.
+`int8_call` is what a module's call takes, on the CPU alone: output, h_n, c_n and with return_cells
+the cells in a list, which is empty where the arguments do not fit each other. x of a step is (N, I)
+or (I,), and the output (N, P) or (P,); a cell is a step whose states are (N, H) or (H,), and which
+gives h_n, c_n. lengths are int64, within 0..T, without rows also (); reset_mask and cells are laid
+out as x. inputs: I, of which packed weights do not say whether it is up to 3 less.
 """
 
 from typing import NamedTuple
@@ -298,6 +299,9 @@ class Int8Call(NamedTuple):
     weight_only: bool = False
     step: bool = False
     cell: bool = False
+    lengths: Tensor | None = None
+    reset_mask: Tensor | None = None
+    return_cells: bool = False
 
 
 def _call_fake(call: Int8Call) -> list[Tensor]:
@@ -309,12 +313,19 @@ def _call_fake(call: Int8Call) -> list[Tensor]:
     output, h_n, c_n, _ = _fake(
         Int8Stack(
             x, call.h0, call.c0, call.weights, call.layers, call.bidirectional, call.batch_first,
-            None, None, call.weight_only, return_cells=False,
+            call.lengths, call.reset_mask, call.weight_only, return_cells=False,
         )
     )  # fmt: skip
     if call.cell:
         return [h_n.squeeze(0), c_n.squeeze(0)]
-    return [output.squeeze(0) if call.step else output, h_n, c_n]
+    results = [output.squeeze(0) if call.step else output, h_n, c_n]
+    if call.return_cells:
+        width = (2 if call.bidirectional else 1) * c_n.shape[-1]
+        turned = call.batch_first and x.dim() == 3
+        lead = output.transpose(0, 1).shape[:-1] if turned else output.shape[:-1]
+        cells = x.new_empty((*lead, width))
+        results.append(cells.transpose(0, 1) if turned else cells)
+    return results
 
 
 int8_call = define_op("int8_call", Int8Call, list[Tensor], fake=_call_fake, or_nothing=True).call

@@ -10,7 +10,7 @@ from pairs import needs_library
 
 pytestmark = needs_library
 
-UNITS = [1, 5, 16, 17, 40, 64, 96, 100, 130]
+UNITS = [1, 5, 16, 17, 25, 40, 64, 96, 100, 130]
 ROWS = [0, 1, 2, 3, 9, 17]
 STEPS = [0, 1, 2, 7]
 

@@ -163,6 +163,20 @@ def test_an_int8_stack_is_the_general_ways(case, weight_only, served):
         short, general = served.both(lambda given=given: fast(*given))
         torch.testing.assert_close(short, general, rtol=0, atol=0)
         assert short[0].stride() == general[0].stride() or not x.numel()
+    lengths = torch.randint(0, T + 1, rows or (1,))
+    reset_mask = torch.rand(x.shape[:-1]) < 0.3
+    masks = [{"lengths": lengths}, {"reset_mask": reset_mask}, {"return_cell_sequence": True}]
+    masks.append({k: v for options in masks for k, v in options.items()})
+    masks.append(
+        {"lengths": lengths.repeat_interleave(2)[::2], "reset_mask": torch.stack([reset_mask] * 2, -1)[..., 0]}
+    )
+    if N is None:
+        masks.append({"lengths": torch.tensor(min(2, T))})
+    for options in masks:
+        short, general = served.both(lambda options=options: fast(x, hx, **options))
+        torch.testing.assert_close(short, general, rtol=0, atol=0)
+        pairs = zip(short[::2], general[::2], strict=True)  # the output and the cells
+        assert all(a.stride() == b.stride() for a, b in pairs) or not x.numel()
 
 
 @needs_library
@@ -190,7 +204,7 @@ def test_int8_steps_and_cells_are_the_general_ways(N, bias, weight_only, served)
 @needs_library
 @torch.no_grad()
 def test_what_an_int8_call_does_not_take(served):
-    """Hooks, tools that look at each op, masks, and arguments that do not fit."""
+    """Hooks, tools that look at each op, and arguments that do not fit."""
     fast, x = FastLSTM(4, 6, weight_dtype=INT8), torch.randn(3, 2, 4)
     cell = FastLSTMCell(4, 6, weight_dtype=INT8)
     state = torch.randn(2, 6), torch.randn(2, 6)
@@ -220,6 +234,21 @@ def test_what_an_int8_call_does_not_take(served):
         with pytest.raises((RuntimeError, ValueError)):
             module(*args)
     assert served.count == 1
+    for options, words in (
+        ({"lengths": torch.tensor([1, 4])}, "lengths: got values from 1 to 4"),
+        ({"lengths": torch.tensor([-1, 3])}, "lengths: got values from -1 to 3"),
+        ({"lengths": torch.tensor([1, 2, 3])}, "lengths: got shape"),
+        ({"lengths": torch.tensor(1)}, "lengths: got shape"),
+        ({"lengths": [1, 2]}, "lengths: got list"),
+        ({"reset_mask": torch.zeros(2, 3, dtype=torch.bool)}, "reset_mask: got shape"),
+        ({"reset_mask": torch.zeros(3, 2)}, "reset_mask: got dtype"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fast(x, **options)
+    assert served.count == 1
+    lengths = torch.tensor([1, 3])  # of other integers the general way makes int64
+    torch.testing.assert_close(fast(x, lengths=lengths.int()), fast(x, lengths=lengths), rtol=0, atol=0)
+    assert served.count == 2
     with torch.enable_grad(), pytest.raises(RuntimeError, match="input requires one"):
         cell(x[0].requires_grad_(), state)
 
@@ -237,6 +266,17 @@ def test_the_op_of_int8_calls_is_sound():
         ((X[0, 0], None, None, stacked, 5), {"layers": 2, "step": True, "weight_only": True}),
         ((X[0], *STATE, [*cell.buffers()], 5), {"cell": True}),
         ((X[0, 0], None, None, [*cell.buffers()], 5), {"cell": True}),
+        (
+            (X.transpose(0, 1), *hx, stacked, 5),
+            {
+                "layers": 2,
+                "batch_first": True,
+                "lengths": torch.tensor([2, 1, 0]),
+                "reset_mask": torch.zeros(3, 2, dtype=torch.bool),
+                "return_cells": True,
+            },
+        ),
+        ((X[:, 0], None, None, stacked, 5), {"layers": 2, "lengths": torch.tensor(1), "return_cells": True}),
     ):
         torch.library.opcheck(
             torch.ops.fastlstm.int8_call.default,

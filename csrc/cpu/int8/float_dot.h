@@ -6,7 +6,7 @@ struct FloatDot {
   using Sum = float;
   struct Engine {};
   static constexpr int kRows = kRegisters == 32 ? 8 : 4;
-  static constexpr bool kQuantised = false;
+  static constexpr bool kQuantised = false, kHalves = false;
   static constexpr int kPlanes = 1;
 
   static ActivationRow take_row(const float* row, int64_t n, float* to, int64_t stride) {

@@ -8,5 +8,9 @@
 #include "cpu/simd/simd_math.h"
 #include "cpu/steps/rows.h"
 #include "cpu/int8/quantise.h"
+#if FASTLSTM_SIMD_BYTES == 32
+#include "cpu/int8/float_dot_256.h"
+#else
 #include "cpu/int8/float_dot.h"
+#endif
 #include "cpu/int8/layer.h"

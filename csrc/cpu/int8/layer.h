@@ -174,8 +174,7 @@ class Int8Layer {
         for (int64_t first = 0; first < rows; first += Dot::kRows) {
           const int count = static_cast<int>(std::min<int64_t>(Dot::kRows, rows - first));
           alignas(64) Sum sums[Dot::kRows * kBlock];
-          Dot::template sums<4>(engine_, count, x_ + first * l_.x_stride_, l_.x_stride_, x_rows_ + first, weights,
-                                depth, sums);
+          gate_sums(b, count, x_ + first * l_.x_stride_, l_.x_stride_, x_rows_ + first, weights, depth, sums);
           if ((b + 1) * kInt8Units <= s_.H) {
             store_gates<true>(b, first, count, sums);
           } else {
@@ -183,6 +182,17 @@ class Int8Layer {
           }
         }
       }
+    }
+
+    // Of a block's gates; of the last one no more than is needed.
+    FASTLSTM_INLINE void gate_sums(int64_t b, int rows, const Activation* a, int64_t stride, const ActivationRow* of,
+                                   const int8_t* weights, int64_t depth, Sum* sums) {
+      if constexpr (Dot::kHalves) {
+        if (s_.H - b * kInt8Units <= kInt8Units / 2) {
+          return Dot::half_sums(engine_, rows, a, stride, of, weights, depth, sums);
+        }
+      }
+      Dot::template sums<4>(engine_, rows, a, stride, of, weights, depth, sums);
     }
 
     // unit, units of vector v of a block; units may be none.
@@ -242,8 +252,7 @@ class Int8Layer {
         for (int64_t first = 0; first < active; first += Dot::kRows) {
           const int rows = static_cast<int>(std::min<int64_t>(Dot::kRows, active - first));
           alignas(64) Sum sums[Dot::kRows * kBlock];
-          Dot::template sums<4>(engine_, rows, h_ + first * l_.h_stride_, l_.h_stride_, h_rows_ + first, weights, depth,
-                                sums);
+          gate_sums(b, rows, h_ + first * l_.h_stride_, l_.h_stride_, h_rows_ + first, weights, depth, sums);
           if ((b + 1) * kInt8Units <= s_.H) {
             cells<true>(t, b, gates_row, first, rows, sums);
           } else {

@@ -23,7 +23,16 @@ struct MaddubsDot : QuantisedRows {
   static void sums(Engine&, int rows, const int8_t* a, int64_t stride, const ActivationRow* of, const int8_t* weights,
                    int64_t depth, int32_t* out) {
     for (int r = 0; r < rows; ++r) {
-      one_row<2 * G>(a + r * stride, stride / 2, of[r].sum, weights, depth, out + r * G * kInt8Units);
+      one_row<2 * G, 1>(a + r * stride, stride / 2, of[r].sum, weights, depth, out + r * G * kInt8Units);
+    }
+  }
+
+  // The same of the first 8 units of each gate alone; other sums are left as they are.
+  static constexpr bool kHalves = true;
+  static void half_sums(Engine&, int rows, const int8_t* a, int64_t stride, const ActivationRow* of,
+                        const int8_t* weights, int64_t depth, int32_t* out) {
+    for (int r = 0; r < rows; ++r) {
+      one_row<4, 2>(a + r * stride, stride / 2, of[r].sum, weights, depth, out + r * 4 * kInt8Units);
     }
   }
 
@@ -46,8 +55,8 @@ struct MaddubsDot : QuantisedRows {
 
   static FASTLSTM_INLINE __m256i four(const int8_t* a) { return _mm256_set1_epi32(load_raw<int32_t>(a)); }
 
-  // Sums of V vectors of 8 units.
-  template <int V>
+  // Sums of V vectors of 8 units, every S-th of those that lie there.
+  template <int V, int S>
   static __attribute__((noinline)) void one_row(const int8_t* row, int64_t stride, int32_t start, const int8_t* weights,
                                                 int64_t depth, int32_t* out) {
     // Weights are read at the pace of the caches, which the processor's own prefetching does not keep up.
@@ -58,18 +67,18 @@ struct MaddubsDot : QuantisedRows {
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) sum[v] = _mm256_set1_epi32(start);
     const int8_t* w = weights;
-    for (int64_t k = 0; k < depth; ++k, w += V * 32) {
+    for (int64_t k = 0; k < depth; ++k, w += V * S * 32) {
       const __m256i magnitude = four(row + k * kInt8Depth), sign = four(row + stride + k * kInt8Depth);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
-        if (v % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(w + v * 32 + kAhead), _MM_HINT_T0);
-        const __m256i weight = _mm256_xor_si256(load_raw<__m256i>(w + v * 32), sign);
+        if (v * S % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(w + v * S * 32 + kAhead), _MM_HINT_T0);
+        const __m256i weight = _mm256_xor_si256(load_raw<__m256i>(w + v * S * 32), sign);
         sum[v] = _mm256_add_epi32(sum[v], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, weight), ones));
         // One after the other: with all loads first, as the compiler has it, sums do not fit the registers.
         __asm__ volatile("" : "+x"(sum[v]));
       }
     }
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) store_raw(out + v * 8, sum[v]);
+    for (int v = 0; v < V; ++v) store_raw(out + v * S * 8, sum[v]);
   }
 };

@@ -93,10 +93,11 @@ FASTLSTM_INLINE ActivationRow quantise(const float* row, int64_t n, int8_t* q, i
 }
 
 // What the classes have in common that multiply such rows as they are. kPlanes: how many rows of bytes one takes.
+// kHalves: whether there is half_sums, for a last block with no more than half of its units.
 struct QuantisedRows {
   using Activation = int8_t;
   using Sum = int32_t;
-  static constexpr bool kQuantised = true;
+  static constexpr bool kQuantised = true, kHalves = false;
   static constexpr int kPlanes = 1;
 
   static ActivationRow take_row(const float* row, int64_t n, int8_t* to, int64_t stride) {
