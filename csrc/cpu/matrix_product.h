@@ -61,6 +61,7 @@ struct MatrixProducts {
   void (*pack)(const Factor& right, int64_t depth, void* packed, const Threads&);  // packed: aligned to 64 bytes
   void (*multiply)(const ProductArgs&, const Threads&);
   bool narrow = false;  // whether factors of one part may be bfloat16 tensors
+  bool widens = false;  // whether the right factor may be bfloat16 beside a left one in the accumulation type
   int gradient_parts =
       2;  // parts of a float32 gradient beside values of one part: 1 where a second one would cost what pairs gain
 };

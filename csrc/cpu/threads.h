@@ -14,10 +14,12 @@ struct Threads {
   ParallelFor parallel_for;
 };
 
+// Work below twice this is one thread's (share_out).
+inline constexpr int64_t kElementsPerThread = 1 << 15;
+
 // body(n) for n in [0, count), on as many threads as the plan has workers, fewer if the work (in elements) is small.
 template <class Body>
 void share_out(const Threads& threads, int workers, int64_t count, int64_t work, const Body& body) {
-  constexpr int64_t kElementsPerThread = 1 << 15;
   struct Context {
     const Body& body;
     int64_t count, shares;

@@ -29,7 +29,7 @@ void check_factor(const Tensor& t, const char* name, ScalarType product, bool na
 static Tensor cpu_packed(Tensor right, int64_t parts) {
   const ScalarType product = wide_type(right.scalar_type());
   const MatrixProducts& products = products_in(product);
-  check_factor(right, "right", product, products.narrow && parts == 1);
+  check_factor(right, "right", product, products.widens || (products.narrow && parts == 1));
   STD_TORCH_CHECK(parts >= 1 && parts <= 3, "fastlstm: ", parts, " parts, expected 1, 2 or 3");
   const Factor factor = right_factor(Matrix::of(right), static_cast<int>(parts));
   const bool empty_factor = right.size(0) == 0 || right.size(1) == 0;
@@ -44,7 +44,7 @@ static Tensor cpu_product(Tensor left, Tensor right, OptionalTensor addend, int6
   const MatrixProducts& products = products_in(product);
   const bool narrow = products.narrow && left_parts == 1 && right_parts == 1;
   check_factor(left, "left", product, narrow);
-  check_factor(right, "right", product, narrow);
+  check_factor(right, "right", product, narrow || products.widens);
   const int64_t rows = left.size(0), depth = left.size(1), columns = right.size(1);
   STD_TORCH_CHECK(right.size(0) == depth, "fastlstm: left has ", depth, " columns and right ", right.size(0),
                   " rows, expected the same");

@@ -45,7 +45,7 @@ class DirectSteps {
       args.h_out = last ? h_n : state(k % 2);
       args.c_out = last ? c_n : state(k % 2) + s_.N * h_bytes_;
       enter(d, t, h, c, args);
-      cpu_kernels().step(args, threads_);
+      cpu_kernels().step(args, threads_.of(args));
       leave(d, t, h, c, args, y, cells);
       h = static_cast<const char*>(args.h_out);
       c = static_cast<const char*>(args.c_out);
@@ -101,7 +101,7 @@ class DirectSteps {
   const DType dtype_;
   const step_order::Steps steps_;
   const int64_t h_bytes_, c_bytes_;  // of a row
-  const Threads threads_ = threads();
+  StepThreads threads_;
   std::vector<char> states_;
 };
 

@@ -34,9 +34,15 @@ inline bool own_product(ScalarType product, int64_t rows, int64_t columns, int64
 }
 
 // The type in which an own product gets a tensor's values: their own if it takes that. It takes bfloat16 in factors of
-// one part only: beside x in float32, which is three, weights stored as bfloat16 are widened.
+// one part only.
 inline ScalarType value_type(ScalarType product, ScalarType dtype, int parts) {
   return dtype == ScalarType::BFloat16 && parts == 1 && own_products(product)->narrow ? dtype : product;
+}
+
+// The same of a right factor, such as a weight.
+inline ScalarType right_type(ScalarType product, ScalarType dtype, int parts) {
+  const bool widened = dtype == ScalarType::BFloat16 && own_products(product)->widens;
+  return widened ? dtype : value_type(product, dtype, parts);
 }
 
 inline DType factor_dtype(ScalarType type) {
@@ -93,7 +99,7 @@ class OwnWeight {
   OwnWeight(const Tensor& weight, ScalarType product, const PartCounts& parts, bool turned, bool once)
       : product_(product),
         left_parts_(turned ? parts.gradients : parts.values),
-        weight_(torch::stable::contiguous(converted(weight, value_type(product, weight.scalar_type(), parts.values)))),
+        weight_(torch::stable::contiguous(converted(weight, right_type(product, weight.scalar_type(), parts.values)))),
         factor_(turned ? right_factor(Matrix::of(weight_), parts.values)
                        : gate_lines(right_factor(Matrix::of(weight_).transposed(), parts.values))),
         packed_(empty({once ? 0 : own_products(product)->packed_bytes(factor_, depth(turned))}, ScalarType::Byte)) {

@@ -48,7 +48,7 @@ class StepCall {
     args_.c = c_ + k * c_bytes;
     args_.h_out = static_cast<char*>(h_n.mutable_data_ptr()) + k * h_bytes;
     args_.c_out = static_cast<char*>(c_n.mutable_data_ptr()) + k * c_bytes;
-    if (N_ > 0) cpu_kernels().step(args_, threads_);
+    if (N_ > 0) cpu_kernels().step(args_, threads_.of(args_));
     args_.x = args_.h_out;
     args_.I = args_.P;
   }
@@ -71,7 +71,7 @@ class StepCall {
   const ScalarType dtype_;
   const bool batched_, stacked_;
   const int64_t layers_, N_;
-  const Threads threads_ = threads();
+  StepThreads threads_;
   Held held_;
   StepArgs args_{};
   const char *h_, *c_;

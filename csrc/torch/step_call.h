@@ -34,4 +34,17 @@ inline void set_weights(const StepWeights& of, ScalarType dtype, Held& held, Ste
   args.weight_hr = data(of.hr, {args.P, args.H}, matrices);
 }
 
+// The threads of steps, asked for once a layer is worth more than one: asking the system for the cores of this process
+// takes as long as a tenth of a short step.
+class StepThreads {
+ public:
+  const Threads& of(const StepArgs& args) {
+    if (threads_.count == 1 && 4 * args.H * (args.I + args.P) >= 2 * kElementsPerThread) threads_ = threads();
+    return threads_;
+  }
+
+ private:
+  Threads threads_{1, nullptr};
+};
+
 }  // namespace fastlstm

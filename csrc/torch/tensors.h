@@ -7,10 +7,6 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -259,18 +255,11 @@ inline Tensor empty_beside(const Tensor& like, const Extents& sizes, ScalarType 
   return torch::stable::new_empty(like, {sizes.data(), sizes.size()}, dtype);
 }
 
-// Asks for large pages for a large new tensor, before it is written. Every call gets fresh memory for its tape, and
-// pages of 4 KiB would cost up to a tenth of a training step. Without large pages in the system nothing changes.
+// A large new tensor on large pages: every call gets fresh memory for its tape.
 inline Tensor on_large_pages(Tensor t) {
-#if defined(__linux__)
-  constexpr uintptr_t kPage = 4096, kWorthwhile = uintptr_t{8} << 20;
-  const uintptr_t bytes = t.numel() * bytes_of(t.scalar_type()),
-                  begin = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
-  if (bytes >= kWorthwhile) {
-    const uintptr_t first = (begin + kPage - 1) / kPage * kPage, last = (begin + bytes) / kPage * kPage;
-    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-  }
-#endif
+  constexpr int64_t kWorthwhile = int64_t{8} << 20;
+  const int64_t bytes = t.numel() * bytes_of(t.scalar_type());
+  if (bytes >= kWorthwhile) ask_for_large_pages(t.mutable_data_ptr(), bytes);
   return t;
 }
 

@@ -16,7 +16,7 @@ from ..weights import BESIDE
 from . import inputs as forms
 from . import int8_calls, int8_storage, weight_storage
 from .arguments import without_weight_names
-from .shortcuts import direct_step
+from .shortcuts import direct_step, plain_inference
 from .torch_tools import (
     complete_state,
     for_torchscript,
@@ -226,6 +226,10 @@ class FastLSTM(LSTM):
             ValueError: lengths or reset_mask do not fit the input, or what the class lists; the
             text names the argument. Otherwise what nn.LSTM raises, in its words.
         """
+        if lengths is None and reset_mask is None and not return_cell_sequence:
+            found = plain_inference(self, input, hx)
+            if found is not None:
+                return found
         return forms.call(self, input, hx, lengths, reset_mask, return_cell_sequence)
 
     def step(self, x_t: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:

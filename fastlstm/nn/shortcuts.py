@@ -9,13 +9,71 @@ from ..checks import check_lengths, check_reset_mask, may_look, swapped_states
 from ..precision import wide_products
 from ..stack import step as step_op
 from ..stack import step_training, whole
-from ..stack.alone import beside_each_other, needed, stands_alone
+from ..stack.alone import (
+    BACKENDS,
+    PLAIN_CLASSES,
+    beside_each_other,
+    needed,
+    plainly_called,
+    stands_alone,
+)
 from ..stack.between import dropping, noises
 from . import weight_storage
 from .arguments import has_hooks, state_widths, states_of, stored_weights, weights_of
-from .variant_settings import is_plain, recurs_plainly
+from .variant_settings import PLAIN, is_plain, recurs_plainly
 
 MOST_ROWS = 8  # of a step; with more, the general way's packed weights are faster
+
+# Bound once: looking each up takes as long as asking it.
+_is_grad_enabled = torch.is_grad_enabled
+_NO_ZONEOUT = PLAIN["zoneout"]
+
+
+def plain_inference(module, x, hx):
+    """(output, (h_n, c_n)) of a FastLSTM's commonest short call: one layer of one direction, in
+    evaluation, without a gradient, of float32 on the CPU, given x and perhaps hx. None for all
+    other calls, and where the op does not take the arguments.
+
+    It asks in one function what `whole_stack` and what stands before it ask in ten: these are a
+    sixth of a call with T = 1 (benchmarks/log.md).
+    """
+    if (
+        _is_grad_enabled()
+        or not plainly_called(x)
+        or not x.is_cpu
+        or module.backend not in BACKENDS
+        or x.dtype is not torch.float32
+        or x.is_nested
+        or module.training
+        or module.num_layers != 1
+        or module.bidirectional
+        or module.layer_norm
+        or module.zoneout != _NO_ZONEOUT
+        or module.batch_first_states
+        or module.return_layer_outputs
+    ):
+        return None
+    h0 = c0 = None
+    if hx is not None:
+        if type(hx) is not tuple or len(hx) != 2:
+            return None
+        h0, c0 = hx
+        if type(h0) not in PLAIN_CLASSES or type(c0) not in PLAIN_CLASSES:
+            return None
+    weights = stored_weights(module, module._flat_weights_names)
+    if weights is None or not PLAIN_CLASSES.issuperset(map(type, weights)):
+        return None
+    if weights[0].dtype is not (module.weight_dtype or torch.float32):
+        return None
+    run = whole.PAIRS["lstm"].forward
+    try:
+        results = run(x, h0, c0, weights, batch_first=True) if module.batch_first else run(x, h0, c0, weights)
+    except RuntimeError:
+        return None  # the longer way meets it again, and says it in torch's words
+    if not results:
+        return None
+    output, h_n, c_n = results
+    return output, (h_n, c_n)
 
 
 def direct_step(module, x_t: Tensor, state):

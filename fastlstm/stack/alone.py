@@ -13,8 +13,8 @@ from ..backends import native, table
 from . import whole
 from .wavefront import plan
 
-_BACKENDS = ("auto", "cpu") if native.load() is None else ()
-_CLASSES = Tensor, Parameter
+BACKENDS = ("auto", "cpu") if native.load() is None else ()
+PLAIN_CLASSES = frozenset({Tensor, Parameter})
 # Bound once: looking each up takes as long as asking it.
 _is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled
@@ -28,10 +28,11 @@ _requires_grad = operator.attrgetter("requires_grad")
 def stands_alone(x, backend: str) -> bool:
     """Whether an op may stand for the general way: on the CPU, and nothing traced, transformed or
     cast."""
-    return _plainly_called(x) and backend in _BACKENDS and x.is_cpu
+    return plainly_called(x) and backend in BACKENDS and x.is_cpu
 
 
-def _plainly_called(x) -> bool:
+def plainly_called(x) -> bool:
+    """Whether x is a plain tensor, and nothing is traced, transformed or cast."""
     # What `transforms.active` asks is asked here: another call of a function takes as long.
     return type(x) is Tensor and not (
         _is_compiling()
@@ -49,10 +50,10 @@ _found: dict[tuple, tuple] = {}
 def pair_for(x, backend: str) -> whole.Pair | None:
     """The pair of ops that may stand for a whole call on x; None where none may. It takes all
     arguments that fit each other: dropout is drawn before it is called."""
-    if not _plainly_called(x):
+    if not plainly_called(x):
         return None
     if x.is_cpu:
-        if backend in _BACKENDS:
+        if backend in BACKENDS:
             return whole.PAIRS["lstm"]
     elif not x.is_cuda:
         return None
@@ -82,11 +83,10 @@ def needed(x: Tensor, h: Tensor | None, c: Tensor | None, weights: list) -> list
     """Of each tensor, in this order, whether its gradient is wanted; an empty list where none is.
     None where an op may not stand for a call on them: a tensor is of a class of its own, a weight
     is None, or a gradient is wanted while torch looks at each op."""
-    for w in weights:
-        if type(w) is not Parameter and type(w) is not Tensor:
-            return None
+    if not PLAIN_CLASSES.issuperset(map(type, weights)):
+        return None
     stateless = h is None and c is None
-    if not (stateless or (type(h) in _CLASSES and type(c) in _CLASSES)):
+    if not (stateless or (type(h) in PLAIN_CLASSES and type(c) in PLAIN_CLASSES)):
         return None
     if not _is_grad_enabled():
         return []

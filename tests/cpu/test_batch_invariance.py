@@ -20,8 +20,13 @@ pytestmark = [
 ]
 
 # T, I, H: below and above a chunk of a sum, gates at once and in chunks, uneven panels.
-SIZES = [(5, 3, 7), (9, 40, 100), (6, 300, 33), (70, 64, 96)]
-OPTIONS = [{}, {"bidirectional": True, "num_layers": 2}, {"proj_size": 5, "bias": False}]
+SIZES = [(5, 3, 7), (9, 40, 100), (6, 300, 33), (70, 64, 96), (7, 5, 185)]
+OPTIONS = [
+    {},
+    {"bidirectional": True, "num_layers": 2},
+    {"proj_size": 5, "bias": False},
+    {"weight_dtype": torch.bfloat16},
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

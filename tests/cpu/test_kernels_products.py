@@ -67,6 +67,17 @@ def within_the_budget(got, left, right, parts=EXACT, least=0.0, where=None):
     assert (errors[0] <= budget * magnitude + depth * least).all()
 
 
+@pytest.mark.skipif(TILES, reason="tiles take both factors alike")
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_a_bfloat16_factor_beside_a_float32_one(size):
+    """Weights stored in bfloat16 are widened while they are packed: the same bits."""
+    left, right = factors(*size)
+    narrow = right.bfloat16()
+    expected = own(left, narrow.float())
+    for right, packed in itertools.product(lying(narrow), (False, True)):
+        assert torch.equal(own(left, right, packed=packed), expected)
+
+
 @pytest.mark.parametrize("parts", OF_PARTS, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_any_size_and_layout(size, parts):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastlstm import FastLSTM, FastLSTMCell
-from fastlstm.nn import int8_calls
+from fastlstm.nn import int8_calls, lstm, shortcuts
 
 pytestmark = [ignore_onednn]
 
@@ -109,6 +109,94 @@ def test_what_changes_between_calls_is_seen(call, dtype, change):
     assert max((a - b).abs().max() for a, b in zip(after, before, strict=True)) > 1e-3
     for got, wanted in zip(flat(call(twin)), before, strict=True):
         assert got.equal(wanted)  # a copy keeps what it was a copy of
+
+
+PLAIN_OPTIONS = [
+    {},
+    {"bias": False},
+    {"proj_size": 3},
+    {"batch_first": True, "dropout": 0.5},
+    {"weight_dtype": torch.bfloat16},
+]
+
+
+@needs_library
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:dropout option")
+@pytest.mark.parametrize("options", PLAIN_OPTIONS, ids=str)
+@pytest.mark.parametrize("T", [0, 1, 6])
+def test_plain_inference_is_the_longer_ways(T, options, monkeypatch):
+    fast = FastLSTM(5, 7, **options).eval()
+    hx = torch.randn(1, 2, options.get("proj_size", 7)), torch.randn(1, 2, 7)
+    x = torch.randn(2, T, 5) if fast.batch_first else torch.randn(T, 2, 5)
+    for given in ((x,), (x, hx), (torch.randn(T, 5),), (torch.randn(T, 5), tuple(s[:, 0] for s in hx))):
+        short = shortcuts.plain_inference(fast, *given, *(None,) * (2 - len(given)))
+        assert short is not None and type(short) is tuple
+        with monkeypatch.context() as patch:
+            patch.setattr(lstm, "plain_inference", lambda *_: None)
+            longer = fast(*given)
+        torch.testing.assert_close(short, longer, rtol=0, atol=0)
+        assert short[0].stride() == longer[0].stride()
+
+
+@needs_library
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_what_is_not_plain_inference():
+    """For each, the longer way decides; a call of one layer in evaluation alone goes this way."""
+
+    def served(module, *given):
+        return shortcuts.plain_inference(module.eval(), *given) is not None
+
+    x, hx = torch.randn(3, 2, 5), (torch.randn(1, 2, 7), torch.randn(1, 2, 7))
+    plain = FastLSTM(5, 7)
+    assert served(plain, x, hx)
+    assert shortcuts.plain_inference(plain.train(), x, None) is None
+    for options in (
+        {"num_layers": 2},
+        {"bidirectional": True},
+        {"layer_norm": True},
+        {"zoneout": 0.1},
+        {"batch_first_states": True},
+        {"return_layer_outputs": True},
+        {"weight_dtype": INT8},
+        {"backend": "reference"},
+        {"dtype": torch.float64},
+    ):
+        assert not served(FastLSTM(5, 7, **options), x, None), options
+
+    class Tagged(torch.Tensor):
+        pass
+
+    for wrong in (
+        (x.double(), None),
+        (x.as_subclass(Tagged), None),
+        (x.to("meta"), None),
+        (torch.nested.nested_tensor([x[:, 0], x[:2, 1]]), None),
+        (x[..., :4], None),
+        (x[None], None),
+        (x, [*hx]),
+        (x, (hx[0], None)),
+        (x, (hx[0], hx[1][:, :1])),
+        (x, (hx[0].as_subclass(Tagged), hx[1])),
+        (x, hx[0]),
+    ):
+        assert not served(plain, *wrong)
+    pruned = copy.deepcopy(plain)
+    pruned.weight_ih_l0 = nn.Parameter(plain.weight_ih_l0.double())
+    assert not served(pruned, x, None)
+    parametrized = copy.deepcopy(plain)
+    nn.utils.parametrizations.weight_norm(parametrized, "weight_hh_l0")
+    assert not served(parametrized, x, None)
+    with torch.enable_grad():
+        assert not served(plain, x, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not served(plain, x, None)
+    with torch.autograd.forward_ad.dual_level():
+        assert not served(plain, x, None)
+    under_vmap = []
+    torch.func.vmap(lambda each: (under_vmap.append(served(plain, x, None)), each)[1])(x)
+    assert under_vmap == [False]
 
 
 @pytest.fixture

@@ -12,15 +12,23 @@ struct MultiplyAdds {
   static constexpr int64_t kSlab = kProductSlab;
 
   static void pack_strip(const Factor& right, int64_t first, int64_t k0, int64_t numbers, T* out) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (right.dtype == DType::kBFloat16) return pack_strip_of<BFloat16>(right, first, k0, numbers, out);
+    }
+    pack_strip_of<T>(right, first, k0, numbers, out);
+  }
+
+  template <class IO>
+  static void pack_strip_of(const Factor& right, int64_t first, int64_t k0, int64_t numbers, T* out) {
     const auto lines = [&](int v) {
       const int64_t line = first + v * L, count = std::clamp<int64_t>(right.lines - line, 0, L);
-      return PackedLines<T>{right.at<T>(count > 0 ? line : 0, k0), count};
+      return PackedLines<IO>{right.at<IO>(count > 0 ? line : 0, k0), count};
     };
     if (right.depth_stride == 1) {
-      return pack_transposed<T, T>(kStrip, lines, right.line_stride, numbers, out, kWidth);
+      return pack_transposed<T, IO>(kStrip, lines, right.line_stride, numbers, out, kWidth);
     }
     for (int v = 0; v < kStrip; ++v) {
-      const PackedLines<T> from = lines(v);
+      const PackedLines<IO> from = lines(v);
       const auto pack = [&](auto whole) {
         for (int64_t k = 0; k < numbers; ++k)
           store_raw(out + k * kWidth + v * L, load<T, whole.value>(from.first + k * right.depth_stride, from.count));
@@ -60,12 +68,20 @@ struct MultiplyAdds {
 };
 
 template <class T>
-inline constexpr MatrixProducts fma_products{
-    [](int64_t rows, int64_t columns, int64_t depth, int, int) { return rows > 0 && columns > 0 && depth > 0; },
-    [](const Factor& right, int64_t depth) {
-      return BlockedProduct<MultiplyAdds<T>>::packed_elements(right, depth) * static_cast<int64_t>(sizeof(T));
-    },
-    [](const Factor& right, int64_t depth, void* packed, const Threads& threads) {
-      BlockedProduct<MultiplyAdds<T>>::pack(right, depth, static_cast<T*>(packed), threads);
-    },
-    [](const ProductArgs& args, const Threads& threads) { BlockedProduct<MultiplyAdds<T>>(args, threads).run(); }};
+inline constexpr MatrixProducts fma_products = [] {
+  MatrixProducts p{};
+  p.worthwhile = [](int64_t rows, int64_t columns, int64_t depth, int, int) {
+    return rows > 0 && columns > 0 && depth > 0;
+  };
+  p.packed_bytes = [](const Factor& right, int64_t depth) {
+    return BlockedProduct<MultiplyAdds<T>>::packed_elements(right, depth) * static_cast<int64_t>(sizeof(T));
+  };
+  p.pack = [](const Factor& right, int64_t depth, void* packed, const Threads& threads) {
+    BlockedProduct<MultiplyAdds<T>>::pack(right, depth, static_cast<T*>(packed), threads);
+  };
+  p.multiply = [](const ProductArgs& args, const Threads& threads) {
+    BlockedProduct<MultiplyAdds<T>>(args, threads).run();
+  };
+  p.widens = std::is_same_v<T, float>;
+  return p;
+}();

@@ -71,13 +71,14 @@ struct Panels {
     }
   }
 
-  // body(panel, the next one or null) for each panel of share u. Steps alternate between forwards and backwards: a step
-  // begins with the panels that the last one ended with, which are still in the nearer cache if not all fit.
-  template <class Body>
+  // body(panel, the next one or null) for each panel of share u, or with At = 2 for every second one. Steps alternate
+  // between forwards and backwards: a step begins with the panels that the last one ended with, which are still in the
+  // nearer cache if not all fit.
+  template <int At = 1, class Body>
   FASTLSTM_INLINE void for_share(int u, bool backwards, const Body& body) const {
     const int64_t begin = share_begin[u], end = share_begin[u + 1];
     const auto at = [&](int64_t k) { return &panels[backwards ? begin + end - 1 - k : k]; };
-    for (int64_t k = begin; k < end; ++k) body(*at(k), k + 1 < end ? at(k + 1) : nullptr);
+    for (int64_t k = begin; k < end; k += At) body(*at(k), k + 1 < end ? at(k + 1) : nullptr);
   }
 };
 

@@ -144,6 +144,9 @@ class Forward : ForwardCells<Acc, IO, GX, Product> {
   }
 
   void step(int d, int64_t t, int buffer, int64_t begin, int64_t end, int u) {
+    if constexpr (!Product::kTiled) {
+      if (end - begin == 1) return step_of_one(d, t, buffer, begin, u);
+    }
     Batch batch;
     const Places at_t = places(d, t, buffer, end);
     const typename Product::Packed* packed = packed_hh_ + d * gate_panels_.elements;
@@ -173,6 +176,23 @@ class Forward : ForwardCells<Acc, IO, GX, Product> {
                                                  packed + panel.offset, s_.P, sums, fetch.part());
         }
       });
+    });
+    finish(at_t, d, t, buffer, batch);
+  }
+
+  // The same for one row, two panels at a time.
+  void step_of_one(int d, int64_t t, int buffer, int64_t slot, int u) {
+    Batch batch;
+    const Places at_t = places(d, t, buffer, slot + 1);
+    const typename Product::Packed* packed = packed_hh_ + d * gate_panels_.elements;
+    const Acc* h = h_state(buffer, d, slot);
+    if (plan_.U > 1) fetch_rows(h, h_stride_, 1, s_.P);
+    gate_panels_.template for_share<2>(u, buffer == 1, [&](const Panel& panel, const Panel* second) {
+      if (!batch.has_room(2)) finish(at_t, d, t, buffer, batch);
+      Acc* sums = batch.add(slot, panel.vector * L, 1);
+      if (second == nullptr) return product<Acc>(1, kPanel, h, h_stride_, packed + panel.offset, s_.P, sums);
+      product_of_two(h, packed + panel.offset, packed + second->offset, s_.P, sums,
+                     batch.add(slot, second->vector * L, 1));
     });
     finish(at_t, d, t, buffer, batch);
   }
