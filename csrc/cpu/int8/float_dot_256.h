@@ -23,47 +23,73 @@ struct FloatDot {
   template <int G>
   static void sums(Engine&, int rows, const float* a, int64_t stride, const ActivationRow*, const int8_t* weights,
                    int64_t depth, float* out) {
-    by_tiles<G, 8, 1>(rows, a, stride, weights, depth, out);
+    by_tiles<G, false>(rows, a, stride, weights, depth, out);
   }
 
   // The same of the first 8 units of each gate alone; other sums are left as they are.
   static void half_sums(Engine&, int rows, const float* a, int64_t stride, const ActivationRow*, const int8_t* weights,
                         int64_t depth, float* out) {
-    by_tiles<4, 4, 2>(rows, a, stride, weights, depth, out);
+    by_tiles<4, true>(rows, a, stride, weights, depth, out);
   }
 
  private:
   static constexpr int64_t kDepthBytes = kInt8Units * kInt8Depth;  // of a gate's four k
 
+  static FASTLSTM_INLINE __m256 repeated(const float* four) {
+    return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(four));
+  }
+
   static FASTLSTM_INLINE __m256 widened(const int8_t* eight) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(load_raw<int64_t>(eight))));
   }
 
-  // The sums of every four lanes, (0 + 1) + (2 + 3), of four vectors: of 8 units in their order.
-  static FASTLSTM_INLINE __m256 folded(const __m256* of) {
-    const __m256 pairs = _mm256_hadd_ps(of[0], of[1]), more = _mm256_hadd_ps(of[2], of[3]);
-    // Each half of a register by itself: the first units of the four vectors, then the second ones.
-    return _mm256_permutevar8x32_ps(_mm256_hadd_ps(pairs, more), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  // The sums of every four lanes, (0 + 1) + (2 + 3), of V vectors: two units of each, in their order.
+  template <int V>
+  static FASTLSTM_INLINE void store_folded(float* to, const __m256* of) {
+    if constexpr (V == 2) {
+      const __m256 pairs = _mm256_hadd_ps(of[0], of[1]), units = _mm256_hadd_ps(pairs, pairs);
+      store_raw(to, _mm_unpacklo_ps(_mm256_castps256_ps128(units), _mm256_extractf128_ps(units, 1)));
+    } else {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v += 4) {
+        const __m256 pairs = _mm256_hadd_ps(of[v], of[v + 1]), more = _mm256_hadd_ps(of[v + 2], of[v + 3]);
+        // Each half of a register by itself: the first units of the four vectors, then the second ones.
+        const __m256 units = _mm256_hadd_ps(pairs, more);
+        store_raw(to + v * 2, _mm256_permutevar8x32_ps(units, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+      }
+    }
   }
 
-  // One row by Alone vectors, several by four, of every S-th such group.
-  template <int G, int Alone, int S>
+  // As many sums as the registers hold beside what they are made of: one row by eight vectors, six rows by two.
+  template <int G, bool Half>
   static void by_tiles(int rows, const float* a, int64_t stride, const int8_t* weights, int64_t depth, float* out) {
-    int r = 0;
-    for (; rows - r >= 3; r += 3) tile<3, 4, S, G>(a + r * stride, stride, weights, depth, out + r * G * kInt8Units);
-    if (rows - r == 2) tile<2, 4, S, G>(a + r * stride, stride, weights, depth, out + r * G * kInt8Units);
-    if (rows - r == 1) tile<1, Alone, S, G>(a + r * stride, stride, weights, depth, out + r * G * kInt8Units);
+    switch (rows) {
+      case 1:
+        return tile<1, Half ? 4 : 8, G, Half>(a, stride, weights, depth, out);
+      case 2:
+        return tile<2, 4, G, Half>(a, stride, weights, depth, out);
+      case 3:
+        return tile<3, 4, G, Half>(a, stride, weights, depth, out);
+      case 4:
+        return tile<4, 2, G, Half>(a, stride, weights, depth, out);
+      case 5:
+        return tile<5, 2, G, Half>(a, stride, weights, depth, out);
+      default:
+        return tile<6, 2, G, Half>(a, stride, weights, depth, out);
+    }
   }
 
-  // Sums of R rows, V vectors of two units at a time.
-  template <int R, int V, int S, int G>
+  // Sums of R rows, V vectors of two units at a time; Half: of the first 8 units of each gate.
+  template <int R, int V, int G, bool Half>
   static __attribute__((noinline)) void tile(const float* a, int64_t stride, const int8_t* weights, int64_t depth,
                                              float* out) {
+    constexpr int64_t kPiece = V * 8, kPieces = kDepthBytes / (Half ? 2 : 1) / kPiece;
     constexpr int64_t kAhead = 4096;  // the passes read short pieces far apart, which the processor does not expect
-    for (int64_t first = 0; first < G * kDepthBytes; first += S * V * 8) {
+    for (int64_t pass = 0; pass < G * kPieces; ++pass) {
+      const int64_t first = pass / kPieces * kDepthBytes + pass % kPieces * kPiece;
       // Unrolled wherever sums are named: otherwise compilers keep them in memory.
       __m256 sum[R][V];
-#pragma GCC unroll 3
+#pragma GCC unroll 6
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) sum[r][v] = __m256{};
@@ -71,24 +97,31 @@ struct FloatDot {
       const int8_t* w = weights + first;
       for (int64_t k = 0; k < depth; ++k, w += G * kDepthBytes) {
         _mm_prefetch(reinterpret_cast<const char*>(w + kAhead), _MM_HINT_T0);
-        __m256 x[R];
+        // Of two vectors these are kept, of more the rows' numbers.
+        __m256 weight[V], x[R];
+        if constexpr (V == 2) {
+          weight[0] = widened(w), weight[1] = widened(w + 8);
+        } else {
 #pragma GCC unroll 3
-        for (int r = 0; r < R; ++r) {
-          x[r] = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(a + r * stride + k * kInt8Depth));
+          for (int r = 0; r < R; ++r) x[r] = repeated(a + r * stride + k * kInt8Depth);
         }
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) {
-          const __m256 weight = widened(w + v * 8);
+        for (int j = 0; j < (V == 2 ? R : V); ++j) {
+          if constexpr (V == 2) {
+            x[j] = repeated(a + j * stride + k * kInt8Depth);
+            sum[j][0] = _mm256_fmadd_ps(weight[0], x[j], sum[j][0]);
+            sum[j][1] = _mm256_fmadd_ps(weight[1], x[j], sum[j][1]);
+            // One row after the other: with all loads first, as compilers have it, the registers do not suffice.
+            __asm__ volatile("" : "+x"(sum[j][0]), "+x"(sum[j][1]));
+          } else {
+            weight[j] = widened(w + j * 8);
 #pragma GCC unroll 3
-          for (int r = 0; r < R; ++r) sum[r][v] = _mm256_fmadd_ps(weight, x[r], sum[r][v]);
+            for (int r = 0; r < R; ++r) sum[r][j] = _mm256_fmadd_ps(weight[j], x[r], sum[r][j]);
+          }
         }
       }
-#pragma GCC unroll 3
-      for (int r = 0; r < R; ++r) {
-        float* to = out + r * G * kInt8Units + first / kInt8Depth;
-#pragma GCC unroll 2
-        for (int v = 0; v < V; v += 4) store_raw(to + v * 2, folded(sum[r] + v));
-      }
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) store_folded<V>(out + r * G * kInt8Units + first / kInt8Depth, sum[r]);
     }
   }
 };
