@@ -142,7 +142,7 @@ def check_chunks(case: Case, family: str, every: int = 3) -> None:
     found, states = {name: {} for name in ("output", "cells", "gates", "dgates_x")}, {}
 
     def part(chunk, h, c):
-        inputs = [gates_x[chunk.steps], h, c, *weights, *chunk.masks, seed]
+        inputs = [gates_x[chunk.steps], h, c, *weights, chunk.lengths, chunk.reset_mask, seed]
         return inputs, (*options(case)[:-1], options(case)[-1] + chunk.steps.start)
 
     for begin in chunks.starts:
