@@ -11,7 +11,7 @@
 namespace fastlstm {
 
 // The largest depth that multiply-adds sum in one go; longer sums are added up slab by slab.
-inline constexpr int64_t kProductSlab = 256;
+inline constexpr int64_t kProductSlab = 384;
 
 // A factor where it lies: number k of a line is at data + line * line_stride + k * depth_stride, and one of the strides
 // is 1. Lines are the rows of the left factor or the columns of the right one; k is summed over.

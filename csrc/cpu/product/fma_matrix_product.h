@@ -7,8 +7,9 @@ struct MultiplyAdds {
   using Left = T;
   using Right = T;
   static constexpr int L = lanes<T>, kNumbers = 1, kWidth = kStripLines<T>;
-  // A slab of a strip has 16 KiB with vectors of 32 bytes, half of a first-level cache of 32 KiB. With vectors of 64
-  // bytes it has 64 KiB, and comes from the second-level cache.
+  // A slab of a strip has 24 KiB with vectors of 32 bytes: most of a first-level cache of 32 KiB, so that a depth up to
+  // 384 is one slab, whose sums are written once. With vectors of 64 bytes it has 96 KiB, and comes from the
+  // second-level cache.
   static constexpr int64_t kSlab = kProductSlab;
 
   static void pack_strip(const Factor& right, int64_t first, int64_t k0, int64_t numbers, T* out) {

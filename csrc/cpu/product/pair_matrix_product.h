@@ -10,7 +10,7 @@ struct PairProducts {
   using Left = BFloat16Pair;
   using Right = BFloat16Pair;
   static constexpr int kNumbers = 2, kWidth = kStripLines<float>;
-  static constexpr int64_t kSlab = 512;  // a slab of a strip has 64 KiB, as with multiply-adds
+  static constexpr int64_t kSlab = 512;  // a slab of a strip has 64 KiB
 
   static void pack_strip(const Factor& right, int64_t first, int64_t k0, int64_t numbers, BFloat16Pair* out) {
     for (int v = 0; v < kStrip; ++v) {
