@@ -26,6 +26,7 @@ T, N, I, H = scaled(37, 5), scaled(9, 3), 5, scaled(40, 7)
 def opened(monkeypatch):
     """Wavefronts in chunks of a few steps; the numbers of lanes that were opened."""
     monkeypatch.setenv(wavefront.VARIABLE, "1")
+    monkeypatch.setattr(wavefront, "LEAST_CHUNK", 1)  # shorter sequences are not asked for
     monkeypatch.setattr(wavefront, "best_chunk", lambda T, L, step, host: scaled(8, 2))
     counts, open_lanes = [], lanes.open_lanes
 
