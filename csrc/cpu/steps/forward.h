@@ -189,10 +189,10 @@ class Forward : ForwardCells<Acc, IO, GX, Product> {
     if (plan_.U > 1) fetch_rows(h, h_stride_, 1, s_.P);
     gate_panels_.template for_share<2>(u, buffer == 1, [&](const Panel& panel, const Panel* second) {
       if (!batch.has_room(2)) finish(at_t, d, t, buffer, batch);
-      Acc* sums = batch.add(slot, panel.vector * L, 1);
+      const auto sums_of = [&](const Panel& of) { return batch.add(slot, 1, of.vector * L, s_.H - of.vector * L); };
+      Acc* sums = sums_of(panel);
       if (second == nullptr) return product<Acc>(1, kPanel, h, h_stride_, packed + panel.offset, s_.P, sums);
-      product_of_two(h, packed + panel.offset, packed + second->offset, s_.P, sums,
-                     batch.add(slot, second->vector * L, 1));
+      product_of_two(h, packed + panel.offset, packed + second->offset, s_.P, sums, sums_of(*second));
     });
     finish(at_t, d, t, buffer, batch);
   }
