@@ -4,7 +4,7 @@ The library uses LibTorch's stable ABI and no Python symbol: one build serves ev
 and torch >= 2.10. It is loaded by torch.ops.load_library, never imported.
 
 The kernels of the CPU include nothing of torch's. They have a ninja file of their own, so that ./run
-compiles them while pip brings torch: `python setup.py kernels` writes it, and build_ext runs it.
+compiles them while pip brings torch: `python setup.py kernels` runs it, and so does build_ext.
 
 Environment:
   FASTLSTM_CPP         auto (default): compile if there is a C++ compiler, else pure Python;
@@ -213,14 +213,22 @@ def write_kernels(build, sources, flags):
         file.write("\n".join([*lines, ""]))
 
 
-def prepare_kernels():
-    """python setup.py kernels: writes build/kernels.ninja, without torch. Exits with 1 if nothing is compiled."""
+def ninja():
+    """The command that compiles the kernels, None without ninja. Another ninja would compile them again:
+    what its log says of a command depends on its version."""
+    found = shutil.which("ninja") if os.name == "posix" else None
+    jobs = os.environ.get("MAX_JOBS")
+    return found and [found, "-f", KERNELS, *(["-j", jobs] if jobs else [])]
+
+
+def compile_kernels():
+    """python setup.py kernels: compiles them, without torch. The process becomes ninja."""
     part = cpu_part()
-    if part is None:
-        raise SystemExit(1)
-    build_ext = setuptools.Distribution().get_command_obj("build_ext")
-    build_ext.ensure_finalized()
-    write_kernels(build_ext.build_temp, *part)
+    if part and ninja():
+        build_ext = setuptools.Distribution().get_command_obj("build_ext")
+        build_ext.ensure_finalized()
+        write_kernels(build_ext.build_temp, *part)
+        os.execv(ninja()[0], ninja())
 
 
 def library():
@@ -248,15 +256,14 @@ def library():
         cuda = cuda_options(cuda_home)
         sources += files("cuda", ".cu")
         torch_flags.append(f"-DFASTLSTM_WITH_CUDA={','.join(cuda['archs'])}")
-    ninja = shutil.which("ninja") if os.name == "posix" else None
-    if ninja is None:
+    if not ninja():
         sources += kernels  # as setuptools compiles, one after the other
 
     class BuildExt(cpp_extension.BuildExtension):
         def build_extensions(self):
             forget_outdated(self.build_temp)
             try:
-                if ninja:
+                if ninja():
                     self.build_beside_kernels()
                 else:
                     super().build_extensions()
@@ -267,8 +274,7 @@ def library():
             """The kernels and the rest compile at the same time; linking waits for both."""
             write_kernels(self.build_temp, kernels, cxx_flags)
             self.extensions[0].extra_objects = kernel_objects(self.build_temp, kernels)
-            jobs = os.environ.get("MAX_JOBS")
-            compiling = subprocess.Popen([ninja, "-f", KERNELS, *([f"-j{jobs}"] if jobs else [])])
+            compiling = subprocess.Popen(ninja())
 
             def finished():
                 if compiling.wait() != 0:
@@ -282,7 +288,7 @@ def library():
 
             self.compiler.link_shared_object = link_both
             try:
-                if jobs:
+                if "MAX_JOBS" in os.environ:
                     finished()  # as many at once as asked for, and no more
                 super().build_extensions()
             finally:
@@ -327,6 +333,6 @@ def library():
 check_setuptools()
 # The licence stands here: no spelling of it in pyproject.toml suits both old and new setuptools.
 if sys.argv[1:] == ["kernels"]:
-    prepare_kernels()
+    compile_kernels()
 else:
     setuptools.setup(license="BSD-3-Clause", **library())

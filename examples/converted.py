@@ -16,7 +16,7 @@ import fastlstm
 from examples import digits
 from examples.common import FAST, PLAIN, Result, Settings, seeded
 
-EPOCHS = 25
+EPOCHS = 20
 
 
 class Encoder(nn.Module):

@@ -23,7 +23,7 @@ from examples.common import (
 )
 from fastlstm import FastLSTM
 
-EPOCHS, BATCH, LEARNING_RATE = 60, 32, 0.1
+EPOCHS, BATCH, LEARNING_RATE = 40, 32, 0.1
 WINDOW, HELD_OUT = 64, 60  # years
 
 

@@ -24,7 +24,7 @@ from torch import nn
 from examples.common import FAST, PLAIN, Result, Settings, seeded, side_by_side, with_int8
 from fastlstm import FastLSTM
 
-EPOCHS, BATCH, WINDOW, LEARNING_RATE = 3, 32, 64, 2.0
+EPOCHS, BATCH, WINDOW, LEARNING_RATE = 2, 32, 64, 2.0
 PROMPT, WRITTEN, TEMPERATURE = "Return the ", 600, 0.6
 MODULES = (
     "argparse", "calendar", "collections", "configparser", "contextlib", "csv", "datetime",

@@ -71,7 +71,10 @@ def seeded(request):
     seed = zlib.crc32(f"tests/{request.node.path.name}::{name}".encode())
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    # torch.manual_seed formats the stack for each kind of device that is not in use yet: a millisecond a test.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
 
 
 @pytest.fixture

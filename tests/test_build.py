@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -213,6 +214,25 @@ def test_sdist_holds_every_source(tree, tmp_path):
     assert {source.relative_to(tree).as_posix() for source in sources} - held == set()
     assert {"run", "setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"} <= held
     assert [name for name in held if name.endswith(".so")] == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the stand-in for a compiler is a shell script")
+def test_kernels_compile_without_torch(tree, tmp_path):
+    """./run begins with them while pip brings torch; the build then finds them made."""
+    if shutil.which("ninja", path=os.pathsep.join([os.environ["PATH"], sysconfig.get_path("scripts")])) is None:
+        pytest.skip("there is no ninja")
+    compiler = tmp_path / "cxx"
+    compiler.write_text('#!/bin/sh\nfor word; do [ "$last" != -o ] || echo "$*" >"$word"; last=$word; done\n')
+    compiler.chmod(0o755)
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('torch')\n")
+    given = {"FASTLSTM_CPP": "1", "FASTLSTM_AVX512": "1", "CXX": str(compiler), "PYTHONPATH": str(tmp_path)}
+    done = setup_py("kernels", cwd=tree, **given)
+    assert done.returncode == 0, done.stderr
+    (csrc,) = (tree / "build").glob("temp*/csrc")
+    made = {path.relative_to(csrc).with_suffix(".cpp") for path in csrc.rglob("*.o")}
+    assert made == {path.relative_to(tree / "csrc") for path in (tree / "csrc/cpu").rglob("*.cpp")}
+    assert "torch" not in (csrc / "cpu/team.o").read_text().lower().replace(str(tree).lower(), "")
+    assert "no work to do" in setup_py("kernels", cwd=tree, **given).stdout
 
 
 def test_pure_python_wheel_serves_every_platform(tree, tmp_path):

@@ -64,10 +64,10 @@ def file_digest(path):
 
 
 @contextlib.contextmanager
-def building():
-    """One process at a time: another that wants the same waits, and finds it made."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with open(BUILD / "lock", "w") as lock:
+def building(target):
+    """One process at a time for each file: another that wants the same waits, and finds it made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.with_name(target.name + ".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -95,7 +95,6 @@ def make(target, command, what, read_inputs):
     `read_inputs(run)` runs it, and gives what it was made from: {path: digest}. A file that may
     have changed meanwhile has no digest, and `target` is not fresh.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     stamp = target.with_suffix(target.suffix + ".json")
     passing = target.with_name(f"{os.getpid()}-{target.name}")
     inputs = read_inputs(lambda *more: call([*command, *more, "-o", passing], what))
@@ -126,9 +125,10 @@ def modified(path):
 def compile_object(source, flags):
     key = digest(compiler(), compiler_version(), source, flags)
     target = BUILD / "objects" / f"{Path(source).stem}-{key}.o"
-    if fresh(target, target.with_suffix(".o.json")) is None:
-        command = [compiler(), *flags, *(f"-I{path}" for path in INCLUDES)]
-        make(target, [*command, "-x", "c++", "-c", source], f"compiling {source}", read_by_compiler)
+    with building(target):
+        if fresh(target, target.with_suffix(".o.json")) is None:
+            command = [compiler(), *flags, *(f"-I{path}" for path in INCLUDES)]
+            make(target, [*command, "-x", "c++", "-c", source], f"compiling {source}", read_by_compiler)
     return target
 
 
@@ -139,11 +139,12 @@ def link(name, sources, harness, flags, options, sanitize):
     own = [*base, *(SANITIZE_SOURCES if sanitize else []), *flags]
     wanted = [(source, own) for source in sources] + [(source, base) for source in harness]
     jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count())
-    with building(), ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         objects = list(pool.map(lambda one: compile_object(*one), wanted))
-        stem, suffix = os.path.splitext(name)
-        key = digest(compiler_version(), own, options, objects)
-        target = BUILD / "bin" / f"{stem}-{key}{suffix}"
+    stem, suffix = os.path.splitext(name)
+    key = digest(compiler_version(), own, options, objects)
+    target = BUILD / "bin" / f"{stem}-{key}{suffix}"
+    with building(target):
         if fresh(target, target.with_suffix(target.suffix + ".json")) is None:
 
             def read_objects(run):

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -83,6 +85,24 @@ def test_an_edit_during_the_compilation_is_not_lost(folder, monkeypatch, moment)
     assert build.compile_object(folder / "answer.cu", flags) == target
     assert target.stat().st_mtime_ns != made
     assert build.fresh(target, target.with_suffix(".o.json")) is not None
+
+
+@pytest.mark.parametrize("other, compiled", [([], 1), (["-DOTHER"], 2)], ids=["same", "different"])
+def test_two_that_compile_at_once(folder, monkeypatch, other, compiled):
+    """The second waits for the same object and finds it made; a different one is made meanwhile."""
+    call, calls, together = build.call, [], threading.Barrier(compiled)
+
+    def call_together(command, what):
+        calls.append(command)
+        together.wait(timeout=300)  # for ever, if one of them waited for the other
+        return call(command, what)
+
+    monkeypatch.setattr(build, "call", call_together)
+    flags = [*build.FLAGS, "-O0"]
+    with ThreadPoolExecutor(2) as pool:
+        made = pool.map(lambda more: build.compile_object(folder / "answer.cu", [*flags, *more]), [[], other])
+        assert len(set(made)) == compiled
+    assert len(calls) == compiled
 
 
 def test_a_compiler_error_is_shown(folder):
