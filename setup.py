@@ -196,7 +196,9 @@ def write_kernels(build, sources, flags):
 
     compiler = new_compiler()
     customize_compiler(compiler)
-    command = [os.environ["CXX"], *compiler.compiler_so[1:], "-I" + os.path.abspath("csrc"), *flags]
+    cxx = os.environ["CXX"]
+    words = [cxx] if shutil.which(cxx) else shlex.split(cxx)  # such as "ccache g++"
+    command = [*words, *compiler.compiler_so[1:], "-I" + os.path.abspath("csrc"), *flags]
     lines = [
         f"builddir = {quoted(os.path.abspath(os.path.join(build, 'kernels')))}",  # where ninja's log is
         "rule compile",

@@ -233,6 +233,11 @@ def test_kernels_compile_without_torch(tree, tmp_path):
     assert made == {path.relative_to(tree / "csrc") for path in (tree / "csrc/cpu").rglob("*.cpp")}
     assert "torch" not in (csrc / "cpu/team.o").read_text().lower().replace(str(tree).lower(), "")
     assert "no work to do" in setup_py("kernels", cwd=tree, **given).stdout
+    # Of CXX a compiler's name may be the second word.
+    (csrc / "cpu/team.o").unlink()
+    done = setup_py("kernels", cwd=tree, **given | {"CXX": f"env {compiler}"})
+    assert done.returncode == 0, done.stdout
+    assert (csrc / "cpu/team.o").exists()
 
 
 def test_pure_python_wheel_serves_every_platform(tree, tmp_path):

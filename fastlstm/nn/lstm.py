@@ -226,7 +226,8 @@ class FastLSTM(LSTM):
             ValueError: lengths or reset_mask do not fit the input, or what the class lists; the
             text names the argument. Otherwise what nn.LSTM raises, in its words.
         """
-        if lengths is None and reset_mask is None and not return_cell_sequence:
+        # By `is`: fx's proxies, which the longer way takes, have no truth.
+        if lengths is None and reset_mask is None and return_cell_sequence is False:
             found = plain_inference(self, input, hx)
             if found is not None:
                 return found

@@ -66,6 +66,21 @@ def test_fx_leaf_keeps_states_and_options():
     torch.testing.assert_close(traced(*args), model(*args))
 
 
+def test_fx_leaf_where_the_form_of_the_result_is_an_argument():
+    class WithCells(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = FastLSTM(3, 5)
+
+        def forward(self, x, cells):
+            return self.lstm(x, return_cell_sequence=cells)
+
+    model = WithCells()
+    traced = torch.fx.symbolic_trace(model)
+    for cells in (False, True):
+        torch.testing.assert_close(traced(X, cells), model(X, cells))
+
+
 def test_fx_leaf_where_only_the_states_are_traced():
     class Fixed(nn.Module):
         def __init__(self):
