@@ -96,8 +96,9 @@ def _side_streams(caller: torch.cuda.Stream, count: int) -> list[torch.cuda.Stre
     """Side streams of `caller`, the same at each of its calls. Callers share none, and no caller's
     stream is another's side stream: if one is capturing a graph, the other's work would be captured
     too. A side stream that turns up as a caller, or in the graph of somebody who has called nothing
-    here, is taken from the caller that it served. (A graph that another thread begins on one between
-    this and the end of the call goes unseen.)"""
+    here, is taken from the caller that it served. (Two go unseen: a graph that another thread begins
+    on one between this and the end of the call, and one begun on a lane of the caller's last graph,
+    where the caller captures its next graph with no call outside of both in between.)"""
     with _keeping:
         of_callers = _kept.setdefault(caller.device, {})
         handle = caller.cuda_stream
