@@ -283,3 +283,21 @@ def test_run_refuses_an_interpreter_that_is_none():
     refused = run("info", FASTLSTM_PYTHON="/nowhere/python")
     assert refused.returncode == 1
     assert "FASTLSTM_PYTHON=/nowhere/python is not a Python >= 3.10" in refused.stderr
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="without flock ./run locks nothing")
+def test_run_gpu_holds_the_lock_while_it_makes_an_interpreter(tmp_path):
+    """For kernels compile meanwhile, as they may for another ./run."""
+    shutil.copy2(RUN, tmp_path)
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        'case "$2" in *sys*) exit 0 ;; *torch*) exit 1 ;; esac\n'  # is new enough, and has no torch
+        "flock -n build/run.lock true && echo free >&2 || echo held >&2\n"
+        "exit 1\n"
+    )
+    python.chmod(0o755)
+    given = os.environ | {"FASTLSTM_PYTHON": str(python)}
+    done = subprocess.run([tmp_path / "run", "gpu"], env=given, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "held"
