@@ -65,6 +65,16 @@ def test_errors_are_within_the_budget(case, dtype, calls):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("N", [3, 16])
+@pytest.mark.parametrize("H", [190, 2048])
+def test_a_projection_of_many_units_is_within_the_budget(H, N):
+    """By one chain of additions over all of them it is not."""
+    for _ in range(3):
+        lstm, fast, x, _ = problem(5, N, 8, H, {"proj_size": 33})
+        compare(fast, lstm, x, gradients=False)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_masks_cells_and_dropout_are_within_the_budget(case, dtype, calls):

@@ -7,6 +7,7 @@
 #include "cpu/simd/simd_math.h"
 #include "cpu/product/pack.h"
 #include "cpu/product/product.h"
+#include "cpu/product/projection.h"
 #include "cpu/steps/rows.h"
 #include "cpu/product/dot.h"
 #include "cpu/steps/gates.h"

@@ -168,21 +168,28 @@ inline void pack_gate_pairs(const Panel& panel, const BFloat16* weight, int64_t 
   }
 }
 
-// Panels of consecutive output columns of a [K, columns] matrix, with Transposed of a [columns, K] matrix.
-template <class Acc, bool Transposed, class IO, class W>
+// Panels of consecutive output columns that lie as lines, `stride` apart, of K numbers each.
+template <class Acc, class IO, class W>
+void pack_lines_as_columns(const Panel& panel, const IO* weight, int64_t stride, int64_t K, int64_t columns,
+                           W* packed) {
+  constexpr int L = lanes<Acc>;
+  for (int part = 0; part < panel.vectors; part += kPart) {
+    const PackedVector place = packed_place<Acc>(part, panel.vectors, K);
+    const auto lines = [&](int v) {
+      const int64_t column = (panel.vector + part + v) * L;
+      return PackedLines<IO>{weight + column * stride, std::min<int64_t>(L, columns - column)};
+    };
+    pack_transposed<Acc, IO>(std::min(kPart, panel.vectors - part), lines, stride, K,
+                             packed + panel.offset + place.first, place.stride);
+  }
+}
+
+// Panels of consecutive output columns of a [K, columns] matrix.
+template <class Acc, class IO, class W>
 void pack_columns(const Panel& panel, const IO* weight, int64_t K, int64_t columns, W* packed) {
   constexpr int L = lanes<Acc>;
   const auto column_of = [&](int v) { return (panel.vector + v) * L; };
   const auto count_of = [&](int v) { return std::min<int64_t>(L, columns - column_of(v)); };
-  if constexpr (Transposed) {
-    for (int part = 0; part < panel.vectors; part += kPart) {
-      const PackedVector place = packed_place<Acc>(part, panel.vectors, K);
-      const auto lines = [&](int v) { return PackedLines<IO>{weight + column_of(part + v) * K, count_of(part + v)}; };
-      pack_transposed<Acc, IO>(std::min(kPart, panel.vectors - part), lines, K, K, packed + panel.offset + place.first,
-                               place.stride);
-    }
-    return;
-  }
   for (int v = 0; v < panel.vectors; ++v) {
     const PackedVector place = packed_place<Acc>(v, panel.vectors, K);
     W* out = packed + panel.offset + place.first;

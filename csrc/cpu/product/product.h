@@ -209,7 +209,7 @@ struct Fma {
     if constexpr (std::is_same_v<W, BFloat16Pair>) {
       pack_column_pairs(panel, weight, K, columns, packed);
     } else {
-      pack_columns<Acc, false>(panel, weight, K, columns, packed);
+      pack_columns<Acc>(panel, weight, K, columns, packed);
     }
   }
 };

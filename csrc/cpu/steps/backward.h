@@ -91,8 +91,8 @@ class Backward : BackwardCells<Acc, IO, GX, Product> {
         Product::pack_backward(hh_panels_.panels[k], static_cast<const IO*>(a_.weight_hh[d]), 4 * s_.H, s_.P,
                                packed_hh_ + d * hh_panels_.elements);
       } else {
-        pack_columns<Acc, false>(hr_panels_.panels[k - hh], static_cast<const IO*>(a_.weight_hr[d]), s_.P, s_.H,
-                                 packed_hr_ + d * hr_panels_.elements);
+        pack_columns<Acc>(hr_panels_.panels[k - hh], static_cast<const IO*>(a_.weight_hr[d]), s_.P, s_.H,
+                          packed_hr_ + d * hr_panels_.elements);
       }
     });
   }

@@ -84,8 +84,8 @@ class Forward : ForwardCells<Acc, IO, GX, Product> {
         Product::pack_forward(gate_panels_.panels[k], static_cast<const W*>(a_.weight_hh[d]), s_.H, s_.P,
                               packed_hh_ + d * gate_panels_.elements);
       } else {
-        pack_columns<Acc, true>(out_panels_.panels[k - gates], static_cast<const W*>(a_.weight_hr[d]), s_.H, s_.P,
-                                packed_hr_ + d * out_panels_.elements);
+        pack_projection<Acc>(out_panels_.panels[k - gates], static_cast<const W*>(a_.weight_hr[d]), s_.H, s_.P,
+                             packed_hr_ + d * out_panels_.elements);
       }
     });
     for (int d = 0; d < s_.D; ++d) {
@@ -215,7 +215,7 @@ class Forward : ForwardCells<Acc, IO, GX, Product> {
       const Panel& panel = out_panels_.panels[p];
       for_row_blocks<kMaxRows>(end - begin, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
-        product<Acc, Acc>(rows, panel.vectors, unprojected(d, slot), c_stride_, packed + panel.offset, s_.H, sums);
+        project_rows(rows, panel, unprojected(d, slot), c_stride_, packed + panel.offset, s_.H, sums);
         for (int r = 0; r < rows; ++r) {
           for (int v = 0; v < panel.vectors; ++v) {
             const int64_t column = (panel.vector + v) * L, columns = std::min<int64_t>(L, s_.P - column);

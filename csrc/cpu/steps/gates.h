@@ -20,7 +20,7 @@ class GateInputs {
     share_out(threads, threads.count, static_cast<int64_t>(panels_.panels.size()), work, [&](int64_t p) {
       const Panel& panel = panels_.panels[p];
       Acc* packed = packed_ + panel.offset;
-      pack_columns<Acc, true>(panel, static_cast<const W*>(a_.weight_ih), a_.I, 4 * a_.H, packed_);
+      pack_lines_as_columns<Acc>(panel, static_cast<const W*>(a_.weight_ih), a_.I, a_.I, 4 * a_.H, packed_);
       for_row_blocks(a_.rows, [&](int64_t first, int rows) { multiply(panel, packed, first, rows); });
     });
   }

@@ -20,12 +20,8 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
   void run() {
     Frame::template pack<IO>(
         hh_, hr_,
-        [&](const Panel& panel, const IO* weight, Acc* out) {
-          pack_columns<Acc, false>(panel, weight, 4 * s_.H, s_.P, out);
-        },
-        [&](const Panel& panel, const IO* weight, Acc* out) {
-          pack_columns<Acc, false>(panel, weight, s_.P, s_.H, out);
-        });
+        [&](const Panel& panel, const IO* weight, Acc* out) { pack_columns<Acc>(panel, weight, 4 * s_.H, s_.P, out); },
+        [&](const Panel& panel, const IO* weight, Acc* out) { pack_columns<Acc>(panel, weight, s_.P, s_.H, out); });
     Frame::for_blocks([this](int d, int64_t begin, int64_t end, int u0, int u1, const auto& meet) {
       if (u0 == 0) start_rows(d, begin, end);
       meet();
@@ -106,7 +102,7 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
         body(slot, column, count, whole, dh + load_raw<V>(row_of(kept_, d, slot, p_stride_) + column));
       });
     };
-    Frame::template multiply<false>(hh_, d, u, dproducts_, H4, H4, begin, total, body_of_row);
+    Frame::template multiply<Frame::Product::kGradients>(hh_, d, u, dproducts_, H4, H4, begin, total, body_of_row);
   }
 
   // The gradient of h_t, split by zoneout between y~_t and h_{t-1}.
@@ -138,7 +134,7 @@ class VariantBackward : VariantFrame<Acc, BackwardArgs> {
       Acc* out = row_of(dhidden_, d, slot, h_stride_) + panel.vector * L;
       for (int v = 0; v < panel.vectors; ++v) store_raw(out + v * L, load_raw<V>(sums + v * L));
     };
-    Frame::template multiply<false>(hr_, d, u, dprojected_, p_stride_, s_.P, begin, total, put);
+    Frame::template multiply<Frame::Product::kGradients>(hr_, d, u, dprojected_, p_stride_, s_.P, begin, total, put);
   }
 
   template <bool kWhole>

@@ -19,9 +19,7 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
     Frame::template pack<IO>(
         hh_, hr_,
         [&](const Panel& panel, const IO* weight, Acc* out) { pack_gates<Acc>(panel, weight, s_.H, s_.P, out); },
-        [&](const Panel& panel, const IO* weight, Acc* out) {
-          pack_columns<Acc, true>(panel, weight, s_.H, s_.P, out);
-        });
+        [&](const Panel& panel, const IO* weight, Acc* out) { pack_projection<Acc>(panel, weight, s_.H, s_.P, out); });
     Frame::for_blocks([this](int d, int64_t begin, int64_t end, int u0, int u1, const auto& meet) {
       if (u0 == 0) start_rows(d, begin, end);
       meet();
@@ -102,7 +100,7 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
       Acc* out = row_of(products_, d, slot, 4 * h_stride_) + panel.vector * L;
       for (int g = 0; g < 4; ++g) store_raw(out + g * h_stride_, load_raw<V>(sums + g * L));
     };
-    Frame::template multiply<true>(hh_, d, u, factor_, p_stride_, s_.P, begin, count, put);
+    Frame::template multiply<Frame::Product::kGates>(hh_, d, u, factor_, p_stride_, s_.P, begin, count, put);
   }
 
   // Gates and c of one row, and without a projection its h.
@@ -186,7 +184,7 @@ class VariantForward : VariantFrame<Acc, ForwardArgs> {
         emit(d, t, slot, column0 + j, count, whole, load_raw<V>(sums + j), zone, last, cut);
       });
     };
-    Frame::template multiply<false>(hr_, d, u, hidden_, h_stride_, s_.H, begin, total, emit_row);
+    Frame::template multiply<Frame::Product::kProjection>(hr_, d, u, hidden_, h_stride_, s_.H, begin, total, emit_row);
   }
 
   PackedMatrix<Acc> hh_, hr_;

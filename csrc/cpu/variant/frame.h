@@ -83,19 +83,25 @@ class VariantFrame {
     for (int64_t slot = begin + count * u0 / plan_.U; slot < begin + count * u1 / plan_.U; ++slot) row(slot);
   }
 
+  enum class Product { kGates, kProjection, kGradients };
+
   // out(slot, panel, sums) for rows [begin, begin + count) of `factor` [D, slots, stride] times the panels of a share.
   // sums: of one row, the panel's vectors one after the other; for panels of gates i, f, g and o of a vector of units.
-  template <bool kGates, class Out>
+  template <Product kProduct, class Out>
   FASTLSTM_INLINE void multiply(const PackedMatrix<Acc>& matrix, int d, int u, Acc* factor, int64_t stride,
                                 int64_t depth, int64_t begin, int64_t count, const Out& out) {
     alignas(64) Acc sums[kMaxRows * kPanel * L];
     for (int64_t p = matrix.panels.share_begin[u]; p < matrix.panels.share_begin[u + 1]; ++p) {
       const Panel& panel = matrix.panels.panels[p];
-      const int vectors = kGates ? kPanel : panel.vectors;
+      const int vectors = kProduct == Product::kGates ? kPanel : panel.vectors;
       for_row_blocks(count, [&](int64_t first, int rows) {
         const int64_t slot = begin + first;
-        product<Acc, Acc>(rows, vectors, row_of(factor, d, slot, stride), stride, matrix.of(d) + panel.offset, depth,
-                          sums);
+        const Acc *from = row_of(factor, d, slot, stride), *packed = matrix.of(d) + panel.offset;
+        if constexpr (kProduct == Product::kProjection) {
+          project_rows(rows, panel, from, stride, packed, depth, sums);
+        } else {
+          product<Acc, Acc>(rows, vectors, from, stride, packed, depth, sums);
+        }
         for (int r = 0; r < rows; ++r) out(slot + r, panel, sums + r * vectors * L);
       });
     }
