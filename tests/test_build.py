@@ -52,8 +52,11 @@ def library():
 
 
 # What may ask for a glibc above 2.28, that of manylinux_2_28, where a newer one built the library:
-# 2.34 took in libdl and libpthread under a new version; newer headers ask for the last two.
-OLD_IN_NEW_GLIBC = r"dl(open|sym|close|error|addr)|pthread_\w+|__libc_single_threaded|__isoc23_\w+"
+# 2.34 took in libdl, libpthread and librt under a new version (CUDA's static runtime asks for many of
+# theirs); newer headers ask for the last two.
+OLD_IN_NEW_GLIBC = (
+    r"dl(m?open|v?sym|close|error|addr)|pthread_\w+|sem_\w+|shm_(open|unlink)|__libc_single_threaded|__isoc23_\w+"
+)
 
 
 def versioned_symbols(library, which):
