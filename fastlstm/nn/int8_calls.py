@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..checks import check_pair, swapped_states
 from ..precision import autocast_dtype, to_autocast
-from ..stack.alone import needed, stands_alone
+from ..stack.alone import PLAIN_CLASSES, needed, stands_alone
 from ..stack.int8 import int8_call, refuse_gradients
 from ..stack.run import run_layers
 from . import int8_storage
@@ -47,6 +47,21 @@ def _by_op(module, x: Tensor, state, options: dict) -> list[Tensor] | None:
     if module.weight_only:
         options["weight_only"] = True
     return int8_call(x, h0, c0, weights, module.input_size, **options) or None
+
+
+def plain_inference(module, x: Tensor, h0, c0):
+    """What `shortcuts.plain_inference` gives, after what it asks."""
+    try:
+        weights = [*map(module._buffers.__getitem__, int8_storage.known_names(module))]
+    except KeyError:
+        return None
+    if x.dim() not in (2, 3) or _dispatch_modes() or not PLAIN_CLASSES.issuperset(map(type, weights)):
+        return None
+    options = {"batch_first": True} if module.batch_first else {}
+    if module.weight_only:
+        options["weight_only"] = True
+    results = int8_call(x, h0, c0, weights, module.input_size, **options)
+    return (results[0], (results[1], results[2])) if results else None
 
 
 def whole_stack(module, x: Tensor, hx, lengths, reset_mask, cells: bool):

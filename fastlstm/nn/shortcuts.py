@@ -18,7 +18,7 @@ from ..stack.alone import (
     stands_alone,
 )
 from ..stack.between import dropping, noises
-from . import weight_storage
+from . import int8_calls, weight_storage
 from .arguments import has_hooks, state_widths, states_of, stored_weights, weights_of
 from .variant_settings import PLAIN, is_plain, recurs_plainly
 
@@ -60,6 +60,8 @@ def plain_inference(module, x, hx):
         h0, c0 = hx
         if type(h0) not in PLAIN_CLASSES or type(c0) not in PLAIN_CLASSES:
             return None
+    if module.weight_dtype is torch.int8:
+        return int8_calls.plain_inference(module, x, h0, c0)
     weights = stored_weights(module, module._flat_weights_names)
     if weights is None or not PLAIN_CLASSES.issuperset(map(type, weights)):
         return None

@@ -117,6 +117,8 @@ PLAIN_OPTIONS = [
     {"proj_size": 3},
     {"batch_first": True, "dropout": 0.5},
     {"weight_dtype": torch.bfloat16},
+    {"weight_dtype": INT8},
+    {"weight_dtype": INT8, "weight_only": True, "proj_size": 3, "batch_first": True},
 ]
 
 
@@ -159,7 +161,6 @@ def test_what_is_not_plain_inference():
         {"zoneout": 0.1},
         {"batch_first_states": True},
         {"return_layer_outputs": True},
-        {"weight_dtype": INT8},
         {"backend": "reference"},
         {"dtype": torch.float64},
     ):
