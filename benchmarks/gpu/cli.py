@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.common import machine, stand_ins
 from benchmarks.common.machine import RESULTS, ROOT
-from benchmarks.gpu import build, cells, device, host, plan, predict, report, worth
+from benchmarks.gpu import build, cells, costs, device, host, plan, predict, report, worth
 from benchmarks.gpu.drive import kill
 from benchmarks.gpu.forks import Forks
 from benchmarks.gpu.journal import Journal, last_stamp, stamp_of
@@ -46,7 +46,7 @@ alone, and without a GPU:
               predict families: what the wavefront and the projected families gain
   host        where there is no GPU, dry: the same Python and C++ on the CPU, launches checked
               and not run
-  pack 90a    the compiled library for a GPU elsewhere, which then need not build it
+  pack 90a    the library and the probe for a GPU elsewhere, which then builds neither
 
 examples:
   ./run gpu                            all, as far as eight minutes go; again goes on from there
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.parts[:1] == ["pack"]:
         if len(args.parts) != 2:
             parser.error("pack: expected one architecture after it, such as 90a for an H200")
-        return build.pack(args.parts[1])
+        return build.pack(args.parts[1]) or costs.pack(args.parts[1])
     try:
         parts = plan.parse_parts(args.parts)
         share = cells.parse_share(args.slice)

@@ -6,6 +6,7 @@ costs.h is to be changed.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -16,10 +17,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.common.machine import ROOT
-from benchmarks.gpu.build import toolkit
+from benchmarks.gpu.build import FAILED, OK, toolkit
+from benchmarks.gpu.journal import digest
 
 PART = "probe"
 SOURCES = ROOT / "benchmarks" / "gpu" / "probe"
+PROGRAM = ROOT / "build" / "gpu" / "probe"
+STAMP = ROOT / "build" / "gpu" / "probe.json"
+READ = ("benchmarks/gpu/probe/*", "csrc/**/*")
 # Needs no graphs and no streams, which tests/simt has not.
 DRY_SOURCES = ("main", "clusters", "grid", "rates")
 DRY_ROUNDS = "2"
@@ -63,20 +68,52 @@ def read(lines: Iterable[str]) -> Iterable[dict]:
 
 
 def compiled(context) -> Path:
-    """The program, for this GPU."""
+    """The program, for this GPU: that which `pack` made, where it is of these sources."""
+    if prebuilt(context.architecture):
+        PROGRAM.chmod(0o755)  # copying may have lost it
+        return PROGRAM
+    return compile_for(context.architecture)
+
+
+def compile_for(architecture: str) -> Path:
     home = toolkit().get("CUDA_HOME") or os.environ.get("CUDA_HOME")
     nvcc = shutil.which("nvcc") or (f"{home}/bin/nvcc" if home else None)
     if nvcc is None:
         raise RuntimeError("no nvcc on PATH, nor in CUDA_HOME")
-    target = ROOT / "build" / "gpu" / "probe"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    architecture = f"arch=compute_{context.architecture},code=sm_{context.architecture}"
-    command = [nvcc, "-std=c++17", "-O3", f"-gencode={architecture}", f"-I{ROOT / 'csrc'}"]
-    command += ["-o", str(target), *map(str, sorted(SOURCES.glob("*.cu")))]
+    PROGRAM.parent.mkdir(parents=True, exist_ok=True)
+    target = f"arch=compute_{architecture},code=sm_{architecture}"
+    command = [nvcc, "-std=c++17", "-O3", f"-gencode={target}", f"-I{ROOT / 'csrc'}"]
+    command += ["-o", str(PROGRAM), *map(str, sorted(SOURCES.glob("*.cu")))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    return target
+    STAMP.write_text(json.dumps(stamp(architecture)))
+    return PROGRAM
+
+
+def stamp(architecture: str) -> dict[str, str]:
+    """What a program is known by that was compiled for the architecture and is there now."""
+    program = hashlib.sha256(PROGRAM.read_bytes()).hexdigest()
+    return {"sources": digest(READ), "architecture": architecture, "program": program}
+
+
+def prebuilt(architecture: str) -> bool:
+    """Whether the program is one compiled for this, from the sources as they are."""
+    try:
+        return json.loads(STAMP.read_text()) == stamp(architecture)
+    except (OSError, ValueError):
+        return False
+
+
+def pack(architecture: str) -> int:
+    """Compile for a GPU elsewhere; gives the exit status."""
+    try:
+        compile_for(architecture)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        print(f"the probe was not built: {error}", file=sys.stderr)
+        return FAILED
+    print(f"Take along {PROGRAM} and {STAMP}, too.")
+    return OK
 
 
 def simulated() -> Path:

@@ -218,10 +218,29 @@ def test_a_library_is_used_as_it_is_while_it_is_that_of_its_stamp(monkeypatch, t
     assert not build.prebuilt("90a")
 
 
+def test_a_probe_is_used_as_it_is_while_it_is_that_of_its_stamp(monkeypatch, tmp_path):
+    monkeypatch.setattr(costs, "PROGRAM", tmp_path / "probe")
+    monkeypatch.setattr(costs, "STAMP", tmp_path / "probe.json")
+    monkeypatch.setattr(costs, "compile_for", lambda architecture: f"compiled for {architecture}")
+    context = types.SimpleNamespace(architecture="90a")
+    assert costs.compiled(context) == "compiled for 90a"
+    costs.PROGRAM.write_bytes(b"for 90a")
+    costs.STAMP.write_text(json.dumps(costs.stamp("90a")))
+    assert costs.compiled(context) == costs.PROGRAM
+    assert os.access(costs.PROGRAM, os.X_OK)
+    assert not costs.prebuilt("100a")
+    with monkeypatch.context() as patch:
+        patch.setattr(costs, "READ", (*costs.READ, "README.md"))
+        assert not costs.prebuilt("90a")
+    costs.PROGRAM.write_bytes(b"another")
+    assert not costs.prebuilt("90a")
+
+
 def test_pack_builds_for_a_gpu_that_is_not_here(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(build, "STAMP", tmp_path / "gpu" / "library.json")
     monkeypatch.setattr(build, "locked", contextlib.nullcontext)
-    told = {}
+    told, probes = {}, []
+    monkeypatch.setattr(costs, "pack", lambda architecture: probes.append(architecture) or 0)
 
     def setup(line, *, env, **_):
         told.update(env)
@@ -237,6 +256,7 @@ def test_pack_builds_for_a_gpu_that_is_not_here(monkeypatch, tmp_path, capsys):
     assert told["FASTLSTM_CUDA_ARCHS"] == "90a"
     assert {told[f"FASTLSTM_{name}"] for name in ("TRAP_HANGS", "CUDA", "AVX512")} == {"1"}
     assert cli.main(["pack", "100a"]) == 1
+    assert probes == ["90a"]
 
 
 def test_a_report_needs_a_journal(no_gpu, tmp_path, capsys, monkeypatch):
