@@ -4,6 +4,7 @@
 #include "core/steps.h"
 
 #include "cpu/simd/simd.h"
+#include "cpu/simd/multiply_add.h"
 #include "cpu/simd/simd_math.h"
 #include "cpu/product/pack.h"
 #include "cpu/product/product.h"

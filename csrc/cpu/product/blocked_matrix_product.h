@@ -211,18 +211,39 @@ class BlockedProduct {
       for (int v = 0; v < NV; v += kLine) __builtin_prefetch(out + r * stride + v * L, 1);
     }
     Vec<Sum> sum[MR][NV] = {};
-    for (int64_t k = 0; k < elements; ++k) Kind::template add<MR, NV>(left + k * MR, right + k * kWidth, sum);
+    const auto sum_at = [&](int64_t k) FASTLSTM_INLINE_LAMBDA {
+      Kind::template add<MR, NV>(left + k * MR, right + k * kWidth, sum);
+    };
+    int64_t k = 0;
+    if constexpr (kSpelledOut && NV == 2) {
+      for (; k + 4 <= elements; k += 4) {
+        sum_at(k);
+        sum_at(k + 1);
+        sum_at(k + 2);
+        sum_at(k + 3);
+      }
+    }
+    for (; k < elements; ++k) sum_at(k);
+    if (width == NV * L) return keep<MR, NV>(sum, out, stride, add);
+    // No call while sums are in registers: the compiler would leave them in memory throughout.
+    alignas(64) Sum all[MR * NV * L];
+    keep<MR, NV>(sum, all, NV * L, false);
+    for (int r = 0; r < MR; ++r) {
+      for (int64_t j = 0; j < width; ++j) {
+        Sum& to = out[r * stride + j];
+        to = add ? to + all[r * NV * L + j] : all[r * NV * L + j];
+      }
+    }
+  }
+
+  template <int MR, int NV>
+  static FASTLSTM_INLINE void keep(const Vec<Sum> (&sum)[MR][NV], Sum* out, int64_t stride, bool add) {
 #pragma GCC unroll 6
     for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
-        Sum* to = out + r * stride + v * L;
-        const int64_t count = std::min<int64_t>(L, width - v * L);
-        if (count == L) {
-          store_raw(to, add ? load_raw<Vec<Sum>>(to) + sum[r][v] : sum[r][v]);
-        } else {
-          store_part<Sum>(to, add ? load_part<Sum>(to, count) + sum[r][v] : sum[r][v], count);
-        }
+        Sum* to = out + r * stride + v * lanes<Sum>;
+        store_raw(to, add ? load_raw<Vec<Sum>>(to) + sum[r][v] : sum[r][v]);
       }
     }
   }

@@ -60,11 +60,7 @@ struct MultiplyAdds {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) vectors[v] = load_raw<Vec<T>>(right + v * L);
 #pragma GCC unroll 6
-    for (int r = 0; r < MR; ++r) {
-      const Vec<T> x = splat(left[r]);
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) sum[r][v] += x * vectors[v];
-    }
+    for (int r = 0; r < MR; ++r) add_row<T>(sum[r], left + r, vectors);
   }
 };
 

@@ -35,27 +35,50 @@ FASTLSTM_INLINE void product_part(const Acc* a, int64_t stride, const W* w, int6
   constexpr int kSteps = kDepthOf<W>;
   const int64_t depth = (K + kSteps - 1) / kSteps;
   Vec<Acc> sum[MR][NV] = {};
-  const auto add = [&](int64_t k, int s) FASTLSTM_INLINE_LAMBDA {
-    Vec<Acc> weights[NV];
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) weights[v] = packed_vector<Acc>(w, depth, k, s, First + v, All);
+  const Acc* row[MR];
 #pragma GCC unroll 6
-    for (int r = 0; r < MR; ++r) {
-      const Vec<Acc> x = splat(a[r * stride + k]);
+  for (int r = 0; r < MR; ++r) {
+    row[r] = a + r * stride;
+    asm("" : "+r"(row[r]));  // a register each: else addresses are worked out again for every k
+  }
+  // Six rows by two vectors, or three by four, take as many registers as there are.
+  constexpr bool kByVectors = kSpelledOut && NV == 4 && (MR == 2 || MR == 3) && std::is_same_v<W, Acc>;
+  constexpr bool kUnrolled = kByVectors || NV == 2;
+  const auto add = [&](int64_t k, int s) FASTLSTM_INLINE_LAMBDA {
+    if constexpr (kByVectors) {
+      Vec<Acc> x[MR];
+#pragma GCC unroll 3
+      for (int r = 0; r < MR; ++r) x[r] = splat(row[r][k]);
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) sum[r][v] += x * weights[v];
+      for (int v = 0; v < NV; ++v) {
+        const PackedVector place = packed_place<Acc>(First + v, All, depth);
+        add_vector<Acc>(sum, v, x, w + place.first + k * place.stride);
+      }
+    } else {
+      Vec<Acc> weights[NV];
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) weights[v] = packed_vector<Acc>(w, depth, k, s, First + v, All);
+#pragma GCC unroll 6
+      for (int r = 0; r < MR; ++r) add_row<Acc>(sum[r], row[r] + k, weights);
     }
   };
   int64_t k = 0;
+  const auto add_four = [&]() FASTLSTM_INLINE_LAMBDA {
+#pragma GCC unroll 4
+    for (int s = 0; s < 4; ++s) {
+      add(k + s, s % 2);
+      // Else the compiler loads ahead, and sums have to leave the registers.
+      if constexpr (!kUnrolled) asm volatile("" ::: "memory");
+    }
+  };
   if (ahead.lines > 0) {
     for (; k + 4 <= K; k += 4) {
       ahead.fetch();
-#pragma GCC unroll 4
-      for (int s = 0; s < 4; ++s) {
-        add(k + s, s % 2);
-        asm volatile("" ::: "memory");  // else the compiler loads ahead, and sums have to leave the registers
-      }
+      add_four();
     }
+  }
+  if constexpr (kUnrolled) {
+    for (; k + 4 <= K; k += 4) add_four();
   }
   for (; k + kSteps <= K; k += kSteps) {
     add(k, 0);
