@@ -4,9 +4,8 @@ In one process the spinning threads of one engine would slow down another's. So 
 own process, and these take turns: in a round each is called for a short time, in an order that is
 reversed from round to round, so that the machine's noise affects all. All of a round run on the same
 cores, the next round's on the next ones: left to the scheduler a process stays where it was, and
-where another user of the machine is busy on one core's other thread, that engine alone would look
-slow (0.70 in place of 1.03, measured). An engine's time in a round is the median of its calls; ratios
-are taken within rounds, as in timing.py.
+where somebody else is busy on one core's other thread, that engine alone looks slow. An engine's time
+in a round is the median of its calls; ratios are taken within rounds, as in timing.py.
 """
 
 from __future__ import annotations
@@ -179,11 +178,11 @@ def take_turns(
 
 
 def cores_of_round(number: int, threads: int) -> list[int]:
-    """As many cores as threads, of those that this process may use, another choice each round."""
+    """As many cores as threads, or all that this process may use, another choice each round (Linux; elsewhere none)."""
     if not hasattr(os, "sched_getaffinity"):
         return []
     usable = sorted(os.sched_getaffinity(0))
-    return [usable[(number + k) % len(usable)] for k in range(threads)]
+    return [usable[(number + k) % len(usable)] for k in range(min(threads, len(usable)))]
 
 
 def label(row: dict) -> str:

@@ -1,6 +1,7 @@
 """The benchmark's products, other engines in processes of their own, and the pages' machines."""
 
 import json
+import os
 import re
 from dataclasses import asdict
 
@@ -146,6 +147,9 @@ def test_engines_take_turns_in_processes_of_their_own():
     with engine_rounds.started([NN_LSTM, FAST], 1) as running:
         assert len({engine.process.pid for engine in running.values()}) == 2
         row = engine_rounds.measured_row(TINY, 1, running, 0.0)
+        if hasattr(os, "sched_getaffinity"):  # the last round's core
+            core = set(engine_rounds.cores_of_round(engine_rounds.MIN_REPS - 1, 1))
+            assert [os.sched_getaffinity(each.process.pid) for each in running.values()] == [core, core]
         running[NN_LSTM].process.kill()
         after = engine_rounds.measured_row(TINY, 1, running, 0.0)
     assert all(engine.process.poll() is not None for engine in running.values())
@@ -160,6 +164,10 @@ class Scripted:
 
     def __init__(self, *answers):
         self.answers = iter(answers)
+        self.cores = []
+
+    def move_to(self, cores):
+        self.cores.append(cores)
 
     def ask(self, **request):
         answer = {"budget_used": 0.5} if "case" in request else next(self.answers)
@@ -170,6 +178,15 @@ def row_of(threads=1, **given):
     names = {"nn": NN_LSTM, "fast": FAST, "stored": FAST_STORED, "onnx": ONNX_RUNTIME}
     made = {names[key]: Scripted(*answers) for key, answers in given.items()}
     return engine_rounds.measured_row(TINY, threads, made, 0.0)
+
+
+def test_a_round_runs_on_the_same_cores_and_the_next_on_others(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 7, 9}, raising=False)
+    made = {name: Scripted(*[[1.0]] * 5) for name in (NN_LSTM, FAST)}
+    engine_rounds.take_turns(made, 1, 0.0, {})
+    assert made[NN_LSTM].cores == made[FAST].cores == [[3], [7], [9], [3], [7]]
+    assert engine_rounds.cores_of_round(1, 2) == [7, 9]
+    assert sorted(engine_rounds.cores_of_round(4, 4)) == [3, 7, 9]
 
 
 def test_the_ratio_is_to_the_best_of_the_others():
@@ -220,6 +237,9 @@ class InThisProcess:
 
     def ask(self, **request):
         return self.server.answer(request)
+
+    def move_to(self, cores):
+        pass
 
     def close(self):
         pass
