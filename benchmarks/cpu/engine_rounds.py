@@ -45,8 +45,9 @@ OURS = {"float32": (FAST, FAST_STORED), "int8": int8_engines.OURS}
 NAMES = {"float32": tuple(ENGINES), "int8": tuple(int8_engines.ENGINES)}
 BURST_SECONDS = 0.02
 MOST_ROUNDS = 25
-# Pause after a burst of several threads, until the pool's spinning threads have gone to sleep.
-REST_SECONDS = 0.01
+# After a burst of several threads the next engine waits until the pool's threads no longer spin (ONNX Runtime's do so
+# for 50 ms): until the process has taken no time for REST_SECONDS, at most MOST_REST_SECONDS.
+REST_SECONDS, MOST_REST_SECONDS = 0.01, 0.2
 ANSWER_SECONDS = 300.0
 
 
@@ -79,6 +80,21 @@ class Engine:
             return json.loads(self.process.stdout.readline())
         except (OSError, ValueError):  # a pipe without a reader; an end in place of a line
             return {"error": f"its process ended with status {self.process.wait()}"}
+
+    def rest(self) -> None:
+        """Returns once no thread of the process runs."""
+        stop, before = time.perf_counter() + MOST_REST_SECONDS, -1
+        while (now := self.ran_ns()) != before and time.perf_counter() < stop:
+            before = now
+            time.sleep(REST_SECONDS)
+
+    def ran_ns(self) -> int:
+        """The time that its threads have run; where the system does not say (not Linux), another number each time."""
+        total = 0
+        for thread in Path(f"/proc/{self.process.pid}/task").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # a thread that has just ended
+                total += int((thread / "schedstat").read_text().split()[0])
+        return total or time.perf_counter_ns()
 
     def move_to(self, cores: Sequence[int]) -> None:
         """Where all of the process's threads run from now on (Linux; elsewhere it stays as it is)."""
@@ -172,7 +188,7 @@ def take_turns(
                 continue
             times[name].append(statistics.median(answer["times"]))
             if threads > 1:
-                time.sleep(REST_SECONDS)
+                engines[name].rest()
         order.reverse()
     return times
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -159,6 +160,19 @@ def test_engines_take_turns_in_processes_of_their_own():
     assert "its process ended with status -9" in after["notes"][NN_LSTM]
 
 
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system does not say what ran")
+def test_an_engine_rests_until_its_threads_sleep(monkeypatch):
+    with engine_rounds.started([FAST], 1) as running:
+        engine = running[FAST]
+        engine.ask(case=asdict(TINY))
+        engine.rest()
+        assert engine.ran_ns() == engine.ran_ns()
+        times = iter([1, 2, 3, 3, 4])
+        monkeypatch.setattr(engine, "ran_ns", lambda: next(times))
+        engine.rest()
+        assert next(times) == 4
+
+
 class Scripted:
     """An engine whose times, or errors, are given."""
 
@@ -168,6 +182,9 @@ class Scripted:
 
     def move_to(self, cores):
         self.cores.append(cores)
+
+    def rest(self):
+        self.cores.append("rest")
 
     def ask(self, **request):
         answer = {"budget_used": 0.5} if "case" in request else next(self.answers)
@@ -186,6 +203,9 @@ def test_a_round_runs_on_the_same_cores_and_the_next_on_others(monkeypatch):
     engine_rounds.take_turns(made, 1, 0.0, {})
     assert made[NN_LSTM].cores == made[FAST].cores == [[3], [7], [9], [3], [7]]
     assert engine_rounds.cores_of_round(1, 2) == [7, 9]
+    both = Scripted(*[[1.0]] * 5)
+    engine_rounds.take_turns({FAST: both}, 2, 0.0, {})
+    assert both.cores[:4] == [[3, 7], "rest", [7, 9], "rest"]
     assert sorted(engine_rounds.cores_of_round(4, 4)) == [3, 7, 9]
 
 
