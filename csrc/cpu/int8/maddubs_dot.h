@@ -18,22 +18,19 @@ struct MaddubsDot : QuantisedRows {
     return of;
   }
 
-  // Row after row: a block is small enough to be read again, and one row's sums of 64 units fit the registers.
+  // Row after row: one row's sums of 64 units fit the registers. Of a block that the nearest cache does not hold beside
+  // the rest, all rows take one piece after the other.
   template <int G>
   static void sums(Engine&, int rows, const int8_t* a, int64_t stride, const ActivationRow* of, const int8_t* weights,
                    int64_t depth, int32_t* out) {
-    for (int r = 0; r < rows; ++r) {
-      one_row<2 * G, 1>(a + r * stride, stride / 2, of[r].sum, weights, depth, out + r * G * kInt8Units);
-    }
+    by_pieces<2 * G, 1>(rows, a, stride, of, weights, depth, out, G * kInt8Units);
   }
 
   // The same of the first 8 units of each gate alone; other sums are left as they are.
   static constexpr bool kHalves = true;
   static void half_sums(Engine&, int rows, const int8_t* a, int64_t stride, const ActivationRow* of,
                         const int8_t* weights, int64_t depth, int32_t* out) {
-    for (int r = 0; r < rows; ++r) {
-      one_row<4, 2>(a + r * stride, stride / 2, of[r].sum, weights, depth, out + r * 4 * kInt8Units);
-    }
+    by_pieces<4, 2>(rows, a, stride, of, weights, depth, out, 4 * kInt8Units);
   }
 
  private:
@@ -55,30 +52,85 @@ struct MaddubsDot : QuantisedRows {
 
   static FASTLSTM_INLINE __m256i four(const int8_t* a) { return _mm256_set1_epi32(load_raw<int32_t>(a)); }
 
-  // Sums of V vectors of 8 units, every S-th of those that lie there.
   template <int V, int S>
-  static __attribute__((noinline)) void one_row(const int8_t* row, int64_t stride, int32_t start, const int8_t* weights,
-                                                int64_t depth, int32_t* out) {
+  static FASTLSTM_INLINE void by_pieces(int rows, const int8_t* a, int64_t stride, const ActivationRow* of,
+                                        const int8_t* weights, int64_t depth, int32_t* out, int64_t out_stride) {
+    constexpr int64_t kNear = 16384 / (V * S * 32);  // steps of k
+    const int64_t pieces = rows == 1 ? 1 : (depth + kNear - 1) / kNear;
+    for (int64_t n = 0; n < pieces; ++n) {
+      const int64_t begin = depth * n / pieces, steps = depth * (n + 1) / pieces - begin;
+      for (int r = 0; r < rows; ++r) {
+        const Piece piece{a + r * stride + begin * kInt8Depth, stride / 2,          weights + begin * V * S * 32, steps,
+                          n == 0 ? &of[r].sum : nullptr,       out + r * out_stride};
+        if (r == 0) {
+          one_row<V, S, true>(piece);
+        } else {
+          one_row<V, S, false>(piece);
+        }
+      }
+    }
+  }
+
+  struct Piece {
+    const int8_t* row;
+    int64_t signs;  // where they are, from the magnitudes
+    const int8_t* weights;
+    int64_t steps;
+    const int32_t* start;  // null: goes on with what `out` holds
+    int32_t* out;
+  };
+
+  // sum += the products of a row's four k with 8 units' weights. Left to itself the compiler adds in another register and
+  // copies, an instruction more; with all of it spelled out prefetches came elsewhere, which cost up to a twentieth.
+  static FASTLSTM_INLINE void add_products(__m256i& sum, __m256i magnitude, __m256i sign, const int8_t* weights,
+                                           __m256i ones) {
+    const __m256i weight = _mm256_xor_si256(load_raw<__m256i>(weights), sign);
+    const __m256i products = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, weight), ones);
+    __asm__ volatile("vpaddd %1, %0, %0" : "+x"(sum) : "x"(products));
+  }
+
+  // Sums of V vectors of 8 units, every S-th of those that lie there. Ahead: the weights are not near yet.
+  template <int V, int S, bool Ahead>
+  static __attribute__((noinline)) void one_row(const Piece& piece) {
     // Weights are read at the pace of the caches, which the processor's own prefetching does not keep up.
     constexpr int64_t kAhead = 1024;
+    constexpr int kAtOnce = 2;
     const __m256i ones = _mm256_set1_epi16(1);
     // Unrolled wherever sums are named: otherwise compilers keep them in memory.
     __m256i sum[V];
+    if (piece.start != nullptr) {
+      const __m256i start = _mm256_set1_epi32(*piece.start);
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) sum[v] = _mm256_set1_epi32(start);
-    const int8_t* w = weights;
-    for (int64_t k = 0; k < depth; ++k, w += V * S * 32) {
-      const __m256i magnitude = four(row + k * kInt8Depth), sign = four(row + stride + k * kInt8Depth);
+      for (int v = 0; v < V; ++v) sum[v] = start;
+    } else {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[v] = load_raw<__m256i>(piece.out + v * S * 8);
+    }
+    const int8_t *magnitudes = piece.row, *signs = piece.row + piece.signs, *w = piece.weights;
+    const auto add = [&](int k) FASTLSTM_INLINE_LAMBDA {
+      const __m256i magnitude = four(magnitudes + k * kInt8Depth), sign = four(signs + k * kInt8Depth);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
-        if (v * S % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(w + v * S * 32 + kAhead), _MM_HINT_T0);
-        const __m256i weight = _mm256_xor_si256(load_raw<__m256i>(w + v * S * 32), sign);
-        sum[v] = _mm256_add_epi32(sum[v], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, weight), ones));
-        // One after the other: with all loads first, as the compiler has it, sums do not fit the registers.
-        __asm__ volatile("" : "+x"(sum[v]));
+        const int8_t* vector = w + (k * V + v) * S * 32;
+        if (Ahead && v * S % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(vector + kAhead), _MM_HINT_T0);
+        add_products(sum[v], magnitude, sign, vector, ones);
       }
+    };
+    int64_t k = piece.steps;
+    const auto advance = [&](int steps) FASTLSTM_INLINE_LAMBDA {
+      magnitudes += steps * kInt8Depth, signs += steps * kInt8Depth, w += steps * V * S * 32, k -= steps;
+      __asm__("" : "+r"(magnitudes), "+r"(signs), "+r"(w));
+    };
+    while (k >= kAtOnce) {
+#pragma GCC unroll 4
+      for (int n = 0; n < kAtOnce; ++n) add(n);
+      advance(kAtOnce);
+    }
+    while (k > 0) {
+      add(0);
+      advance(1);
     }
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) store_raw(out + v * S * 8, sum[v]);
+    for (int v = 0; v < V; ++v) store_raw(piece.out + v * S * 8, sum[v]);
   }
 };
