@@ -11,11 +11,45 @@ struct MaddubsDot : QuantisedRows {
   // A row lies as two: its magnitudes, and its signs, 0 or -1.
   static constexpr int kRows = 6, kPlanes = 2;
 
-  // The sum of a row is what its sums start with.
+  // The sum of a row is what its sums start with: that of the magnitudes of those below 0.
   static ActivationRow take_row(const float* row, int64_t n, int8_t* to, int64_t stride) {
-    ActivationRow of = quantise(row, n, to, stride / 2);
-    of.sum = split(to, stride / 2);
-    return of;
+    const RowScale of = scale_of(row, n);
+    if (of.inverse == 0) {
+      __builtin_memset(to, 0, stride);
+      return {of.scale, 0};
+    }
+    const int64_t plane = stride / 2;
+    const __m256 inverse = _mm256_set1_ps(of.inverse);
+    __m256i negative{};
+    const auto take = [&](int64_t k, const auto& load) FASTLSTM_INLINE_LAMBDA {
+      const auto whole = [&](int64_t j) FASTLSTM_INLINE_LAMBDA {
+        // The nearest, ties to even, as elsewhere.
+        return _mm256_cvtps_epi32(_mm256_mul_ps(bit_cast<__m256>(load(k + j)), inverse));
+      };
+      const __m256i low = _mm256_packs_epi32(whole(0), whole(8)), high = _mm256_packs_epi32(whole(16), whole(24));
+      // Packing goes by the halves of a register.
+      const __m256i q =
+          _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+      const __m256i magnitude = _mm256_abs_epi8(q), sign = _mm256_cmpgt_epi8(__m256i{}, q);
+      store_raw(to + k, magnitude);
+      store_raw(to + plane + k, sign);
+      negative = _mm256_add_epi64(negative, _mm256_sad_epu8(_mm256_and_si256(magnitude, sign), __m256i{}));
+    };
+    int64_t k = 0;
+    for (; k + 32 <= n; k += 32) {
+      take(k, [&](int64_t at) FASTLSTM_INLINE_LAMBDA { return load_raw<Vec<float>>(row + at); });
+    }
+    if (k < n) {
+      take(k, [&](int64_t at) FASTLSTM_INLINE_LAMBDA { return load_rest(row + at, n - at); });
+      k += 32;
+    }
+    for (; k < plane; k += 32) {
+      store_raw(to + k, __m256i{});
+      store_raw(to + plane + k, __m256i{});
+    }
+    int64_t sums[4];
+    store_raw(sums, negative);
+    return {of.scale, static_cast<int32_t>(sums[0] + sums[1] + sums[2] + sums[3])};
   }
 
   // Row after row: one row's sums of 64 units fit the registers. Of a block that the nearest cache does not hold beside
@@ -34,22 +68,6 @@ struct MaddubsDot : QuantisedRows {
   }
 
  private:
-  // row [2][stride]: numbers, which become their magnitudes, and their signs. Returns the sum of the magnitudes of
-  // those below 0.
-  static int32_t split(int8_t* row, int64_t stride) {
-    __m256i negative{};
-    for (int64_t k = 0; k < stride; k += 32) {
-      const __m256i x = load_raw<__m256i>(row + k), sign = _mm256_cmpgt_epi8(__m256i{}, x);
-      const __m256i magnitude = _mm256_abs_epi8(x);
-      store_raw(row + k, magnitude);
-      store_raw(row + stride + k, sign);
-      negative = _mm256_add_epi64(negative, _mm256_sad_epu8(_mm256_and_si256(magnitude, sign), __m256i{}));
-    }
-    int64_t sums[4];
-    store_raw(sums, negative);
-    return static_cast<int32_t>(sums[0] + sums[1] + sums[2] + sums[3]);
-  }
-
   static FASTLSTM_INLINE __m256i four(const int8_t* a) { return _mm256_set1_epi32(load_raw<int32_t>(a)); }
 
   template <int V, int S>
