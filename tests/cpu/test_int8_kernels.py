@@ -78,7 +78,7 @@ def test_sums_of_gates_are_exact(K):
         assert torch.equal((c.double() * 2**50).round().to(torch.int64), sums)
 
 
-@pytest.mark.parametrize("H", [1, 3, 16, 37, 64, 66, 130, 257])
+@pytest.mark.parametrize("H", [1, 3, 16, 37, 64, 66, 130, 257, 1030])
 def test_sums_of_projections_are_exact(H):
     """With i of 0, f and o of 1, what is projected is tanh(c0), which is made to fall on the
     numbers of 8 bits."""

@@ -46,7 +46,8 @@ class Int8Layer {
   using Sum = typename Dot::Sum;
   using V = Vec<float>;
   static constexpr int L = lanes<float>;
-  static constexpr int64_t kBlock = 4 * kInt8Units;  // gates of a row's block
+  static constexpr int64_t kBlock = 4 * kInt8Units;                             // gates of a row's block
+  static constexpr int64_t kLeastUnits = std::max<int64_t>(L, kInt8Units / 2);  // that a block is taken as
 
   // Whole vectors of tiles, whose 64 numbers are the most that a product takes at once.
   static constexpr int64_t padded(int64_t n) { return (n + 63) / 64 * 64; }
@@ -171,14 +172,16 @@ class Int8Layer {
       const int64_t depth = (a_.I + kInt8Depth - 1) / kInt8Depth;
       for (int64_t b = b0_; b < b1_; ++b) {
         const int8_t* weights = w_.ih + b * depth * kBlock * kInt8Depth;
+        const BlockOfInput block = block_of_input(b);
         for (int64_t first = 0; first < rows; first += Dot::kRows) {
           const int count = static_cast<int>(std::min<int64_t>(Dot::kRows, rows - first));
           alignas(64) Sum sums[Dot::kRows * kBlock];
           gate_sums(b, count, x_ + first * l_.x_stride_, l_.x_stride_, x_rows_ + first, weights, depth, sums);
-          if ((b + 1) * kInt8Units <= s_.H) {
-            store_gates<true>(b, first, count, sums);
+          // Of half a block, the other sums may not be there.
+          if (s_.H - b * kInt8Units <= kLeastUnits) {
+            store_gates<kLeastUnits>(block, x_rows_ + first, count, sums, gates_of(b, first));
           } else {
-            store_gates<false>(b, first, count, sums);
+            store_gates<kInt8Units>(block, x_rows_ + first, count, sums, gates_of(b, first));
           }
         }
       }
@@ -203,20 +206,32 @@ class Int8Layer {
 
     float* gates_of(int64_t b, int64_t row) const { return gates_ + (row * (b1_ - b0_) + b - b0_) * kBlock; }
 
-    template <bool Whole>
-    void store_gates(int64_t b, int64_t first, int rows, const Sum* sums) {
-      float* to = gates_of(b, first);
+    // What a block's sums from x are multiples of, and what is added: zeros behind the last unit.
+    struct BlockOfInput {
+      alignas(64) float scale[kBlock], bias[kBlock];
+    };
+
+    BlockOfInput block_of_input(int64_t b) const {
+      BlockOfInput block{};
+      const int64_t unit = b * kInt8Units, bytes = std::min(kInt8Units, s_.H - unit) * sizeof(float);
+      for (int64_t g = 0; g < 4; ++g) {
+        __builtin_memcpy(block.scale + g * kInt8Units, w_.scale_ih + g * s_.H + unit, bytes);
+        if (w_.bias != nullptr) __builtin_memcpy(block.bias + g * kInt8Units, w_.bias + g * s_.H + unit, bytes);
+      }
+      return block;
+    }
+
+    // Units: whole vectors of them, the first ones of each gate.
+    template <int64_t Units>
+    void store_gates(const BlockOfInput& block, const ActivationRow* of, int rows, const Sum* sums, float* to) {
       const int64_t stride = (b1_ - b0_) * kBlock;
-      const ActivationRow* of = x_rows_ + first;
-      for (int64_t j = 0; j < kInt8Units; j += L) {
-        const int64_t unit = b * kInt8Units + j, units = units_from<Whole>(unit);
-        if (units == 0) break;
-        for (int64_t g = 0; g < 4; ++g) {
-          const V scale = load<float, Whole>(w_.scale_ih + g * s_.H + unit, units);
-          const V bias = w_.bias == nullptr ? V{} : load<float, Whole>(w_.bias + g * s_.H + unit, units);
-          for (int r = 0; r < rows; ++r) {
-            store_raw(to + r * stride + g * kInt8Units + j,
-                      scaled(of[r].scale, scale, sums + r * kBlock + g * kInt8Units + j) + bias);
+      for (int r = 0; r < rows; ++r, to += stride, sums += kBlock) {
+        const float scale = of[r].scale;
+#pragma GCC unroll 4
+        for (int64_t g = 0; g < kBlock; g += kInt8Units) {
+#pragma GCC unroll 4
+          for (int64_t j = g; j < g + Units; j += L) {
+            store_raw(to + j, scaled(scale, load_raw<V>(block.scale + j), sums + j) + load_raw<V>(block.bias + j));
           }
         }
       }

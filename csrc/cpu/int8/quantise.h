@@ -54,8 +54,23 @@ FASTLSTM_INLINE IntVec nearest(Vec<float> v) {
   return bit_cast<IntVec>(v + kShifter) - bit_cast<int32_t>(kShifter);
 }
 
-// q [stride] = row [n] quantised, zeros after it.
-FASTLSTM_INLINE ActivationRow quantise(const float* row, int64_t n, int8_t* q, int64_t stride) {
+// n numbers, fewer than a vector, and zeros.
+FASTLSTM_INLINE Vec<float> load_rest(const float* from, int64_t n) {
+#if FASTLSTM_SIMD_BYTES == 32
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int32_t>(n)), lane);
+  return bit_cast<Vec<float>>(_mm256_maskload_ps(from, mask));
+#else
+  return load_part<float>(from, n);
+#endif
+}
+
+// What the numbers of a row are multiples of, and 1 / scale, which is 0 where all are to be zeros.
+struct RowScale {
+  float scale, inverse;
+};
+
+FASTLSTM_INLINE RowScale scale_of(const float* row, int64_t n) {
   constexpr int L = lanes<float>;
   constexpr float kLeast = 0x1p-100f;
   constexpr int32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000;
@@ -66,30 +81,41 @@ FASTLSTM_INLINE ActivationRow quantise(const float* row, int64_t n, int8_t* q, i
     most = magnitude > most ? magnitude : most;
   };
   int64_t k = 0;
+#pragma GCC unroll 4
   for (; k + L <= n; k += L) take(load_raw<Vec<float>>(row + k));
-  if (k < n) take(load_part<float>(row + k, n - k));
+  if (k < n) take(load_rest(row + k, n - k));
   const int32_t bits = reduced(most, [](auto a, auto b) { return a > b ? a : b; });
   const float largest = bit_cast<float>(bits);
-  if (bits >= kInfinity || largest < kLeast) {
-    __builtin_memset(q, 0, stride);
-    return {bits >= kInfinity ? __builtin_nanf("") : 0.f, 0};
-  }
+  if (bits >= kInfinity) return {__builtin_nanf(""), 0.f};
+  if (largest < kLeast) return {0.f, 0.f};
   const float scale = largest / 127.f;
-  const Vec<float> inverse = splat(1.f / scale);
+  return {scale, 1.f / scale};
+}
+
+// q [stride] = row [n] quantised, zeros after it.
+FASTLSTM_INLINE ActivationRow quantise(const float* row, int64_t n, int8_t* q, int64_t stride) {
+  constexpr int L = lanes<float>;
+  const RowScale of = scale_of(row, n);
+  if (of.inverse == 0) {
+    __builtin_memset(q, 0, stride);
+    return {of.scale, 0};
+  }
+  const Vec<float> inverse = splat(of.inverse);
   IntVec sums{};
-  for (k = 0; k + L <= n; k += L) {
+  int64_t k = 0;
+  for (; k + L <= n; k += L) {
     const IntVec whole = nearest(load_raw<Vec<float>>(row + k) * inverse);
     sums += whole;
     store_bytes(q + k, whole);
   }
   if (k < n) {
-    const IntVec whole = nearest(load_part<float>(row + k, n - k) * inverse);
+    const IntVec whole = nearest(load_rest(row + k, n - k) * inverse);
     sums += whole;
     store_bytes(q + k, whole);
     k += L;
   }
   if (k < stride) __builtin_memset(q + k, 0, stride - k);
-  return {scale, reduced(sums, [](auto a, auto b) { return a + b; })};
+  return {of.scale, reduced(sums, [](auto a, auto b) { return a + b; })};
 }
 
 // What the classes have in common that multiply such rows as they are. kPlanes: how many rows of bytes one takes.

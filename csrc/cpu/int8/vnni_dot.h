@@ -50,23 +50,50 @@ struct VnniDot : QuantisedRows {
   }
 
   template <int MR, int G, int kApart>
-  static void block(const int8_t* a, int64_t stride, const ActivationRow* of, const int8_t* weights, int64_t depth,
-                    int32_t* out) {
+  static __attribute__((noinline)) void block(const int8_t* a, int64_t stride, const ActivationRow* of,
+                                              const int8_t* weights, int64_t depth, int32_t* out) {
     // With 16 registers, two or three rows take half of the vectors at a time.
     constexpr int kAll = G * kOfSixteen, V = kRegisters == 32 || MR == 1 ? kAll : kAll < 4 ? kAll : 4;
     constexpr int32_t kFlip = static_cast<int32_t>(0x80808080u);
+    const int8_t* row[MR];
+#pragma GCC unroll 6
+    for (int r = 0; r < MR; ++r) {
+      row[r] = a + r * stride;
+      __asm__("" : "+r"(row[r]));  // a register each: else addresses are worked out again for every k
+    }
     for (int first = 0; first < kAll; first += V) {
       IntVec sum[kApart][MR][V] = {};
       const auto add = [&](int64_t k, int apart) FASTLSTM_INLINE_LAMBDA {
         const int8_t* w = weights + k * G * 64 + first * kVectorBytes;
-        IntVec flipped[V];
+        // Kept are the vectors or, where they would not leave registers enough, the rows' numbers.
+        constexpr bool kKeepVectors = kRegisters == 32 || MR < 3;
+        IntVec flipped[V], x[MR];
+        const auto flip = [&](int v)
+                              FASTLSTM_INLINE_LAMBDA { flipped[v] = load_raw<IntVec>(w + v * kVectorBytes) ^ kFlip; };
+        const auto repeat = [&](int r) FASTLSTM_INLINE_LAMBDA {
+          x[r] = IntVec{} + load_raw<int32_t>(row[r] + k * kInt8Depth);
+        };
+        if constexpr (kKeepVectors) {
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) flipped[v] = load_raw<IntVec>(w + v * kVectorBytes) ^ kFlip;
+          for (int v = 0; v < V; ++v) flip(v);
 #pragma GCC unroll 6
-        for (int r = 0; r < MR; ++r) {
-          const IntVec x = IntVec{} + load_raw<int32_t>(a + r * stride + k * kInt8Depth);
+          for (int r = 0; r < MR; ++r) {
+            repeat(r);
 #pragma GCC unroll 8
-          for (int v = 0; v < V; ++v) sum[apart][r][v] = add_products(sum[apart][r][v], flipped[v], x);
+            for (int v = 0; v < V; ++v) sum[apart][r][v] = add_products(sum[apart][r][v], flipped[v], x[r]);
+          }
+        } else {
+#pragma GCC unroll 6
+          for (int r = 0; r < MR; ++r) repeat(r);
+#pragma GCC unroll 8
+          for (int v = 0; v < V; ++v) {
+            flip(v);
+#pragma GCC unroll 6
+            for (int r = 0; r < MR; ++r) {
+              sum[apart][r][v] = add_products(sum[apart][r][v], flipped[v], x[r]);
+              __asm__ volatile("" : "+x"(sum[apart][r][v]));  // else the compiler flips all vectors first
+            }
+          }
         }
       };
       int64_t k = 0;
