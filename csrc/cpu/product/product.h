@@ -1,17 +1,46 @@
 // The step's matrix product, states x packed weights. Included inside a namespace of an instruction set, after pack.h.
 
-// Vector v of NV at k; `parity` is the last bit of k.
-template <class Acc, class W>
-FASTLSTM_INLINE Vec<Acc> packed_vector(const W* w, int64_t depth, int64_t k, int parity, int v, int NV) {
-  const PackedVector place = packed_place<Acc>(v, NV, depth);
-  const W* at = w + place.first + k / kDepthOf<W> * place.stride;
-  if constexpr (std::is_same_v<W, BFloat16Pair>) {
-    const auto bits = load_raw<VectorOf<float>::bits>(at);
-    return bit_cast<Vec<Acc>>(parity == 0 ? bits << 16 : bits & 0xffff0000u);
-  } else {
-    return Storage<Acc, W>::load(at);
+// The packed weights of vectors [First, First + NV) of a panel of All, as a product reads them: a pointer for each part,
+// which moves with k.
+template <class Acc, class W, int First, int NV, int All>
+class Stream {
+ public:
+  Stream(const W* w, int64_t depth) {
+    for (int p = 0; p < kParts; ++p) at_[p] = w + packed_place<Acc>(First + p * kPart, All, depth).first;
   }
-}
+
+  // Where vector v is, `s` numbers of k further on. The pointers get values that the compiler does not know: else it
+  // works out addresses again for every k in place of displacements, and loads long before it adds.
+  FASTLSTM_INLINE void hold() {
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) asm("" : "+r"(at_[p]));
+  }
+  FASTLSTM_INLINE const W* vector(int s, int v) const {
+    const PackedVector place = packed_place<Acc>(v % kPart, std::min(kPart, All - (First + v) / kPart * kPart), 0);
+    return at_[v / kPart] + place.first + s / kDepthOf<W> * place.stride;
+  }
+  // `parity` is the last bit of k.
+  FASTLSTM_INLINE Vec<Acc> load(int s, int parity, int v) const {
+    if constexpr (std::is_same_v<W, BFloat16Pair>) {
+      const auto bits = load_raw<VectorOf<float>::bits>(vector(s, v));
+      return bit_cast<Vec<Acc>>(parity == 0 ? bits << 16 : bits & 0xffff0000u);
+    } else {
+      return Storage<Acc, W>::load(vector(s, v));
+    }
+  }
+
+  template <int Numbers>
+  FASTLSTM_INLINE void advance() {
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) at_[p] += vector(Numbers, p * kPart) - vector(0, p * kPart);
+  }
+
+ private:
+  static constexpr int kParts = (NV + kPart - 1) / kPart;
+  static_assert(First % kPart == 0);
+
+  const W* at_[kParts];
+};
 
 // Memory that a product prefetches into the second-level cache: `lines` cache lines for every four k. A core that
 // multiplies several rows would wait for a stream from the third-level cache otherwise.
@@ -33,7 +62,6 @@ FASTLSTM_INLINE void product_part(const Acc* a, int64_t stride, const W* w, int6
   // One sum over all k, whatever MR and NV: a row's bits do not depend on other rows, nor on how units are shared out.
   // With one row, additions wait for each other no longer than for weights from the second-level cache.
   constexpr int kSteps = kDepthOf<W>;
-  const int64_t depth = (K + kSteps - 1) / kSteps;
   Vec<Acc> sum[MR][NV] = {};
   const Acc* row[MR];
 #pragma GCC unroll 6
@@ -41,50 +69,52 @@ FASTLSTM_INLINE void product_part(const Acc* a, int64_t stride, const W* w, int6
     row[r] = a + r * stride;
     asm("" : "+r"(row[r]));  // a register each: else addresses are worked out again for every k
   }
+  Stream<Acc, W, First, NV, All> weights(w, (K + kSteps - 1) / kSteps);
   // Six rows by two vectors, or three by four, take as many registers as there are.
-  constexpr bool kByVectors = kSpelledOut && NV == 4 && (MR == 2 || MR == 3) && std::is_same_v<W, Acc>;
-  constexpr bool kUnrolled = kByVectors || NV == 2;
-  const auto add = [&](int64_t k, int s) FASTLSTM_INLINE_LAMBDA {
+  constexpr bool kByVectors = kSpelledOut && NV == 4 && (MR == 3 || (MR == 2 && std::is_same_v<W, Acc>));
+  int64_t at = 0;  // bytes of k
+  const auto number = [&](int r, int s) FASTLSTM_INLINE_LAMBDA {
+    return reinterpret_cast<const Acc*>(reinterpret_cast<const char*>(row[r]) + at) + s;
+  };
+  const auto add = [&](int s) FASTLSTM_INLINE_LAMBDA {
+    weights.hold();
     if constexpr (kByVectors) {
       Vec<Acc> x[MR];
 #pragma GCC unroll 3
-      for (int r = 0; r < MR; ++r) x[r] = splat(row[r][k]);
+      for (int r = 0; r < MR; ++r) x[r] = splat(*number(r, s));
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) {
-        const PackedVector place = packed_place<Acc>(First + v, All, depth);
-        add_vector<Acc>(sum, v, x, w + place.first + k * place.stride);
-      }
+      for (int v = 0; v < NV; ++v) add_vector<Acc>(sum, v, x, weights.vector(s, v), s % 2);
     } else {
-      Vec<Acc> weights[NV];
+      Vec<Acc> vectors[NV];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) weights[v] = packed_vector<Acc>(w, depth, k, s, First + v, All);
+      for (int v = 0; v < NV; ++v) vectors[v] = weights.load(s, s % 2, v);
 #pragma GCC unroll 6
-      for (int r = 0; r < MR; ++r) add_row<Acc>(sum[r], row[r] + k, weights);
+      for (int r = 0; r < MR; ++r) add_row<Acc>(sum[r], number(r, s), vectors);
     }
   };
-  int64_t k = 0;
   const auto add_four = [&]() FASTLSTM_INLINE_LAMBDA {
-#pragma GCC unroll 4
-    for (int s = 0; s < 4; ++s) {
-      add(k + s, s % 2);
-      // Else the compiler loads ahead, and sums have to leave the registers.
-      if constexpr (!kUnrolled) asm volatile("" ::: "memory");
-    }
+    asm("" : "+r"(at));
+    add(0);
+    add(1);
+    add(2);
+    add(3);
+    weights.template advance<4>();
+    at += 4 * sizeof(Acc);
   };
+  const int64_t bytes = K * sizeof(Acc), fours = K / 4 * 4 * sizeof(Acc);
   if (ahead.lines > 0) {
-    for (; k + 4 <= K; k += 4) {
+    while (at < fours) {
       ahead.fetch();
       add_four();
     }
   }
-  if constexpr (kUnrolled) {
-    for (; k + 4 <= K; k += 4) add_four();
+  while (at < fours) add_four();
+  while (at < bytes) {
+    add(0);
+    if (kSteps == 2 && at + static_cast<int64_t>(sizeof(Acc)) < bytes) add(1);
+    weights.template advance<kSteps>();
+    at += kSteps * sizeof(Acc);
   }
-  for (; k + kSteps <= K; k += kSteps) {
-    add(k, 0);
-    if constexpr (kSteps == 2) add(k + 1, 1);
-  }
-  if (kSteps == 2 && k < K) add(k, 0);
 #pragma GCC unroll 6
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
@@ -111,19 +141,32 @@ __attribute__((noinline)) void product_of_two(const Acc* a, const W* first, cons
   constexpr int L = lanes<Acc>, kSteps = kDepthOf<W>;
   const int64_t depth = (K + kSteps - 1) / kSteps;
   Vec<Acc> sum[2][kPanel] = {};
-  const auto add = [&](int64_t k, int s) FASTLSTM_INLINE_LAMBDA {
-    const Vec<Acc> x = splat(a[k]);
+  Stream<Acc, W, 0, kPanel, kPanel> one(first, depth), two(second, depth);
+  const auto add = [&](int s) FASTLSTM_INLINE_LAMBDA {
+    const Vec<Acc> x = splat(a[s]);
+    one.hold();
+    two.hold();
 #pragma GCC unroll 4
-    for (int v = 0; v < kPanel; ++v) sum[0][v] += x * packed_vector<Acc>(first, depth, k, s, v, kPanel);
+    for (int v = 0; v < kPanel; ++v) sum[0][v] += x * one.load(s, s % 2, v);
 #pragma GCC unroll 4
-    for (int v = 0; v < kPanel; ++v) sum[1][v] += x * packed_vector<Acc>(second, depth, k, s, v, kPanel);
+    for (int v = 0; v < kPanel; ++v) sum[1][v] += x * two.load(s, s % 2, v);
   };
-  int64_t k = 0;
-  for (; k + kSteps <= K; k += kSteps) {
-    add(k, 0);
-    if constexpr (kSteps == 2) add(k + 1, 1);
+  const auto* const end = a + K;
+  for (const auto* const fours = a + K / 4 * 4; a < fours; a += 4) {
+    asm("" : "+r"(a));
+    add(0);
+    add(1);
+    add(2);
+    add(3);
+    one.template advance<4>();
+    two.template advance<4>();
   }
-  if (kSteps == 2 && k < K) add(k, 0);
+  for (; a < end; a += kSteps) {
+    add(0);
+    if (kSteps == 2 && a + 1 < end) add(1);
+    one.template advance<kSteps>();
+    two.template advance<kSteps>();
+  }
 #pragma GCC unroll 4
   for (int v = 0; v < kPanel; ++v) {
     store_raw(out + v * L, sum[0][v]);
