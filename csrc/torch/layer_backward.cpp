@@ -21,7 +21,8 @@ struct Gradients {
   Matrix dx;    // [T * N, I]; without data where not wanted
   std::vector<DirectionSums> dweights;
 
-  void take(int64_t k0, int64_t k1) {
+  // `shares` workers of the recurrence share a row's units.
+  void take(int64_t k0, int64_t k1, int shares) {
     const int64_t steps = k1 - k0;
     for (int64_t d = 0; d < s.D; ++d) {
       const int64_t t = d == 0 ? k0 : s.T - k1;
@@ -33,7 +34,7 @@ struct Gradients {
         const ScalarType type = own_dweights ? value_type(s.product, s.dtype, parts.values) : s.product;
         return existing_rows_of(x, t, steps, lengths, type, kept);
       };
-      sums.add_gates(dgates_rows, parts, own_dweights, x_rows, [&] { return h_entering.rows(d, steps); });
+      sums.add_gates(dgates_rows, parts, own_dweights, shares, x_rows, [&] { return h_entering.rows(d, steps); });
       if (sums.bias.wanted()) {
         if (s.product == s.wide) {
           sums.bias.add_rows(dgates_rows);
@@ -194,7 +195,8 @@ void run(const LayerBackward& call) {
   place(g.dhidden, &args.dhidden, &args.dhidden_strides);
   place(g.h_entering, &args.h_entering, &args.h_entering_strides);
   place(g.unprojected, &args.unprojected, &args.unprojected_strides);
-  args.chunks = {steps, [](void* p, int64_t k0, int64_t k1, int) { static_cast<Gradients*>(p)->take(k0, k1); }, &g};
+  args.chunks = {
+      steps, [](void* p, int64_t k0, int64_t k1, int shares) { static_cast<Gradients*>(p)->take(k0, k1, shares); }, &g};
   cpu_kernels().backward(args, threads());
   for (int64_t d = 0; d < s.D; ++d) g.dweights[d].finish(s, call.dweights[d]);
   if (wide_dx) {

@@ -257,7 +257,7 @@ static std::vector<Tensor> lstm_cell_weight_gradients(std::vector<Tensor> dgates
   for (int64_t first = 0; first < total; first += most) {
     const int64_t count = std::min(most, total - first);
     const Matrix rows = dgates_rows.next(count);
-    sums.add_gates(rows, parts, own, [&] { return x_rows.next(count); }, [&] { return h_rows.next(count); });
+    sums.add_gates(rows, parts, own, 1, [&] { return x_rows.next(count); }, [&] { return h_rows.next(count); });
     if (sums.bias.wanted()) sums.bias.add_rows(rows);
     if (needs[4]) sums.add_projected(dh_rows->next(count), unprojected_rows->next(count));
   }

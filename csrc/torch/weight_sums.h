@@ -123,9 +123,11 @@ struct DirectionSums {
         hr(into.hr, s.P, s.H, s.dtype, s.wide) {}
 
   // Adds the products of the gates' gradients [rows, 4H] with the rows of x and of the h that entered, which `x_rows` and
-  // `h_rows` give where they are wanted. With `own` by one product of the kernels' own.
+  // `h_rows` give where they are wanted. With `own` by one product of the kernels' own; where `shares` workers made a row
+  // of gates together, each takes the gates of its units. Else all lines are shared, which comes out more even.
   template <class XRows, class HRows>
-  void add_gates(const Matrix& dgates, const PartCounts& parts, bool own, const XRows& x_rows, const HRows& h_rows) {
+  void add_gates(const Matrix& dgates, const PartCounts& parts, bool own, int shares, const XRows& x_rows,
+                 const HRows& h_rows) {
     const Matrix left = dgates.transposed();
     std::vector<Target> targets;
     const auto add = [&](Sum& sum, const auto& rows) {
@@ -138,8 +140,9 @@ struct DirectionSums {
     };
     add(ih, x_rows);
     add(hh, h_rows);
-    if (!targets.empty())
-      multiply_own(dgates.dtype, left.columns, gate_lines(left_factor(left, parts.gradients)), targets);
+    if (targets.empty()) return;
+    const Factor lines = left_factor(left, parts.gradients);
+    multiply_own(dgates.dtype, left.columns, shares > 1 ? gate_lines(lines) : lines, targets);
   }
 
   // Adds the product of the gradients [rows, P] of h with what was projected [rows, H], both in the accumulation type.

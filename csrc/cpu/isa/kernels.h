@@ -22,7 +22,7 @@ void visit_packed(int64_t N, int64_t bytes, const Visit& visit) {
 template <class Acc, class IO, class GX, class W>
 void forward_typed(const ForwardArgs& args, const Threads& threads) {
   const int64_t weight_bytes = 4 * args.sizes.H * args.sizes.P * sizeof(Acc);
-  const Plan plan = make_plan(args.sizes, args.lengths, weight_bytes, threads.count);
+  const Plan plan = make_plan(args.sizes, args.lengths, weight_bytes, threads.count, Pass::kForward);
   visit_packed<Acc, W>(args.sizes.N, weight_bytes / plan.U, [&](auto packed) {
     Forward<Acc, IO, GX, W, Fma<Acc, decltype(packed)>>(args, threads, plan).run();
   });

@@ -84,9 +84,7 @@ class BlockedProduct {
   }
 
   void run() {
-    for (int t = 0; t < a_.target_count; ++t) {
-      if (a_.targets[t].packed == nullptr && !fleeting_) pack(a_.targets[t].right, a_.depth, packed_[t], threads_);
-    }
+    if (!fleeting_) pack_targets();
     const auto work = [](int64_t begin, int64_t end, void* p) {
       for (int64_t n = begin; n < end; ++n) static_cast<BlockedProduct*>(p)->multiply_share(n);
     };
@@ -107,6 +105,25 @@ class BlockedProduct {
   }
 
  private:
+  // Right factors that did not come packed, all at once: threads meet once.
+  void pack_targets() {
+    int64_t end[kTargets + 1] = {}, lines = 0;
+    for (int t = 0; t < a_.target_count; ++t) {
+      const bool packed = a_.targets[t].packed != nullptr;
+      end[t + 1] = end[t] + (packed ? 0 : slabs_.count * strips_of(a_.targets[t].right).count);
+      if (!packed) lines += a_.targets[t].right.lines;
+    }
+    if (lines == 0) return;
+    share_out(threads_, threads_.count, end[a_.target_count], lines * a_.depth, [&](int64_t n) {
+      int t = 0;
+      while (n >= end[t + 1]) ++t;
+      const LineRanges strips = strips_of(a_.targets[t].right);
+      const int64_t k = n - end[t];
+      pack_strip(a_.targets[t].right, strips, k % strips.count, slabs_, k / strips.count,
+                 packed_[t] + k * strip_elements());
+    });
+  }
+
   static void pack_strip(const Factor& right, const LineRanges& strips, int64_t strip, const Slabs& slabs, int64_t slab,
                          Right* packed) {
     Factor group = right;

@@ -28,28 +28,63 @@ struct MultiplyAdds {
     if (right.depth_stride == 1) {
       return pack_transposed<T, IO>(kStrip, lines, right.line_stride, numbers, out, kWidth);
     }
-    for (int v = 0; v < kStrip; ++v) {
-      const PackedLines<IO> from = lines(v);
-      const auto pack = [&](auto whole) {
-        for (int64_t k = 0; k < numbers; ++k)
-          store_raw(out + k * kWidth + v * L, load<T, whole.value>(from.first + k * right.depth_stride, from.count));
-      };
-      from.count == L ? pack(std::true_type{}) : pack(std::false_type{});
+    // All vectors of a number before the next, so that each cache line is read once.
+    const auto pack = [&](int v, int64_t k, auto whole) FASTLSTM_INLINE_LAMBDA {
+      const int64_t line = first + v * L, count = std::clamp<int64_t>(right.lines - line, 0, L);
+      const IO* from = right.at<IO>(count > 0 ? line : 0, k0 + k);
+      store_raw(out + k * kWidth + v * L, load<T, whole.value>(from, count));
+    };
+    const bool whole = right.lines - first >= kWidth;
+    for (int64_t k = 0; k < numbers; ++k) {
+      for (int v = 0; v < kStrip; ++v) whole ? pack(v, k, std::true_type{}) : pack(v, k, std::false_type{});
     }
   }
 
   static void pack_rows(const Factor& left, int64_t first, int64_t lines, int64_t k0, int64_t numbers, T* out,
                         int64_t panel) {
+    if (left.line_stride == 1) return pack_beside(left, first, lines, k0, numbers, out, panel);
     for (int64_t line = 0; line < lines; line += kMaxRows, out += panel) {
       const int rows = static_cast<int>(std::min<int64_t>(kMaxRows, lines - line));
       const T* from = left.at<T>(first + line, k0);
-      if (left.line_stride == 1) {
-        for (int64_t k = 0; k < numbers; ++k)
-          __builtin_memcpy(out + k * rows, from + k * left.depth_stride, rows * sizeof(T));
-      } else {
-        for (int64_t k = 0; k < numbers; ++k) {
-          for (int r = 0; r < rows; ++r) out[k * rows + r] = from[r * left.line_stride + k * left.depth_stride];
+      int64_t k = 0;
+      if constexpr (L >= kMaxRows) {
+        // A vector for each number: its lanes beyond the panel's rows are overwritten by the next number, and the last
+        // ones must not reach beyond the panel.
+        for (; (k + L - 1) * rows + L <= numbers * rows; k += L) {
+          Vec<T> block[L] = {};
+#pragma GCC unroll 6
+          for (int r = 0; r < kMaxRows; ++r) {
+            if (r < rows) block[r] = load_raw<Vec<T>>(from + r * left.line_stride + k);
+          }
+          transpose<T>(block);
+#pragma GCC unroll 16
+          for (int j = 0; j < L; ++j) store_raw(out + (k + j) * rows, block[j]);
         }
+      }
+      for (; k < numbers; ++k) {
+        for (int r = 0; r < rows; ++r) out[k * rows + r] = from[r * left.line_stride + k];
+      }
+    }
+  }
+
+  // Lines that lie beside each other. A few numbers of all panels before the next: rows of numbers may lie a power of two
+  // apart, so that only a few of them fit the first-level cache at a time, and panels share the cache lines of each.
+  static void pack_beside(const Factor& left, int64_t first, int64_t lines, int64_t k0, int64_t numbers, T* out,
+                          int64_t panel) {
+    constexpr int64_t kNumbersAtOnce = 4;
+    const int64_t stride = left.depth_stride;
+    for (int64_t begin = 0; begin < numbers; begin += kNumbersAtOnce) {
+      const int64_t end = std::min(begin + kNumbersAtOnce, numbers);
+      const T* from = left.at<T>(first, k0);
+      T* to = out;
+      int64_t line = 0;
+      for (; line + kMaxRows <= lines; line += kMaxRows, from += kMaxRows, to += panel) {
+        for (int64_t k = begin; k < end; ++k)
+          __builtin_memcpy(to + k * kMaxRows, from + k * stride, kMaxRows * sizeof(T));
+      }
+      const int64_t rest = lines - line;
+      for (int64_t k = begin; k < end && rest > 0; ++k) {
+        for (int64_t r = 0; r < rest; ++r) to[k * rest + r] = from[k * stride + r];
       }
     }
   }

@@ -31,10 +31,14 @@ struct Plan {
   }
 };
 
-inline void choose_grid(Plan& plan, const Sizes& s, int64_t weight_bytes, int threads) {
+// In which pass a step is. Backward, workers that share units hand each other 4H numbers of every row, forward H.
+enum class Pass { kForward, kBackward };
+
+inline void choose_grid(Plan& plan, const Sizes& s, int64_t weight_bytes, int threads, Pass pass) {
   // With less arithmetic in a step, a thread's share is not worth the barrier (measured: benchmarks/log.md).
   constexpr double kFlopsPerMeeting = 6e4, kFlopsPerThread = 2e6;
-  constexpr int64_t kRowsToStream = 32;  // as many rows hide a stream of weights from the third-level cache
+  constexpr int64_t kRowsToStream = 32;        // as many rows hide a stream of weights from the third-level cache
+  constexpr int64_t kRowsOfFullProducts = 16;  // blocks of five and six
   const double step_flops = 8.0 * s.N * s.H * s.P;
   const double all_flops = step_flops * s.T * s.D;
   const int useful = static_cast<int>(std::min<double>(threads, 1 + all_flops / kFlopsPerThread));
@@ -42,15 +46,21 @@ inline void choose_grid(Plan& plan, const Sizes& s, int64_t weight_bytes, int th
   const bool split_rows = weight_bytes <= second_level_bytes() / 2 || s.N >= kRowsToStream * per_direction;
   plan.R = plan.U = 1;
   if (split_rows) plan.R = static_cast<int>(std::clamp<int64_t>(s.N / 4, 1, per_direction));
+  // A product of few rows loads weights for few multiply-adds. Forward, two workers that share twice the rows by units
+  // are faster than each with its own.
+  const bool few_rows = s.N < kRowsOfFullProducts * plan.R, pairs = plan.R % 2 == 0 && per_direction / plan.R == 1;
+  if (pass == Pass::kForward && few_rows && pairs && s.H > 16 && 2 * step_flops / plan.R > kFlopsPerMeeting)
+    plan.R /= 2;
   if (step_flops / plan.R > kFlopsPerMeeting) {
     plan.U = static_cast<int>(std::clamp<int64_t>(per_direction / plan.R, 1, (s.H + 15) / 16));
   }
 }
 
-inline Plan make_plan(const Sizes& s, const int64_t* lengths, int64_t weight_bytes, int threads) {
+inline Plan make_plan(const Sizes& s, const int64_t* lengths, int64_t weight_bytes, int threads,
+                      Pass pass = Pass::kBackward) {
   Plan plan;
   plan.D = static_cast<int>(s.D);
-  choose_grid(plan, s, weight_bytes, threads);
+  choose_grid(plan, s, weight_bytes, threads, pass);
   std::vector<int64_t> order(s.N);
   std::iota(order.begin(), order.end(), int64_t{0});
   const auto length_of = [&](int64_t row) {
