@@ -39,6 +39,17 @@ constexpr int kRegisters = 16;
 #include "cpu/simd/emulated_avx512.h"
 #endif
 
+// The same number, of which the compiler does not know how it was made, so that it is kept and not made again from its
+// parts at every use.
+template <class T>
+FASTLSTM_INLINE T hidden_from_compiler(T number) {
+  asm("" : "+r"(number));
+  return number;
+}
+
+// The compiler has to take a function with this for one that writes to memory.
+FASTLSTM_INLINE void has_effects() { asm volatile("" ::: "memory"); }
+
 template <class To, class From>
 FASTLSTM_INLINE To bit_cast(const From& from) {
   static_assert(sizeof(To) == sizeof(From));

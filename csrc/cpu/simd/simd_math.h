@@ -1,8 +1,10 @@
 // sigmoid and tanh of vectors. Included inside a namespace of an instruction set, after simd.h.
 //
-// Both use expm1 of a reduced argument: x = k ln2 + r, |r| <= ln2 / 2; expm1(x) = 2^k expm1(r) + (2^k - 1), which keeps
-// the leading digits of small x. NaN gives NaN: comparisons with it are false, so the clamps pass it on.
-// tests/cpu/test_math.py asserts the errors against float64, over every float.
+// Both take out a power of two, y = k ln2 + r with |r| <= ln2 / 2, and use a polynomial in r. They are written for few
+// instructions: a core whose other hyperthread is busy takes three a clock (benchmarks/log.md). So polynomials are plain
+// sums in powers of r, one multiply-add a term.
+// NaN gives NaN: comparisons with it are false, so the clamps pass it on.
+// tests/cpu/test_math.py asserts the errors against float64.
 
 template <class Acc>
 struct ExpConstants;
@@ -16,9 +18,13 @@ struct ExpConstants<float> {
   static constexpr int mantissa_bits = 23;
   // expm1(r) = r + r^2 (1/2 + r/6 + ...): the polynomial of this degree whose largest error, as a share of r, is the
   // least for |r| <= ln2/2: 2^-26. A Taylor series takes a term more for that.
-  static constexpr float terms[] = {0x1p-1f, 0x1.5554b0p-3f, 0x1.555486p-5f, 0x1.122838p-7f, 0x1.6d995cp-10f};
-  static constexpr float sigmoid_limit = 87.f;  // 2^k is finite and normal up to here
-  static constexpr float tanh_limit = 10.f;     // tanh rounds to 1 below this
+  static constexpr float expm1_terms[] = {0x1p-1f, 0x1.5554b0p-3f, 0x1.555486p-5f, 0x1.122838p-7f, 0x1.6d995cp-10f};
+  // exp(-r), times the first of them, = r^6 + ... : its largest error is 2^-26 of it.
+  static constexpr float exp_terms[] = {0x1.6a13bep+9f,  -0x1.6a13bep+9f, 0x1.6a13b8p+8f,
+                                        -0x1.e2c322p+6f, 0x1.e2cb00p+4f,  -0x1.8425f0p+2f};
+  static constexpr int scale = 40;
+  static constexpr float sigmoid_low = -87.f;  // below, the result is no normal number
+  static constexpr float limit = 40.f;         // sigmoid and tanh round to 1 below this, and 2^k is finite
 };
 
 template <>
@@ -28,11 +34,16 @@ struct ExpConstants<double> {
                           ln2_low = 1.90821492927058770002e-10;
   static constexpr double shifter = 0x1.8p52 + 1023;
   static constexpr int mantissa_bits = 52;
-  static constexpr double terms[] = {1. / 2,         1. / 6,           1. / 24,          1. / 120,     1. / 720,
-                                     1. / 5040,      1. / 40320,       1. / 362880,      1. / 3628800, 1. / 39916800,
-                                     1. / 479001600, 1. / 6227020800., 1. / 87178291200.};
-  static constexpr double sigmoid_limit = 708.;
-  static constexpr double tanh_limit = 22.;
+  static constexpr double expm1_terms[] = {1. / 2,      1. / 6,        1. / 24,        1. / 120,    1. / 720,
+                                           1. / 5040,   1. / 40320,    1. / 362880,    1. / 3628800, 1. / 39916800,
+                                           1. / 479001600, 1. / 6227020800., 1. / 87178291200.};
+  // 14! / n!, with the sign of (-1)^n.
+  static constexpr double exp_terms[] = {87178291200., -87178291200., 43589145600., -14529715200., 3632428800.,
+                                         -726485760.,  121080960.,    -17297280.,   2162160.,      -240240.,
+                                         24024.,       -2184.,        182.,         -14.};
+  static constexpr int scale = 40;
+  static constexpr double sigmoid_low = -708.;
+  static constexpr double limit = 40.;
 };
 
 template <class Acc>
@@ -41,9 +52,9 @@ struct Math {
   using Integer = typename VectorOf<Acc>::integer;
   using C = ExpConstants<Acc>;
 
-  // x clamped to [-limit, limit]. minps and maxps return their second operand if one is NaN, so NaN stays NaN.
-  static FASTLSTM_INLINE V clamp(V x, Acc limit) {
-    const V high = splat(limit), low = -high;
+  // x clamped to [low, high]. minps and maxps return their second operand if one is NaN, so NaN stays NaN.
+  static FASTLSTM_INLINE V clamp(V x, Acc low_limit, Acc high_limit) {
+    const V high = splat(high_limit), low = splat(low_limit);
 #if FASTLSTM_SIMD_BYTES == 64
     if constexpr (std::is_same_v<Acc, float>) {
       const __m512 below = _mm512_maskz_min_ps(0xffff, bit_cast<__m512>(high), bit_cast<__m512>(x));
@@ -72,37 +83,46 @@ struct Math {
     return n / d;
   }
 
-  // expm1(Scale r) / Scale of the reduced argument r = x - k ln2 / Scale; 2^k is stored to *power. Precise: with ln2 in
-  // two parts, for results in which the error of ln2, times k, would show.
-  template <int Scale, bool Precise>
-  static FASTLSTM_INLINE V expm1_reduced(V x, V* power) {
-    const V shifted = x * (Scale * C::log2e) + C::shifter;
-    const V k = shifted - C::shifter;
-    V r = x - k * ((Precise ? C::ln2_high : C::ln2) / Scale);
-    if constexpr (Precise) r -= k * (C::ln2_low / Scale);
-    constexpr int count = sizeof(C::terms) / sizeof(Acc);
-    const auto term = [](int n) FASTLSTM_INLINE_LAMBDA { return C::terms[n] * (int64_t{1} << (Scale - 1) * (n + 1)); };
-    // Two sums over every other term, in powers of r^2: half as long a chain of dependent additions.
-    const V r2 = r * r;
-    V even = splat(Acc(term((count - 1) / 2 * 2))), odd = splat(Acc(term(count / 2 * 2 - 1)));
-    for (int n = (count - 1) / 2 * 2 - 2; n >= 0; n -= 2) even = even * r2 + Acc(term(n));
-    for (int n = count / 2 * 2 - 3; n >= 0; n -= 2) odd = odd * r2 + Acc(term(n));
-    const V p = odd * r + even;
-    *power = bit_cast<V>(bit_cast<Integer>(shifted) << C::mantissa_bits);
-    return r + r2 * p;
+  // 2^(k - Less) of shifted = k + the shifter - Less.
+  static FASTLSTM_INLINE V power(V shifted) {
+    return bit_cast<V>(bit_cast<Integer>(shifted) << C::mantissa_bits);
   }
 
+  // Has the compiler make a before it uses b, which then need not be copied.
+  static FASTLSTM_INLINE void hide(V& a, V& b) {
+#if FASTLSTM_SIMD_BYTES == 32
+    asm("" : "+x"(a), "+x"(b));
+#endif
+  }
+
+  // first / (first + 2^k first exp(-r)), where x = -k ln2 + r and `first` is of the terms. That the polynomial's highest
+  // term is 1 saves its load; 2^-scale keeps the denominator finite. ln2 is in two parts: times k its error would show.
   static FASTLSTM_INLINE V sigmoid(V x) {
-    V power;
-    const V em1 = expm1_reduced<1, true>(-clamp(x, C::sigmoid_limit), &power);
-    return divide(splat(Acc{1}), 1 + (power + power * em1));
+    x = clamp(x, C::sigmoid_low, C::limit);
+    constexpr Acc shifter = C::shifter - C::scale;
+    const V shifted = x * -C::log2e + shifter;
+    const V k = shifted - shifter;
+    const V r = (x + k * C::ln2_high) + k * C::ln2_low;
+    constexpr int count = sizeof(C::exp_terms) / sizeof(Acc);
+    V p = r + C::exp_terms[count - 1];
+    for (int n = count - 2; n >= 0; --n) p = p * r + C::exp_terms[n];
+    constexpr Acc first = C::exp_terms[0] / (int64_t{1} << C::scale);
+    return divide(splat(first), first + power(shifted) * p);
   }
 
-  // expm1(2x) / (expm1(2x) + 2), both halved.
+  // expm1(2x) / (expm1(2x) + 2), where expm1(2x) = 2^k expm1(r) + (2^k - 1), which keeps the leading digits of small x.
   static FASTLSTM_INLINE V tanh(V x) {
-    V power;
-    const V reduced = expm1_reduced<2, false>(clamp(x, C::tanh_limit), &power);
-    const V em1 = power * reduced + (power * Acc(0.5) - Acc(0.5));
-    return divide(em1, em1 + 1);
+    x = clamp(x, -C::limit, C::limit);
+    V twice = x + x;
+    hide(twice, x);
+    const V shifted = x * (2 * C::log2e) + C::shifter;
+    const V k = shifted - C::shifter;
+    const V r = twice - k * C::ln2;
+    constexpr int count = sizeof(C::expm1_terms) / sizeof(Acc);
+    V p = splat(C::expm1_terms[count - 1]);
+    for (int n = count - 2; n >= 0; --n) p = p * r + C::expm1_terms[n];
+    const V two_k = power(shifted);
+    const V em1 = two_k * (r + r * r * p) + (two_k - 1);
+    return divide(em1, em1 + 2);
   }
 };

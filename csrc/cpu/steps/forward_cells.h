@@ -107,14 +107,51 @@ class ForwardCells {
     batch.clear();
   }
 
-  // By itself, so that the compiler keeps what all vectors share in registers.
-  __attribute__((noinline)) void finish_plain(const Places& places, int d, int64_t t, int buffer, Batch& batch) {
-    const Places p = places;
-    for (int k = 0; k < batch.vectors; ++k) {
-      cell<true, true>(p, d, t, batch.place[k].slot, batch.place[k].unit, L, batch.sums + k * kPanel * L);
+  void finish_plain(const Places& places, int d, int64_t t, int buffer, Batch& batch) {
+    if (places.gates != nullptr || places.cells != nullptr) {
+      plain_cells<true>(places, batch);
+    } else {
+      plain_cells<false>(places, batch);
     }
-    for (int k = 0; k < batch.vectors; ++k) {
-      hidden<true, true>(p, d, t, buffer, batch.place[k].slot, batch.place[k].unit, L, batch.sums + k * kPanel * L);
+    plain_hidden(places, d, buffer, batch);
+  }
+
+  // The rounds by themselves, so that the compiler keeps what all vectors share in registers. GCC 12 takes a function
+  // that stores by an index alone for one without effects, and leaves out its calls, but for `has_effects`.
+  template <bool Tape>
+  __attribute__((noinline)) void plain_cells(const Places& places, Batch& batch) {
+    using V = Vec<Acc>;
+    has_effects();
+    const Places p = places;
+    // The gates' rows, each by a pointer of its own: an index is then all that a vector works out.
+    const GX* x[4];
+    for (int g = 0; g < 4; ++g) x[g] = hidden_from_compiler(p.x + g * p.H);
+    const Acc* bias[4];
+    for (int g = 0; g < 4; ++g) bias[g] = hidden_from_compiler(p.bias + g * p.c_stride);
+    const int64_t vectors = batch.vectors;
+    for (int64_t k = 0; k < vectors; ++k) {
+      Acc* sums = batch.sums + k * kPanel * L;
+      const int64_t slot = batch.place[k].slot, unit = batch.place[k].unit, row = p.rows[slot];
+      const int64_t column = row * p.x_stride + unit, place = slot * p.c_stride + unit;
+      const auto preactivation = [&](const GX* gate_x, const Acc* gate_bias, int g) FASTLSTM_INLINE_LAMBDA {
+        return load<Acc, true>(gate_x + column, L) + (load_raw<V>(gate_bias) + load_raw<V>(sums + g * L));
+      };
+      Gates<V> gates{preactivation(x[0], bias[0] + unit, 0), preactivation(x[1], bias[1] + unit, 1),
+                     preactivation(x[2], bias[2] + unit, 2), preactivation(x[3], bias[3] + unit, 3)};
+      const V c = lstm_cell_state<Math<Acc>>(gates, load_raw<V>(p.c + place));
+      if constexpr (Tape) store_tape<true>(p, row, unit, L, gates, c);
+      store_raw(p.c + place, c);
+      store_raw(sums, c);
+      store_raw(sums + L, gates.o);
+    }
+  }
+
+  __attribute__((noinline)) void plain_hidden(const Places& places, int d, int buffer, const Batch& batch) {
+    has_effects();
+    const Places p = places;
+    const int64_t vectors = batch.vectors;
+    for (int64_t k = 0; k < vectors; ++k) {
+      hidden<true, true>(p, d, 0, buffer, batch.place[k].slot, batch.place[k].unit, L, batch.sums + k * kPanel * L);
     }
   }
 
@@ -134,12 +171,12 @@ class ForwardCells {
       }
     };
     for_vectors([&](int64_t slot, int64_t unit, int64_t units, Acc* sums, auto whole)
-                    FASTLSTM_INLINE_LAMBDA { cell<whole.value, false>(p, d, t, slot, unit, units, sums); });
+                    FASTLSTM_INLINE_LAMBDA { cell<whole.value>(p, d, t, slot, unit, units, sums); });
     for_vectors([&](int64_t slot, int64_t unit, int64_t units, Acc* sums, auto whole)
                     FASTLSTM_INLINE_LAMBDA { hidden<whole.value, false>(p, d, t, buffer, slot, unit, units, sums); });
   }
 
-  template <bool Whole, bool Plain>
+  template <bool Whole>
   FASTLSTM_INLINE void cell(const Places& p, int d, int64_t t, int64_t slot, int64_t unit, int64_t units, Acc* sums) {
     using V = Vec<Acc>;
     const int64_t row = p.rows[slot], H = p.H;
@@ -151,25 +188,27 @@ class ForwardCells {
     Gates<V> gates{preactivation(0), preactivation(1), preactivation(2), preactivation(3)};
     Acc* c_state_row = p.c + slot * p.c_stride + unit;
     const V c = lstm_cell_state<Math<Acc>>(gates, load_raw<V>(c_state_row));
+    store_tape<Whole>(p, row, unit, units, gates, c);
+    const int64_t length = plan_.lengths[slot];
+    const bool last = t == rec_.last_step(d, length);
+    if (last) store_either<Acc, Whole, IO>(a_.c_n, a_.wide_states, (d * s_.N + row) * H + unit, c, units);
+    store_raw(c_state_row, cut_after(d, t, row, length) ? V{} : c);
+    store_raw(sums, c);
+    store_raw(sums + L, gates.o);
+  }
 
+  // What the backward reads, and the cells that the caller asked for.
+  template <bool Whole>
+  FASTLSTM_INLINE void store_tape(const Places& p, int64_t row, int64_t unit, int64_t units,
+                                  const Gates<Vec<Acc>>& gates, Vec<Acc> c) {
     if (p.gates != nullptr) {
       IO* tape = p.gates + row * 4 * p.cells_stride + unit;
       store<Acc, Whole>(tape, gates.i, units);
-      store<Acc, Whole>(tape + H, gates.f, units);
-      store<Acc, Whole>(tape + 2 * H, gates.g, units);
-      store<Acc, Whole>(tape + 3 * H, gates.o, units);
+      store<Acc, Whole>(tape + p.H, gates.f, units);
+      store<Acc, Whole>(tape + 2 * p.H, gates.g, units);
+      store<Acc, Whole>(tape + 3 * p.H, gates.o, units);
     }
     if (p.cells != nullptr) store<Acc, Whole>(p.cells + row * p.cells_stride + unit, c, units);
-    if constexpr (Plain) {
-      store_raw(c_state_row, c);
-    } else {
-      const int64_t length = plan_.lengths[slot];
-      const bool last = t == rec_.last_step(d, length);
-      if (last) store_either<Acc, Whole, IO>(a_.c_n, a_.wide_states, (d * s_.N + row) * H + unit, c, units);
-      store_raw(c_state_row, cut_after(d, t, row, length) ? V{} : c);
-    }
-    store_raw(sums, c);
-    store_raw(sums + L, gates.o);
   }
 
   template <bool Whole, bool Plain>
