@@ -64,3 +64,18 @@ def test_a_row_of_a_large_product(depth):
         for count in (1, 2):
             with threads(count):
                 assert torch.equal(own(left[rows]), whole[rows])
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, {"dtype": torch.float64}], ids=str)
+@pytest.mark.parametrize("size", [(3, 7), (40, 100), (37, 13), (64, 16), (301, 33)], ids=str)
+@torch.no_grad()
+def test_a_row_of_a_single_step(size, options):
+    """Up to four rows share the weights that are loaded; up to eight take this way."""
+    lstm = FastLSTM(*size, backend="cpu", **options)
+    x = torch.randn(1, 8, size[0], dtype=options.get("dtype"))
+    alone = [lstm(x[:, n : n + 1]) for n in range(8)]
+    for count in range(2, 9):
+        y, states = lstm(x[:, :count])
+        assert torch.equal(y, torch.cat([one for one, _ in alone[:count]], 1))
+        for t, ones in zip(states, zip(*(s for _, s in alone[:count]), strict=True), strict=True):
+            assert torch.equal(t, torch.cat(ones, 1))

@@ -58,58 +58,140 @@ struct PairOperand {
   }
 };
 
-// sum[j] += the products of row j of the weights, lane by lane. `row(j)` is where row j begins.
-template <class Acc, class W, class Row>
-FASTLSTM_INLINE void add_products(const DotOperand<Acc>& x, const Row& row, Vec<Acc> (&sum)[lanes<Acc>]) {
-  constexpr int L = lanes<Acc>;
-  using Bits = typename VectorOf<Acc>::bits;
-  if (x.K < L) {
-    const Vec<Acc> part = load_part<Acc>(x.data, x.K);
-    for (int j = 0; j < L; ++j) sum[j] += part * load_part<Acc>(row(j), x.K);
-    return;
-  }
-  for (int64_t k = 0; k + L <= x.K; k += L) {
-    const Vec<Acc> part = load_raw<Vec<Acc>>(x.data + k);
-#pragma GCC unroll 16
-    for (int j = 0; j < L; ++j) sum[j] += part * Storage<Acc, W>::load(row(j) + k);
-  }
-  if (x.K % L == 0) return;
-#pragma GCC unroll 16
-  for (int j = 0; j < L; ++j) {
-    const Bits weights = bit_cast<Bits>(Storage<Acc, W>::load(row(j) + x.K - L)) & x.mask;
-    sum[j] += x.last * bit_cast<Vec<Acc>>(weights);
-  }
+// Loads v once: the compiler would read it from memory again for every product.
+template <class V>
+FASTLSTM_INLINE void in_register(V& v) {
+#if defined(__x86_64__)
+  asm("" : "+x"(v));
+#endif
 }
 
-template <class Acc, class W, class Row>
-FASTLSTM_INLINE void add_products(const PairOperand& x, const Row& row, Vec<Acc> (&sum)[lanes<Acc>]) {
+// Asks for the line that lies `ahead` further than row(j) at k, for each j.
+template <int J, class Row>
+FASTLSTM_INLINE void fetch_ahead(const Row& row, int64_t k, int64_t ahead) {
+#pragma GCC unroll 16
+  for (int j = 0; j < J; ++j) __builtin_prefetch(row(j) + k + ahead);
+}
+
+// sum[r][j] += the products of row j of the weights and x[r], lane by lane; the x are equally long. `row(j)` is where row
+// j begins. The order in which a sum is made does not depend on MR and J.
+template <class Acc, class W, int MR, int J, class Row>
+FASTLSTM_INLINE void add_products(const DotOperand<Acc>* x, const Row& row, int64_t ahead, Vec<Acc> (&sum)[MR][J]) {
   constexpr int L = lanes<Acc>;
-  using Bits = PairOperand::Bits;
-  if (x.K < 2 * L) {
-    for (int64_t k = 0; k < x.K; k += L) {
-      const int64_t count = std::min<int64_t>(L, x.K - k);
-      const Vec<Acc> part = load_part<Acc>(x.data + k, count);
-      for (int j = 0; j < L; ++j) sum[j] += part * load_part<Acc>(row(j) + k, count);
+  using Bits = typename VectorOf<Acc>::bits;
+  const int64_t K = x->K;
+  if (K < L) {
+    for (int r = 0; r < MR; ++r) {
+      const Vec<Acc> part = load_part<Acc>(x[r].data, K);
+      for (int j = 0; j < J; ++j) sum[r][j] += part * load_part<Acc>(row(j), K);
     }
     return;
   }
-  const auto add = [&](Vec<Acc>& to, Vec<Acc> even, Vec<Acc> uneven, Bits pairs) FASTLSTM_INLINE_LAMBDA {
-    to += even * bit_cast<Vec<Acc>>(pairs << 16);
-    to += uneven * bit_cast<Vec<Acc>>(pairs & 0xffff0000u);
+  const auto add = [&](const auto& part, const auto& weights) FASTLSTM_INLINE_LAMBDA {
+    if constexpr (MR == 1) {
+      const Vec<Acc> numbers = part(0);
+#pragma GCC unroll 16
+      for (int j = 0; j < J; ++j) sum[0][j] += numbers * weights(j);
+    } else {
+      Vec<Acc> loaded[J];
+#pragma GCC unroll 4
+      for (int j = 0; j < J; ++j) loaded[j] = weights(j);
+#pragma GCC unroll 4
+      for (int r = 0; r < MR; ++r) {
+        Vec<Acc> numbers = part(r);
+        in_register(numbers);
+#pragma GCC unroll 4
+        for (int j = 0; j < J; ++j) sum[r][j] += numbers * loaded[j];
+      }
+    }
   };
-  for (int64_t k = 0; k + 2 * L <= x.K; k += 2 * L) {
-    const Vec<Acc> even = load_raw<Vec<Acc>>(x.blocks + k), uneven = load_raw<Vec<Acc>>(x.blocks + k + L);
-#pragma GCC unroll 16
-    for (int j = 0; j < L; ++j) add(sum[j], even, uneven, load_raw<Bits>(row(j) + k));
+  const auto add_block = [&](int64_t k) FASTLSTM_INLINE_LAMBDA {
+    add([&](int r) FASTLSTM_INLINE_LAMBDA { return load_raw<Vec<Acc>>(x[r].data + k); },
+        [&](int j) FASTLSTM_INLINE_LAMBDA { return Storage<Acc, W>::load(row(j) + k); });
+  };
+  int64_t k = 0;
+  if constexpr (MR > 1) {
+    for (; k + 2 * L <= K; k += 2 * L) {
+      fetch_ahead<J>(row, k, ahead);
+      add_block(k);
+      add_block(k + L);
+    }
   }
-  if (x.K % (2 * L) == 0) return;
+  for (; k + L <= K; k += L) add_block(k);
+  if (K % L == 0) return;
+  add([&](int r) FASTLSTM_INLINE_LAMBDA { return x[r].last; },
+      [&](int j) FASTLSTM_INLINE_LAMBDA {
+        return bit_cast<Vec<Acc>>(bit_cast<Bits>(Storage<Acc, W>::load(row(j) + K - L)) & x->mask);
+      });
+}
+
+template <class Acc, class W, int MR, int J, class Row>
+FASTLSTM_INLINE void add_products(const PairOperand* x, const Row& row, int64_t ahead, Vec<Acc> (&sum)[MR][J]) {
+  constexpr int L = lanes<Acc>;
+  using Bits = PairOperand::Bits;
+  const int64_t K = x->K;
+  if (K < 2 * L) {
+    for (int64_t k = 0; k < K; k += L) {
+      const int64_t count = std::min<int64_t>(L, K - k);
+      for (int r = 0; r < MR; ++r) {
+        const Vec<Acc> part = load_part<Acc>(x[r].data + k, count);
+        for (int j = 0; j < J; ++j) sum[r][j] += part * load_part<Acc>(row(j) + k, count);
+      }
+    }
+    return;
+  }
+  // part(r, 0) are the even numbers of x[r], part(r, 1) the odd ones.
+  const auto add = [&](const auto& part, const auto& pairs) FASTLSTM_INLINE_LAMBDA {
 #pragma GCC unroll 16
-  for (int j = 0; j < L; ++j) add(sum[j], x.last[0], x.last[1], load_raw<Bits>(row(j) + x.K - 2 * L) & x.mask);
+    for (int j = 0; j < J; ++j) {
+      const Bits bits = pairs(j);
+      const Vec<Acc> even = bit_cast<Vec<Acc>>(bits << 16), uneven = bit_cast<Vec<Acc>>(bits & 0xffff0000u);
+#pragma GCC unroll 4
+      for (int r = 0; r < MR; ++r) {
+        sum[r][j] += part(r, 0) * even;
+        sum[r][j] += part(r, 1) * uneven;
+      }
+    }
+  };
+  const auto add_block = [&](int64_t k) FASTLSTM_INLINE_LAMBDA {
+    add([&](int r, int odd) FASTLSTM_INLINE_LAMBDA { return load_raw<Vec<Acc>>(x[r].blocks + k + odd * L); },
+        [&](int j) FASTLSTM_INLINE_LAMBDA { return load_raw<Bits>(row(j) + k); });
+  };
+  int64_t k = 0;
+  if constexpr (MR > 1) {
+    for (; k + 4 * L <= K; k += 4 * L) {
+      fetch_ahead<J>(row, k, ahead);
+      add_block(k);
+      add_block(k + 2 * L);
+    }
+  }
+  for (; k + 2 * L <= K; k += 2 * L) add_block(k);
+  if (K % (2 * L) == 0) return;
+  add([&](int r, int odd) FASTLSTM_INLINE_LAMBDA { return x[r].last[odd]; },
+      [&](int j) FASTLSTM_INLINE_LAMBDA { return load_raw<Bits>(row(j) + K - 2 * L) & x->mask; });
 }
 
 // Lane j: the sum of the lanes of v[j]. Halves are interleaved and added, so each round halves the number of vectors.
 template <class Acc>
 FASTLSTM_INLINE Vec<Acc> sums_of_lanes(Vec<Acc> (&v)[lanes<Acc>]) {
+#if FASTLSTM_SIMD_BYTES == 32
+  // Interleaving across the halves of a register takes three instructions. The same sums, crossing them only once.
+  if constexpr (std::is_same_v<Acc, float>) {
+    __m256 four[4], two[2];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const __m256 a = bit_cast<__m256>(v[j]), b = bit_cast<__m256>(v[j + 4]);
+      four[j] = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+    }
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const __m256 a = four[2 * j], b = four[2 * j + 1];
+      two[j] = _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+    }
+    return bit_cast<Vec<Acc>>(
+        _mm256_add_ps(_mm256_shuffle_ps(two[0], two[1], 0x88), _mm256_shuffle_ps(two[0], two[1], 0xdd)));
+  }
+#endif
   constexpr auto indices = std::make_index_sequence<lanes<Acc>>{};
 #pragma GCC unroll 4
   for (int half = lanes<Acc> / 2; half >= 1; half /= 2) {
@@ -121,42 +203,74 @@ FASTLSTM_INLINE Vec<Acc> sums_of_lanes(Vec<Acc> (&v)[lanes<Acc>]) {
   return v[0];
 }
 
-// The first matrix [rows, x.K] times x, plus the second [rows, h.K] times h, for the `rows` (1 to L) rows that begin at
-// the two pointers; lanes from `rows` on repeat the last row. Either pointer may be null.
-template <class Acc, class W, class Operand>
-__attribute__((noinline)) Vec<Acc> dot_rows(const W* first, const Operand& x, const W* second, const Operand& h,
-                                            int64_t rows) {
+// Rows of x that share the weights which are loaded, at most.
+constexpr int kDotRows = 4;
+
+// out[r] = the first matrix [rows, x.K] times x[r], plus the second [rows, h.K] times h[r], for the `rows` (1 to L) rows
+// that begin at the two pointers; lanes from `rows` on repeat the last row. Either pointer may be null. The next call's
+// rows begin `next` rows further.
+template <class Acc, class W, int MR, class Operand>
+__attribute__((noinline)) void dot_rows(const W* first, const Operand* x, const W* second, const Operand* h,
+                                        int64_t rows, int64_t next, Vec<Acc>* out) {
   constexpr int L = lanes<Acc>;
-  Vec<Acc> sum[L] = {};
-  const auto add = [&](const W* weights, const Operand& operand) FASTLSTM_INLINE_LAMBDA {
-    const int64_t K = operand.K;
-    if (rows == L) {
-      // Addresses in the machine's form, base + stride * (1, 2, 4, 8), so that 16 rows need few registers.
-      const int64_t K3 = 3 * K, K5 = 5 * K, K7 = 7 * K;
-      const W* upper = weights + 8 * K;
-      add_products<Acc, W>(
-          operand,
-          [&](int j) FASTLSTM_INLINE_LAMBDA {
-            const W* base = j < 8 ? weights : upper;
-            switch (j % 8) {
-              case 3:
-                return base + K3;
-              case 5:
-                return base + K5;
-              case 6:
-                return base + 2 * K3;
-              case 7:
-                return base + K7;
-              default:
-                return base + j % 8 * K;
-            }
-          },
-          sum);
-    } else {
-      add_products<Acc, W>(operand, [&](int j) { return weights + std::min<int64_t>(j, rows - 1) * K; }, sum);
+  // Up to 12 sums that do not wait for each other, beside the numbers.
+  constexpr int J = MR == 1 ? L : std::min(L, MR < 4 ? 4 : 2);
+  Vec<Acc> all[MR][L];
+  const auto sum_from = [&](int begin) FASTLSTM_INLINE_LAMBDA {
+    Vec<Acc> sum[MR][J] = {};
+    const auto add = [&](const W* weights, const Operand* operand) FASTLSTM_INLINE_LAMBDA {
+      const int64_t K = operand->K, ahead = (begin + J < L ? J : next - begin) * K;
+      if (MR == 1 && rows == L) {
+        // Addresses in the machine's form, base + stride * (1, 2, 4, 8), so that 16 rows need few registers.
+        const int64_t K3 = 3 * K, K5 = 5 * K, K7 = 7 * K;
+        const W* upper = weights + 8 * K;
+        add_products<Acc, W>(
+            operand,
+            [&](int j) FASTLSTM_INLINE_LAMBDA {
+              const W* base = j < 8 ? weights : upper;
+              switch (j % 8) {
+                case 3:
+                  return base + K3;
+                case 5:
+                  return base + K5;
+                case 6:
+                  return base + 2 * K3;
+                case 7:
+                  return base + K7;
+                default:
+                  return base + j % 8 * K;
+              }
+            },
+            ahead, sum);
+      } else {
+        const W* row[J];
+        for (int j = 0; j < J; ++j) row[j] = weights + std::min<int64_t>(begin + j, rows - 1) * K;
+        add_products<Acc, W>(operand, [&](int j) FASTLSTM_INLINE_LAMBDA { return row[j]; }, ahead, sum);
+      }
+    };
+    if (first != nullptr) add(first, x);
+    if (second != nullptr) add(second, h);
+    for (int r = 0; r < MR; ++r) {
+      for (int j = 0; j < J; ++j) all[r][begin + j] = sum[r][j];
     }
   };
-  if (first != nullptr) add(first, x);
-  if (second != nullptr) add(second, h);
-  return sums_of_lanes<Acc>(sum);
+  if constexpr (MR == 1) {
+    sum_from(0);
+  } else {
+#pragma GCC unroll 1
+    for (int begin = 0; begin < L; begin += J) sum_from(begin);
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < MR; ++r) out[r] = sums_of_lanes<Acc>(all[r]);
+}
+
+// The same for N rows of x and h.
+template <class Acc, class W, class Operand>
+inline void dot_rows(int64_t N, const W* first, const Operand* x, const W* second, const Operand* h, int64_t rows,
+                     int64_t next, Vec<Acc>* out) {
+  using Fn = void (*)(const W*, const Operand*, const W*, const Operand*, int64_t, int64_t, Vec<Acc>*);
+  static constexpr Fn table[kDotRows] = {dot_rows<Acc, W, 1, Operand>, dot_rows<Acc, W, 2, Operand>,
+                                         dot_rows<Acc, W, 3, Operand>, dot_rows<Acc, W, 4, Operand>};
+  for_row_blocks<kDotRows>(
+      N, [&](int64_t n, int count) { table[count - 1](first, x + n, second, h + n, rows, next, out + n); });
 }

@@ -204,7 +204,9 @@ class Forward : ForwardCells<Acc, IO, GX, Product> {
       DotOperand<Acc> h;
       h.set(h_state(buffer, d, slot + k / kPanel), s_.P);
       const W* weights = static_cast<const W*>(a_.weight_hh[d]) + (k % kPanel * s_.H + unit) * s_.P;
-      store_raw(sums + k * L, dot_rows<Acc, W>(weights, h, nullptr, h, units));
+      Vec<Acc> sum;
+      dot_rows<Acc, W, 1, DotOperand<Acc>>(weights, &h, nullptr, &h, units, 0, &sum);
+      store_raw(sums + k * L, sum);
     }
   }
 

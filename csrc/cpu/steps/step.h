@@ -28,7 +28,7 @@ class Step {
     const int64_t work = 4 * a_.H * (a_.gates_x == nullptr ? a_.I + a_.P : a_.N);
     share_out(threads, workers, shares, work, [&, from_end = backwards](int64_t share) {
       const int64_t begin = blocks * share / shares, end = blocks * (share + 1) / shares;
-      for (int64_t k = begin; k < end; ++k) units((from_end ? begin + end - 1 - k : k) * L);
+      for (int64_t k = begin; k < end; ++k) units((from_end ? begin + end - 1 - k : k) * L, from_end ? -L : L);
     });
     if (a_.weight_hr == nullptr) return;
     for (int64_t n = 0; n < a_.N; ++n) set(h_[n], unprojected_ + n * a_.H, a_.H, pairs_unprojected_, n);
@@ -75,32 +75,33 @@ class Step {
     }
   }
 
-  void units(int64_t unit) {
+  // The block of units that begins at `unit`; the next one begins `next` further.
+  void units(int64_t unit, int64_t next) {
     const int64_t count = std::min<int64_t>(L, a_.H - unit);
     if (count == L) {
-      units<true>(unit, count);
+      units<true>(unit, count, next);
     } else {
-      units<false>(unit, count);
+      units<false>(unit, count, next);
     }
   }
 
   template <bool Whole>
-  void units(int64_t unit, int64_t count) {
+  void units(int64_t unit, int64_t count, int64_t next) {
     using V = Vec<Acc>;
-    V sums[kMaxStepRows][4];
+    V sums[4][kMaxStepRows];
     V bias[4] = {};
     for (int64_t g = 0; g < 4; ++g) {
       const int64_t row = g * a_.H + unit;
       const W *ih = static_cast<const W*>(a_.weight_ih) + row * a_.I,
               *hh = static_cast<const W*>(a_.weight_hh) + row * a_.P;
-      for (int64_t n = 0; n < dot_rows_of_call(); ++n) sums[n][g] = dot_rows<Acc, W>(ih, x_[n], hh, h_[n], count);
+      dot_rows<Acc, W>(dot_rows_of_call(), ih, x_, hh, h_, count, g < 3 ? a_.H : next - 3 * a_.H, sums[g]);
       for (const void* b : {a_.bias_ih, a_.bias_hh}) {
         if (b != nullptr) bias[g] += load<Acc, Whole>(static_cast<const IO*>(b) + row, count);
       }
     }
     for (int64_t n = 0; n < a_.N; ++n) {
       const auto preactivation = [&](int g) FASTLSTM_INLINE_LAMBDA {
-        if (a_.gates_x == nullptr) return sums[n][g] + bias[g];
+        if (a_.gates_x == nullptr) return sums[g][n] + bias[g];
         return load<Acc, Whole>(static_cast<const Acc*>(a_.gates_x) + (4 * n + g) * a_.H + unit, count) + bias[g];
       };
       Gates<V> gates{preactivation(0), preactivation(1), preactivation(2), preactivation(3)};
@@ -127,13 +128,14 @@ class Step {
   void outputs(int64_t first) {
     const int64_t count = std::min<int64_t>(L, a_.P - first);
     const W* weights = static_cast<const W*>(a_.weight_hr) + first * a_.H;
+    Vec<Acc> sums[kMaxStepRows];
+    dot_rows<Acc, W, Operand>(a_.N, weights, h_, nullptr, h_, count, L, sums);
     for (int64_t n = 0; n < a_.N; ++n) {
-      const Vec<Acc> h = dot_rows<Acc, W>(weights, h_[n], nullptr, h_[n], count);
       IO* out = static_cast<IO*>(a_.h_out) + n * a_.P + first;
       if (count == L) {
-        store<Acc, true>(out, h, count);
+        store<Acc, true>(out, sums[n], count);
       } else {
-        store<Acc, false>(out, h, count);
+        store<Acc, false>(out, sums[n], count);
       }
     }
   }
