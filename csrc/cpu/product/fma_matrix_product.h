@@ -71,12 +71,16 @@ struct MultiplyAdds {
   // apart, so that only a few of them fit the first-level cache at a time, and panels share the cache lines of each.
   static void pack_beside(const Factor& left, int64_t first, int64_t lines, int64_t k0, int64_t numbers, T* out,
                           int64_t panel) {
-    constexpr int64_t kNumbersAtOnce = 4;
+    constexpr int64_t kNumbersAtOnce = 4, kLine = 64 / sizeof(T);
     const int64_t stride = left.depth_stride;
     for (int64_t begin = 0; begin < numbers; begin += kNumbersAtOnce) {
       const int64_t end = std::min(begin + kNumbersAtOnce, numbers);
       const T* from = left.at<T>(first, k0);
       T* to = out;
+      // The next numbers, which another core may have written.
+      for (int64_t k = end; k < std::min(end + kNumbersAtOnce, numbers); ++k) {
+        for (int64_t n = 0; n < lines; n += kLine) __builtin_prefetch(from + k * stride + n);
+      }
       int64_t line = 0;
       for (; line + kMaxRows <= lines; line += kMaxRows, from += kMaxRows, to += panel) {
         for (int64_t k = begin; k < end; ++k)
