@@ -42,7 +42,7 @@ constexpr int kRegisters = 16;
 // The same number, of which the compiler does not know how it was made, so that it is kept and not made again from its
 // parts at every use.
 template <class T>
-FASTLSTM_INLINE T hidden_from_compiler(T number) {
+FASTLSTM_INLINE T opaque(T number) {
   asm("" : "+r"(number));
   return number;
 }

@@ -1,8 +1,8 @@
 // sigmoid and tanh of vectors. Included inside a namespace of an instruction set, after simd.h.
 //
 // Both take out a power of two, y = k ln2 + r with |r| <= ln2 / 2, and use a polynomial in r. They are written for few
-// instructions: a core whose other hyperthread is busy takes three a clock (benchmarks/log.md). So polynomials are plain
-// sums in powers of r, one multiply-add a term.
+// instructions: polynomials are plain sums in powers of r, a multiply-add a term. Shorter chains of dependent operations
+// take some more, and are no faster (benchmarks/log.md).
 // NaN gives NaN: comparisons with it are false, so the clamps pass it on.
 // tests/cpu/test_math.py asserts the errors against float64.
 
@@ -34,9 +34,9 @@ struct ExpConstants<double> {
                           ln2_low = 1.90821492927058770002e-10;
   static constexpr double shifter = 0x1.8p52 + 1023;
   static constexpr int mantissa_bits = 52;
-  static constexpr double expm1_terms[] = {1. / 2,      1. / 6,        1. / 24,        1. / 120,    1. / 720,
-                                           1. / 5040,   1. / 40320,    1. / 362880,    1. / 3628800, 1. / 39916800,
-                                           1. / 479001600, 1. / 6227020800., 1. / 87178291200.};
+  static constexpr double expm1_terms[] = {
+      1. / 2,      1. / 6,       1. / 24,       1. / 120,       1. / 720,         1. / 5040,        1. / 40320,
+      1. / 362880, 1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800., 1. / 87178291200.};
   // 14! / n!, with the sign of (-1)^n.
   static constexpr double exp_terms[] = {87178291200., -87178291200., 43589145600., -14529715200., 3632428800.,
                                          -726485760.,  121080960.,    -17297280.,   2162160.,      -240240.,
@@ -83,13 +83,11 @@ struct Math {
     return n / d;
   }
 
-  // 2^(k - Less) of shifted = k + the shifter - Less.
-  static FASTLSTM_INLINE V power(V shifted) {
-    return bit_cast<V>(bit_cast<Integer>(shifted) << C::mantissa_bits);
-  }
+  // 2^k of shifted = k + the shifter.
+  static FASTLSTM_INLINE V power(V shifted) { return bit_cast<V>(bit_cast<Integer>(shifted) << C::mantissa_bits); }
 
-  // Has the compiler make a before it uses b, which then need not be copied.
-  static FASTLSTM_INLINE void hide(V& a, V& b) {
+  // Has the compiler make `a` before a use of `b` that may overwrite it: a copy less.
+  static FASTLSTM_INLINE void make_first(V& a, V& b) {
 #if FASTLSTM_SIMD_BYTES == 32
     asm("" : "+x"(a), "+x"(b));
 #endif
@@ -114,7 +112,7 @@ struct Math {
   static FASTLSTM_INLINE V tanh(V x) {
     x = clamp(x, -C::limit, C::limit);
     V twice = x + x;
-    hide(twice, x);
+    make_first(twice, x);
     const V shifted = x * (2 * C::log2e) + C::shifter;
     const V k = shifted - C::shifter;
     const V r = twice - k * C::ln2;

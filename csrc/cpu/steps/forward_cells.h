@@ -125,9 +125,9 @@ class ForwardCells {
     const Places p = places;
     // The gates' rows, each by a pointer of its own: an index is then all that a vector works out.
     const GX* x[4];
-    for (int g = 0; g < 4; ++g) x[g] = hidden_from_compiler(p.x + g * p.H);
+    for (int g = 0; g < 4; ++g) x[g] = opaque(p.x + g * p.H);
     const Acc* bias[4];
-    for (int g = 0; g < 4; ++g) bias[g] = hidden_from_compiler(p.bias + g * p.c_stride);
+    for (int g = 0; g < 4; ++g) bias[g] = opaque(p.bias + g * p.c_stride);
     const int64_t vectors = batch.vectors;
     for (int64_t k = 0; k < vectors; ++k) {
       Acc* sums = batch.sums + k * kPanel * L;
