@@ -98,8 +98,8 @@ struct MaddubsDot : QuantisedRows {
     int32_t* out;
   };
 
-  // sum += the products of a row's four k with 8 units' weights. Left to itself the compiler adds in another register and
-  // copies, an instruction more; with all of it spelled out prefetches came elsewhere, which cost up to a twentieth.
+  // sum += the products of a row's four k with 8 units' weights. Left to itself the compiler adds in another register
+  // and copies, an instruction more; with all of it spelled out prefetches came elsewhere: up to a twentieth slower.
   static FASTLSTM_INLINE void add_products(__m256i& sum, __m256i magnitude, __m256i sign, const int8_t* weights,
                                            __m256i ones) {
     const __m256i weight = _mm256_xor_si256(load_raw<__m256i>(weights), sign);
