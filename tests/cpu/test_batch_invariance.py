@@ -73,9 +73,10 @@ def test_a_row_of_a_single_step(size, options):
     """Up to four rows share the weights that are loaded; up to eight take this way."""
     lstm = FastLSTM(*size, backend="cpu", **options)
     x = torch.randn(1, 8, size[0], dtype=options.get("dtype"))
-    alone = [lstm(x[:, n : n + 1]) for n in range(8)]
+    hx = [torch.randn(s.shape[0], 8, s.shape[2], dtype=s.dtype) for s in lstm(x)[1]]
+    alone = [lstm(x[:, n : n + 1], tuple(s[:, n : n + 1] for s in hx)) for n in range(8)]
     for count in range(2, 9):
-        y, states = lstm(x[:, :count])
+        y, states = lstm(x[:, :count], tuple(s[:, :count] for s in hx))
         assert torch.equal(y, torch.cat([one for one, _ in alone[:count]], 1))
         for t, ones in zip(states, zip(*(s for _, s in alone[:count]), strict=True), strict=True):
             assert torch.equal(t, torch.cat(ones, 1))
