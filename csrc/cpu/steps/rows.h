@@ -17,9 +17,9 @@ constexpr int64_t spread(int64_t n) {
 }
 
 // Prefetches rows that other cores wrote, all at once: a product would come to their lines one after another, and wait
-// for each.
+// for each. Always inline: GCC leaves out the calls of a function that only prefetches.
 template <class T>
-inline void fetch_rows(const T* first, int64_t stride, int64_t rows, int64_t width) {
+FASTLSTM_INLINE void fetch_rows(const T* first, int64_t stride, int64_t rows, int64_t width) {
   constexpr int64_t kLine = 64 / sizeof(T);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t k = 0; k < width; k += kLine) __builtin_prefetch(first + r * stride + k, 0, 2);
