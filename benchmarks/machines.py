@@ -27,8 +27,8 @@ README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
 RL_PAGE, RECIPES_PAGE = ROOT / "docs" / "reinforcement-learning.md", ROOT / "docs" / "nn-lstm.md"
 PICTURE = ROOT / "docs" / "speed.png"
 # The results files of the README's numbers, the newest of a kind on each CPU, and of its picture.
-SPEED, NEWER = "intel-xeon-processor-bf528fe-full", "amd-epyc-d5fc127"
-PEERS, INT8, PPO = "amd-epyc-d5fc127-peers", "amd-epyc-d5fc127-peers-int8", "amd-epyc-20ac88e-rl"
+SPEED, NEWER = "intel-xeon-processor-bf528fe-full", "amd-epyc-c692dd2-full"
+PEERS, INT8, PPO = "amd-epyc-c692dd2-peers", "amd-epyc-c692dd2-peers-int8", "amd-epyc-20ac88e-rl"
 DRAWN = ("float32", 2)
 HEADLINES = (
     ("float32", "infer", (SPEED, NEWER)),

@@ -12,6 +12,9 @@ namespace fastlstm {
 
 // The largest depth that multiply-adds sum in one go; longer sums are added up slab by slab.
 inline constexpr int64_t kProductSlab = 384;
+// The same for sums over rows, which are many: the error of one chain of n additions grows with n, and nn.LSTM's gradients
+// of weights are sums of a step's rows each.
+inline constexpr int64_t kRowsChain = 96;
 
 // A factor where it lies: number k of a line is at data + line * line_stride + k * depth_stride, and one of the strides
 // is 1. Lines are the rows of the left factor or the columns of the right one; k is summed over.
@@ -49,7 +52,8 @@ struct ProductArgs {
   Factor left;
   const Target* targets;
   int target_count;
-  int right_shares = 0;  // workers that share the lines of the right factors; 0: the product chooses
+  int right_shares = 0;          // workers that share the lines of the right factors; 0: the product chooses
+  int64_t chain = kProductSlab;  // multiply-adds: the most numbers that are summed before the sum is added to `out`
 };
 
 // Parts of the left and the right factor are (3, 3), which is exact, or (2, 2), (gradient_parts, 1), (1, 1). Results

@@ -81,13 +81,14 @@ inline Target target(const Matrix& out, const Factor& right, const void* packed,
 
 // `product`: the type of the targets.
 inline void multiply_own(ScalarType product, int64_t depth, const Factor& left, const std::vector<Target>& targets,
-                         int right_shares = 0) {
+                         int right_shares = 0, int64_t chain = kProductSlab) {
   ProductArgs args{};
   args.depth = depth;
   args.left = left;
   args.targets = targets.data();
   args.target_count = static_cast<int>(targets.size());
   args.right_shares = right_shares;
+  args.chain = chain;
   own_products(product)->multiply(args, threads());
 }
 

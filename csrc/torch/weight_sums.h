@@ -72,7 +72,8 @@ class Sum {
   // The same in the accumulation type, by the kernels' own product where that is worth it.
   void add(const Matrix& a, int a_parts, const Matrix& b, int b_parts) {
     if (!own_product(total_.dtype, total_.rows, total_.columns, a.columns, a_parts, b_parts)) return add(a, b);
-    multiply_own(total_.dtype, a.columns, left_factor(a, a_parts), {own_target(right_factor(b, b_parts))});
+    multiply_own(total_.dtype, a.columns, left_factor(a, a_parts), {own_target(right_factor(b, b_parts))}, 0,
+                 kRowsChain);
   }
 
   // Adds the sum of rows, [rows, columns] in the accumulation type.
@@ -142,7 +143,7 @@ struct DirectionSums {
     add(hh, h_rows);
     if (targets.empty()) return;
     const Factor lines = left_factor(left, parts.gradients);
-    multiply_own(dgates.dtype, left.columns, shares > 1 ? gate_lines(lines) : lines, targets);
+    multiply_own(dgates.dtype, left.columns, shares > 1 ? gate_lines(lines) : lines, targets, 0, kRowsChain);
   }
 
   // Adds the product of the gradients [rows, P] of h with what was projected [rows, H], both in the accumulation type.

@@ -207,15 +207,19 @@ class BlockedProduct {
     }
   }
 
-  static void multiply(int rows, const Left* left, const Right* right, int64_t elements, Sum* out, int64_t stride,
-                       int64_t width, bool add) {
+  void multiply(int rows, const Left* left, const Right* right, int64_t elements, Sum* out, int64_t stride,
+                int64_t width, bool add) const {
     using Function = void (*)(const Left*, const Right*, int64_t, Sum*, int64_t, int64_t, bool);
 #define FASTLSTM_WIDTHS(MR) \
   { strip<MR, 1>, strip<MR, 2>, strip<MR, kStrip == 4 ? 3 : 2>, strip<MR, kStrip> }
     static constexpr Function table[kMaxRows][4] = {FASTLSTM_WIDTHS(1), FASTLSTM_WIDTHS(2), FASTLSTM_WIDTHS(3),
                                                     FASTLSTM_WIDTHS(4), FASTLSTM_WIDTHS(5), FASTLSTM_WIDTHS(6)};
 #undef FASTLSTM_WIDTHS
-    table[rows - 1][(width - 1) / lanes<Sum>](left, right, elements, out, stride, width, add);
+    const Function strip_of = table[rows - 1][(width - 1) / lanes<Sum>];
+    const int64_t most = a_.chain / Kind::kNumbers;
+    for (int64_t k = 0; k < elements; k += most) {
+      strip_of(left + k * rows, right + k * kWidth, std::min(most, elements - k), out, stride, width, add || k > 0);
+    }
   }
 
   // MR rows by the NV vectors of a strip that hold lines.
