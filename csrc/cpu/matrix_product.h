@@ -53,7 +53,7 @@ struct ProductArgs {
   const Target* targets;
   int target_count;
   int right_shares = 0;          // workers that share the lines of the right factors; 0: the product chooses
-  int64_t chain = kProductSlab;  // multiply-adds: the most numbers that are summed before the sum is added to `out`
+  int64_t chain = kProductSlab;  // the most numbers that are summed before the sum is added to `out`; tiles ignore it
 };
 
 // Parts of the left and the right factor are (3, 3), which is exact, or (2, 2), (gradient_parts, 1), (1, 1). Results
